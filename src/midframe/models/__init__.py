@@ -1,0 +1,44 @@
+"""The models by name: an explicit dict that one can read.
+
+A builder imports its file late, so that asking for one model does not load another's libraries.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from midframe.errors import InputError
+from midframe.models.base import Model
+
+
+def _dis(weights: Path | None) -> Model:
+    from midframe.models.dis import Dis
+
+    if weights is not None:
+        raise InputError("model dis needs no weights; leave --weights out")
+    return Dis()
+
+
+BUILDERS: dict[str, Callable[[Path | None], Model]] = {
+    "dis": _dis,
+}
+
+
+def load_model(name: str, weights: str | Path | None = None) -> Model:
+    """A model by name, in evaluation mode, on the CPU.
+
+    Args:
+        name: one of `BUILDERS`.
+        weights: a local folder or file to take the weights from instead of the shipped or cached ones.
+
+    Raises:
+        InputError: no model of that name.
+        WeightsError: weights missing, damaged or of another architecture.
+    """
+    if name not in BUILDERS:
+        close = difflib.get_close_matches(name, BUILDERS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(f"no model is called {name!r}; there are {', '.join(BUILDERS)}{hint}")
+    return BUILDERS[name](Path(weights) if weights is not None else None).eval()

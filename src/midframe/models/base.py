@@ -1,0 +1,67 @@
+"""The three doors of every model: `encode` once per frame, `match` once per gap, `render` once per slot.
+
+A model turns tensors into tensors. It knows no file, no time base, no device policy, and keeps no
+per-call state, so one model serves two threads. What the doors return is opaque to the caller, who
+caches it: features by frame, motion by gap.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+Features = Any  # what encode returns: opaque outside the model
+Motion = Any  # what match returns: opaque outside the model
+
+
+class Model(nn.Module):
+    """Base of all models. Pictures are (B, 3, H, W) RGB, float32, 0..1, H and W from `padded_size`.
+
+    Flow, coordinates and splat sums are float32 inside every model; only convolutions may run in half
+    precision (the engine opens the autocast context).
+    """
+
+    name: ClassVar[str] = ""
+    context: ClassVar[int] = 0  # neighbour gaps on each side that `render` can make use of: 0 or 1
+    stride: ClassVar[int] = 1  # sides of the pictures given to `encode` are multiples of this
+    min_side: ClassVar[int] = 1  # and at least this long, in pixels
+    pad_mode: ClassVar[str] = "replicate"  # how the engine pads right and bottom: "replicate", "zeros"
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) >= (height, width) to which the engine pads before `encode`."""
+        s, low = self.stride, self.min_side
+        return -(-max(height, low) // s) * s, -(-max(width, low) // s) * s
+
+    def encode(self, image: Tensor) -> Features:
+        """Features of pictures (B, 3, H, W): once per frame, cached by the engine."""
+        raise NotImplementedError
+
+    def match(self, a: Features, b: Features) -> Motion:
+        """Motion between two neighbours, both ways: once per gap, cached by the engine."""
+        raise NotImplementedError
+
+    def render(
+        self,
+        a: Features,
+        b: Features,
+        motion: Motion,
+        t: Tensor,
+        before: Motion | None = None,
+        after: Motion | None = None,
+    ) -> Tensor:
+        """Pictures at instants t between a and b.
+
+        Args:
+            a: features of the left frame, batch B.
+            b: features of the right frame, batch B.
+            motion: what `match(a, b)` returned.
+            t: (N,) float32, 0 < t < 1. N equals B, or B is 1 and the one gap is rendered N times.
+            before: motion of the gap that ends at a, for models with `context` 1; None at the start
+                of the film and beside a cut.
+            after: motion of the gap that begins at b, likewise.
+
+        Returns:
+            (N, 3, H, W) float32 RGB, about 0..1, neither rounded nor clamped.
+        """
+        raise NotImplementedError

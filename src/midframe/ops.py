@@ -1,0 +1,103 @@
+"""Moving pictures about: warp, splat, resize a flow, pad and crop. The convention of flow is stated here, once.
+
+A flow is a float32 tensor (B, 2, H, W); channel 0 is dx, to the right, channel 1 is dy, downwards, in pixels
+of *this* resolution. `flow_ab[:, :, y, x]` is where pixel (x, y) of a has gone in b, less (x, y): the content at
+(x, y) of a is at (x + dx, y + dy) in b. Warping is backward: `warp(image_b, flow_ab)` is b drawn in the places
+of a. Pixel centres have whole-number coordinates; a flow is resized through `resize_flow`, which
+scales the vectors with the picture. Flow, coordinates and splat sums are float32 whatever the pictures are: half
+precision cannot count past 2048.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def coordinates(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
+    """Pixel coordinates (1, 2, H, W) float32: channel 0 is x, channel 1 is y."""
+    y = torch.arange(height, device=device, dtype=torch.float32)
+    x = torch.arange(width, device=device, dtype=torch.float32)
+    return torch.stack([x[None, :].expand(height, width), y[:, None].expand(height, width)])[None]
+
+
+def warp(image: Tensor, flow: Tensor, padding_mode: str = "border") -> Tensor:
+    """Backward warp: `out[y, x] = image[y + dy, x + dx]`, bilinear.
+
+    Args:
+        image: (B, C, H, W), any float type; sampled in float32 and returned in its own type.
+        flow: (B, 2, H, W) float32, pixels; may have another H, W than the image only if its values
+            still are coordinates of the image (they are not scaled here).
+        padding_mode: outside the picture: "border" repeats the edge, "zeros" gives zeros.
+    """
+    height, width = image.shape[-2:]
+    where = coordinates(flow.shape[-2], flow.shape[-1], flow.device) + flow.float()
+    x = where[:, 0] * (2.0 / max(width - 1, 1)) - 1.0
+    y = where[:, 1] * (2.0 / max(height - 1, 1)) - 1.0
+    grid = torch.stack([x, y], dim=-1)  # (B, H, W, 2)
+    out = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode=padding_mode, align_corners=True)
+    return out.to(image.dtype)
+
+
+def splat(values: Tensor, flow: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Forward splat: carry each pixel along its flow and share it among the four nearest pixels.
+
+    Softmax splatting (Niklaus & Liu 2020, arXiv:2003.05534) is `weight = exp(importance)` and a division of
+    the first result by the second.
+
+    Args:
+        values: (B, C, H, W) float.
+        flow: (B, 2, H, W) float32, pixels.
+        weight: (B, 1, H, W) float, >= 0; how much a pixel counts where several land; 1 if not given.
+
+    Returns:
+        The weighted sum (B, C, H, W) and the sum of weights (B, 1, H, W), both float32. Where the second is
+        0 nothing has landed.
+    """
+    batch, channels, height, width = values.shape
+    if weight is None:
+        weight = torch.ones_like(flow[:, :1])
+    weight = weight.float()
+    load = torch.cat([values.float() * weight, weight], dim=1).flatten(2)  # (B, C+1, HW)
+    where = coordinates(height, width, flow.device) + flow.float()
+    left, top = where[:, 0].floor(), where[:, 1].floor()
+    fx, fy = (where[:, 0] - left).flatten(1), (where[:, 1] - top).flatten(1)
+    # far-off targets would overflow the integer type
+    left = left.clamp(-2, width + 1).long().flatten(1)
+    top = top.clamp(-2, height + 1).long().flatten(1)
+    out = load.new_zeros(batch, channels + 1, height * width)
+    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        x, y = left + dx, top + dy
+        share = (fx if dx else 1 - fx) * (fy if dy else 1 - fy)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        index = (y * width + x).clamp(0, height * width - 1)
+        share = torch.where(inside, share, torch.zeros_like(share))
+        out.scatter_add_(2, index[:, None].expand(-1, channels + 1, -1), load * share[:, None])
+    out = out.view(batch, channels + 1, height, width)
+    return out[:, :-1], out[:, -1:]
+
+
+def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
+    """A flow (B, 2, H, W) at another resolution: bilinear, vectors scaled with the picture."""
+    old_height, old_width = flow.shape[-2:]
+    if (old_height, old_width) == (height, width):
+        return flow
+    out = F.interpolate(flow.float(), size=(height, width), mode="bilinear", align_corners=False)
+    scale = out.new_tensor([width / old_width, height / old_height]).view(1, 2, 1, 1)
+    return out * scale
+
+
+def pad(image: Tensor, height: int, width: int, mode: str = "replicate") -> Tensor:
+    """Pad (B, C, H, W) on the right and at the bottom to (height, width); mode "replicate" or "zeros"."""
+    down, right = height - image.shape[-2], width - image.shape[-1]
+    if down == 0 and right == 0:
+        return image
+    if mode == "zeros":
+        return F.pad(image, (0, right, 0, down))
+    return F.pad(image, (0, right, 0, down), mode="replicate")
+
+
+def crop(image: Tensor, height: int, width: int) -> Tensor:
+    """Undo `pad`: the top left (height, width) of (B, C, H, W)."""
+    return image[..., :height, :width]

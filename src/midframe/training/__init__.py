@@ -1,0 +1,1 @@
+"""Training midnet: rendered scenes, real clips, losses, the loop."""

@@ -1,0 +1,1 @@
+"""Reading and writing films: the only room that knows `av`."""
