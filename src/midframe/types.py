@@ -67,9 +67,7 @@ class Frame:
     def __post_init__(self) -> None:
         """Check the planes against the format."""
         if len(self.planes) != self.format.plane_count:
-            raise ValueError(
-                f"{len(self.planes)} planes given, {self.format.name} has {self.format.plane_count}"
-            )
+            raise ValueError(f"{len(self.planes)} planes given, {self.format.name} has {self.format.plane_count}")
         if self.duration < 0:
             raise ValueError(f"duration {self.duration} is negative")
 
