@@ -63,6 +63,7 @@ class Frame:
     duration: Fraction  # seconds; how long it is shown
     index: int  # 0-based position in the stream
     shot: int = 0  # grows by one at each cut
+    kind: str = "source"  # how it came to be: "source", "made" (in-between), "held" (at a cut, the tail), "repeated"
 
     def __post_init__(self) -> None:
         """Check the planes against the format."""
