@@ -1,0 +1,289 @@
+"""Every wish a user can have about a run, checked once, before any work.
+
+`Options` is what all doors fill in: the command line, Python, web jobs, cluster workers. It knows no file, no
+device and no model list; what depends on those is checked where they are known, still before the work.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
+from typing import Any
+
+from midframe.errors import InputError
+
+FASTEST = Fraction(1000)  # frames per second; no display shows more, and a typing error asks for it
+SLOWEST = Fraction(1, 10)  # frames per second
+HIGHEST_RATIO = Fraction(64)  # outputs per source frame; above it 8x in two steps is wanted, or it is a slip
+
+# Rates that broadcasting writes as decimals and means as n * 1000/1001 (SMPTE ST 318). The tolerance takes 23.98.
+_NTSC = {n: Fraction(n * 1000, 1001) for n in (15, 24, 30, 48, 60, 72, 90, 96, 120, 144, 180, 240)}
+_NTSC_TOLERANCE = Fraction(5, 1000)
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "slow_audio": ("drop", "stretch"),
+    "scene": ("auto", "off"),
+    "scene_fill": ("hold", "nearest", "blend"),
+    "dedup": ("off", "auto"),
+    "static": ("auto", "off"),
+    "flow_scale": ("auto", "1", "0.5", "0.25"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "deinterlace": ("auto", "off"),
+    "vfr": ("cfr", "keep"),
+}
+
+# These say how a run goes about its work, not what its pictures are: a resumed run may change them.
+_CONDUCT = frozenset({"resume", "overwrite", "strict"})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is wished of one run. Times are seconds of the source, exact; `None` means "as the source"."""
+
+    # rate: at most one of fps, ratio; neither is 2x
+    fps: Fraction | None = None  # frames per second of the output; the duration is kept
+    ratio: Fraction | None = None  # output rate over input rate
+    slowmo: Fraction | None = None  # the film lasts this many times longer; the rate is kept
+    slow_audio: str = "drop"  # sound of a slowed film: "drop", "stretch" (pitch kept)
+    in_fps: Fraction | None = None  # rate of an image sequence, which has none of its own
+    # cuts and duplicates
+    scene: str = "auto"
+    scene_threshold: float | None = None  # 0..1; lower finds more cuts; None: the detector's own
+    scene_fill: str = "hold"  # pictures across a cut
+    dedup: str = "off"
+    # static overlays
+    static: str = "auto"
+    mask: str | None = None  # path of a picture: white is protected, black is not
+    # model
+    model: str = "dis"
+    weights: str | None = None  # folder or file
+    flow_scale: str = "auto"
+    # run
+    device: str = "auto"
+    precision: str = "auto"
+    tile: str = "auto"  # "auto", "off" or the side of a tile in pixels
+    # range, half-open
+    start: Fraction | None = None
+    end: Fraction | None = None
+    # media
+    codec: str = "auto"
+    crf: float | None = None
+    preset: str | None = None
+    pix_fmt: str = "auto"
+    encoder: tuple[tuple[str, str], ...] = field(default=())  # further (key, value) for the encoder
+    audio: bool = True
+    subtitles: bool = True
+    chapters: bool = True
+    deinterlace: str = "auto"
+    vfr: str = "cfr"
+    # job
+    resume: bool = True
+    overwrite: bool = False
+    strict: bool = False  # a damaged source is an error instead of a shorter film
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, in one line: what was given, what is allowed, what to try."""
+        for name, allowed in CHOICES.items():
+            given = getattr(self, name)
+            if given not in allowed:
+                raise InputError(
+                    f"{_flag(name)} {given} is not known; allowed: {', '.join(allowed)}{_near(given, allowed)}"
+                )
+        if self.fps is not None and self.ratio is not None:
+            raise InputError(
+                f"both --fps {self.fps} and --ratio {self.ratio} were given; one decides the rate: drop the other"
+            )
+        if self.slowmo is not None and self.ratio is not None:
+            raise InputError("--slowmo keeps the rate and --ratio changes it; use --slowmo with --fps, or one alone")
+        for name in ("fps", "in_fps"):
+            _within(name, getattr(self, name), SLOWEST, FASTEST, "frames per second")
+        for name in ("ratio", "slowmo"):
+            _within(name, getattr(self, name), Fraction(1, 64), HIGHEST_RATIO, "")
+        if self.vfr == "keep" and (self.fps is not None or self.slowmo is not None):
+            raise InputError("--vfr keep puts in-betweens between the source's own instants; use it with --ratio")
+        if self.vfr == "keep" and self.ratio is not None and self.ratio.denominator != 1:
+            raise InputError(f"--vfr keep takes a whole --ratio (2, 3 ...); {float(self.ratio):g} was given")
+        if self.scene_threshold is not None and not 0 <= self.scene_threshold <= 1:
+            raise InputError(f"--scene-threshold {self.scene_threshold:g} is not within 0 to 1; lower finds more cuts")
+        if self.tile not in ("auto", "off") and not (self.tile.isdigit() and 64 <= int(self.tile) <= 16384):
+            raise InputError(f"--tile {self.tile} is not known; allowed: auto, off, or a side of 64 to 16384 pixels")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise InputError(f"--device {self.device} is not known; allowed: auto, cpu, cuda, cuda:0 ..., mps")
+        for name in ("start", "end"):
+            if (given := getattr(self, name)) is not None and given < 0:
+                raise InputError(f"--{name} {float(given):g} is before the film; times count from its start, 0 upwards")
+        if self.end is not None and self.end <= (self.start or 0):
+            raise InputError(f"--end {float(self.end):g} s is not after --start {float(self.start or 0):g} s")
+        if self.crf is not None and not (math.isfinite(self.crf) and 0 <= self.crf <= 63):
+            raise InputError(f"--crf {self.crf:g} is not within 0 (largest file) to 63 (smallest); 16 is usual")
+
+    @classmethod
+    def parse(cls, **wishes: Any) -> Options:
+        """Options from loose values: numbers and text for rates and times, None for "not said".
+
+        Besides the fields it takes `preview="5@00:10"` (seconds @ start) in place of start and end.
+
+        Raises:
+            InputError: an unknown name, or a value that cannot be meant.
+        """
+        known = [f.name for f in fields(cls)]
+        given = {name: value for name, value in wishes.items() if value is not None}
+        if (preview := given.pop("preview", None)) is not None:
+            if "start" in given or "end" in given:
+                raise InputError("--preview says where it starts and ends; drop --start and --end, or --preview")
+            given["start"], given["end"] = parse_preview(preview)
+        for name in given:
+            if name not in known:
+                raise InputError(f"there is no option {name!r}{_near(name, known)}")
+        for name in ("fps", "in_fps"):
+            if name in given:
+                given[name] = parse_rate(given[name], _flag(name))
+        for name in ("ratio", "slowmo"):
+            if name in given:
+                given[name] = parse_number(given[name], _flag(name))
+        for name in ("start", "end"):
+            if name in given:
+                given[name] = parse_time(given[name], _flag(name))
+        for name in ("flow_scale", "tile", "mask", "weights"):
+            if name in given:
+                given[name] = f"{given[name]:g}" if isinstance(given[name], float) else str(given[name])
+        for name in ("crf", "scene_threshold"):
+            if name in given:
+                given[name] = float(parse_number(given[name], _flag(name)))
+        if "encoder" in given:
+            given["encoder"] = _pairs(given["encoder"])
+        try:
+            return cls(**given)
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"an option has a value of the wrong kind: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON; fractions as text ("60000/1001")."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Options:
+        """The options that `to_json` wrote."""
+        return cls.parse(**record)
+
+    def fingerprint(self) -> str:
+        """A hash of everything that decides what the output is; equal across processes and machines."""
+        picture = {name: value for name, value in self.to_json().items() if name not in _CONDUCT}
+        return hashlib.sha256(json.dumps(picture, sort_keys=True).encode()).hexdigest()[:16]
+
+    def differences(self, record: Mapping[str, Any]) -> list[str]:
+        """What differs from options recorded by `to_json`, as "crf 16, now 20"; conduct left out."""
+        mine = self.to_json()
+        names = [n for n in mine if n not in _CONDUCT and mine[n] != record.get(n)]
+
+        def said(value: object) -> object:
+            return "default" if value is None else value
+
+        return [f"{n.replace('_', '-')} {said(record.get(n))}, now {said(mine[n])}" for n in names]
+
+
+def parse_number(given: object, name: str = "the number") -> Fraction:
+    """An exact positive number from "2.5", "5/2", 2.5 or a Fraction.
+
+    Raises:
+        InputError: not a finite number.
+    """
+    try:
+        value = Fraction(str(given).strip())
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{name} {given} is not a number; try 2, 2.5 or 5/2") from error
+    return value
+
+
+def parse_rate(given: object, name: str = "the rate") -> Fraction:
+    """An exact rate from "60", "59.94", "60000/1001". 23.976, 29.97, 59.94, 119.88 mean n * 1000/1001.
+
+    Raises:
+        InputError: not a finite number.
+    """
+    try:
+        value = Fraction(str(given).strip())
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{name} {given} is not a rate; try 60, 59.94 or 60000/1001") from error
+    if value.denominator > 1 and "/" not in str(given):
+        for exact in _NTSC.values():
+            if abs(value - exact) <= _NTSC_TOLERANCE:
+                return exact
+    return value
+
+
+def parse_time(given: object, name: str = "the time") -> Fraction:
+    """Exact seconds from 90, "90.5", "1:30" or "01:02:03.5".
+
+    Raises:
+        InputError: not a time.
+    """
+    parts = str(given).strip().split(":")
+    try:
+        if len(parts) > 3 or any(not re.fullmatch(r"\d+", part) for part in parts[:-1]):
+            raise ValueError(given)
+        seconds = Fraction(parts[-1])
+        for power, part in enumerate(reversed(parts[:-1]), start=1):
+            seconds += int(part) * 60**power
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{name} {given} is not a time; try 90, 1:30 or 01:02:03.5") from error
+    return seconds
+
+
+def parse_preview(given: object) -> tuple[Fraction, Fraction]:
+    """(start, end) in seconds from "5@00:10": five seconds from 0:10 on; "5" starts at 0.
+
+    Raises:
+        InputError: not a preview.
+    """
+    length, _, at = str(given).partition("@")
+    try:
+        start, seconds = parse_time(at or 0), parse_time(length)
+    except InputError as error:
+        raise InputError(f"--preview {given} is not seconds@start; try 5@00:10") from error
+    if seconds <= 0 or start < 0:
+        raise InputError(f"--preview {given} has no length; try 5@00:10")
+    return start, start + seconds
+
+
+def _within(name: str, value: Fraction | None, low: Fraction, high: Fraction, unit: str) -> None:
+    if value is not None and not low <= value <= high:
+        allowed = f"{float(low):g} to {float(high):g}{' ' + unit if unit else ''}"
+        raise InputError(f"{_flag(name)} {float(value):g} is not within {allowed}; try {'60' if unit else '2'}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _near(given: object, allowed: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(given), list(allowed), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _pairs(given: object) -> tuple[tuple[str, str], ...]:
+    """(("tune", "film"),) from a mapping, from "tune=film" texts or from pairs."""
+    if isinstance(given, Mapping):
+        return tuple((str(k), str(v)) for k, v in given.items())
+    pairs = []
+    items: Iterable[Any] = given if isinstance(given, (list, tuple)) else [given]
+    for item in items:
+        key, found, value = item.partition("=") if isinstance(item, str) else (item[0], "=", item[1])
+        if not found or not key:
+            raise InputError(f"-e {item} is not key=value; try -e tune=film")
+        pairs.append((str(key), str(value)))
+    return tuple(pairs)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Fraction):
+        return str(value)
+    if isinstance(value, tuple):
+        return [list(item) for item in value]
+    return value
