@@ -89,6 +89,7 @@ class Slot:
 
     pts: Fraction  # seconds; when it is shown
     t: Fraction  # 0 <= t < 1 from a to b; 0 is frame a itself, bit for bit
+    duration: Fraction = Fraction(0)  # seconds; how long it is shown, to the next output
 
     def __post_init__(self) -> None:
         """Check that t lies in the half-open gap."""

@@ -1,0 +1,328 @@
+"""The clock: counts, exact instants, variable rates, segments; two hours of every common pair of rates."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from fractions import Fraction as Fr
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from midframe import timeline
+from midframe.errors import InputError
+from midframe.types import Frame, Gap, PixelFormat, Segment
+
+GRAY = PixelFormat("gray", "gray", 8)
+PLANES = (torch.zeros(1, 1, dtype=torch.uint8),)
+
+NAMED = ["23.976", "24", "25", "29.97", "30", "50", "59.94"]
+WANTED = ["48", "50", "59.94", "60", "75", "90", "120", "144"]
+
+
+def frame(index: int, pts: Fr, duration: Fr, shot: int = 0) -> Frame:
+    return Frame(PLANES, GRAY, pts, duration, index, shot)
+
+
+def cfr(count: int, rate: Fr, start: Fr = Fr(0), first: int = 0) -> Iterator[Frame]:
+    return (frame(n, start + n / rate, 1 / rate) for n in range(first, count))
+
+
+def film(lengths: list[Fr], start: Fr = Fr(0), cuts: frozenset[int] = frozenset()) -> list[Frame]:
+    """Frames shown for these lengths; a cut before each index in `cuts`."""
+    frames, pts, shot = [], start, 0
+    for n, length in enumerate(lengths):
+        shot += n in cuts
+        frames.append(frame(n, pts, length, shot))
+        pts += length
+    return frames
+
+
+def shown(gaps: Iterator[Gap] | list[Gap]) -> list[tuple[Fr, int, Fr]]:
+    """(pts, index of a, t) of every output."""
+    return [(slot.pts, gap.a.index, slot.t) for gap in gaps for slot in gap.slots]
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("60", Fr(60)),
+        ("23.976", Fr(24000, 1001)),
+        ("23.98", Fr(24000, 1001)),
+        ("29.97", Fr(30000, 1001)),
+        ("59.94", Fr(60000, 1001)),
+        ("59.9401", Fr(60000, 1001)),
+        ("119.88", Fr(120000, 1001)),
+        ("47.952", Fr(48000, 1001)),
+        ("60000/1001", Fr(60000, 1001)),
+        (" 24.0 ", Fr(24)),
+        ("24.00", Fr(24)),
+        ("12.5", Fr(25, 2)),
+        ("0.5", Fr(1, 2)),
+        (23.976, Fr(24000, 1001)),
+        (60, Fr(60)),
+        (Fr(25), Fr(25)),
+    ],
+)
+def test_parse_rate(text: str | int | float | Fr, rate: Fr) -> None:
+    assert timeline.parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-24", "nan", "inf", "1e9", "60/0", "", "fast", "1/0", "0.00001", float("nan"), 0]
+)
+def test_parse_rate_refuses_with_the_wish_in_the_message(text: str | float) -> None:
+    with pytest.raises(InputError, match="rate"):
+        timeline.parse_rate(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "nan", "1e9", "x2"])
+def test_parse_ratio_refuses(text: str) -> None:
+    assert timeline.parse_ratio("2.5") == Fr(5, 2)
+    with pytest.raises(InputError, match="ratio"):
+        timeline.parse_ratio(text)
+
+
+def test_the_known_film() -> None:
+    got = shown(timeline.gaps(cfr(1441, Fr(24)), Fr(60)))
+    assert len(got) == 3603
+    assert [pts for pts, _, _ in got] == [Fr(k, 60) for k in range(3603)]
+    assert [t for _, _, t in got[:6]] == [0, Fr(2, 5), Fr(4, 5), Fr(1, 5), Fr(3, 5), 0]
+
+
+def test_ntsc_steps() -> None:
+    got = shown(timeline.gaps(cfr(10, Fr(24000, 1001)), Fr(60000, 1001)))
+    assert [(a, t) for _, a, t in got[:6]] == [
+        (0, 0),
+        (0, Fr(2, 5)),
+        (0, Fr(4, 5)),
+        (1, Fr(1, 5)),
+        (1, Fr(3, 5)),
+        (2, 0),
+    ]
+
+
+def test_last_frame_is_held_to_its_end_and_a_single_frame_is_shown() -> None:
+    last = list(timeline.gaps(cfr(3, Fr(24)), Fr(120)))[-1]
+    assert last.b is None and [s.t for s in last.slots] == [0] * 5
+    assert len(shown(timeline.gaps(cfr(1, Fr(24)), Fr(24)))) == 1
+    assert len(shown(timeline.gaps([frame(0, Fr(5), Fr(0))], Fr(24)))) == 1
+    assert list(timeline.gaps([], Fr(24))) == []
+
+
+def test_late_start_and_slow_motion() -> None:
+    start = Fr(7, 5)
+    late = shown(timeline.gaps(cfr(4, Fr(24), start), Fr(48)))
+    assert late[0] == (start, 0, 0) and len(late) == 8
+    slow = list(timeline.gaps(cfr(4, Fr(24), start), Fr(24), slowmo=Fr(4)))
+    assert [pts for pts, _, _ in shown(slow)] == [start + Fr(k, 24) for k in range(16)]
+    assert [t for _, _, t in shown(slow)[:5]] == [0, Fr(1, 4), Fr(1, 2), Fr(3, 4), 0]
+    assert all(s.duration == Fr(1, 24) for g in slow for s in g.slots)
+
+
+def test_fewer_frames_are_interpolated_too() -> None:
+    got = shown(timeline.gaps(cfr(60, Fr(60)), Fr(24)))
+    assert len(got) == 24
+    assert got[1] == (Fr(1, 24), 2, Fr(1, 2))
+
+
+def test_keep_shows_every_source_instant() -> None:
+    frames = film([Fr(1, 30), Fr(1, 24), Fr(1, 10), Fr(1, 30)], Fr(2))
+    gaps = list(timeline.gaps(frames, Fr(60), keep=True))
+    assert [len(g.slots) for g in gaps] == [2, 2, 6, 1]
+    got = shown(gaps)
+    assert {pts for pts, _, t in got if t == 0} == {f.pts for f in frames}
+    slots = [s for g in gaps for s in g.slots]
+    assert all(s.pts + s.duration == n.pts for s, n in pairwise(slots))
+    assert slots[-1].pts + slots[-1].duration == frames[-1].pts + frames[-1].duration
+
+
+def test_context_stops_at_ends_and_cuts() -> None:
+    frames = film([Fr(1, 24)] * 7, cuts=frozenset({3}))
+    seen = [
+        (g.before and g.before.index, g.a.index, g.b and g.b.index, g.after and g.after.index)
+        for g in timeline.gaps(frames, Fr(48), context=1)
+    ]
+    assert seen == [
+        (None, 0, 1, 2),
+        (0, 1, 2, None),
+        (None, 2, 3, None),
+        (None, 3, 4, 5),
+        (3, 4, 5, 6),
+        (4, 5, 6, None),
+        (5, 6, None, None),
+    ]
+    assert [g.cut for g in timeline.gaps(frames, Fr(48))] == [False, False, True, False, False, False, False]
+
+
+def test_frames_that_do_not_go_forward_are_skipped() -> None:
+    frames = [frame(0, Fr(0), Fr(1, 24)), frame(1, Fr(1, 24), Fr(1, 24)), frame(2, Fr(1, 24), Fr(1, 24))]
+    frames += [frame(3, Fr(1, 48), Fr(1, 24)), frame(4, Fr(2, 24), Fr(1, 24))]
+    assert [g.a.index for g in timeline.gaps(frames, Fr(24))] == [0, 1, 4]
+
+
+def test_a_long_hole_comes_in_pieces() -> None:
+    frames = [frame(0, Fr(0), Fr(600)), frame(1, Fr(600), Fr(1, 24))]
+    gaps = list(timeline.gaps(frames, Fr(60)))
+    assert max(len(g.slots) for g in gaps) < 1000
+    assert len(shown(gaps)) == timeline.output_count(Fr(600) + Fr(1, 24), Fr(60))
+
+
+def test_reads_no_further_than_it_must() -> None:
+    read = []
+
+    def watched() -> Iterator[Frame]:
+        for f in cfr(100, Fr(24)):
+            read.append(f.index)
+            yield f
+
+    stream = timeline.gaps(watched(), Fr(48), context=1)
+    for _ in range(10):
+        gap = next(stream)
+    assert gap.a.index == 9 and read[-1] == 11
+    stream = timeline.gaps(watched(), Fr(48), segment=Segment(None, Fr(1)))
+    read.clear()
+    assert len(shown(stream)) == 48 and read[-1] <= 25
+
+
+def test_rounded_times_of_a_constant_rate_are_put_right() -> None:
+    rate, tick = Fr(24000, 1001), Fr(1, 1000)
+    exact = list(cfr(3000, rate, Fr(21, 1000)))
+    rounded = [
+        frame(
+            f.index, Fr(round(f.pts * 1000), 1000), Fr(round((f.pts + f.duration) * 1000) - round(f.pts * 1000), 1000)
+        )
+        for f in exact
+    ]
+    mended = list(timeline.regular(rounded, rate, tick))
+    assert [(f.pts, f.duration) for f in mended] == [(f.pts, f.duration) for f in exact]
+    assert len(shown(timeline.gaps(mended, rate * 2))) == 6000
+    # a frame that really lies elsewhere keeps its place
+    odd = frame(9, Fr(21, 1000) + Fr(95, 10) / rate, 1 / rate)
+    assert list(timeline.regular([*rounded[:9], odd], rate, tick))[-1] is odd
+
+
+@pytest.mark.parametrize("source", NAMED)
+def test_acceptance_two_hours(source: str) -> None:
+    """Acceptance test 1: count, duration and pts exact; looked at where it begins, in the middle and where it ends."""
+    rate = timeline.parse_rate(source)
+    count = round(7200 * rate)
+    end = count / rate
+    for wanted in WANTED:
+        fps = timeline.parse_rate(wanted)
+        total = timeline.output_count(end, fps)
+        assert total - 1 < end * fps <= total
+        if (ratio := fps / rate).denominator == 1:
+            assert total == count * ratio
+        edges = [None, Fr(1), Fr(3600), Fr(3601), end - 1, None]
+        seen = 0
+        for low, high in ((0, 1), (2, 3), (4, 5)):
+            segment = Segment(edges[low], edges[high])
+            first = 0 if segment.start is None else int(segment.start * rate)
+            frames = (f for f in cfr(count, rate, first=first))
+            got = shown(timeline.gaps(frames, fps, segment=segment, start=Fr(0)))
+            ks = [pts * fps for pts, _, _ in got]
+            k0 = 0 if segment.start is None else -(-segment.start * fps // 1)
+            assert ks == list(range(int(k0), int(k0) + len(got)))
+            for pts, a, t in got:
+                if a < count - 1:
+                    assert (a + t) / rate == pts  # the picture shown is the film at exactly this instant
+                else:
+                    assert t == 0 and a / rate <= pts < end
+            assert len(got) == timeline.segment_count(segment, Fr(0), end, fps)
+            seen += len(got)
+        assert ks[-1] == total - 1
+
+
+def test_twenty_minutes_in_full() -> None:
+    """One pair of rates, picture by picture: the drift at the end is none."""
+    rate, fps = Fr(24000, 1001), Fr(60)
+    count = n = 0
+    for gap in timeline.gaps(cfr(28_771, rate), fps):
+        for slot in gap.slots:
+            assert slot.pts.numerator * 60 == n * slot.pts.denominator
+            n += 1
+        count += 1
+    assert count == 28_771 and n == timeline.output_count(28_771 / rate, fps)
+
+
+rates = st.sampled_from([Fr(24000, 1001), Fr(24), Fr(25), Fr(30), Fr(60000, 1001), Fr(60), Fr(1, 2)]) | st.fractions(
+    Fr(1, 2), 240, max_denominator=1001
+)
+lengths = st.lists(st.fractions(Fr(1, 240), Fr(1, 4), max_denominator=1000), min_size=1, max_size=14)
+starts = st.fractions(-2, 50, max_denominator=90000)
+
+
+@given(st.integers(1, 60), rates, st.fractions(Fr(1, 10), 12, max_denominator=100))
+def test_constant_rate_count(count: int, rate: Fr, ratio: Fr) -> None:
+    got = shown(timeline.gaps(cfr(count, rate), rate * ratio))
+    assert len(got) == -(-count * ratio.numerator // ratio.denominator)  # ceil(N r)
+    assert len(got) == timeline.output_count(count / rate, rate * ratio)
+
+
+@given(lengths, starts, rates, st.sampled_from([Fr(1), Fr(4), Fr(5, 2)]))
+def test_any_lengths_give_a_constant_rate(parts: list[Fr], start: Fr, rate: Fr, slowmo: Fr) -> None:
+    frames = film(parts, start)
+    gaps = list(timeline.gaps(frames, rate, slowmo=slowmo))
+    got = shown(gaps)
+    assert [pts for pts, _, _ in got] == [start + k / rate for k in range(len(got))]
+    assert len(got) == timeline.output_count(sum(parts, Fr(0)), rate, slowmo)
+    for gap in gaps:
+        for slot in gap.slots:
+            instant = start + (slot.pts - start) / slowmo
+            if gap.b is not None:
+                assert gap.a.pts + slot.t * (gap.b.pts - gap.a.pts) == instant
+            else:
+                assert slot.t == 0 and gap.a.pts <= instant < gap.a.pts + gap.a.duration
+
+
+@settings(max_examples=200)
+@given(lengths, starts, rates, st.data(), st.booleans(), st.sampled_from([0, 1]), st.sampled_from([Fr(1), Fr(3)]))
+def test_splitting_changes_nothing(
+    parts: list[Fr], start: Fr, rate: Fr, data: st.DataObject, keep: bool, context: int, slowmo: Fr
+) -> None:
+    cuts = frozenset(data.draw(st.sets(st.integers(1, max(1, len(parts) - 1)), max_size=3)))
+    frames = film(parts, start, cuts)
+    ends = sorted({frames[i].pts for i in data.draw(st.sets(st.integers(0, len(frames) - 1), max_size=4))} - {start})
+    whole = list(timeline.gaps(frames, rate, keep=keep, context=context, slowmo=slowmo))
+    pieces = []
+    for low, high in pairwise([None, *ends, None]):
+        segment = Segment(low, high)
+        inside = [i for i, f in enumerate(frames) if f.pts in segment]
+        read = frames[max(0, inside[0] - context) : inside[-1] + 2 + context]
+        pieces += timeline.gaps(
+            read, rate, keep=keep, context=context, slowmo=slowmo, segment=segment, start=frames[0].pts
+        )
+    assert pieces == whole
+
+
+@given(lengths, starts, rates)
+def test_keep_is_gapless(parts: list[Fr], start: Fr, rate: Fr) -> None:
+    frames = film(parts, start)
+    slots = [s for g in timeline.gaps(frames, rate, keep=True) for s in g.slots]
+    assert {f.pts for f in frames} <= {s.pts for s in slots}
+    assert all(s.pts + s.duration == n.pts for s, n in pairwise(slots))
+    assert slots[-1].pts + slots[-1].duration == start + sum(parts, Fr(0))
+
+
+@pytest.mark.skipif("MIDFRAME_REFERENCE" not in os.environ, reason="MIDFRAME_REFERENCE names no folder")
+def test_integer_ratios_agree_with_the_recorded_clock_of_the_original() -> None:
+    """At whole ratios the original's clock is exact too, but for the held last frame: 2N - 1 outputs at 2x."""
+    recorded = json.loads((Path(os.environ["MIDFRAME_REFERENCE"]) / "reference_schedule.json").read_text())
+    compared = 0
+    for case in recorded:
+        if "outputs" not in case:  # the original crashed
+            continue
+        ratio = Fr(case["out_fps"]) / Fr(case["fps"])
+        if ratio.denominator != 1 or case["outputs"] != (case["frames"] - 1) * ratio + 1 or case["cuts_after"]:
+            continue
+        got = shown(timeline.gaps(cfr(case["frames"], Fr(case["fps"])), Fr(case["out_fps"])))
+        places = [float(a + t) for _, a, t in got][: case["outputs"]]
+        assert places == pytest.approx(case["source_position"], abs=0.006)  # it rounds t to 0.01
+        compared += 1
+    assert compared
