@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "midframe"
 # docs/architecture.md draws the same picture
 FLOORS = {
     "errors": 0, "types": 0, "options": 0,
-    "timeline": 1, "ops": 1, "colour": 1, "metrics": 1, "weights": 1,
+    "timeline": 1, "ops": 1, "colour": 1, "metrics": 1, "weights": 1, "journal": 1,
     "video": 2, "models": 2, "shots": 2, "overlays": 2,
     "engine": 3,
     "pipeline": 4, "evaluation": 4, "training": 4,

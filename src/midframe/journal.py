@@ -1,0 +1,230 @@
+"""What a long run leaves on disk so that it can go on after any kind of end: the folder `OUT.midframe/`.
+
+It holds a lock, a manifest (what is being made from what) and the finished segments. A segment is first written under
+a `.part` name; when it is whole its record is written, and only a segment with a record counts. Nothing here knows
+codecs or networks: a segment is a file (or a folder of pictures) and a record is plain JSON.
+
+    OUT.midframe/
+      lock             held by the running process; the system lets go of it however the process ends
+      manifest.json    source, options, segments, the film's first instant
+      00000.mkv        a finished segment
+      00000.json       its record, written after it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from midframe.errors import JobError
+from midframe.types import Segment
+
+_SAMPLE_BYTES = 1 << 20  # read at head, middle and tail of a source to know it again
+
+
+def folder_of(target: Path) -> Path:
+    """The journal's folder for a target file or folder."""
+    return target.with_name(target.name + ".midframe")
+
+
+def fingerprint(source: Path) -> dict[str, Any]:
+    """What tells a source from another version of itself: size, time of change, and a hash of three samples.
+
+    A folder of pictures is known by names, sizes and times.
+    """
+    digest = hashlib.sha256()
+    if source.is_dir():
+        size = 0
+        newest = 0
+        for entry in sorted(os.scandir(source), key=lambda e: e.name):
+            stat = entry.stat()
+            digest.update(f"{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            size, newest = size + stat.st_size, max(newest, stat.st_mtime_ns)
+        return {"size": size, "changed_ns": newest, "sha256": digest.hexdigest()}
+    stat = source.stat()
+    with open(source, "rb") as file:
+        for at in (0, stat.st_size // 2, max(0, stat.st_size - _SAMPLE_BYTES)):
+            file.seek(at)
+            digest.update(file.read(_SAMPLE_BYTES))
+    return {"size": stat.st_size, "changed_ns": stat.st_mtime_ns, "sha256": digest.hexdigest()}
+
+
+class Journal:
+    """The folder beside one target, held by one run at a time. A context manager.
+
+    Leaving it without `discard` keeps the folder if a segment is finished, and removes it if none is.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.folder = folder_of(target)
+        self._lock: IO[str] | None = None
+        self._discard = False
+
+    def __enter__(self) -> Journal:
+        """Make the folder and take the lock.
+
+        Raises:
+            JobError: another run holds it.
+        """
+        while True:
+            self.folder.mkdir(exist_ok=True)
+            lock = open(self.folder / "lock", "a+")  # held for the life of the run
+            if not _take(lock):
+                lock.close()
+                raise JobError(f"another run is writing {self.target.name}; wait for it, or give another -o")
+            # The holder before us may have removed the folder between our open and our lock.
+            if _same_file(lock, self.folder / "lock"):
+                self._lock = lock
+                return self
+            lock.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the lock; remove the folder if it holds nothing worth keeping."""
+        with contextlib.suppress(OSError):
+            self._sweep()
+            if self._discard or not any(self.folder.glob("[0-9]*.json")):
+                shutil.rmtree(self.folder)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What an earlier run left, or None: nothing, or nothing that can be read."""
+        return _read(self.folder / "manifest.json")
+
+    def begin(self, manifest: Mapping[str, Any]) -> None:
+        """Start afresh with this manifest: whatever an earlier run left is removed."""
+        for entry in self.folder.iterdir():
+            if entry.name != "lock":
+                _remove(entry)
+        _write(self.folder / "manifest.json", manifest)
+
+    def part(self, number: int, suffix: str) -> Path:
+        """Where segment `number` is written while it is not whole."""
+        return self.folder / f"{number:05d}.part{suffix}"
+
+    def finish(self, number: int, suffix: str, record: Mapping[str, Any]) -> None:
+        """Segment `number` is whole: give it its name, then write its record."""
+        part, whole = self.part(number, suffix), self.folder / f"{number:05d}{suffix}"
+        if part.is_file():
+            _sync(part)
+        _remove(whole)
+        os.replace(part, whole)
+        _write(self.folder / f"{number:05d}.json", {**record, "file": whole.name, "size": _size(whole)})
+
+    def record(self, number: int) -> dict[str, Any] | None:
+        """The record of segment `number` if it is finished and still as it was, else None."""
+        record = _read(self.folder / f"{number:05d}.json")
+        if record is None or _size(self.folder / str(record.get("file"))) != record.get("size"):
+            return None
+        return record
+
+    def file(self, number: int) -> Path:
+        """The finished segment `number`."""
+        record = self.record(number)
+        assert record is not None, f"segment {number} is not finished"
+        return self.folder / str(record["file"])
+
+    def finished(self, count: int) -> int:
+        """How many of the first `count` segments are finished without a hole."""
+        for number in range(count):
+            if self.record(number) is None:
+                return number
+        return count
+
+    def discard(self) -> None:
+        """The target is whole: the folder goes when the journal is left."""
+        self._discard = True
+
+    def _sweep(self) -> None:
+        """Remove what was not finished."""
+        for entry in self.folder.glob("*.part*"):
+            _remove(entry)
+
+
+def segments_to_json(segments: Sequence[Segment]) -> list[list[str | None]]:
+    """Plain pairs for a manifest."""
+    return [[None if at is None else str(at) for at in (s.start, s.end)] for s in segments]
+
+
+def segments_from_json(pairs: Sequence[Sequence[str | None]]) -> tuple[Segment, ...]:
+    """The segments that `segments_to_json` wrote."""
+    return tuple(Segment(*(None if at is None else Fraction(at) for at in pair)) for pair in pairs)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, see it on the disk, then rename it."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    write_whole(path, json.dumps(record, indent=1))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(entry.stat().st_size for entry in os.scandir(path))
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _same_file(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+def _take(lock: IO[str]) -> bool:
+    """Whether the lock could be had. The system frees it when the process ends, even by kill -9."""
+    try:
+        if os.name == "nt":
+            import msvcrt  # pragma: no cover
+
+            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # pragma: no cover
+        else:
+            import fcntl
+
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
