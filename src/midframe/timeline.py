@@ -13,7 +13,6 @@ its true t, and the engine holds, picks or blends.
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -22,43 +21,8 @@ from fractions import Fraction
 from midframe.errors import InputError
 from midframe.types import Frame, Gap, Segment, Slot
 
-RATE_MIN, RATE_MAX = Fraction(1, 1000), Fraction(10_000)  # frames per second that can be meant
-RATIO_MIN, RATIO_MAX = Fraction(1, 1000), Fraction(1000)
-
-# Whole rates whose 1000/1001 relatives are in use (SMPTE ST 12, and displays made for them).
-_NTSC = (12, 15, 24, 30, 48, 60, 72, 90, 96, 120, 144, 180, 240)
-
 # A gap hands over at most this many slots at a time, so that a ten-minute hole in a film stays a stream.
 _SLOTS_AT_ONCE = 256
-
-
-def parse_rate(text: str | int | float | Fraction) -> Fraction:
-    """Frames per second as a person writes them: "60", "60000/1001", "23.976" (which means 24000/1001).
-
-    Raises:
-        InputError: not a number, not finite, or outside 1/1000 to 10000 frames per second.
-    """
-    rate = _fraction(text, "rate", "a number such as 60, 59.94 or 60000/1001 frames per second")
-    if not RATE_MIN <= rate <= RATE_MAX:
-        raise InputError(f"rate {text} is outside {RATE_MIN} to {RATE_MAX} frames per second; try 60")
-    digits = _decimals(text)
-    if digits >= 2:
-        for whole in _NTSC:
-            if abs(rate - Fraction(whole * 1000, 1001)) <= Fraction(1, 2 * 10**digits):
-                return Fraction(whole * 1000, 1001)
-    return rate.limit_denominator(1_000_000)
-
-
-def parse_ratio(text: str | int | float | Fraction) -> Fraction:
-    """Output frames per input frame: "2", "2.5", "5/2".
-
-    Raises:
-        InputError: not a number, not finite, or outside 1/1000 to 1000.
-    """
-    ratio = _fraction(text, "ratio", "a number such as 2, 2.5 or 5/2")
-    if not RATIO_MIN <= ratio <= RATIO_MAX:
-        raise InputError(f"ratio {text} is outside {RATIO_MIN} to {RATIO_MAX}; try 2")
-    return ratio.limit_denominator(1_000_000)
 
 
 def output_count(seconds: Fraction, rate: Fraction, slowmo: Fraction = Fraction(1)) -> int:
@@ -114,7 +78,7 @@ def gaps(
     rate: Fraction,
     *,
     slowmo: Fraction = Fraction(1),
-    keep: bool = False,
+    keep: int | None = None,
     context: int = 0,
     segment: Segment | None = None,
     start: Fraction | None = None,
@@ -128,14 +92,16 @@ def gaps(
             `context + 1` beyond its end, where the film has them. A frame not later than the one before it is skipped.
         rate: output frames per second.
         slowmo: how many times longer the output lasts; source instants are that much denser.
-        keep: keep every source instant and put outputs evenly between, as many as come nearest to `rate`, instead of
-            a constant rate; the last frame is then one output as long as it was.
+        keep: instead of a constant rate, this many outputs in every gap, evenly placed, so that every source instant
+            is kept; the last frame is then one output, as long as it was. `rate` says nothing in that case.
         context: 1 fills in `before` and `after` (None at ends and across cuts).
         segment: only the outputs whose source instant lies in it.
         start: seconds; pts of the film's first frame, from which the grid counts. The first frame's given here if None.
     """
     if rate <= 0 or slowmo <= 0:
         raise InputError(f"rate {rate} and slow motion {slowmo} must be above 0")
+    if keep is not None and keep < 1:
+        raise InputError(f"{keep} outputs in a gap cannot be made; 1 keeps the source's frames, 2 doubles them")
     if context not in (0, 1):
         raise ValueError(f"context {context} is neither 0 nor 1")
     clock: _Grid | _Kept | None = None
@@ -143,7 +109,7 @@ def gaps(
     for before, a, b, after in _windows(_increasing(frames), context):
         if clock is None:
             start = a.pts if start is None else start
-            clock = _Kept(start, rate, slowmo, segment) if keep else _Grid(start, rate, slowmo, segment)
+            clock = _Kept(start, keep, slowmo, segment) if keep is not None else _Grid(start, rate, slowmo, segment)
         if segment is not None and segment.end is not None and a.pts >= segment.end:
             return
         if b is None and a.duration == 0:  # a file that does not say how long its last frame is shown
@@ -188,25 +154,23 @@ class _Grid:
 
 
 class _Kept:
-    """Every source instant, and as many evenly placed outputs between two as come nearest to the rate."""
+    """Every source instant, and outputs evenly placed between two."""
 
-    def __init__(self, start: Fraction, rate: Fraction, slowmo: Fraction, segment: Segment | None) -> None:
-        self.start, self.slowmo, self.density = start, slowmo, rate * slowmo
+    def __init__(self, start: Fraction, count: int, slowmo: Fraction, segment: Segment | None) -> None:
+        self.start, self.count, self.slowmo = start, count, slowmo
         self.segment = segment or Segment()
 
     def slots(self, a: Frame, b: Frame | None) -> Iterator[tuple[Slot, ...]]:
         """The outputs from a to b; a alone where there is no b."""
-        length = a.duration if b is None else b.pts - a.pts
-        count = 1 if b is None else max(1, round(length * self.density))
-        for piece in range(0, count, _SLOTS_AT_ONCE):
-            slots = []
-            for i in range(piece, min(piece + _SLOTS_AT_ONCE, count)):
-                instant = a.pts + length * i / count
-                if instant in self.segment:
-                    pts = self.start + (instant - self.start) * self.slowmo
-                    slots.append(Slot(pts, Fraction(i, count), length * self.slowmo / count))
-            if slots:
-                yield tuple(slots)
+        length, count = (a.duration, 1) if b is None else (b.pts - a.pts, self.count)
+        slots = []
+        for i in range(count):
+            instant = a.pts + length * i / count
+            if instant in self.segment:
+                pts = self.start + (instant - self.start) * self.slowmo
+                slots.append(Slot(pts, Fraction(i, count), length * self.slowmo / count))
+        if slots:
+            yield tuple(slots)
 
 
 def _increasing(frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -235,20 +199,3 @@ def _windows(frames: Iterator[Frame], context: int) -> Iterator[tuple[Frame | No
         after = ahead[1] if context and len(ahead) > 1 else None
         yield before, a, b, after
         before = a if context else None
-
-
-def _fraction(text: str | int | float | Fraction, what: str, allowed: str) -> Fraction:
-    try:
-        if isinstance(text, float):
-            if not math.isfinite(text):
-                raise ValueError
-            text = repr(text)
-        return Fraction(text.strip() if isinstance(text, str) else text)
-    except (ValueError, ZeroDivisionError, TypeError, OverflowError):
-        raise InputError(f"{what} {text!r} is not {allowed}") from None
-
-
-def _decimals(text: str | int | float | Fraction) -> int:
-    """Digits after the point, as written; 0 for fractions and whole numbers."""
-    found = re.fullmatch(r"\s*\+?\d*\.(\d+)\s*", repr(text) if isinstance(text, float) else str(text))
-    return len(found[1]) if found and not isinstance(text, Fraction) else 0
