@@ -1,0 +1,405 @@
+"""How near a picture is to the truth, a flow to the true flow, and a film to smooth motion.
+
+Pictures are (3, H, W) RGB float tensors, 0..1. Measures named without an addition are the usual ones: the picture
+is first rounded to the 8-bit levels it would be stored in. Measures named `..._modelscope` are those of ModelScope's
+own evaluation (modelscope/metrics/video_frame_interpolation_metric.py): floats, neither rounded nor clamped, and a
+three-dimensional SSIM. The two are never to be compared with each other.
+
+Nothing here knows a network, a file or a codec. LPIPS is a network, and stays behind a door: its own
+package, its weights looked up on this machine and never fetched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEVELS = 255.0  # the largest 8-bit level
+SSIM_TAPS = 11
+SSIM_SIGMA = 1.5  # pixels
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a range of 1
+FLOW_OUTLIER_PIXELS, FLOW_OUTLIER_SHARE = 3.0, 0.05  # KITTI 2015's Fl: worse than 3 px and than 5 % of the length
+
+
+def to_levels(image: Tensor) -> Tensor:
+    """The 8-bit levels a picture is stored in: 0..1 clamped, times 255, rounded; float, whole numbers 0..255."""
+    return (image.float().clamp(0, 1) * LEVELS).round()
+
+
+def _check_pair(image: Tensor, truth: Tensor) -> None:
+    if image.shape != truth.shape or image.dim() != 3:
+        raise ValueError(f"pictures of shape {tuple(image.shape)} and {tuple(truth.shape)}: both must be (C, H, W)")
+
+
+# Pictures -------------------------------------------------------------------------------------------------------
+
+
+def psnr(image: Tensor, truth: Tensor, region: Tensor | None = None) -> float:
+    """Peak signal-to-noise ratio in dB over RGB, the picture rounded to 8-bit levels; `inf` where nothing differs.
+
+    Args:
+        image: (3, H, W) float 0..1, rounded here.
+        truth: (3, H, W) float 0..1, rounded likewise.
+        region: (H, W) bool; only these pixels count. `nan` when it is empty.
+    """
+    _check_pair(image, truth)
+    square = (to_levels(image) - to_levels(truth)).double().square()
+    if region is not None:
+        square = square[:, region]
+    if square.numel() == 0:
+        return math.nan
+    error = float(square.mean())
+    return math.inf if error == 0 else 10 * math.log10(LEVELS**2 / error)
+
+
+def psnr_modelscope(image: Tensor, truth: Tensor) -> float:
+    """ModelScope's PSNR in dB: on the floats as they are, neither rounded nor clamped."""
+    _check_pair(image, truth)
+    error = float((image.double() - truth.double()).square().mean())
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def gaussian(taps: int = SSIM_TAPS, sigma: float = SSIM_SIGMA) -> Tensor:
+    """A Gaussian window (taps,) float64 that sums to 1."""
+    x = torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2
+    window = torch.exp(-(x**2) / (2 * sigma**2))
+    return window / window.sum()
+
+
+def _slide(volume: Tensor, window: Tensor, dim: int) -> Tensor:
+    """Weighted sum of `taps` shifted views along one dimension: a valid convolution with a 1-D window."""
+    length = volume.shape[dim] - len(window) + 1
+    out = volume.narrow(dim, 0, length) * window[0]
+    for i in range(1, len(window)):
+        out.add_(volume.narrow(dim, i, length), alpha=float(window[i]))
+    return out
+
+
+def _ssim_map(x: Tensor, y: Tensor, dims: tuple[int, ...]) -> Tensor:
+    window = gaussian().to(x)
+
+    def mean(volume: Tensor) -> Tensor:
+        for dim in dims:
+            volume = _slide(volume, window, dim)
+        return volume
+
+    mean_x, mean_y = mean(x), mean(y)
+    var_x = mean(x * x) - mean_x**2
+    var_y = mean(y * y) - mean_y**2
+    cov = mean(x * y) - mean_x * mean_y
+    numerator = (2 * mean_x * mean_y + SSIM_C1) * (2 * cov + SSIM_C2)
+    return numerator / ((mean_x**2 + mean_y**2 + SSIM_C1) * (var_x + var_y + SSIM_C2))
+
+
+def ssim(image: Tensor, truth: Tensor) -> float:
+    """Structural similarity, per channel with an 11x11 Gaussian (sigma 1.5), inside the border of 5 px, then the mean.
+
+    The same as scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=255)` of the 8-bit pictures. Needs sides of at least 11 px.
+    """
+    _check_pair(image, truth)
+    if min(image.shape[-2:]) < SSIM_TAPS:
+        raise ValueError(f"a picture of {tuple(image.shape[-2:])} is smaller than the window of {SSIM_TAPS} px")
+    x, y = (to_levels(picture).double() / LEVELS for picture in (image, truth))
+    return float(_ssim_map(x, y, (-2, -1)).mean())
+
+
+def ssim_modelscope(image: Tensor, truth: Tensor) -> float:
+    """ModelScope's SSIM: an 11x11x11 Gaussian (sigma 1.5) over (C, H, W), edges repeated, floats as they are."""
+    _check_pair(image, truth)
+    edge = SSIM_TAPS // 2
+    x, y = (F.pad(picture.double()[None, None], (edge,) * 6, mode="replicate")[0, 0] for picture in (image, truth))
+    return float(_ssim_map(x, y, (-3, -2, -1)).mean())
+
+
+def interpolation_error(image: Tensor, truth: Tensor) -> float:
+    """Mean absolute difference of the 8-bit levels (0..255) over RGB: the "IE" of the interpolation literature.
+
+    Middlebury's own tables give the root of the mean square instead.
+    """
+    _check_pair(image, truth)
+    return float((to_levels(image) - to_levels(truth)).abs().double().mean())
+
+
+class Lpips:
+    """LPIPS with AlexNet features (Zhang et al. 2018, arXiv:1801.03924), by the authors' package `lpips`.
+
+    The package brings its linear weights; the AlexNet weights are torchvision's file `alexnet-owt-*.pth`, looked up
+    by `lpips_weights` and never fetched.
+    """
+
+    def __init__(self, network: Any):
+        self.network = network  # callable: two (1, 3, H, W) tensors, -1..1 -> (1, 1, 1, 1)
+
+    def usual(self, image: Tensor, truth: Tensor) -> float:
+        """Of the pictures rounded to 8 bits, RGB, scaled to -1..1."""
+        _check_pair(image, truth)
+        return self._distance(to_levels(image) / LEVELS, to_levels(truth) / LEVELS)
+
+    def modelscope(self, image: Tensor, truth: Tensor) -> float:
+        """Of the floats as they are, channels in the order B, G, R in which ModelScope reads its pictures."""
+        _check_pair(image, truth)
+        return self._distance(image.flip(0), truth.flip(0))
+
+    def _distance(self, x: Tensor, y: Tensor) -> float:
+        with torch.inference_mode():
+            return float(self.network(x[None].float() * 2 - 1, y[None].float() * 2 - 1))
+
+
+def lpips_weights() -> Path | None:
+    """Torchvision's AlexNet file on this machine: `$MIDFRAME_LPIPS` or in torch's hub cache; None if absent."""
+    named = os.environ.get("MIDFRAME_LPIPS")
+    if named:
+        return Path(named) if Path(named).is_file() else None
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    return next(iter(sorted(folder.glob("alexnet-owt-*.pth"))), None)
+
+
+def lpips_absence() -> str | None:
+    """Why there is no LPIPS on this machine, in one line that fits a table's note; None if it can be loaded."""
+    if importlib.util.find_spec("lpips") is None:
+        return "no LPIPS: package absent (pip install 'midframe[lpips]')"
+    if lpips_weights() is None:
+        return "no LPIPS: AlexNet weights absent (alexnet-owt-*.pth in torch's hub cache, or $MIDFRAME_LPIPS)"
+    return None
+
+
+def load_lpips(device: torch.device | str = "cpu") -> Lpips | None:
+    """LPIPS from what is on this machine, or None; `lpips_absence` says why."""
+    weights = lpips_weights()
+    if lpips_absence() is not None or weights is None:
+        return None
+    import lpips
+
+    # pnet_rand keeps the package from fetching AlexNet; its layers keep torchvision's numbers, so names map by number
+    network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval().to(device)
+    stored = torch.load(weights, map_location=device, weights_only=True)
+    state = {name: stored[f"features.{name.split('.', 1)[1]}"] for name in network.net.state_dict()}
+    network.net.load_state_dict(state)
+    return Lpips(network)
+
+
+# Flow -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FlowError:
+    """How far a flow is from the true one."""
+
+    all: float  # pixels; mean end-point error where the truth is known
+    masked: float | None  # pixels; the same inside the mask (seen in both, say); None without a mask
+    outliers_percent: float  # KITTI's Fl: end-point error above 3 px and above 5 % of the true length
+    zero: float  # pixels; the error of "nothing moves", to read the others by
+
+
+def flow_error(flow: Tensor, truth: Tensor, valid: Tensor | None = None, mask: Tensor | None = None) -> FlowError:
+    """End-point error of a flow.
+
+    Args:
+        flow: (2, H, W) float, pixels.
+        truth: (2, H, W) float, pixels.
+        valid: (H, W) bool, where the truth is known; everywhere if not given.
+        mask: (H, W) bool, a region of its own, counted where valid as well.
+    """
+    if flow.shape != truth.shape or flow.dim() != 3 or flow.shape[0] != 2:
+        raise ValueError(f"flows of shape {tuple(flow.shape)} and {tuple(truth.shape)}: both must be (2, H, W)")
+    known = torch.ones_like(truth[0], dtype=torch.bool) if valid is None else valid
+    error = (flow - truth).float().norm(dim=0)
+    length = truth.float().norm(dim=0)
+    if not known.any():
+        raise ValueError("the true flow is known nowhere")
+    outlier = (error > FLOW_OUTLIER_PIXELS) & (error > FLOW_OUTLIER_SHARE * length)
+    inside = known if mask is None else known & mask
+    return FlowError(
+        all=float(error[known].double().mean()),
+        masked=float(error[inside].double().mean()) if mask is not None and inside.any() else None,
+        outliers_percent=100 * float(outlier[known].double().mean()),
+        zero=float(length[known].double().mean()),
+    )
+
+
+# Time -----------------------------------------------------------------------------------------------------------
+
+
+def worst_mean(values: Sequence[float], share: float = 0.05) -> float:
+    """Mean of the lowest `share` of the values, at least one of them: what people see, and averages hide."""
+    if not values:
+        raise ValueError("no values to take the worst of")
+    count = max(1, math.ceil(len(values) * share))
+    return sum(sorted(values)[:count]) / count
+
+
+def _shifted(grey: Tensor, dx: float, dy: float) -> Tensor:
+    """`grey[y + dy, x + dx]` by a Blackman-windowed sinc of 12 taps (bicubic is off by 0.03 px); edges repeat."""
+    out = grey
+    for dim, shift in ((1, dx), (0, dy)):
+        whole = math.floor(shift)
+        taps = torch.arange(-5, 7, dtype=grey.dtype)
+        distance = taps - (shift - whole)
+        window = 0.42 + 0.5 * torch.cos(math.pi * distance / 6.5) + 0.08 * torch.cos(2 * math.pi * distance / 6.5)
+        kernel = torch.sinc(distance) * window
+        kernel /= kernel.sum()
+        length = out.shape[dim]
+        index = torch.arange(-5 + whole, length + 6 + whole).clamp(0, length - 1)
+        out = _slide(out.index_select(dim, index), kernel, dim)
+    return out
+
+
+def measured_shift(a: Tensor, b: Tensor, steps: int = 10) -> tuple[float, float]:
+    """The one translation (dx, dy) in pixels that carries picture a to picture b: b[y + dy, x + dx] = a[y, x].
+
+    Phase correlation for the whole pixels, then Gauss-Newton steps on the grey difference for the rest (Lucas &
+    Kanade 1981); to about 0.01 px on textured pictures under pure translation of less than half their size.
+    """
+    _check_pair(a, b)
+    grey_a, grey_b = a.double().mean(0), b.double().mean(0)
+    height, width = grey_a.shape
+    hann = torch.outer(
+        torch.hann_window(height, False, dtype=torch.float64), torch.hann_window(width, False, dtype=torch.float64)
+    )
+    spectrum_a, spectrum_b = (torch.fft.rfft2((grey - grey.mean()) * hann) for grey in (grey_a, grey_b))
+    cross = spectrum_a.conj() * spectrum_b
+    peak = int(torch.fft.irfft2(cross / (cross.abs() + 1e-12), s=(height, width)).argmax())
+    dy, dx = float(peak // width), float(peak % width)
+    dy, dx = dy - height * (dy > height / 2), dx - width * (dx > width / 2)
+
+    border = 7  # pixels: half the window of `_shifted`; what is drawn from outside b says nothing
+    for _ in range(steps):
+        rows = slice(border + max(0, math.ceil(-dy)), height - border - max(0, math.ceil(dy)))
+        columns = slice(border + max(0, math.ceil(-dx)), width - border - max(0, math.ceil(dx)))
+        moved = _shifted(grey_b, dx, dy)
+        slope_y, slope_x = torch.gradient(moved)
+        slopes = torch.stack([slope_x[rows, columns].flatten(), slope_y[rows, columns].flatten()])
+        normal = slopes @ slopes.T
+        if slopes.shape[1] == 0 or float(torch.linalg.det(normal)) < 1e-12:
+            break  # nothing left in common, or nothing to hold on to
+        step = torch.linalg.solve(normal, slopes @ (grey_a - moved)[rows, columns].flatten())
+        dx, dy = dx + float(step[0]), dy + float(step[1])
+        if float(step.abs().max()) < 1e-4:
+            break
+    return dx, dy
+
+
+@dataclass(frozen=True, slots=True)
+class StepUniformity:
+    """How evenly a picture that moves at one speed is stepped from frame to frame."""
+
+    mean: float  # pixels per frame
+    deviation_percent: float  # standard deviation of the step, of its mean
+    worst_percent: float  # largest departure of one step from the mean, of the mean
+
+
+def step_uniformity(pictures: Sequence[Tensor]) -> StepUniformity:
+    """Steps between successive pictures (3, H, W) of a pan at constant speed, measured in the pictures themselves."""
+    if len(pictures) < 3:
+        raise ValueError(f"{len(pictures)} pictures: at least 3 are needed to compare steps")
+    shifts = [measured_shift(a, b) for a, b in itertools.pairwise(pictures)]
+    total = torch.tensor(shifts, dtype=torch.float64)
+    direction = total.mean(0)
+    if float(direction.norm()) < 1e-6:
+        raise ValueError("the picture does not move: steps cannot be compared")
+    steps = total @ (direction / direction.norm())  # along the pan; across it there is only noise
+    mean = float(steps.mean())
+    return StepUniformity(
+        mean,
+        100 * float(steps.std(unbiased=False)) / abs(mean),
+        100 * float((steps - mean).abs().max()) / abs(mean),
+    )
+
+
+def sharpness(image: Tensor) -> float:
+    """Mean length of the grey gradient, levels per pixel: falls when a picture is blurred."""
+    grey = image.float().mean(0) * LEVELS
+    dx, dy = grey[:-1, 1:] - grey[:-1, :-1], grey[1:, :-1] - grey[:-1, :-1]
+    return float(torch.sqrt(dx * dx + dy * dy).double().mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Flicker:
+    """What pulses when kept and made frames alternate. All three are 0 where made frames look like kept ones."""
+
+    sharpness_percent: float  # by how much made frames are less sharp than the kept ones around them
+    luma_levels: float  # mean |difference| in mean grey level, 0..255
+    colour_levels: float  # mean |difference| in mean level of the worst channel, 0..255
+
+
+def flicker(a: Tensor, made: Sequence[Tensor], times: Sequence[float], b: Tensor) -> Flicker:
+    """Flicker between the kept frames a, b and those made between them at `times` (0 < t < 1).
+
+    What a made frame should have is taken as linear between a and b in sharpness and mean colour; one-sided in
+    sharpness (blur pulses; a frame sharper than both does not occur in practice).
+    """
+    if not made or len(made) != len(times):
+        raise ValueError(f"{len(made)} pictures for {len(times)} instants")
+    sharp_a, sharp_b = sharpness(a), sharpness(b)
+    colour_a, colour_b = (to_levels(p).double().mean((1, 2)) for p in (a, b))
+    loss, luma, colour = 0.0, 0.0, 0.0
+    for picture, t in zip(made, times, strict=True):
+        wanted = (1 - t) * sharp_a + t * sharp_b
+        loss += max(0.0, 1 - sharpness(picture) / wanted) if wanted > 0 else 0.0
+        difference = to_levels(picture).double().mean((1, 2)) - ((1 - t) * colour_a + t * colour_b)
+        luma += abs(float(difference.mean()))
+        colour += float(difference.abs().max())
+    return Flicker(100 * loss / len(made), luma / len(made), colour / len(made))
+
+
+@dataclass(frozen=True, slots=True)
+class StaticStability:
+    """How still the still parts of a picture stay."""
+
+    share: float  # of the picture that is still, 0..1
+    mean_levels: float  # mean |made - kept| there, 8-bit levels
+    moved_percent: float  # of still pixels that are off by more than 2 levels in any channel
+    psnr: float  # dB against frame a, inside; inf where nothing differs
+
+
+def static_stability(
+    a: Tensor,
+    made: Tensor,
+    b: Tensor,
+    truth: Tensor | None = None,
+    tolerance: float = 1.0,
+    least: float = 0.002,
+) -> StaticStability | None:
+    """Of the pixels that are the same in a and b, 5x5 neighbourhoods and all, how far the made picture departs.
+
+    Args:
+        a: kept frame before, (3, H, W).
+        made: the picture between, (3, H, W).
+        b: kept frame after, (3, H, W).
+        truth: the true picture between, where known: only what is the same there too counts as still, since
+            something may pass between a and b.
+        tolerance: levels by which a and b may differ in any channel and still count as the same.
+        least: share of the picture that must be still for the measure to mean something.
+
+    Returns:
+        None where less than `least` of the picture is still.
+    """
+    _check_pair(a, made)
+    _check_pair(a, b)
+    levels_a, levels_made = to_levels(a), to_levels(made)
+    moving = ((levels_a - to_levels(b)).abs() > tolerance).any(0)
+    if truth is not None:
+        moving |= ((levels_a - to_levels(truth)).abs() > tolerance).any(0)
+    # a pixel whose neighbours move only happens to look alike
+    still = F.max_pool2d(moving[None, None].float(), 5, stride=1, padding=2)[0, 0] == 0
+    share = float(still.double().mean())
+    if share < least:
+        return None
+    off = (levels_made - levels_a).abs()[:, still]
+    return StaticStability(
+        share,
+        float(off.double().mean()),
+        100 * float((off > 2).any(0).double().mean()),
+        psnr(made, a, still),
+    )
