@@ -177,10 +177,9 @@ def _halve(values: Tensor, dim: int, on_sample: bool) -> Tensor:
     length = values.shape[dim]
     last = values.narrow(dim, length - 1, 1)
     if length % 2:
-        if on_sample or length == 1:
-            extra = last
-        else:  # what linear interpolation would have put there
-            extra = 1.5 * last - 0.5 * values.narrow(dim, length - 2, 1)
+        # where chroma lies half-way, what linear interpolation would have put there
+        known = on_sample or length == 1
+        extra = last if known else 1.5 * last - 0.5 * values.narrow(dim, length - 2, 1)
         values = torch.cat([values, extra], dim)
         length += 1
     shape = list(values.shape)

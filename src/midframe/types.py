@@ -142,6 +142,18 @@ class StreamInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Mastering:
+    """The display an HDR film was graded on (SMPTE ST 2086)."""
+
+    red: tuple[Fraction, Fraction]  # CIE 1931 x, y
+    green: tuple[Fraction, Fraction]
+    blue: tuple[Fraction, Fraction]
+    white: tuple[Fraction, Fraction]
+    darkest: Fraction  # cd/m2
+    brightest: Fraction
+
+
+@dataclass(frozen=True, slots=True)
 class VideoInfo:
     """What a video file is. `header_*` repeats what the header says; `counted_*` was counted by us."""
 
@@ -166,3 +178,9 @@ class VideoInfo:
     streams: tuple[StreamInfo, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    origin: Fraction = Fraction(0)  # seconds; the file's own time stamp that counts as 0 in `Frame.pts`
+    untagged: frozenset[str] = frozenset()  # fields of `format` that the file does not say and probing chose
+    display_matrix: tuple[int, ...] | None = None  # nine fixed-point numbers, row by row, as the file says
+    mastering: Mastering | None = None
+    content_light: tuple[int, int] | None = None  # brightest pixel, brightest frame average; cd/m2
+    chapters: int = 0
