@@ -21,8 +21,17 @@ def _dis(weights: Path | None) -> Model:
     return Dis()
 
 
+def _blend(weights: Path | None) -> Model:
+    from midframe.models.blend import Blend
+
+    if weights is not None:
+        raise InputError("model blend needs no weights; leave --weights out")
+    return Blend()
+
+
 BUILDERS: dict[str, Callable[[Path | None], Model]] = {
     "dis": _dis,
+    "blend": _blend,
 }
 
 

@@ -27,6 +27,12 @@ class Model(nn.Module):
     stride: ClassVar[int] = 1  # sides of the pictures given to `encode` are multiples of this
     min_side: ClassVar[int] = 1  # and at least this long, in pixels
     pad_mode: ClassVar[str] = "replicate"  # how the engine pads right and bottom: "replicate", "zeros"
+    fast_half: ClassVar[tuple[str, ...]] = ("cuda",)  # device types on which bf16 autocast was measured to be faster
+    flow_scales: ClassVar[tuple[float, ...]] = (1.0,)  # what `flow_scale` may be set to, besides None
+
+    # Side of the pictures in which motion is sought, over that of the pictures; None: the model chooses by size.
+    # A setting, made once before use (the engine sets it on a shallow copy), not per-call state.
+    flow_scale: float | None = None
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) >= (height, width) to which the engine pads before `encode`."""

@@ -1,0 +1,387 @@
+"""Gaps in, frames out: the only place that knows devices, precision and memory, and the only one that keeps caches.
+
+A slot that coincides with a source frame passes that frame's planes through untouched; at a cut and at the end a
+frame is held; two neighbours that are equal sample by sample are repeated. What is left is made by a model: planes
+become RGB on the device, the model works, RGB becomes planes again with the same matrix and range. Features are
+cached by frame, motion by gap, so every frame is encoded once and every gap matched once, however many pictures
+are rendered in it.
+
+The engine knows no file and no rate; a model knows none of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from midframe import colour, ops
+from midframe.errors import DeviceError, InputError
+from midframe.models.base import Features, Model, Motion
+from midframe.models.tiled import Tiled
+from midframe.types import Frame, Gap, PixelFormat, Slot
+
+log = logging.getLogger(__name__)
+
+Planes = tuple[Tensor, ...]
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Sides of the tiles that are tried, one after the other, when memory does not suffice; pixels.
+_TILES = (1024, 512, 256)
+
+
+def pick_device(wish: str = "auto") -> torch.device:
+    """The device for "auto", "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        DeviceError: it is not there.
+    """
+    if wish == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda:0")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wish)
+    except RuntimeError:
+        raise InputError(f"device {wish!r} is not known; allowed: auto, cpu, cuda, cuda:0 ..., mps") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            there = f"there {'is' if count == 1 else 'are'} {count} of them" if count else "there is none"
+            raise DeviceError(f"CUDA device {wish} was asked for and {there}; try --device cpu")
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("device mps was asked for and this machine has none; try --device cpu")
+    return device
+
+
+def pick_precision(wish: str, model: Model, device: torch.device) -> str:
+    """ "fp32", "bf16" or "fp16" for a wish that may be "auto": half precision where it was measured to be faster."""
+    if wish != "auto":
+        if wish not in _TYPES:
+            raise InputError(f"precision {wish!r} is not known; allowed: auto, {', '.join(_TYPES)}")
+        return wish
+    if device.type not in model.fast_half:
+        return "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if device.type == "cpu":
+        return "bf16" if _cpu_multiplies_bf16() else "fp32"
+    return "fp16"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether this processor has instructions for bf16 products; without them bf16 is slower than float32."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="ascii", errors="ignore") as info:
+        for line in info:
+            if line.startswith("flags"):
+                return "avx512_bf16" in line or "amx_bf16" in line
+    return False
+
+
+class Engine:
+    """A model on a device, ready to run.
+
+    One engine serves one thread at a time; the model in it may be shared with other engines.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+        *,
+        tile: int | str = "auto",
+        max_batch: int = 8,
+        fill: str = "hold",
+        flow_scale: float | None = None,
+    ) -> None:
+        """Put the model on the device.
+
+        Args:
+            model: any `Model`, in evaluation mode.
+            device: where to work; "auto" picks.
+            precision: type of the convolutions: "fp32", "bf16", "fp16" or "auto". Flow is float32 always.
+            tile: "off", "auto" (only when memory does not suffice) or the side of a tile in pixels.
+            max_batch: pictures of one gap that are rendered at once, at most.
+            fill: pictures across a cut: "hold" the left one, "nearest", or "blend" both.
+            flow_scale: side of the pictures in which motion is sought over that of the pictures; None: the
+                model's own choice.
+
+        Raises:
+            InputError: a wish that the model cannot honour.
+            DeviceError: the device is not there.
+        """
+        if fill not in ("hold", "nearest", "blend"):
+            raise InputError(f"scene fill {fill!r} is not known; allowed: hold, nearest, blend")
+        if max_batch < 1:
+            raise InputError(f"batches of {max_batch} pictures cannot be made; 1 is the least")
+        if flow_scale is not None and flow_scale != model.flow_scale:
+            if flow_scale not in model.flow_scales:
+                able = ", ".join(f"{scale:g}" for scale in model.flow_scales)
+                raise InputError(f"model {model.name} cannot seek motion at scale {flow_scale:g}; it can at: {able}")
+            model = copy.copy(model)  # shares the weights; another engine's setting stays as it is
+            model.flow_scale = flow_scale
+        self.device = pick_device(device) if isinstance(device, str) else device
+        self.model = model.to(self.device)
+        self.precision = pick_precision(precision, model, self.device)
+        self.fill = fill
+        self.max_batch = max_batch
+        self._tile = tile
+        if isinstance(tile, int):
+            self._use_tiles(tile)
+        elif tile not in ("auto", "off"):
+            raise InputError(f"tile {tile!r} is not known; allowed: auto, off, or a side in pixels")
+
+    @property
+    def context(self) -> int:
+        """Neighbour frames on each side of a gap that are made use of: what to ask of `timeline.gaps`."""
+        return self.model.context
+
+    def run(self, gaps: Iterable[Gap]) -> Iterator[Frame]:
+        """Make every slot of every gap, in order.
+
+        Yields:
+            Frames with the pts and duration of their slots, numbered from 0. `kind` says how each came to be:
+            "source" (planes of a, untouched), "held", "repeated", "made".
+
+        Raises:
+            DeviceError: out of memory after every step down.
+        """
+        memory = _Memory()
+        index = 0
+        for gap in gaps:
+            memory.keep(gap)
+            for slot, planes, kind in self._fill_gap(gap, memory):
+                frame = replace(gap.a, planes=planes, pts=slot.pts, duration=slot.duration, index=index, kind=kind)
+                yield frame
+                index += 1
+
+    def between(
+        self,
+        a: Tensor,
+        b: Tensor,
+        times: Sequence[float | Fraction] | Tensor,
+        before: Tensor | None = None,
+        after: Tensor | None = None,
+    ) -> Tensor:
+        """Pictures at instants between two.
+
+        Args:
+            a: (3, H, W) float RGB, 0..1, on any device.
+            b: the same.
+            times: instants in [0, 1]; 0 is a itself, 1 is b itself, copied.
+            before: the picture as long before a as b is after it, for models with `context` 1.
+            after: the picture as long after b, likewise.
+
+        Returns:
+            (N, 3, H, W) float32 on the engine's device, neither rounded nor clamped.
+        """
+        pictures = [p for p in (a, b, before, after) if p is not None]
+        for given in pictures:
+            if given.ndim != 3 or given.shape[0] != 3 or not given.is_floating_point():
+                raise InputError(f"a picture is (3, H, W) float; {tuple(given.shape)} {given.dtype} was given")
+            if given.shape != a.shape:
+                raise InputError(f"pictures of one call have one size; {tuple(given.shape)}, {tuple(a.shape)} given")
+        instants = [float(t) for t in times]
+        for t in instants:
+            if not 0 <= t <= 1:
+                raise InputError(f"t = {t:g} is not within 0..1")
+        a, b = a.to(self.device, torch.float32), b.to(self.device, torch.float32)
+        out = torch.empty((len(instants), *a.shape), dtype=torch.float32, device=self.device)
+        inner = []
+        same = torch.equal(a, b)
+        for i, t in enumerate(instants):
+            if t == 0 or same:
+                out[i] = a
+            elif t == 1:
+                out[i] = b
+            else:
+                inner.append(i)
+        around = (before, a, b, after) if self.model.context else (None, a, b, None)
+        memory = _Memory()
+        while inner:
+            batch = inner[: self.max_batch]
+            try:
+                with self._arithmetic():
+                    for key, picture in enumerate(around):
+                        if picture is not None and key not in memory.features:
+                            memory.features[key] = self._encode(picture.to(self.device, torch.float32))
+                    rendered = self._render(memory, (0, 1, 2, 3), [instants[i] for i in batch])
+                    out[batch] = ops.crop(rendered, *a.shape[-2:])
+            except Exception as error:
+                self._step_down(error)
+                memory.clear()
+                continue
+            inner = inner[len(batch) :]
+        return out
+
+    def _fill_gap(self, gap: Gap, memory: _Memory) -> Iterator[tuple[Slot, Planes, str]]:
+        """(slot, planes, kind) for every slot of a gap, in order."""
+        a, b = gap.a, gap.b
+        slots = list(gap.slots)
+        if slots and slots[0].t == 0 and (b is not None or slots[0].pts == a.pts):
+            yield slots[0], a.planes, "source"
+            slots = slots[1:]
+        if not slots:
+            return
+        if b is None or b.format != a.format or (b.height, b.width) != (a.height, a.width):
+            yield from ((slot, a.planes, "held") for slot in slots)
+        elif gap.cut:
+            yield from ((slot, self._across(a, b, slot.t), "held") for slot in slots)
+        elif _equal(a.planes, b.planes):
+            yield from ((slot, a.planes, "repeated") for slot in slots)
+        else:
+            yield from self._make(gap, slots, memory)
+
+    def _across(self, a: Frame, b: Frame, t: Fraction) -> Planes:
+        """What is shown between two shots."""
+        if self.fill == "hold" or (self.fill == "nearest" and 2 * t < 1):
+            return a.planes
+        if self.fill == "nearest":
+            return b.planes
+        return tuple(mix(p, q, float(t)) for p, q in zip(a.planes, b.planes, strict=True))
+
+    def _make(self, gap: Gap, slots: list[Slot], memory: _Memory) -> Iterator[tuple[Slot, Planes, str]]:
+        """Let the model make the slots of a gap, a batch at a time, with less memory at each failure."""
+        assert gap.b is not None
+        while slots:
+            batch = slots[: self.max_batch]
+            try:
+                with self._arithmetic():
+                    made = self._pictures(gap, [float(slot.t) for slot in batch], memory)
+            except Exception as error:
+                self._step_down(error)
+                memory.clear()
+                continue
+            for slot, planes in zip(batch, made, strict=True):
+                yield slot, planes, "made"
+            slots = slots[len(batch) :]
+
+    def _pictures(self, gap: Gap, times: list[float], memory: _Memory) -> list[Planes]:
+        a, b = gap.a, gap.b
+        assert b is not None
+        around = (gap.before, a, b, gap.after) if self.model.context else (None, a, b, None)
+        for frame in around:
+            if frame is not None and frame.index not in memory.features:
+                memory.features[frame.index] = self._encode(colour.to_rgb(frame.planes, frame.format, self.device))
+        before, after = around[0], around[3]
+        keys = (before.index if before else None, a.index, b.index, after.index if after else None)
+        rgb = ops.crop(self._render(memory, keys, times), a.height, a.width)
+        made = [tuple(plane.cpu() for plane in colour.from_rgb(picture, a.format)) for picture in rgb]
+        if a.format.alpha:
+            made = [(*planes, alpha) for planes, alpha in zip(made, self._alpha(a, b, times, memory), strict=True)]
+        return made
+
+    def _alpha(self, a: Frame, b: Frame, times: list[float], memory: _Memory) -> list[Tensor]:
+        """Alpha travels with the motion of the picture it belongs to: rendered like a grey one."""
+        if _equal(a.planes[-1:], b.planes[-1:]):
+            return [a.planes[-1]] * len(times)
+        grey = PixelFormat("gray", "gray", a.format.depth, full_range=True)
+        for frame in (a, b):
+            if frame.index not in memory.alpha:
+                memory.alpha[frame.index] = self._encode(colour.to_rgb(frame.planes[-1:], grey, self.device))
+        motion = memory.motion[a.index, b.index]
+        t = torch.tensor(times, dtype=torch.float32, device=self.device)
+        rendered = self.model.render(memory.alpha[a.index], memory.alpha[b.index], motion, t)
+        return [colour.from_rgb(p, grey)[0].cpu() for p in ops.crop(rendered, a.height, a.width)]
+
+    def _encode(self, rgb: Tensor) -> Features:
+        """Features of one picture (3, H, W), padded as the model likes it."""
+        size = self.model.padded_size(rgb.shape[-2], rgb.shape[-1])
+        return self.model.encode(ops.pad(rgb[None], *size, mode=self.model.pad_mode))
+
+    def _render(self, memory: _Memory, keys: tuple[int | None, int, int, int | None], times: list[float]) -> Tensor:
+        """Pictures between the second and the third of four frames; the outer ones may be missing."""
+        before, a, b, after = keys  # those without features are missing
+        t = torch.tensor(times, dtype=torch.float32, device=self.device)
+        motion = self._match(memory, a, b)
+        outer = self._match(memory, before, a), self._match(memory, b, after)
+        return self.model.render(memory.features[a], memory.features[b], motion, t, *outer)
+
+    def _match(self, memory: _Memory, a: int | None, b: int | None) -> Motion | None:
+        if a is None or b is None or a not in memory.features or b not in memory.features:
+            return None
+        if (a, b) not in memory.motion:
+            memory.motion[a, b] = self.model.match(memory.features[a], memory.features[b])
+        return memory.motion[a, b]
+
+    @contextlib.contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """No gradients; convolutions in the wished type."""
+        kind = _TYPES[self.precision]
+        with torch.inference_mode(), torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
+            yield
+
+    def _step_down(self, error: Exception) -> None:
+        """After a failure for want of memory: smaller batches, then smaller tiles. Any other error goes on its way."""
+        if not _out_of_memory(error):
+            raise error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.max_batch > 1:
+            self.max_batch //= 2
+            log.warning("out of memory on %s; going on with batches of %d", self.device, self.max_batch)
+            return
+        smaller = [side for side in _TILES if not isinstance(self._tile, int) or side < self._tile]
+        if self._tile == "off" or not smaller:
+            what = "tiles are off; try --tile auto" if self._tile == "off" else "try --model dis or --device cpu"
+            raise DeviceError(f"out of memory on {self.device} after every step down; {what}") from error
+        log.warning("out of memory on %s; going on with tiles of %d pixels", self.device, smaller[0])
+        self._use_tiles(smaller[0])
+
+    def _use_tiles(self, side: int) -> None:
+        inner = self.model.inner if isinstance(self.model, Tiled) else self.model
+        self.model = Tiled(inner, side)
+        self._tile = side
+
+
+class _Memory:
+    """What is known of the frames around the present gap. Keys are frame indexes."""
+
+    def __init__(self) -> None:
+        self.features: dict[int, Features] = {}
+        self.alpha: dict[int, Features] = {}
+        self.motion: dict[tuple[int, int], Motion] = {}
+
+    def keep(self, gap: Gap) -> None:
+        """Forget all but the frames of this gap."""
+        near = {frame.index for frame in (gap.before, gap.a, gap.b, gap.after) if frame is not None}
+        self.features = {key: value for key, value in self.features.items() if key in near}
+        self.alpha = {key: value for key, value in self.alpha.items() if key in near}
+        self.motion = {pair: value for pair, value in self.motion.items() if near.issuperset(pair)}
+
+    def clear(self) -> None:
+        """Forget all: the model works differently from here on."""
+        self.features.clear()
+        self.alpha.clear()
+        self.motion.clear()
+
+
+def mix(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """The plane (1 - t) a + t b of two planes (H, W) uint8 or uint16, rounded."""
+    mixed = torch.lerp(a.to(torch.float32), b.to(torch.float32), t).round_()
+    return mixed.to(torch.int32).to(a.dtype)
+
+
+def _equal(a: Planes, b: Planes) -> bool:
+    """Whether all samples are the same."""
+    return all(torch.equal(_signed(p), _signed(q)) for p, q in zip(a, b, strict=True))
+
+
+def _signed(plane: Tensor) -> Tensor:
+    """The same bits in a type that every operation knows: uint16 is young in torch."""
+    return plane.view(torch.int16) if plane.dtype == torch.uint16 else plane
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # the CPU allocator, and OpenCV's, have no type of their own for it
+    return "can't allocate memory" in str(error) or "Failed to allocate" in str(error)

@@ -1,0 +1,37 @@
+"""The mixture (1 - t) a + t b: the lowest step of the quality ladder above holding, and the engine's fake model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from midframe.models.base import Features, Model, Motion
+
+
+class Blend(Model):
+    """Cross-fade. Knows no motion; needs no weights."""
+
+    name = "blend"
+    fast_half: ClassVar[tuple[str, ...]] = ()
+
+    def encode(self, image: Tensor) -> Features:
+        """The picture itself."""
+        return image
+
+    def match(self, a: Features, b: Features) -> Motion:
+        """Nothing."""
+        return None
+
+    def render(
+        self,
+        a: Features,
+        b: Features,
+        motion: Motion,
+        t: Tensor,
+        before: Motion | None = None,
+        after: Motion | None = None,
+    ) -> Tensor:
+        """(N, 3, H, W): `a + t (b - a)`."""
+        return torch.lerp(a, b, t.to(a).view(-1, 1, 1, 1))

@@ -1,0 +1,111 @@
+"""Any model, on overlapping tiles, behind the same doors: for pictures that do not fit in memory whole.
+
+Tiles are of one size and lie on multiples of the model's stride; where they overlap their pictures are mixed with
+windows that add up to 1. A model sees nothing beyond its tile, so motion longer than the overlap can be missed near
+a tile's edge: the larger the tiles the better, and no tiles where memory suffices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from midframe.models.base import Features, Model, Motion
+
+# Part of a tile's side that it shares with each neighbour.
+OVERLAP = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiles:
+    """Where the tiles lie, and what the model made of each."""
+
+    height: int
+    width: int
+    side: tuple[int, int]
+    corners: tuple[tuple[int, int], ...]  # (top, left)
+    parts: tuple[Features, ...]
+
+
+class Tiled(Model):
+    """Wraps a model; each of its doors opens the model's own for every tile."""
+
+    def __init__(self, inner: Model, side: int) -> None:
+        """Tiles of `side` x `side` pixels, rounded up to what the model takes."""
+        super().__init__()
+        self.inner = inner
+        self.side = max(inner.padded_size(side, side))
+        # a class states these once; a wrapper is as its content is
+        self.name, self.context, self.pad_mode = inner.name, inner.context, inner.pad_mode  # type: ignore[misc]
+        self.stride, self.min_side, self.fast_half = inner.stride, inner.min_side, inner.fast_half  # type: ignore[misc]
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """As the model inside has it."""
+        return self.inner.padded_size(height, width)
+
+    def encode(self, image: Tensor) -> Features:
+        """Features of every tile of (B, 3, H, W)."""
+        height, width = image.shape[-2:]
+        side = min(self.side, height), min(self.side, width)
+        corners = tuple(
+            (top, left)
+            for top in _starts(height, side[0], self.inner.stride)
+            for left in _starts(width, side[1], self.inner.stride)
+        )
+        parts = tuple(
+            self.inner.encode(image[..., top : top + side[0], left : left + side[1]].contiguous())
+            for top, left in corners
+        )
+        return _Tiles(height, width, side, corners, parts)
+
+    def match(self, a: Features, b: Features) -> Motion:
+        """Motion of every tile."""
+        return tuple(self.inner.match(p, q) for p, q in zip(a.parts, b.parts, strict=True))
+
+    def render(
+        self,
+        a: Features,
+        b: Features,
+        motion: Motion,
+        t: Tensor,
+        before: Motion | None = None,
+        after: Motion | None = None,
+    ) -> Tensor:
+        """Pictures (N, 3, H, W), mixed from those of the tiles."""
+        rows = _window(a.side[0], t.device)
+        columns = _window(a.side[1], t.device)
+        window = rows[:, None] * columns[None, :]
+        total = torch.zeros(1, 1, a.height, a.width, device=t.device)
+        out: Tensor | None = None
+        nothing: Sequence[None] = [None] * len(a.parts)
+        tiles = zip(a.corners, a.parts, b.parts, motion, before or nothing, after or nothing, strict=True)
+        for (top, left), part_a, part_b, part_motion, part_before, part_after in tiles:
+            picture = self.inner.render(part_a, part_b, part_motion, t, part_before, part_after).float()
+            if out is None:
+                out = picture.new_zeros(*picture.shape[:2], a.height, a.width)
+            place = (..., slice(top, top + a.side[0]), slice(left, left + a.side[1]))
+            out[place] += picture * window
+            total[place] += window
+        assert out is not None
+        return out.div_(total)
+
+
+def _starts(length: int, side: int, stride: int) -> list[int]:
+    """Where tiles of `side` begin so that they cover `length`, on multiples of the stride."""
+    if length <= side:
+        return [0]
+    step = max(stride, round(side * (1 - OVERLAP)))
+    count = math.ceil((length - side) / step) + 1
+    return [(length - side) * i // (count - 1) // stride * stride for i in range(count - 1)] + [length - side]
+
+
+def _window(side: int, device: torch.device) -> Tensor:
+    """A rise over the overlap, a level, a fall; nowhere 0. Sums are divided out, so it need not add up by itself."""
+    ramp = max(1, round(side * OVERLAP))
+    place = torch.arange(side, device=device, dtype=torch.float32) + 0.5
+    edge = torch.minimum(place, side - place) / ramp
+    return torch.sin(edge.clamp(max=1.0) * (math.pi / 2)).square() + 1e-4
