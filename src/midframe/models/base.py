@@ -47,6 +47,14 @@ class Model(nn.Module):
         """Motion between two neighbours, both ways: once per gap, cached by the engine."""
         raise NotImplementedError
 
+    def flow(self, motion: Motion) -> Tensor | None:
+        """The flow from a to b inside a motion, for looking and for end-point errors.
+
+        Returns:
+            (B, 2, H, W) float32, in pixels of the padded pictures; None for a model that has no flow.
+        """
+        return None
+
     def render(
         self,
         a: Features,
