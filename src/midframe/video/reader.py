@@ -1,0 +1,343 @@
+"""A video file as a stream of `Frame`s with exact times, decoded ahead in a thread.
+
+    with open_reader("film.mkv") as frames:
+        for frame in frames:
+            ...
+
+The decoder runs in one thread behind a bounded queue; the thread is joined when the reader is left, however it is
+left, and its errors come up in the thread that reads. Frames carry the decoder's own buffers: no copy is made, and
+they must not be written to.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from types import TracebackType
+from typing import Any
+
+import av
+import av.error
+import av.filter
+
+from midframe.errors import MediaError, UnsupportedError
+from midframe.types import Frame, Segment, VideoInfo
+from midframe.video import formats
+from midframe.video.probe import named, open_source, probe
+
+QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB
+# A step of the clock that no film means: broadcast clocks wrap round and splices jump, damaged stamps are anything.
+LONGEST_STEP = Fraction(10)  # seconds; longer holds are believed only where the file's own length has room for them
+BACK_STEPS = (Fraction(0), Fraction(1), Fraction(5), Fraction(30), Fraction(120))  # seconds before a wanted start
+
+
+class Reader:
+    """Frames of one video file, in order; an iterator and a context manager. Made by `open_reader`."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        segment: Segment | None = None,
+        *,
+        info: VideoInfo | None = None,
+        strict: bool = False,
+        deinterlace: bool = False,
+        queue_frames: int = QUEUE_FRAMES,
+    ) -> None:
+        source = info if info is not None else probe(path)
+        self.path = os.fspath(path)
+        self.segment = segment if segment is not None else Segment()
+        self.strict = strict
+        self._deinterlace = deinterlace and source.interlaced
+        self._source = source
+        self.info = source
+        if self._deinterlace:
+            self.info = replace(
+                source,
+                rate=source.rate * 2 if source.rate else None,
+                time_base=source.time_base / 2,
+                interlaced=False,
+                header_frames=source.header_frames * 2 if source.header_frames else None,
+            )
+        self._warnings: list[str] = []
+        self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(maxsize=queue_frames)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._done = False
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was wrong with the file, so far; complete when the last frame has been read."""
+        return tuple(self._warnings)
+
+    def __enter__(self) -> Reader:
+        self._thread = threading.Thread(target=self._work, name="midframe-reader", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop decoding and join the thread. Safe to call twice."""
+        self._stop.set()
+        self._done = True
+        if self._thread is not None:
+            while self._thread.is_alive():
+                try:  # the thread may be waiting for room
+                    self._queue.get_nowait()
+                except queue.Empty:
+                    self._thread.join(0.01)
+            self._thread.join()
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        if self._thread is None:
+            raise RuntimeError("a reader is used within 'with open_reader(...) as frames:'")
+        if self._done:
+            raise StopIteration
+        item = self._queue.get()
+        if isinstance(item, Frame):
+            return item
+        self._done = True
+        if item is None:
+            raise StopIteration
+        raise item
+
+    # everything below runs in the decoder's thread
+
+    def _work(self) -> None:
+        end: BaseException | None = None
+        try:
+            for frame in self._frames():
+                if not self._put(frame):
+                    return
+        except BaseException as error:
+            end = error
+        self._put(end)
+
+    def _put(self, item: Frame | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _warn(self, text: str) -> None:
+        if self.strict:
+            raise MediaError(f"{named(self.path)}: {text}; --strict refuses damaged files")
+        self._warnings.append(text)
+
+    def _frames(self) -> Iterator[Frame]:
+        """Frames of the segment, with the time to the next as their duration."""
+        info = self.info
+        step = 1 / info.rate if info.rate else Fraction(1, 25)
+        waiting: Frame | None = None
+        index = 0
+        for picture, pts, seconds in self._timed():
+            if self.segment.end is not None and pts >= self.segment.end:
+                if waiting is not None:
+                    yield replace(waiting, duration=pts - waiting.pts)
+                return
+            if self.segment.start is not None and pts < self.segment.start:
+                continue
+            made = formats.to_planar(picture, info.format, info.width, info.height)
+            if not 0 < seconds <= LONGEST_STEP:
+                seconds = step
+            frame = Frame(formats.planes_of(made, info.format), info.format, pts, seconds, index)
+            index += 1
+            if waiting is not None:
+                yield replace(waiting, duration=pts - waiting.pts)
+            waiting = frame
+        if waiting is not None:
+            yield waiting
+        elif self.segment == Segment():
+            raise MediaError(f"{named(self.path)}: no picture could be decoded")
+
+    def _timed(self) -> Iterator[tuple[Any, Fraction, Fraction]]:
+        """(picture, pts, duration) in strictly rising order of pts, in seconds of film time."""
+        info = self.info
+        step = 1 / info.rate if info.rate else Fraction(1, 25)
+        room = (info.duration or Fraction(0)) + max(info.start, Fraction(0)) + LONGEST_STEP
+        shift = Fraction(0)  # added to the file's clock after it has jumped
+        last: Fraction | None = None
+        repaired = jumped = 0
+        size = (info.width, info.height)
+        resized = False
+        for picture, stamp, tick in self._pictures():
+            seconds = (picture.duration or 0) * tick
+            pts = None if stamp is None else stamp * tick - info.origin + shift
+            if last is None:
+                pts = info.start if pts is None else pts
+            elif pts is None:
+                pts = last + step
+            elif pts <= last:
+                if last - pts > LONGEST_STEP:
+                    shift += last + step - pts
+                    jumped += 1
+                else:
+                    repaired += 1
+                pts = last + step
+            elif pts - last > LONGEST_STEP and pts > room:
+                shift += last + step - pts
+                jumped += 1
+                pts = last + step
+            last = pts
+            if (picture.width, picture.height) != size and not resized:
+                resized = True
+                self._warn(
+                    f"the picture changes from {size[0]}x{size[1]} to {picture.width}x{picture.height} at "
+                    f"{float(pts):.3f} s; it is scaled to the first size"
+                )
+            yield picture, pts, seconds
+        if repaired:
+            self._warn(f"{repaired} frame(s) had time stamps out of order, which were put right")
+        if jumped:
+            self._warn(f"the clock of the file jumps {jumped} time(s); the film goes on without a gap")
+        if last is not None and self.segment.end is None and info.duration is not None:
+            missing = info.start + info.duration - (last + step)
+            if missing > max(4 * step, info.duration / 50, Fraction(1, 2)):
+                self._warn(
+                    f"it ends {float(missing):.1f} s early: {float(last + step - info.start):.1f} s of "
+                    f"{float(info.duration):.1f} s could be read"
+                )
+
+    def _pictures(self) -> Iterator[tuple[Any, int | None, Fraction]]:
+        """(decoded picture, time stamp, seconds per unit of it), from a key frame at or before the segment."""
+        if not self._deinterlace:
+            yield from self._decoded()
+            return
+        graph: Any = None
+        sink: Any = None
+        tick = self._source.time_base
+        for picture, stamp, tick in self._decoded():
+            if graph is None:
+                graph = av.filter.Graph()
+                feed = graph.add_buffer(
+                    width=picture.width, height=picture.height, format=picture.format, time_base=tick
+                )
+                # deint=all: what is flagged progressive in an interlaced stream still lasts two fields
+                bwdif = graph.add("bwdif", "mode=send_field:parity=auto:deint=all")
+                sink = graph.add("buffersink")
+                graph.link_nodes(feed, bwdif, sink)
+                graph.configure()
+            picture.pts = stamp
+            graph.push(picture)
+            yield from self._filtered(sink, tick / 2)
+        if graph is not None:
+            graph.push(None)
+            yield from self._filtered(sink, tick / 2)
+
+    def _filtered(self, sink: Any, tick: Fraction) -> Iterator[tuple[Any, int | None, Fraction]]:
+        while True:
+            try:
+                picture = sink.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            yield picture, picture.pts, tick
+
+    def _decoded(self) -> Iterator[tuple[Any, int | None, Fraction]]:
+        start = self.segment.start
+        if start is None or start <= self._source.start:
+            yield from self._decode_from(None)
+            return
+        for back in BACK_STEPS:
+            wanted = start - back
+            if wanted <= self._source.start:
+                break
+            found = self._decode_from(wanted)
+            held: list[tuple[Any, int | None, Fraction]] = []
+            exact = False
+            for item in found:
+                picture, stamp, tick = item
+                if stamp is not None and picture.key_frame and stamp * tick - self._source.origin <= start:
+                    exact = True
+                    held.append(item)
+                    break
+                if stamp is not None and stamp * tick - self._source.origin > start:
+                    break  # the seek went too far, or came down behind the key frame
+            if exact:
+                yield from held
+                yield from found
+                return
+        yield from self._decode_from(None)
+
+    def _decode_from(self, wanted: Fraction | None) -> Iterator[tuple[Any, int | None, Fraction]]:
+        source = self._source
+        damaged = 0
+        with open_source(self.path) as container:
+            if source.video_index >= len(container.streams):
+                raise MediaError(f"{named(self.path)} has changed since it was looked at")
+            stream = container.streams[source.video_index]
+            if stream.codec_context is None:
+                raise UnsupportedError(f"{named(self.path)}: no decoder for its video codec is in this build of PyAV")
+            for other in container.streams:
+                if other.index != stream.index:
+                    other.discard = av.stream.Discard.all
+            stream.thread_type = "AUTO"
+            tick = Fraction(stream.time_base)
+            if wanted is not None:
+                try:
+                    container.seek(int((wanted + source.origin) / tick), stream=stream, backward=True)
+                except (av.error.FFmpegError, OverflowError):
+                    return  # cannot seek: the caller reads from the start
+            packets = container.demux(stream)
+            while not self._stop.is_set():
+                try:
+                    packet = next(packets)
+                except StopIteration:
+                    break
+                except (av.error.FFmpegError, OSError) as error:
+                    self._warn(f"reading stops at a damaged place ({error.strerror or error})")
+                    break
+                try:
+                    pictures = stream.decode(packet)
+                except av.error.EOFError:
+                    break
+                except (av.error.FFmpegError, ValueError):
+                    damaged += 1
+                    continue
+                for picture in pictures:
+                    stamp = picture.pts if picture.pts is not None else picture.dts
+                    yield picture, stamp, tick
+        if damaged:
+            self._warn(f"{damaged} damaged packet(s) could not be decoded")
+
+
+def open_reader(
+    path: str | os.PathLike[str],
+    segment: Segment | None = None,
+    *,
+    info: VideoInfo | None = None,
+    strict: bool = False,
+    deinterlace: bool = False,
+) -> Reader:
+    """Open a video file for reading, from its start or a segment of it.
+
+    Args:
+        path: a video file.
+        segment: half-open range of film time; the first frame is the first with `pts >= segment.start`.
+        info: what `probe` said of the file, if it has been asked already.
+        strict: a damaged or truncated file is an error instead of a shorter film with `warnings`.
+        deinterlace: make one full picture of each field (bwdif) where the source is interlaced; `info.rate` of the
+            reader is then twice the source's.
+
+    Returns:
+        A context manager that iterates over frames: `pts` in seconds of film time (`VideoInfo.origin` is taken off),
+        exact and strictly rising; `duration` is the time to the next frame, and for the last what the file says;
+        `index` counts the frames handed out.
+
+    Raises:
+        MediaError: the file cannot be read (also later on, from the iteration).
+    """
+    return Reader(path, segment, info=info, strict=strict, deinterlace=deinterlace)
