@@ -1,0 +1,84 @@
+"""Fakes for the server's tests: a "film" is a line of JSON that says how to be treated. Run in real processes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from midframe.errors import Interrupted, MediaError
+from midframe.server.worker import OnProgress, Progress, Task
+
+# a grey JPEG of 8x8
+JPEG = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAP//////////////////////////////////////////////////////////////////////////////////////"
+    "wAALCAAIAAgBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAACf/EABQQAQAAAAAAAAAAAAAAAAAAAAD/2gAIAQEAAD8AKp//2Q=="
+)
+
+
+def film(**wishes: Any) -> bytes:
+    """A fake film: keys of its info, and of how its run goes (steps, pause, die, fail, deaf, die_once)."""
+    return json.dumps({"fake": True, **wishes}).encode()
+
+
+def read(path: str) -> dict[str, Any]:
+    try:
+        said = json.loads(Path(path).read_bytes())
+        assert said["fake"]
+    except (ValueError, KeyError, AssertionError, TypeError, UnicodeDecodeError) as error:
+        raise MediaError("this is not a film: nothing in it can be decoded") from error
+    return dict(said)
+
+
+def probe(path: str) -> Mapping[str, Any]:
+    said = read(path)
+    if said.get("probe") == "die":
+        os._exit(7)
+    if said.get("probe") == "hang":
+        time.sleep(600)
+    info = {
+        "width": 64, "height": 48, "duration": 10.0, "rate": "24000/1001", "frames": 240, "container": "mp4",
+        "codec": "h264", "vfr": False, "interlaced": False, "hdr": None, "streams": [], "warnings": [],
+    }  # fmt: skip
+    return {**info, **said.get("info", {})}
+
+
+def still(path: str, seconds: float, width: int) -> bytes:
+    read(path)
+    return JPEG
+
+
+def run_job(task: Task, on_progress: OnProgress, cancel: threading.Event) -> Mapping[str, Any]:
+    """Counts steps in a file of the job's folder, so that a second run goes on where a first one was stopped."""
+    said = read(task.source)
+    folder = Path(task.folder)
+    log, count = folder / "log.txt", folder / "count"
+    done = int(count.read_text()) if count.exists() else 0
+    with log.open("a") as file:
+        file.write(f"start {done} {os.getpid()}\n")
+    if said.get("fail"):
+        raise MediaError(said["fail"])
+    if said.get("die") or (said.get("die_once") and done == 0 and len(log.read_text().splitlines()) == 1):
+        os._exit(9)
+    total = int(said.get("steps", 5))
+    while done < total:
+        time.sleep(said.get("pause", 0.01))
+        if cancel.is_set() and not said.get("deaf"):
+            raise Interrupted("stopped on request")
+        done += 1
+        new = folder / "count.new"
+        new.write_text(str(done))
+        new.replace(count)
+        on_progress(Progress(done, total, fps=10.0, seconds_left=(total - done) / 10), JPEG if done % 2 else None)
+    (folder / "result.mp4").write_bytes(b"result of " + task.id.encode())
+    (folder / "report.json").write_text(json.dumps({"options": dict(task.options), "mask": task.mask}))
+    return {
+        "result": said.get("result", "result.mp4"), "before": "result.mp4", "after": "result.mp4",
+        "report": "report.json", "marks": {"cuts": [1.5], "holds": [[1.5, 1.6]], "duplicates": []},
+        "warnings": ["a warning"], "size": 26, "seconds": 1.0, "pixels": 64 * 48 * total, "bits": 8000,
+    }  # fmt: skip

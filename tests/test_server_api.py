@@ -1,0 +1,382 @@
+"""The API against fakes: uploads, sources, plans, jobs, events, results. Real worker processes, no network."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx2")
+
+from fastapi.testclient import TestClient
+
+import server_fakes
+from midframe.server.app import create_app
+from midframe.server.house import Bench, House, Limits, Settings
+
+BENCH = Bench(server_fakes.run_job, server_fakes.probe, server_fakes.still)
+BASE = "http://127.0.0.1"
+
+
+def wait_for(ask: Any, good: Any, seconds: float = 15.0) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = ask()
+        if good(found):
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"still {found}")
+
+
+class Api:
+    """A client that knows the server's words."""
+
+    def __init__(self, http: TestClient) -> None:
+        self.http = http
+
+    @property
+    def house(self) -> House:
+        return self.http.app.state.house
+
+    def upload(self, data: bytes, name: str = "film.mp4") -> dict[str, Any]:
+        source = self.http.post("/api/v1/sources", json={"name": name, "size": len(data)}).json()
+        assert self.http.put(f"/api/v1/sources/{source['id']}/content", content=data).status_code == 200
+        return self.settled(source["id"])
+
+    def settled(self, id: str) -> dict[str, Any]:
+        return wait_for(
+            lambda: self.http.get(f"/api/v1/sources/{id}").json(), lambda s: s["state"] in ("ready", "refused")
+        )
+
+    def add(self, source: str, **job: Any) -> dict[str, Any]:
+        answer = self.http.post("/api/v1/jobs", json={"source": source, **job})
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    def job(self, id: str) -> dict[str, Any]:
+        return self.http.get(f"/api/v1/jobs/{id}").json()
+
+    def until(self, id: str, *states: str) -> dict[str, Any]:
+        return wait_for(lambda: self.job(id), lambda job: job["state"] in states)
+
+    def ask(self, id: str, what: str) -> int:
+        return self.http.post(f"/api/v1/jobs/{id}/{what}").status_code
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """One server for the tests that leave nothing behind that others mind."""
+    limits = Limits(probe_seconds=1.0, probe_bytes=None)
+    with TestClient(create_app(Settings(data=tmp_path_factory.mktemp("data"), limits=limits), BENCH), BASE) as http:
+        yield Api(http)
+
+
+def test_upload_probe_run_fetch(api: Api) -> None:
+    source = api.upload(server_fakes.film(steps=4), "../../holiday \u202efilm.mov")
+    assert source["state"] == "ready"
+    assert source["name"] == "holiday film.mov"
+    assert source["info"]["width"] == 64
+    job = api.until(api.add(source["id"], options={"fps": "59.94"})["id"], "done", "failed")
+    assert job["state"] == "done"
+    assert job["warnings"] == ["a warning"]
+    assert job["progress"]["frames"] == 4
+    result = api.http.get(f"/api/v1/jobs/{job['id']}/files/result")
+    assert result.content == b"result of " + job["id"].encode()
+    assert "filename*=utf-8" in result.headers["content-disposition"]
+    assert "holiday%20film-59.9401fps.mp4" in result.headers["content-disposition"]
+    part = api.http.get(f"/api/v1/jobs/{job['id']}/files/after", headers={"range": "bytes=7-8"})
+    assert (part.status_code, part.content) == (206, b"of")
+    assert api.http.get(f"/api/v1/jobs/{job['id']}/marks").json()["cuts"] == [1.5]
+    report = api.http.get(f"/api/v1/jobs/{job['id']}/files/report").json()
+    assert report["options"]["fps"] == "59.94"
+
+
+def test_upload_in_pieces_and_after_a_break(api: Api) -> None:
+    data = server_fakes.film(steps=1, filling="x" * 5000)
+    source = api.http.post("/api/v1/sources", json={"name": "a.mp4", "size": len(data)}).json()
+    url = f"/api/v1/sources/{source['id']}/content"
+    assert api.http.put(url, content=data[:1000]).json()["received"] == 1000
+    wrong = api.http.put(url, content=data)  # from the start again
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (409, "wrong_offset")
+    assert api.http.put(url, params={"offset": 2000}, content=data[2000:]).status_code == 409
+
+    def broken() -> Iterator[bytes]:  # a body of unknown length that is larger than was announced
+        yield data[1000:3000]
+        yield b"y" * len(data)
+
+    assert api.http.put(url, params={"offset": 1000}, content=broken()).status_code == 413
+    received = api.http.get(f"/api/v1/sources/{source['id']}").json()["received"]
+    assert received == 1000  # the piece before the surplus was not a whole one
+    api.http.put(url, params={"offset": received}, content=data[received:])
+    assert api.settled(source["id"])["state"] == "ready"
+    assert Path(api.house.store.source(source["id"]).path).read_bytes() == data
+    again = api.http.put(url, params={"offset": len(data)}, content=b"")
+    assert again.status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"some text that somebody called film.mp4", "unreadable"),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "unreadable"),
+        (b"\xef\xbb\xbf \nffconcat version 1.0\nfile /etc/passwd\n", "unreadable"),
+        (b"\0\0\0\0<MPD urn:mpeg:dash:profile:isoff-live:2011", "unreadable"),
+        (server_fakes.film(info={"container": "hls,applehttp"}), "unreadable"),
+        (server_fakes.film(info={"width": 100_000, "height": 100_000}), "too_many_pixels"),
+        (server_fakes.film(info={"duration": 1e6}), "too_long"),
+        (server_fakes.film(info={"duration": None}), "unreadable"),
+        (server_fakes.film(probe="die"), "unreadable"),
+        (server_fakes.film(probe="hang"), "too_slow"),
+    ],
+    ids=["text", "hls", "concat", "dash", "hls container", "pixels", "long", "no length", "probe dies", "probe hangs"],
+)
+def test_refused_sources(api: Api, data: bytes, code: str) -> None:
+    source = api.upload(data)
+    assert (source["state"], source["error"]["code"]) == ("refused", code)
+    assert api.http.post("/api/v1/jobs", json={"source": source["id"]}).status_code == 409
+    assert api.http.get(f"/api/v1/sources/{source['id']}/still").status_code == 409
+    assert api.upload(server_fakes.film())["state"] == "ready"  # and the server goes on
+
+
+def test_still_and_mask(api: Api) -> None:
+    source = api.upload(server_fakes.film())
+    base = f"/api/v1/sources/{source['id']}"
+    still = api.http.get(f"{base}/still", params={"at": 1.5, "width": 64})
+    assert still.headers["content-type"] == "image/jpeg"
+    assert still.content == server_fakes.JPEG
+    wished = {"source": source["id"], "options": {"use_mask": True}}
+    assert api.http.post("/api/v1/jobs", json=wished).status_code == 422
+    png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (64).to_bytes(4, "big") + (48).to_bytes(4, "big") + b"rest"
+    assert api.http.put(f"{base}/mask", content=png.replace(b"\0\0\0@", b"\0\0\0A")).status_code == 422
+    assert api.http.put(f"{base}/mask", content=b"<svg/>").status_code == 422
+    assert api.http.put(f"{base}/mask", content=png).json()["mask"] is True
+    job = api.until(api.add(**wished)["id"], "done")
+    report = api.http.get(f"/api/v1/jobs/{job['id']}/files/report").json()
+    assert Path(report["mask"]).read_bytes() == png
+    assert api.http.delete(f"{base}/mask").status_code == 204
+    assert api.http.get(base).json()["mask"] is False
+
+
+def test_plan(api: Api) -> None:
+    source = api.upload(server_fakes.film(), "-my film's.mp4")
+
+    def plan(**options: Any) -> dict[str, Any]:
+        answer = api.http.post("/api/v1/plans", json={"source": source["id"], "options": options})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    assert plan()["frames"] == 480  # 2x
+    assert plan(fps="60")["frames"] == 601  # ceil(240 * 60 * 1001 / 24000)
+    assert plan(fps="59.94")["rate"] == "60000/1001"
+    assert plan(slowmo="4")["frames"] == 960
+    assert plan(slowmo="4")["rate"] == "24000/1001"
+    assert plan(fps="60", start=1, end=3)["frames"] == 120
+    said = plan(fps="60000/1001", scene="off", crf=18, audio=False)
+    words = shlex.split(said["command_line"])
+    assert words[:3] == ["midframe", "interpolate", "./-my film's.mp4"]
+    assert words[words.index("--fps") + 1] == "60000/1001"
+    assert words[words.index("--scene") + 1] == "off"
+    assert words[words.index("--crf") + 1] == "18"
+    assert "--no-audio" in words
+    called = said["python"].splitlines()[-1]
+    given = eval(called.replace("midframe.interpolate", "dict_of"), {"dict_of": lambda a, b, **k: (a, b, k)})
+    assert given[0] == "-my film's.mp4"
+    assert given[2] == {"fps": "60000/1001", "scene": "off", "crf": "18", "audio": False}
+    for wrong in (
+        {"fps": "60", "ratio": "2"},
+        {"fps": "0"},
+        {"fps": "1e9"},
+        {"model": "none"},
+        {"start": 11},
+        {"x": 1},
+    ):
+        assert api.http.post("/api/v1/plans", json={"source": source["id"], "options": wrong}).status_code == 422
+
+
+def test_predictions_learn_from_runs(api: Api) -> None:
+    source = api.upload(server_fakes.film(steps=10))["id"]
+    job = api.add(source, kind="preview", preview_start=9, preview_seconds=3)
+    assert (job["options"]["start"], job["options"]["end"]) == (7.0, 10.0)  # moved into the film
+    api.until(job["id"], "done")
+    said = api.http.post("/api/v1/plans", json={"source": source}).json()
+    assert said["basis"] == "this film"
+    assert said["work_seconds"] == pytest.approx(480 / 10)  # 10 frames took one second
+    assert said["bytes"] == pytest.approx(1000 / (64 * 48 * 10) * 64 * 48 * 480, rel=1e-3)
+    finer = api.http.post("/api/v1/plans", json={"source": source, "options": {"crf": 10}}).json()
+    assert finer["bytes"] == pytest.approx(2 * said["bytes"], rel=1e-3)
+
+
+def test_pause_resume_cancel_retry(api: Api) -> None:
+    source = api.upload(server_fakes.film(steps=60, pause=0.02))["id"]
+    job = api.add(source)["id"]
+    wait_for(lambda: api.job(job), lambda j: j["progress"]["frames"] >= 3)
+    assert api.http.get(f"/api/v1/jobs/{job}/picture").content == server_fakes.JPEG
+    assert api.ask(job, "resume") == 409
+    assert api.ask(job, "pause") == 200
+    api.until(job, "paused")
+    assert api.ask(job, "pause") == 409
+    assert api.http.delete(f"/api/v1/jobs/{job}").status_code == 409
+    done = int((api.house.job_folder(job) / "count").read_text())
+    assert 3 <= done < 60
+    assert api.ask(job, "resume") == 200
+    api.until(job, "running")
+    assert api.ask(job, "cancel") == 200
+    api.until(job, "cancelled")
+    assert api.ask(job, "retry") == 200
+    api.until(job, "done")
+    starts = [int(line.split()[1]) for line in (api.house.job_folder(job) / "log.txt").read_text().splitlines()]
+    assert starts[0] == 0
+    assert starts[1:] == sorted(starts[1:])
+    assert starts[1] == done  # it went on where it was
+    assert api.ask(job, "cancel") == 409
+    assert api.http.delete(f"/api/v1/jobs/{job}").status_code == 204
+    assert api.http.get(f"/api/v1/jobs/{job}").status_code == 404
+    assert not api.house.job_folder(job).exists()
+
+
+def test_queued_jobs_wait_and_previews_go_first(api: Api) -> None:
+    slow = api.upload(server_fakes.film(steps=500, pause=0.02))["id"]
+    quick = api.upload(server_fakes.film(steps=1))["id"]
+    running = api.add(slow)["id"]
+    api.until(running, "running")
+    full, held, preview = api.add(quick)["id"], api.add(quick)["id"], api.add(quick, kind="preview")["id"]
+    assert api.ask(held, "pause") == 200
+    assert api.job(held)["state"] == "paused"
+    assert api.ask(running, "cancel") == 200
+    api.until(full, "done")
+    assert api.job(preview)["finished"] < api.job(full)["started"]
+    assert api.job(held)["state"] == "paused"
+    assert api.ask(held, "cancel") == 200
+    assert [j["id"] for j in api.http.get("/api/v1/jobs", params={"state": "cancelled", "limit": 2}).json()] == [
+        held,
+        running,
+    ]
+
+
+def test_a_failed_film_says_why(api: Api) -> None:
+    source = api.upload(server_fakes.film(fail="the picture at 3 s is damaged"))["id"]
+    job = api.until(api.add(source)["id"], "failed")
+    assert job["error"] == {"code": "unreadable", "message": "the picture at 3 s is damaged"}
+    assert api.http.get(f"/api/v1/jobs/{job['id']}/files/result").status_code == 404
+
+
+def test_a_worker_that_dies_is_replaced(api: Api) -> None:
+    once = api.until(api.add(api.upload(server_fakes.film(die_once=True))["id"])["id"], "done", "failed")
+    assert once["state"] == "done"
+    always = api.until(api.add(api.upload(server_fakes.film(die=True))["id"])["id"], "done", "failed")
+    assert always["error"]["code"] == "worker_died"
+    assert "exit code 9" in always["error"]["message"]
+    assert api.until(api.add(api.upload(server_fakes.film())["id"])["id"], "done", "failed")["state"] == "done"
+
+
+def test_a_worker_that_does_not_listen_is_killed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("midframe.server.worker.STOP_SECONDS", 0.3)
+    job = api.add(api.upload(server_fakes.film(steps=10_000, deaf=True))["id"])["id"]
+    wait_for(lambda: api.job(job), lambda j: j["progress"]["frames"] > 1)
+    api.ask(job, "cancel")
+    assert api.until(job, "cancelled", "failed")["state"] == "cancelled"
+
+
+def test_a_runner_cannot_name_files_elsewhere(api: Api) -> None:
+    job = api.until(api.add(api.upload(server_fakes.film(result="../../jobs.sqlite"))["id"])["id"], "failed", "done")
+    assert job["error"]["code"] == "internal"
+
+
+def test_events_tell_everything_once_and_then_what_changes(api: Api) -> None:
+    source = api.upload(server_fakes.film(steps=3))["id"]
+    job = api.until(api.add(source)["id"], "done")["id"]
+    answer = api.http.get("/api/v1/events", params={"follow": False})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = [block.split("\n") for block in answer.text.strip().split("\n\n")]
+    kinds = [lines[0] for lines in events]
+    assert kinds[-1] == "event: ready"
+    told = [json.loads(lines[1].removeprefix("data: ")) for lines in events if lines[0] == "event: job"]
+    assert [j["state"] for j in told if j["id"] == job] == ["done"]
+    assert len(told) == len({j["id"] for j in told})
+
+
+def test_limits(tmp_path: Path) -> None:
+    limits = Limits(upload_bytes=1000, jobs_per_client=2, uploads_per_client=3, frames=1000, probe_bytes=None)
+    with TestClient(create_app(Settings(data=tmp_path, limits=limits), BENCH), BASE) as http:
+        api = Api(http)
+        assert http.post("/api/v1/sources", json={"name": "a", "size": 1001}).json()["error"]["code"] == "too_large"
+        source = api.upload(server_fakes.film(steps=1000, pause=0.05))["id"]
+        assert http.post("/api/v1/sources", json={"name": "a"}).status_code == 422
+        for _ in range(3):
+            assert http.post("/api/v1/sources", json={"name": "a", "size": 10}).status_code == 201
+        assert http.post("/api/v1/sources", json={"name": "a", "size": 10}).status_code == 429
+        many = {"source": source, "options": {"fps": "240"}}
+        assert http.post("/api/v1/jobs", json=many).json()["error"]["code"] == "too_many_frames"
+        jobs = [api.add(source)["id"] for _ in range(2)]
+        assert http.post("/api/v1/jobs", json={"source": source}).json()["error"]["code"] == "too_many_jobs"
+        assert http.delete(f"/api/v1/sources/{source}").status_code == 409
+        for job in jobs:
+            api.ask(job, "cancel")
+            api.until(job, "cancelled")
+        assert http.delete(f"/api/v1/sources/{source}").status_code == 204
+        assert api.ask(jobs[0], "retry") == 200
+        assert api.until(jobs[0], "failed")["error"]["code"] == "source_gone"
+
+
+def test_expiry_by_age_and_by_size(tmp_path: Path) -> None:
+    limits = Limits(keep_seconds=100.0, keep_bytes=12_000, probe_bytes=None)
+    with TestClient(create_app(Settings(data=tmp_path, limits=limits), BENCH), BASE) as http:
+        api = Api(http)
+        first = api.upload(server_fakes.film(steps=1, filling="x" * 9000))["id"]
+        done = api.until(api.add(first)["id"], "done")["id"]
+        second = api.upload(server_fakes.film(steps=1, filling="x" * 9000))["id"]
+        waiting = api.add(api.upload(server_fakes.film(steps=1000, pause=0.05))["id"])["id"]
+        api.house.expire(time.time())  # 18 kB: the oldest go until 12 kB are left
+        assert [http.get(f"/api/v1/sources/{id}").status_code for id in (first, second)] == [404, 200]
+        assert not api.house.source_folder(first).exists()
+        assert http.get(f"/api/v1/jobs/{done}").status_code == 200  # younger than the source
+        api.house.expire(time.time() + 101)
+        assert http.get(f"/api/v1/jobs/{done}").status_code == 404
+        assert http.get(f"/api/v1/sources/{second}").status_code == 404
+        assert api.job(waiting)["state"] == "running"  # nothing unfinished goes
+        stray = tmp_path / "jobs" / "0123456789abcdef"
+        stray.mkdir()
+        api.house.expire(time.time())
+        assert stray.exists()  # perhaps just made
+        import os
+
+        os.utime(stray, (1, 1))
+        api.house.expire(time.time())
+        assert not stray.exists()
+
+
+def test_a_restart_keeps_sources_jobs_and_uploads(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, limits=Limits(probe_bytes=None))
+    data = server_fakes.film(steps=300, pause=0.02)
+    with TestClient(create_app(settings, BENCH), BASE) as http:
+        api = Api(http)
+        source = api.upload(data)["id"]
+        running, queued = api.add(source)["id"], api.add(source)["id"]
+        half = http.post("/api/v1/sources", json={"name": "b.mp4", "size": len(data)}).json()["id"]
+        http.put(f"/api/v1/sources/{half}/content", content=data[:20])
+        wait_for(lambda: api.job(running), lambda j: j["progress"]["frames"] >= 2)
+    with TestClient(create_app(settings, BENCH), BASE) as http:
+        api = Api(http)
+        wait_for(lambda: api.job(running), lambda j: j["state"] == "running" and j["progress"]["frames"] >= 4)
+        log = (api.house.job_folder(running) / "log.txt").read_text().splitlines()
+        assert int(log[1].split()[1]) >= 2
+        assert api.job(queued)["state"] == "queued"
+        assert http.get(f"/api/v1/sources/{half}").json()["received"] == 20
+        http.put(f"/api/v1/sources/{half}/content", params={"offset": 20}, content=data[20:])
+        assert api.settled(half)["state"] == "ready"
+
+
+def test_openapi_names_every_route_and_no_other_host(api: Api) -> None:
+    document = api.http.get("/api/v1/openapi.json").json()
+    assert all(path.startswith("/api/v1/") for path in document["paths"])
+    assert {"/api/v1/sources", "/api/v1/plans", "/api/v1/jobs/{id}/files/{kind}"} <= set(document["paths"])
+    assert (
+        "application/octet-stream" in document["paths"]["/api/v1/sources/{id}/content"]["put"]["requestBody"]["content"]
+    )
+    assert api.http.get("/docs").status_code == 404  # its scripts come from another host
