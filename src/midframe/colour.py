@@ -203,3 +203,25 @@ def _downsample(full: Tensor, format: PixelFormat) -> Tensor:
     for _ in range(format.chroma_w):
         full = _halve(full, 1, across)
     return full
+
+
+def convert(planes: Sequence[Tensor], source: PixelFormat, target: PixelFormat) -> tuple[Tensor, ...]:
+    """Planes of one format as planes of another, alpha included: added opaque, dropped, or brought to the new depth.
+
+    Planes that mean the same in both are returned as they are.
+    """
+    same = (source.layout, source.depth, source.chroma_w, source.chroma_h, source.full_range, source.matrix) == (
+        target.layout, target.depth, target.chroma_w, target.chroma_h, target.full_range, target.matrix,
+    )  # fmt: skip
+    count = source.plane_count - int(source.alpha)
+    colour = tuple(planes[:count]) if same else from_rgb(to_rgb(planes, source), target)
+    if not target.alpha:
+        return colour
+    top = float((1 << target.depth) - 1)
+    if not source.alpha:
+        opaque = torch.full(planes[0].shape, top, dtype=torch.float32, device=planes[0].device)
+        return (*colour, _quantise(opaque, target))
+    alpha = planes[count]
+    if source.depth != target.depth:
+        alpha = _quantise(alpha.to(torch.float32) * (top / ((1 << source.depth) - 1)), target)
+    return (*colour, alpha)

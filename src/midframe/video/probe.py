@@ -262,7 +262,8 @@ def measure_rate(pts: Sequence[int], tick: Fraction, claims: Sequence[Fraction |
     mean = Fraction(len(stamps) - 1) / ((stamps[-1] - stamps[0]) * tick)
     usual = [rate for rate in USUAL_RATES if abs(rate / mean - 1) < Fraction(1, 200)]
     usual.sort(key=lambda rate: abs(rate / mean - 1))
-    for rate in [*offered, *usual, mean]:
+    plain = [rate for rate in offered if rate in USUAL_RATES]  # before "19001/317", a muxer's idea of 60000/1001
+    for rate in [*plain, *usual, *offered, mean]:
         if _fits(stamps, tick, rate):
             return (rate if rate != mean else mean.limit_denominator(100_000)), False
     typical = 1 / (steps[len(steps) // 2] * tick)
@@ -368,12 +369,13 @@ def stream_infos(container: Any) -> tuple[StreamInfo, ...]:
     return tuple(found)
 
 
-def probe(path: str | os.PathLike[str], count: bool = False) -> VideoInfo:
-    """What a video file is.
+def probe(path: str | os.PathLike[str], count: bool = False, in_rate: Fraction | None = None) -> VideoInfo:
+    """What a video file, or a sequence of pictures, is.
 
     Args:
-        path: a video file.
+        path: a video file, a folder of pictures, a pattern of pictures (`%04d.png`, `*.png`), or one picture.
         count: also decode all of it and count the pictures (takes as long as decoding does).
+        in_rate: frames per second of a sequence of pictures, which has none of its own.
 
     Returns:
         The facts; `header_frames` and `duration` as the header says, `counted_frames` only if asked for.
@@ -382,6 +384,10 @@ def probe(path: str | os.PathLike[str], count: bool = False) -> VideoInfo:
         MediaError: missing, a folder, not a video, sound only, encrypted, or no picture can be decoded.
         UnsupportedError: a codec or container that this build does not know.
     """
+    from midframe.video import images
+
+    if images.is_sequence(path):
+        return images.probe_sequence(path, in_rate)
     with open_source(path) as container:
         stream = choose_stream(container, path)
         info = _describe(container, stream, path)
@@ -464,6 +470,31 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         content_light=_content_light(_side_data(first, "CONTENT_LIGHT_LEVEL")),
         chapters=len(container.chapters()),
     )
+
+
+def key_times(path: str | os.PathLike[str], info: VideoInfo) -> list[Fraction]:
+    """When the key frames of a film are shown, in seconds of film time, in order; by reading, not decoding.
+
+    A file that breaks off gives the times up to there; a sequence of pictures gives those of all pictures.
+
+    Raises:
+        MediaError: the file cannot be opened.
+    """
+    if info.container == "pictures":
+        return [n * info.time_base for n in range(info.header_frames or 0)]
+    found: set[Fraction] = set()
+    with open_source(path) as container:
+        stream = container.streams[info.video_index]
+        for other in container.streams:
+            if other.index != stream.index:
+                other.discard = av.stream.Discard.all
+        try:
+            for packet in container.demux(stream):
+                if packet.is_keyframe and packet.pts is not None and packet.size and not packet.is_discard:
+                    found.add(packet.pts * info.time_base - info.origin)
+        except (av.error.FFmpegError, OSError):
+            return sorted(found)
+    return sorted(found)
 
 
 def _number(text: str | None) -> int:

@@ -26,7 +26,7 @@ import av.filter
 
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Frame, Segment, VideoInfo
-from midframe.video import formats
+from midframe.video import formats, images
 from midframe.video.probe import named, open_source, probe
 
 QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB
@@ -43,12 +43,12 @@ class Reader:
         path: str | os.PathLike[str],
         segment: Segment | None = None,
         *,
-        info: VideoInfo | None = None,
+        info: VideoInfo,
         strict: bool = False,
         deinterlace: bool = False,
         queue_frames: int = QUEUE_FRAMES,
     ) -> None:
-        source = info if info is not None else probe(path)
+        source = info
         self.path = os.fspath(path)
         self.segment = segment if segment is not None else Segment()
         self.strict = strict
@@ -116,8 +116,10 @@ class Reader:
 
     def _work(self) -> None:
         end: BaseException | None = None
+        pictures = self.info.container == "pictures"
         try:
-            for frame in self._frames():
+            files = images.files_of(self.path) if pictures else []
+            for frame in images.read_sequence(self.info, files, self.segment) if pictures else self._frames():
                 if not self._put(frame):
                     return
         except BaseException as error:
@@ -149,14 +151,13 @@ class Reader:
                 if waiting is not None:
                     yield replace(waiting, duration=pts - waiting.pts)
                 return
-            if self.segment.start is not None and pts < self.segment.start:
-                continue
             made = formats.to_planar(picture, info.format, info.width, info.height)
             if not 0 < seconds <= LONGEST_STEP:
                 seconds = step
             frame = Frame(formats.planes_of(made, info.format), info.format, pts, seconds, index)
             index += 1
-            if waiting is not None:
+            # the picture shown at the segment's start is wanted, and may have begun before it
+            if waiting is not None and (self.segment.start is None or pts > self.segment.start):
                 yield replace(waiting, duration=pts - waiting.pts)
             waiting = frame
         if waiting is not None:
@@ -171,6 +172,7 @@ class Reader:
         room = (info.duration or Fraction(0)) + max(info.start, Fraction(0)) + LONGEST_STEP
         shift = Fraction(0)  # added to the file's clock after it has jumped
         last: Fraction | None = None
+        lasting = step
         repaired = jumped = 0
         size = (info.width, info.height)
         resized = False
@@ -199,16 +201,17 @@ class Reader:
                     f"the picture changes from {size[0]}x{size[1]} to {picture.width}x{picture.height} at "
                     f"{float(pts):.3f} s; it is scaled to the first size"
                 )
+            lasting = seconds if 0 < seconds <= LONGEST_STEP else step
             yield picture, pts, seconds
         if repaired:
             self._warn(f"{repaired} frame(s) had time stamps out of order, which were put right")
         if jumped:
             self._warn(f"the clock of the file jumps {jumped} time(s); the film goes on without a gap")
         if last is not None and self.segment.end is None and info.duration is not None:
-            missing = info.start + info.duration - (last + step)
+            missing = info.start + info.duration - (last + lasting)
             if missing > max(4 * step, info.duration / 50, Fraction(1, 2)):
                 self._warn(
-                    f"it ends {float(missing):.1f} s early: {float(last + step - info.start):.1f} s of "
+                    f"it ends {float(missing):.1f} s early: {float(last + lasting - info.start):.1f} s of "
                     f"{float(info.duration):.1f} s could be read"
                 )
 
@@ -319,15 +322,18 @@ def open_reader(
     segment: Segment | None = None,
     *,
     info: VideoInfo | None = None,
+    in_rate: Fraction | None = None,
     strict: bool = False,
     deinterlace: bool = False,
 ) -> Reader:
-    """Open a video file for reading, from its start or a segment of it.
+    """Open a video file or a sequence of pictures for reading, from its start or a segment of it.
 
     Args:
-        path: a video file.
-        segment: half-open range of film time; the first frame is the first with `pts >= segment.start`.
+        path: whatever `probe` takes.
+        segment: half-open range of film time. The first frame is the one shown at `segment.start`, which may have
+            begun before it; the last is the last with `pts < segment.end`.
         info: what `probe` said of the file, if it has been asked already.
+        in_rate: frames per second of a sequence of pictures.
         strict: a damaged or truncated file is an error instead of a shorter film with `warnings`.
         deinterlace: make one full picture of each field (bwdif) where the source is interlaced; `info.rate` of the
             reader is then twice the source's.
@@ -340,4 +346,5 @@ def open_reader(
     Raises:
         MediaError: the file cannot be read (also later on, from the iteration).
     """
-    return Reader(path, segment, info=info, strict=strict, deinterlace=deinterlace)
+    source = info if info is not None else probe(path, in_rate=in_rate)
+    return Reader(path, segment, info=source, strict=strict, deinterlace=deinterlace)
