@@ -11,9 +11,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "midframe"
 FLOORS = {
     "errors": 0, "types": 0, "options": 0,
     "timeline": 1, "ops": 1, "colour": 1, "metrics": 1, "weights": 1, "journal": 1,
-    "video": 2, "models": 2, "shots": 2, "overlays": 2,
-    "engine": 3,
-    "pipeline": 4, "evaluation": 4, "training": 4,
+    "video": 2, "models": 2, "shots": 2, "overlays": 2, "scenes": 2,
+    "engine": 3, "plan": 3,
+    "pipeline": 4, "interpolator": 4, "evaluation": 4, "training": 4,
     "modelscope": 5, "cluster": 5, "server": 5,
     "cli": 6, "__main__": 7, "__init__": 7,
 }  # fmt: skip

@@ -1,0 +1,217 @@
+"""What the surfaces of rendered scenes look like: photographs, dead leaves, smooth and repeated patterns.
+
+A texture is a uint8 RGB picture. `Textures.pick` hands one out at a wished resolution; everything random
+comes from the generator that is passed in, so a scene depends on its seed alone (and on the photographs given).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from midframe.errors import InputError
+
+Picture = NDArray[np.uint8]
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+CACHE_BYTES = 1 << 30  # decoded photographs kept by one process
+HOLD_OUT = 8  # one photograph in eight is kept from training
+
+# Without low-pass filter a texture of twice the picture's resolution, sampled once a pixel, would alias. This 5-tap
+# kernel passes 0.75 at the picture's Nyquist frequency and 0 at the texture's: about what the area of a pixel
+# does, and the cubic interpolation after it hardly depends on the phase (0.97 at half a texel).
+PREFILTER = np.array([-1, 4, 10, 4, -1], np.float32) / 16
+
+
+def held_out(path: Path) -> bool:
+    """Whether a photograph is kept from training for the rendered suite; its file name alone decides."""
+    return hashlib.sha256(path.name.encode()).digest()[0] % HOLD_OUT == 0
+
+
+def find_photos(folders: Sequence[Path], evaluation: bool = False) -> list[Path]:
+    """The photographs under `folders`, sorted by name: those held out if `evaluation`, else all others.
+
+    Raises:
+        InputError: a folder does not exist, or none of its files is for this use.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"photographs: {folder} is no folder")
+        found += [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
+    chosen = sorted((p for p in found if held_out(p) == evaluation), key=lambda p: (p.name, str(p)))
+    if not chosen:
+        use = "evaluation" if evaluation else "training"
+        raise InputError(f"photographs: {len(found)} pictures under {', '.join(map(str, folders))}, none for {use}")
+    return chosen
+
+
+class Textures:
+    """Photographs (decoded once, kept within bounds) and procedural textures.
+
+    Args:
+        photos: picture files; without any, all textures are procedural.
+        cache_bytes: how much of decoded photographs is kept in memory.
+    """
+
+    def __init__(self, photos: Sequence[Path] = (), cache_bytes: int = CACHE_BYTES) -> None:
+        self.photos = tuple(photos)
+        self.cache_bytes = cache_bytes
+        self._cache: OrderedDict[int, Picture] = OrderedDict()
+        self._held = 0
+        self._leaves: dict[int, Picture] = {}
+
+    def photo(self, index: int) -> Picture:
+        """Photograph `index`, RGB, as stored."""
+        if index in self._cache:
+            self._cache.move_to_end(index)
+            return self._cache[index]
+        path = self.photos[index]
+        raw = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if raw is None:
+            raise InputError(f"photographs: {path} cannot be decoded; remove it from the folder")
+        picture = np.asarray(raw, np.uint8)
+        self._cache[index] = picture
+        self._held += picture.nbytes
+        while self._held > self.cache_bytes and len(self._cache) > 1:
+            self._held -= self._cache.popitem(last=False)[1].nbytes
+        return picture
+
+    def leaves(self, index: int) -> Picture:
+        """Dead-leaves picture `index` of 64, 768 x 768: overlapping discs and rectangles with power-law sizes."""
+        index %= 64
+        if index not in self._leaves:
+            self._leaves[index] = dead_leaves(np.random.default_rng([7, index]), 768)
+        return self._leaves[index]
+
+    def source(self, rng: Generator, size: int = 512) -> Picture:
+        """A whole picture to cut textures from: mostly a photograph, if there are any; `size` is for smooth ones."""
+        kind = rng.random()
+        if self.photos and kind < 0.84:
+            return self.photo(int(rng.integers(len(self.photos))))
+        if kind < 0.95 if self.photos else kind < 0.75:
+            return self.leaves(int(rng.integers(64)))
+        return smooth(rng, min(max(size, 64), 512))
+
+    def pick(self, rng: Generator, height: int, width: int, density: float) -> Picture:
+        """A texture (height, width, 3) with `density` texels per pixel of the picture.
+
+        The source shows at 0.9 to 2.2 of its own pixels per pixel of the picture, where it is large enough: as sharp
+        as a photograph, or a photograph made smaller. Regions beyond the source are mirrored.
+        """
+        source = self.source(rng, max(height, width))
+        if rng.random() < 0.5:
+            source = source[:, ::-1]
+        rows, columns = source.shape[:2]
+        zoom = float(np.exp(rng.uniform(np.log(0.9), np.log(2.2)))) / density  # source pixels per texel
+        # not larger than the source allows, unless that would blur
+        zoom = max(min(zoom, rows / height, columns / width), min(zoom, 0.9 / density))
+        high, wide = min(round(height * zoom), rows), min(round(width * zoom), columns)
+        top, left = int(rng.integers(rows - high + 1)), int(rng.integers(columns - wide + 1))
+        cut = source[top : top + high, left : left + wide]
+        tall, broad = min(height, max(2, round(high / zoom))), min(width, max(2, round(wide / zoom)))
+        way = cv2.INTER_AREA if zoom > 1 else cv2.INTER_CUBIC
+        texture = np.asarray(cv2.resize(cut, (broad, tall), interpolation=way), np.uint8)
+        if (tall, broad) != (height, width):
+            texture = mirror(texture, height, width)
+        if density > 1.5:
+            filtered = cv2.sepFilter2D(texture, -1, PREFILTER, PREFILTER, borderType=cv2.BORDER_REFLECT_101)
+            texture = np.asarray(filtered, np.uint8)
+        return recolour(rng, texture)
+
+
+def mirror(picture: Picture, height: int, width: int) -> Picture:
+    """Extend a picture right and down to (height, width) by mirroring, as often as it takes."""
+    rows, columns = picture.shape[:2]
+    y, x = np.arange(height) % max(2 * rows - 2, 1), np.arange(width) % max(2 * columns - 2, 1)
+    return np.ascontiguousarray(picture[np.minimum(y, 2 * rows - 2 - y)[:, None], np.minimum(x, 2 * columns - 2 - x)])
+
+
+def recolour(rng: Generator, picture: Picture) -> Picture:
+    """Now and then another exposure, contrast or tint."""
+    if rng.random() < 0.5:
+        return picture
+    ramp = np.arange(256, dtype=np.float32)[:, None] / 255
+    gain = np.exp(rng.normal(0, 0.15)) * np.exp(rng.normal(0, 0.06, 3))
+    table = (ramp ** np.exp(rng.normal(0, 0.2)) * gain + rng.normal(0, 0.03)) * 255
+    table8 = np.clip(table + 0.5, 0, 255).astype(np.uint8)[:, None, :]
+    return np.asarray(cv2.LUT(picture, np.ascontiguousarray(table8)), np.uint8)
+
+
+def dead_leaves(rng: Generator, size: int) -> Picture:
+    """Discs, boxes and polygons one upon the other, radius density ~ r^-3, with shading and grain.
+
+    The model of Matheron and Ruderman whose statistics are those of natural pictures (Lee, Mumford & Huang 2001).
+    """
+    base = rng.integers(20, 235, 3)
+    out = np.empty((size, size, 3), np.uint8)
+    out[:] = base
+    low, high, count = 3.0, size / 4, 2600
+    u = rng.random(count)
+    radii = np.sort(1 / np.sqrt(u / low**2 + (1 - u) / high**2))[::-1]  # large ones first: small ones stay seen
+    order = np.argsort(np.arange(count) + rng.normal(0, count / 6, count))
+    palette = np.clip(rng.normal(base, 55, (24, 3)), 0, 255)
+    for radius in radii[order]:
+        x, y = rng.uniform(0, size, 2) * 16
+        colour = tuple(float(c) for c in np.clip(palette[rng.integers(24)] + rng.normal(0, 12, 3), 0, 255))
+        kind = rng.integers(4)
+        if kind < 2:
+            axes = (int(radius * 16), int(radius * 16 * rng.uniform(0.3, 1)))
+            cv2.ellipse(out, (int(x), int(y)), axes, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA, 4)
+        else:
+            angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
+            corners = np.stack([x + 16 * radius * np.cos(angles), y + 16 * radius * np.sin(angles)], 1)
+            cv2.fillPoly(out, [corners.astype(np.int32)], colour, cv2.LINE_AA, 4)
+    shade = cv2.resize(rng.normal(0, 14, (24, 24)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    grain = cv2.GaussianBlur(rng.normal(0, rng.uniform(0, 9), (size, size)).astype(np.float32), (0, 0), 0.7)
+    lit = out + np.asarray(shade + grain)[..., None]
+    return np.clip(lit + 0.5, 0, 255).astype(np.uint8)
+
+
+def smooth(rng: Generator, size: int) -> Picture:
+    """A surface with little to hold on to: sky, wall, paper; a gradient with faint noise of several scales."""
+    out = np.zeros((size, size, 3), np.float32)
+    corners = rng.uniform(10, 245, 3) + rng.normal(0, 25, (2, 2, 3))
+    out += cv2.resize(corners.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+    for cells in (8, 32, 128):
+        noise = rng.normal(0, rng.uniform(0, 5), (cells, cells)).astype(np.float32)
+        out += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
+    out += rng.standard_normal(out.shape, np.float32)
+    return np.asarray(np.clip(out + 0.5, 0, 255), np.uint8)
+
+
+def repeated(rng: Generator, textures: Textures, height: int, width: int, period: tuple[int, int]) -> Picture:
+    """A texture (height, width, 3) that repeats every `period` (rows, columns) texels: stripes, boards, tiles, bricks.
+
+    Args:
+        rng: source of all choices.
+        textures: where tiles are cut from.
+        height: rows, texels.
+        width: columns, texels.
+        period: rows and columns after which the texture is the same again.
+    """
+    high, wide = period
+    kind = rng.integers(5)
+    tile = np.empty((high, wide, 3), np.float32)
+    one, two = rng.uniform(20, 235, 3), rng.uniform(20, 235, 3)
+    y, x = np.mgrid[0:high, 0:wide]
+    if kind == 0:  # stripes, soft or hard
+        wave = np.clip(0.5 + rng.uniform(0.5, 6) * np.sin(2 * np.pi * x / wide), 0, 1)[..., None]
+        tile[:] = one * wave + two * (1 - wave)
+    elif kind == 1:  # board
+        tile[:] = np.where(((y < high / 2) ^ (x < wide / 2))[..., None], one, two)
+    elif kind == 2:  # windows in a wall, bricks
+        gap = rng.uniform(0.1, 0.35)
+        tile[:] = np.where(((y < high * gap) | (x < wide * gap))[..., None], one, two)
+    else:  # a piece of picture again and again
+        tile[:] = cv2.resize(textures.source(rng)[:256, :256], (wide, high), interpolation=cv2.INTER_AREA)
+    filtered = cv2.sepFilter2D(np.tile(tile, (3, 3, 1)), -1, PREFILTER, PREFILTER)[high : 2 * high, wide : 2 * wide]
+    tile8 = np.clip(filtered + 0.5, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.tile(tile8, (-(-height // high), -(-width // wide), 1))[:height, :width])
