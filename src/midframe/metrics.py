@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = 255.0  # the largest 8-bit level
+HALF_UNITS = 4096  # per level: the grid to which levels are brought before they are rounded
 SSIM_TAPS = 11
 SSIM_SIGMA = 1.5  # pixels
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a range of 1
@@ -32,8 +33,12 @@ FLOW_OUTLIER_PIXELS, FLOW_OUTLIER_SHARE = 3.0, 0.05  # KITTI 2015's Fl: worse th
 
 
 def to_levels(image: Tensor) -> Tensor:
-    """The 8-bit levels a picture is stored in: 0..1 clamped, times 255, rounded; float, whole numbers 0..255."""
-    return (image.float().clamp(0, 1) * LEVELS).round()
+    """The 8-bit levels a picture is stored in: clamped to 0..1, times 255, rounded; float, whole numbers 0..255.
+
+    Halves go to the even level. What is within 1/8192 of a half counts as one: the mean of two 8-bit pictures is full
+    of halves, which float32 carries with errors of 3e-5 levels, and 0.005 dB hang on which way they fall.
+    """
+    return (image.float().clamp(0, 1) * (LEVELS * HALF_UNITS)).round_().div_(HALF_UNITS).round_()
 
 
 def _check_pair(image: Tensor, truth: Tensor) -> None:
@@ -79,14 +84,18 @@ def gaussian(taps: int = SSIM_TAPS, sigma: float = SSIM_SIGMA) -> Tensor:
 def _slide(volume: Tensor, window: Tensor, dim: int) -> Tensor:
     """Weighted sum of `taps` shifted views along one dimension: a valid convolution with a 1-D window."""
     length = volume.shape[dim] - len(window) + 1
-    out = volume.narrow(dim, 0, length) * window[0]
+    out = volume.narrow(dim, 0, length) * float(window[0])
     for i in range(1, len(window)):
         out.add_(volume.narrow(dim, i, length), alpha=float(window[i]))
     return out
 
 
-def _ssim_map(x: Tensor, y: Tensor, dims: tuple[int, ...]) -> Tensor:
-    window = gaussian().to(x)
+def _ssim_mean(x: Tensor, y: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Mean of the SSIM map of two volumes, windowed along `dims`; float32."""
+    window = gaussian()
+    # the variance is a difference of nearly equal numbers: around 0 they are smaller, and float32 suffices
+    centre = 0.5
+    x, y = x.float() - centre, y.float() - centre
 
     def mean(volume: Tensor) -> Tensor:
         for dim in dims:
@@ -94,11 +103,13 @@ def _ssim_map(x: Tensor, y: Tensor, dims: tuple[int, ...]) -> Tensor:
         return volume
 
     mean_x, mean_y = mean(x), mean(y)
-    var_x = mean(x * x) - mean_x**2
-    var_y = mean(y * y) - mean_y**2
-    cov = mean(x * y) - mean_x * mean_y
-    numerator = (2 * mean_x * mean_y + SSIM_C1) * (2 * cov + SSIM_C2)
-    return numerator / ((mean_x**2 + mean_y**2 + SSIM_C1) * (var_x + var_y + SSIM_C2))
+    var_x = mean(x * x).addcmul_(mean_x, mean_x, value=-1)
+    var_y = mean(y * y).addcmul_(mean_y, mean_y, value=-1)
+    cov = mean(x * y).addcmul_(mean_x, mean_y, value=-1)
+    mean_x, mean_y = mean_x.add_(centre), mean_y.add_(centre)
+    light = (2 * mean_x * mean_y + SSIM_C1) / (mean_x.square() + mean_y.square() + SSIM_C1)
+    structure = (2 * cov + SSIM_C2) / (var_x + var_y + SSIM_C2)
+    return (light * structure).double().mean()
 
 
 def ssim(image: Tensor, truth: Tensor) -> float:
@@ -110,16 +121,18 @@ def ssim(image: Tensor, truth: Tensor) -> float:
     _check_pair(image, truth)
     if min(image.shape[-2:]) < SSIM_TAPS:
         raise ValueError(f"a picture of {tuple(image.shape[-2:])} is smaller than the window of {SSIM_TAPS} px")
-    x, y = (to_levels(picture).double() / LEVELS for picture in (image, truth))
-    return float(_ssim_map(x, y, (-2, -1)).mean())
+    x, y = (to_levels(picture) / LEVELS for picture in (image, truth))
+    # plane by plane: what is at work then stays in the processor's cache, six times as fast
+    return float(torch.stack([_ssim_mean(p, q, (-2, -1)) for p, q in zip(x, y, strict=True)]).mean())
 
 
 def ssim_modelscope(image: Tensor, truth: Tensor) -> float:
     """ModelScope's SSIM: an 11x11x11 Gaussian (sigma 1.5) over (C, H, W), edges repeated, floats as they are."""
     _check_pair(image, truth)
     edge = SSIM_TAPS // 2
-    x, y = (F.pad(picture.double()[None, None], (edge,) * 6, mode="replicate")[0, 0] for picture in (image, truth))
-    return float(_ssim_map(x, y, (-3, -2, -1)).mean())
+    x, y = (F.pad(picture.float()[None, None], (edge,) * 6, mode="replicate")[0, 0] for picture in (image, truth))
+    # across the channels first: three planes are left to slide over, not thirteen
+    return float(_ssim_mean(x, y, (-3, -2, -1)))
 
 
 def interpolation_error(image: Tensor, truth: Tensor) -> float:

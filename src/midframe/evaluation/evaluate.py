@@ -1,0 +1,464 @@
+"""Contestants x data sets -> a report: every made picture scored, every set summed up, the worst cases kept to look at.
+
+A case is read once and put to all contestants in turn. Nothing but the scores and the few worst cases is
+held. How a set is averaged is its protocol's affair (`DataSet.grouped`); PSNR of identical pictures counts as
+`PSNR_CAP`; PSNR inside regions is taken over all pixels of a set together, since a region may be a few
+pixels in one picture and most of the next.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from importlib.metadata import version
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from midframe import metrics
+from midframe.errors import InputError, MidframeError
+from midframe.evaluation.datasets import Case, DataSet, Target
+from midframe.evaluation.ladder import Contestant
+from midframe.metrics import Lpips
+
+FORMAT = "midframe evaluation 1"
+PSNR_CAP = 100.0  # dB; what identical pictures count as in means, so that one of them does not make all infinite
+EXHIBIT_WIDTH, EXHIBIT_HEIGHT = 960, 720  # pixels; larger pictures are shown as a window around the worst place
+WORST_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The scores of one made picture."""
+
+    case: str
+    t: str  # exact fraction
+    group: str
+    kind: str
+    motion: float | None  # pixels
+    psnr: float  # dB, at most PSNR_CAP
+    ssim: float | None  # None in pictures smaller than its window
+    ie: float  # levels
+    psnr_modelscope: float
+    ssim_modelscope: float
+    lpips: float | None
+    lpips_modelscope: float | None
+    regions: Mapping[str, tuple[int, float]]  # name -> (pixels, mean square error in levels)
+    static: Mapping[str, float] | None  # `metrics.StaticStability`, where a part of the picture is still
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRow:
+    """The scores of one case as a whole."""
+
+    case: str
+    kind: str
+    seconds: float | None  # wall time for all pictures of the case; None where none were made
+    flicker: Mapping[str, float] | None  # `metrics.Flicker`
+    steps: Mapping[str, float] | None  # `metrics.StepUniformity`, in pans
+    flow: Mapping[str, float | None] | None  # `metrics.FlowError`, where the true flow is known and the model has one
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One contestant on one set."""
+
+    set: str
+    contestant: str
+    rows: tuple[Row, ...]
+    cases: tuple[CaseRow, ...]
+    summary: Mapping[str, Any]  # see `summarise`
+    failure: str = ""  # why there is nothing, if so
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exhibit:
+    """One case to look at: 8-bit RGB pictures (H, W, 3), of large ones the window around the worst place."""
+
+    set: str
+    case: str
+    t: str
+    where: str  # "", or which window is shown
+    a: np.ndarray[Any, Any]
+    b: np.ndarray[Any, Any]
+    truth: np.ndarray[Any, Any]
+    made: Mapping[str, np.ndarray[Any, Any]]  # by contestant
+    psnr: Mapping[str, float]
+    flow: Mapping[str, np.ndarray[Any, Any]]  # by contestant, (H, W, 2) float32, where it has one
+    true_flow: np.ndarray[Any, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was measured."""
+
+    made: Mapping[str, Any]  # versions, machine, date
+    focus: str  # the contestant whose worst cases are shown
+    sets: tuple[Mapping[str, Any], ...]  # name, protocol, cases, note
+    contestants: tuple[str, ...]
+    results: tuple[Result, ...]
+    notes: tuple[str, ...] = ()  # what a reader must know: why a column is empty
+    exhibits: tuple[Exhibit, ...] = field(default=(), repr=False)
+
+    def result(self, set_name: str, contestant: str) -> Result | None:
+        """The result of a contestant on a set."""
+        return next((r for r in self.results if r.set == set_name and r.contestant == contestant), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for `json.dump(..., allow_nan=False)`; the exhibits are left out."""
+        return {
+            "format": FORMAT,
+            "made": dict(self.made),
+            "focus": self.focus,
+            "notes": list(self.notes),
+            "sets": [dict(s) for s in self.sets],
+            "contestants": list(self.contestants),
+            "results": [_plain(asdict(r)) for r in self.results],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """What `as_json` gave, without exhibits.
+
+        Raises:
+            InputError: not such a report.
+        """
+        if data.get("format") != FORMAT:
+            raise InputError(f"not an evaluation report: format {data.get('format')!r}, {FORMAT!r} is read")
+        results = tuple(
+            Result(
+                r["set"],
+                r["contestant"],
+                tuple(Row(**{**row, "regions": {k: tuple(v) for k, v in row["regions"].items()}}) for row in r["rows"]),
+                tuple(CaseRow(**row) for row in r["cases"]),
+                r["summary"],
+                r["failure"],
+            )
+            for r in data["results"]
+        )
+        notes = tuple(data["notes"])
+        return cls(data["made"], data["focus"], tuple(data["sets"]), tuple(data["contestants"]), results, notes)
+
+
+Progress = Callable[[str, str, int, int | None], None]  # set, case, cases done, cases in all where known
+
+
+def evaluate(
+    contestants: Sequence[Contestant],
+    sets: Iterable[DataSet],
+    focus: str = "",
+    lpips: Lpips | None = None,
+    exhibits: int = 4,
+    on_progress: Progress | None = None,
+) -> Report:
+    """Put every case of every set to every contestant.
+
+    Args:
+        contestants: in the order of the tables; a contestant that fails on a set is left out of it, with its reason.
+        sets: read lazily, one case at a time.
+        focus: name of the contestant whose worst cases are kept to look at; the last one if not given.
+        lpips: from `metrics.load_lpips`; None leaves the column empty.
+        exhibits: worst cases to keep of each set.
+        on_progress: called before each case.
+
+    Raises:
+        InputError: no contestants, two of one name, or a focus that is none of them.
+        MidframeError: a set that cannot be read.
+    """
+    names = [c.name for c in contestants]
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"contestants {', '.join(names) or '(none)'}: at least one is needed, each name once")
+    if focus and focus not in names:
+        raise InputError(f"focus {focus!r} is none of the contestants {', '.join(names)}")
+    focus = focus or names[-1]
+    told, results, shown = [], [], []
+    for data in sets:
+        found, kept, count = _one_set(contestants, data, focus, lpips, exhibits, on_progress)
+        results += found
+        shown += kept
+        told.append({"name": data.name, "protocol": data.protocol, "cases": count, "note": data.note})
+    notes = []
+    if lpips is None:
+        notes.append(metrics.lpips_absence() or "no LPIPS: not asked for")
+    return Report(_made(), focus, tuple(told), tuple(names), tuple(results), tuple(notes), tuple(shown))
+
+
+def _one_set(
+    contestants: Sequence[Contestant],
+    data: DataSet,
+    focus: str,
+    lpips: Lpips | None,
+    exhibits: int,
+    on_progress: Progress | None,
+) -> tuple[list[Result], list[Exhibit], int]:
+    rows: dict[str, list[Row]] = {c.name: [] for c in contestants}
+    cases: dict[str, list[CaseRow]] = {c.name: [] for c in contestants}
+    failed: dict[str, str] = {}
+    worst: list[tuple[float, int, Exhibit]] = []  # a heap: the best of the kept ones on top
+    count = 0
+    for case in data.cases():
+        if on_progress is not None:
+            on_progress(data.name, case.name, count, data.count)
+        count += 1
+        made: dict[str, Tensor] = {}
+        for contestant in contestants:
+            if contestant.name in failed:
+                continue
+            try:
+                pictures, case_row = _put(contestant, case)
+            except MidframeError as error:
+                failed[contestant.name] = str(error)
+                rows[contestant.name].clear()
+                cases[contestant.name].clear()
+                continue
+            made[contestant.name] = pictures
+            cases[contestant.name].append(case_row)
+            rows[contestant.name] += [
+                _score(case, target, picture, lpips) for target, picture in zip(case.targets, pictures, strict=True)
+            ]
+        if focus in made and case.targets and exhibits > 0:
+            scores = {n: [r.psnr for r in rows[n][-len(case.targets) :]] for n in made}
+            k = min(range(len(case.targets)), key=lambda i: scores[focus][i])
+            psnr = scores[focus][k]
+            if len(worst) < exhibits or psnr < -worst[0][0]:
+                shown = _exhibit(contestants, data.name, case, k, made, {n: s[k] for n, s in scores.items()}, focus)
+                heapq.heappush(worst, (-psnr, count, shown))
+                if len(worst) > exhibits:
+                    heapq.heappop(worst)
+    results = [
+        Result(
+            data.name,
+            c.name,
+            tuple(rows[c.name]),
+            tuple(cases[c.name]),
+            {} if c.name in failed else summarise(rows[c.name], cases[c.name], data.grouped),
+            failed.get(c.name, ""),
+        )
+        for c in contestants
+    ]
+    return results, [e for _, _, e in sorted(worst, key=lambda w: -w[0])], count
+
+
+def _put(contestant: Contestant, case: Case) -> tuple[Tensor, CaseRow]:
+    """Ask one contestant, and score what concerns the case as a whole."""
+    times = [target.t for target in case.targets]
+    seconds = flicker = steps = flow = None
+    pictures = torch.empty(0)
+    if times:
+        start = time.perf_counter()
+        pictures = contestant.between(case.a, case.b, times, case.before, case.after).cpu()
+        seconds = time.perf_counter() - start
+        flicker = asdict(metrics.flicker(case.a, list(pictures), [float(t) for t in times], case.b))
+        if case.pan:
+            steps = _steps(case, times, pictures)
+    if case.flow is not None:
+        found = contestant.flow(case.a, case.b)
+        if found is not None:
+            flow = asdict(metrics.flow_error(found, case.flow.flow, case.flow.valid, case.flow.seen))
+    return pictures, CaseRow(case.name, case.kind, seconds, flicker, steps, flow)
+
+
+def _steps(case: Case, times: Sequence[Fraction], pictures: Tensor) -> dict[str, float] | None:
+    """Evenness of the steps a, made ..., b of a pan; None where the instants themselves are uneven."""
+    instants = [Fraction(0), *times, Fraction(1)]
+    if len({b - a for a, b in pairwise(instants)}) != 1:
+        return None
+    try:
+        return asdict(metrics.step_uniformity([case.a, *pictures, case.b]))
+    except ValueError:
+        return None  # nothing moved that could be measured
+
+
+def _score(case: Case, target: Target, picture: Tensor, lpips: Lpips | None) -> Row:
+    truth = target.truth
+    square = (metrics.to_levels(picture) - metrics.to_levels(truth)).double().square().mean(0)  # (H, W)
+    regions = {
+        name: (int(mask.sum()), float(square[mask].mean())) for name, mask in target.regions.items() if mask.any()
+    }
+    static = metrics.static_stability(case.a, picture, case.b, truth)
+    large = min(truth.shape[-2:]) >= metrics.SSIM_TAPS
+    return Row(
+        case=case.name,
+        t=str(target.t),
+        group=case.group,
+        kind=case.kind,
+        motion=case.motion,
+        psnr=_capped(metrics.psnr(picture, truth)),
+        ssim=metrics.ssim(picture, truth) if large else None,
+        ie=metrics.interpolation_error(picture, truth),
+        psnr_modelscope=_capped(metrics.psnr_modelscope(picture, truth)),
+        ssim_modelscope=metrics.ssim_modelscope(picture, truth),
+        lpips=None if lpips is None else lpips.usual(picture, truth),
+        lpips_modelscope=None if lpips is None else lpips.modelscope(picture, truth),
+        regions=regions,
+        static=None if static is None else {**asdict(static), "psnr": _capped(static.psnr)},
+    )
+
+
+def _capped(value: float) -> float:
+    return min(value, PSNR_CAP)
+
+
+def region_psnr(parts: Sequence[tuple[int, float]]) -> float:
+    """PSNR in dB over the pixels of several regions together: (pixels, mean square error in levels) each."""
+    pixels = sum(count for count, _ in parts)
+    error = sum(count * square for count, square in parts) / pixels
+    return PSNR_CAP if error == 0 else _capped(10 * math.log10(metrics.LEVELS**2 / error))
+
+
+def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> dict[str, Any]:
+    """One set's figures of one contestant.
+
+    Keys: `pictures`; means `psnr`, `ssim`, `ie`, `psnr_modelscope`, `ssim_modelscope`, `lpips`,
+    `lpips_modelscope`; `worst` (PSNR of the worst 5 %); `regions`, `kinds`, `instants` (name -> PSNR); `motion` (list
+    of {low, high, psnr}, up to ten equal parts); `flicker` (sharpness_percent, luma_levels, colour_levels);
+    `static` (share, mean_levels, moved_percent); `steps` (deviation_percent, worst_percent); `flow` (all, masked,
+    outliers_percent, zero); `seconds` per picture, median. What does not apply is None.
+    """
+
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [v for v in values if v is not None and not math.isnan(v)]
+        return statistics.fmean(known) if known else None
+
+    def by_protocol(pick: Callable[[Row], float | None]) -> float | None:
+        if not grouped:
+            return mean(pick(r) for r in rows)
+        groups: dict[str, list[float | None]] = {}
+        for r in rows:
+            groups.setdefault(r.group, []).append(pick(r))
+        return mean(mean(values) for values in groups.values())
+
+    def split(pick: Callable[[Row], str]) -> dict[str, float]:
+        parts: dict[str, list[float]] = {}
+        for r in rows:
+            if pick(r):
+                parts.setdefault(pick(r), []).append(r.psnr)
+        return {name: statistics.fmean(values) for name, values in sorted(parts.items())}
+
+    def means(
+        dicts: Iterable[Mapping[str, float | None] | None], keys: Sequence[str]
+    ) -> dict[str, float | None] | None:
+        known = [d for d in dicts if d is not None]
+        return {key: mean(d[key] for d in known) for key in keys} if known else None
+
+    regions: dict[str, list[tuple[int, float]]] = {}
+    for r in rows:
+        for name, part in r.regions.items():
+            regions.setdefault(name, []).append(part)
+    # the first case of a set pays for caches and compiled graphs
+    timed = [c.seconds for c in cases if c.seconds is not None][1:]
+    per_case = len(rows) / len(cases) if cases else 0
+    return {
+        "pictures": len(rows),
+        "psnr": by_protocol(lambda r: r.psnr),
+        "ssim": by_protocol(lambda r: r.ssim),
+        "ie": by_protocol(lambda r: r.ie),
+        "psnr_modelscope": by_protocol(lambda r: r.psnr_modelscope),
+        "ssim_modelscope": by_protocol(lambda r: r.ssim_modelscope),
+        "lpips": by_protocol(lambda r: r.lpips),
+        "lpips_modelscope": by_protocol(lambda r: r.lpips_modelscope),
+        "worst": metrics.worst_mean([r.psnr for r in rows], WORST_SHARE) if rows else None,
+        "regions": {name: region_psnr(parts) for name, parts in regions.items()},
+        "kinds": split(lambda r: r.kind),
+        "instants": split(lambda r: r.t) if len({r.t for r in rows}) <= 16 else {},
+        "motion": _by_motion(rows),
+        "flicker": means((c.flicker for c in cases), ("sharpness_percent", "luma_levels", "colour_levels")),
+        "static": means((r.static for r in rows), ("share", "mean_levels", "moved_percent", "psnr")),
+        "steps": means((c.steps for c in cases), ("deviation_percent", "worst_percent")),
+        "flow": means((c.flow for c in cases), ("all", "masked", "outliers_percent", "zero")),
+        "seconds": statistics.median(timed) / per_case if timed and per_case else None,
+    }
+
+
+def _by_motion(rows: Sequence[Row]) -> list[dict[str, float]]:
+    """PSNR in up to ten equally filled classes of motion, the smallest first."""
+    known = sorted((r.motion, r.psnr) for r in rows if r.motion is not None)
+    classes = min(10, len(known) // 5)
+    parts = [known[len(known) * k // classes : len(known) * (k + 1) // classes] for k in range(classes)]
+    return [{"low": p[0][0], "high": p[-1][0], "psnr": statistics.fmean(v for _, v in p)} for p in parts]
+
+
+def _exhibit(
+    contestants: Sequence[Contestant],
+    set_name: str,
+    case: Case,
+    k: int,
+    made: Mapping[str, Tensor],
+    psnr: Mapping[str, float],
+    focus: str,
+) -> Exhibit:
+    truth = case.targets[k].truth
+    height, width = truth.shape[-2:]
+    error = (made[focus][k].clamp(0, 1) - truth).abs().mean(0).numpy()
+    tall, wide = min(height, EXHIBIT_HEIGHT), min(width, EXHIBIT_WIDTH)
+    total = cv2.blur(error, (wide // 2 * 2 + 1, tall // 2 * 2 + 1), borderType=cv2.BORDER_CONSTANT)
+    y, x = np.unravel_index(int(total.argmax()), total.shape)
+    top, left = min(max(int(y) - tall // 2, 0), height - tall), min(max(int(x) - wide // 2, 0), width - wide)
+    cut = (slice(top, top + tall), slice(left, left + wide))
+
+    def shown(picture: Tensor) -> np.ndarray[Any, Any]:
+        return metrics.to_levels(picture).to(torch.uint8).permute(1, 2, 0).numpy()[cut].copy()
+
+    def arrows(flow: Tensor) -> np.ndarray[Any, Any]:
+        return flow.permute(1, 2, 0).numpy()[cut].copy()
+
+    whole = (tall, wide) == (height, width)
+    flows = {c.name: c.flow(case.a, case.b) for c in contestants if c.name in made}
+    return Exhibit(
+        set_name,
+        case.name,
+        str(case.targets[k].t),
+        "" if whole else f"{wide}x{tall} of {width}x{height}, from column {left}, row {top}",
+        shown(case.a),
+        shown(case.b),
+        shown(truth),
+        {name: shown(pictures[k]) for name, pictures in made.items()},
+        psnr,
+        {name: arrows(flow) for name, flow in flows.items() if flow is not None},
+        None if case.flow is None else arrows(case.flow.flow),
+    )
+
+
+def _made() -> dict[str, Any]:
+    return {
+        "midframe": version("midframe"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def processor() -> str:
+    """The processor's name as the system gives it, or its kind."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _plain(value: Any) -> Any:
+    """Values that JSON can hold: seven digits, no NaN, tuples as lists."""
+    if isinstance(value, float):
+        return None if math.isnan(value) or math.isinf(value) else float(f"{value:.7g}")
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
