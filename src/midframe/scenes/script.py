@@ -66,6 +66,11 @@ class Motion:
     bow: tuple[float, float] = (0.0, 0.0)  # sideways: pixels times (s^2 - s)
     course: Course = field(default_factory=Course)
 
+    @property
+    def rest(self) -> bool:
+        """Whether nothing moves, whatever the course."""
+        return not any((*self.shift, self.turn, self.zoom, *self.tilt, *self.bow))
+
     def matrix(self, s: float, pivot: tuple[float, float]) -> Matrix:
         """3 x 3, pixels to pixels, about a pivot."""
         k, arc = self.course.along(s), s * s - s if self.course.jerk is None else 0.0
@@ -146,9 +151,7 @@ class Layer:
     @property
     def still(self) -> bool:
         """Whether the layer rests in the picture."""
-        at_rest = (self.motion.shift, self.motion.turn, self.motion.zoom, self.motion.tilt) == ((0, 0), 0, 0, (0, 0))
-        quiet = self.camera is None or self.camera == Motion()
-        return bool(at_rest and self.motion.bow == (0, 0) and quiet and self.ripple is None)
+        return self.ripple is None and self.motion.rest and (self.camera is None or self.camera.rest)
 
 
 @dataclass(frozen=True, slots=True)
