@@ -34,10 +34,19 @@ def test_only_a_segment_with_a_true_record_counts(tmp_path: Path) -> None:
     with Journal(target) as journal:
         assert journal.manifest() == {"what": 1}
         assert journal.finished(3) == 1
-        assert journal.file(0).read_bytes() == b"abc"
+        whole = journal.folder / "00000.mkv"
+        assert whole.read_bytes() == b"abc"
         assert not list(journal.folder.glob("*.part*")), "what was not whole is swept away"
-        journal.file(0).write_bytes(b"abcd")
+        whole.write_bytes(b"abcd")
         assert journal.finished(3) == 0, "a segment that changed does not count"
+
+
+def test_a_segment_without_pictures_is_finished_too(tmp_path: Path) -> None:
+    with Journal(tmp_path / "film.mp4") as journal:
+        journal.begin({})
+        journal.finish(0, ".mkv", {"frames": 0})
+        assert journal.finished(2) == 1
+        assert journal.record(0) == {"frames": 0, "file": None}
 
 
 def test_a_folder_with_nothing_finished_goes(tmp_path: Path) -> None:

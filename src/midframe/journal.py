@@ -115,26 +115,25 @@ class Journal:
         return self.folder / f"{number:05d}.part{suffix}"
 
     def finish(self, number: int, suffix: str, record: Mapping[str, Any]) -> None:
-        """Segment `number` is whole: give it its name, then write its record."""
+        """Segment `number` is whole: give it its name, then write its record. A segment without pictures has no file."""
         part, whole = self.part(number, suffix), self.folder / f"{number:05d}{suffix}"
+        _remove(whole)
+        if not part.exists():
+            _write(self.folder / f"{number:05d}.json", {**record, "file": None})
+            return
         if part.is_file():
             _sync(part)
-        _remove(whole)
         os.replace(part, whole)
         _write(self.folder / f"{number:05d}.json", {**record, "file": whole.name, "size": _size(whole)})
 
     def record(self, number: int) -> dict[str, Any] | None:
         """The record of segment `number` if it is finished and still as it was, else None."""
         record = _read(self.folder / f"{number:05d}.json")
-        if record is None or _size(self.folder / str(record.get("file"))) != record.get("size"):
+        if record is None or "file" not in record:
+            return None
+        if record["file"] is not None and _size(self.folder / str(record["file"])) != record.get("size"):
             return None
         return record
-
-    def file(self, number: int) -> Path:
-        """The finished segment `number`."""
-        record = self.record(number)
-        assert record is not None, f"segment {number} is not finished"
-        return self.folder / str(record["file"])
 
     def finished(self, count: int) -> int:
         """How many of the first `count` segments are finished without a hole."""

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 
 import click
 
 # name -> (module in this package, one-line help); the command object in the module is `command`.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "interpolate": ("interpolate", "Make a film smoother: any rate, slow motion, a pair of pictures."),
+    "probe": ("probe", "What a file is, what would happen to it, what it would cost."),
+    "compare": ("compare", "Two films or pictures in one: side by side, difference, slider."),
+    "demo": ("demo", "Render a short scene and interpolate it; works offline, first run."),
+    "models": ("models", "The models, and which of them can run here."),
+    "doctor": ("doctor", "What this machine offers, and what would be missing."),
+}
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class PathCommand(click.Command):
+    """A command whose paths may begin with a dash: an argument that is no option and is a file means the file."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give such files a leading `./` before click reads the arguments."""
+        options = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        literal = args.index("--") if "--" in args else len(args)
+        for i, arg in enumerate(args[:literal]):
+            if arg.startswith("-") and len(arg) > 2 and arg.split("=")[0] not in options and os.path.lexists(arg):
+                args[i] = os.path.join(".", arg)
+        return super().parse_args(ctx, args)
 
 
 class LazyGroup(click.Group):
@@ -32,6 +56,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with a suggestion for a mistyped name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            if os.path.exists(args[0]):
+                ctx.fail(f"No such command '{args[0]}'. To make this film smoother: midframe interpolate '{args[0]}'")
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
             ctx.fail(f"No such command '{args[0]}'.{hint}")
@@ -39,8 +65,6 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
-        if not COMMANDS:
-            return
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
@@ -48,7 +72,13 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="midframe")
 def cli() -> None:
-    """Smoother video at any rate, with nothing of the film lost on the way."""
+    """Smoother video at any rate, with nothing of the film lost on the way.
+
+    \b
+    midframe demo                         see it work, offline
+    midframe interpolate clip.mp4         twice the rate
+    midframe interpolate clip.mp4 --fps 60
+    """
 
 
 def main() -> None:
@@ -56,7 +86,28 @@ def main() -> None:
     from midframe.errors import MidframeError
 
     try:
-        cli(standalone_mode=True)
+        cli(standalone_mode=False)
     except MidframeError as error:
-        click.echo(f"midframe: {error}", err=True)
+        _say(str(error))
         sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _say("stopped")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # whoever read our output has gone (`midframe probe x | head -1`); nothing is left to be said to them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except MemoryError:
+        _say("out of memory; try --tile 512, or a smaller picture")
+        sys.exit(5)
+
+
+def _say(text: str) -> None:
+    """One line on stderr, whatever the terminal can show."""
+    line = " ".join(text.split())
+    click.echo(f"midframe: {line}", err=True)

@@ -1,0 +1,270 @@
+"""`midframe interpolate`: the main command."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from midframe.cli import PathCommand
+
+if TYPE_CHECKING:
+    from midframe.options import Options
+
+# what is taken for a film in a folder
+VIDEO_SUFFIXES = (
+    ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv", ".flv",
+    ".ogv", ".3gp", ".3g2", ".mxf", ".y4m", ".gif", ".f4v", ".asf", ".rm", ".divx",
+)  # fmt: skip
+
+
+class Section(PathCommand):
+    """A command whose help lists its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One block for each heading, in the order of `HEADINGS`."""
+        params = {param.name: param for param in self.get_params(ctx)}
+        for heading, names in HEADINGS.items():
+            rows = [row for name in names if name in params and (row := params[name].get_help_record(ctx)) is not None]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+HEADINGS = {
+    "Rate": ("fps", "ratio", "slowmo", "slow_audio", "in_fps"),
+    "Cuts and duplicates": ("scene", "scene_threshold", "scene_fill", "dedup"),
+    "Logos, subtitles": ("static", "mask"),
+    "Model": ("model", "weights", "flow_scale"),
+    "Machine": ("device", "precision", "tile"),
+    "Range": ("start", "end", "preview"),
+    "Output": (
+        "output", "overwrite", "codec", "crf", "preset", "pix_fmt", "encoder", "audio", "subtitles", "chapters",
+        "deinterlace", "vfr",
+    ),
+    "Run": ("resume", "strict", "dry_run", "progress", "quiet", "verbose", "help"),
+}  # fmt: skip
+
+
+@click.command(cls=Section, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--output", metavar="OUT|DIR", help="File to make, or a folder for it; default: beside the input.")
+@click.option("--fps", metavar="RATE", help="Output rate: 60, 59.94, 60000/1001. The duration is kept.")
+@click.option("--ratio", metavar="X", help="Output rate over input rate: 2, 2.5, 5/2. Default: 2.")
+@click.option("--slowmo", metavar="X", help="X times slower at the same rate; with --fps at that rate.")
+@click.option("--slow-audio", type=click.Choice(["drop", "stretch"]), help="Sound of a slowed film. Default: drop.")
+@click.option("--in-fps", metavar="RATE", help="Rate of a folder of pictures, which has none of its own.")
+@click.option("--scene", type=click.Choice(["auto", "off"]), help="Look for cuts, or not. Default: auto.")
+@click.option("--scene-threshold", metavar="X", help="0 to 1; lower finds more cuts.")
+@click.option(
+    "--scene-fill", type=click.Choice(["hold", "nearest", "blend"]), help="Pictures across a cut. Default: hold."
+)
+@click.option("--dedup", type=click.Choice(["off", "auto"]), help="Replace duplicates by true in-betweens.")
+@click.option("--static", type=click.Choice(["auto", "off"]), help="Find still overlays and keep them. Default: auto.")
+@click.option("--mask", metavar="PNG", help="White is protected: kept as in the nearest source frame.")
+@click.option("--model", metavar="NAME", help="See: midframe models list. Default: dis.")
+@click.option("--weights", metavar="PATH", help="Local folder or file with the model's weights.")
+@click.option("--flow-scale", type=click.Choice(["auto", "1", "0.5", "0.25"]), help="Size at which motion is sought.")
+@click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of the convolutions.")
+@click.option("--tile", metavar="N", help="auto (when memory does not suffice), off, or the side in pixels.")
+@click.option("--start", metavar="T", help="90, 1:30, 01:02:03.5.")
+@click.option("--end", metavar="T", help="Where to stop, on the same clock.")
+@click.option("--preview", metavar="N@T", help="A sample: 5@00:10 is five seconds from 0:10 on.")
+@click.option("-c", "--codec", metavar="NAME", help="Encoder: auto, libx264, libx265, libsvtav1 ...")
+@click.option("--crf", metavar="N", help="Quality: lower is better and larger. Default: 16.")
+@click.option("--preset", metavar="NAME", help="Speed of the encoder, by its own names.")
+@click.option("--pix-fmt", metavar="NAME", help="Pixel format; auto keeps the source's.")
+@click.option("-e", "--encoder", multiple=True, metavar="KEY=VALUE", help="Further options for the encoder.")
+@click.option("--audio/--no-audio", default=None, help="Keep sound. Default: yes.")
+@click.option("--subtitles/--no-subtitles", default=None, help="Keep subtitles. Default: yes.")
+@click.option("--chapters/--no-chapters", default=None, help="Keep chapters. Default: yes.")
+@click.option("--deinterlace", type=click.Choice(["auto", "off"]), help="Interlaced film to its field rate.")
+@click.option("--vfr", type=click.Choice(["cfr", "keep"]), help="keep: the source's instants, in-betweens between.")
+@click.option("--resume/--no-resume", default=None, help="Go on with unfinished work. Default: yes.")
+@click.option("--strict", is_flag=True, default=None, help="A damaged source is an error, not a shorter film.")
+@click.option("-y", "--overwrite", is_flag=True, default=None, help="Replace a file that is there.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, do nothing.")
+@click.option(
+    "--progress", type=click.Choice(["auto", "plain", "json", "off"]), default="auto", help="How progress is told."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+def command(
+    inputs: tuple[str, ...], output: str | None, dry_run: bool, progress: str, quiet: bool, verbose: bool, **wishes: Any
+) -> None:
+    """Make films smoother, with nothing of them lost on the way.
+
+    INPUT is a video file, a folder of videos, a folder of pictures or a pattern such as shot_%04d.png (with
+    --in-fps), several of these, or two pictures, between which one is made.
+
+    \b
+    midframe interpolate clip.mp4                       twice the rate
+    midframe interpolate clip.mp4 --fps 60 -o out.mkv
+    midframe interpolate clip.mp4 --slowmo 4
+    midframe interpolate clip.mp4 --preview 5@00:10     look before a long run
+    midframe interpolate a.png b.png -o middle.png
+    """
+    from midframe.options import Options
+
+    wishes["encoder"] = list(wishes["encoder"]) or None
+    options = Options.parse(**wishes)
+    _log_to_stderr(verbose)
+    run(inputs, output, options, dry_run=dry_run, progress="off" if quiet else progress, quiet=quiet)
+
+
+def run(
+    inputs: Sequence[str], output: str | None, options: Options, *, dry_run: bool, progress: str, quiet: bool = False
+) -> None:
+    """Do what the command line asks, one input after the other; the exit code is that of the first failure."""
+    from midframe.cli.telling import teller
+    from midframe.errors import Interrupted, MidframeError
+
+    sources = [Path(name) for name in inputs]
+    if all(is_picture(source) for source in sources):
+        pictures(sources, output, options)
+        return
+    jobs = list(find_jobs(sources))
+    target = target_for(output, several=len(jobs) > 1 or jobs != sources)
+    first: MidframeError | None = None
+    for source in jobs:
+        with teller(progress) as told:
+            try:
+                one(source, target, options, told, dry_run=dry_run, quiet=quiet)
+            except Interrupted:
+                raise
+            except MidframeError as error:
+                if len(jobs) == 1 and progress != "json":
+                    raise
+                told.failure(str(source), error)
+                first = first or error
+    if first is not None:
+        sys.exit(first.exit_code)
+
+
+def one(source: Path, target: Path | None, options: Options, told: Any, *, dry_run: bool, quiet: bool) -> None:
+    """One film."""
+    from midframe import pipeline
+
+    name = target
+    if target is not None and target.is_dir():
+        # inside a folder a film keeps its default name
+        name = target / pipeline.plan(source, options=options).target.name
+    if dry_run:
+        told.plan(pipeline.plan(source, name, options=options))
+        return
+    with signals(told) as (drain, cancel):
+        result = pipeline.interpolate(
+            source, name, options=options, on_plan=told.plan, on_progress=told.progress, cancel=cancel, drain=drain
+        )
+    told.result(result)
+
+
+@contextlib.contextmanager
+def signals(told: Any) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """(drain, cancel): the first Ctrl-C or SIGTERM sets drain, the second sets cancel, the third ends Python."""
+    drain, cancel = threading.Event(), threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        if drain.is_set():
+            cancel.set()
+            told.note("stopping now")
+            return
+        drain.set()
+        told.note("finishing the segment at hand, so that the same command goes on from there; once more stops at once")
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield drain, cancel
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_picture(source: Path) -> bool:
+    """Whether a path is one picture file, not a pattern."""
+    from midframe.video.images import SUFFIXES
+
+    return source.suffix.lower() in SUFFIXES and source.is_file()
+
+
+def pictures(sources: Sequence[Path], output: str | None, options: Options) -> None:
+    """Two pictures in, what lies between them out.
+
+    Raises:
+        InputError: not two.
+    """
+    from midframe import pipeline
+    from midframe.errors import InputError
+
+    if len(sources) != 2:
+        raise InputError(
+            f"{len(sources)} pictures were given; two give one between them; for a film give their folder, or a "
+            "pattern such as shot_%04d.png, with --in-fps"
+        )
+    a, b = sources
+    target = Path(output) if output is not None else a.with_name(f"{a.stem}.{b.stem}.between{a.suffix}")
+    if target.is_dir():
+        target = target / f"{a.stem}.{b.stem}.between{a.suffix}"
+    for made in pipeline.between_files(a, b, target, options):
+        click.echo(f"wrote {made}")
+
+
+def find_jobs(sources: Sequence[Path]) -> Iterator[Path]:
+    """The films that the inputs name: files as they are, folders of pictures as one, folders of videos one by one.
+
+    Raises:
+        MediaError: a folder that holds neither.
+    """
+    from midframe.errors import MediaError
+
+    for source in sources:
+        if not source.is_dir():
+            yield source
+            continue
+        entries = sorted(entry for entry in source.iterdir() if entry.is_file() and not entry.name.startswith("."))
+        films = [entry for entry in entries if entry.suffix.lower() in VIDEO_SUFFIXES]
+        if films:
+            yield from films
+        elif any(is_picture(entry) for entry in entries):
+            yield source
+        else:
+            raise MediaError(f"the folder '{source}' holds neither videos nor pictures")
+
+
+def target_for(output: str | None, several: bool) -> Path | None:
+    """The wished target; a folder is made where several films or a trailing slash want one.
+
+    Raises:
+        InputError: several films into one file.
+        MediaError: the folder cannot be made.
+    """
+    from midframe.errors import InputError, MediaError
+
+    if output is None:
+        return None
+    target = Path(output)
+    if several and target.suffix.lower() in VIDEO_SUFFIXES and not target.is_dir():
+        raise InputError(f"several films cannot go into one file '{target}'; give a folder with -o")
+    if several or output.endswith(("/", "\\")):
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MediaError(f"the folder '{target}' cannot be made: {error.strerror}") from error
+    return target
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    import logging
+
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr
+    )

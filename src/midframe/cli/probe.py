@@ -1,0 +1,90 @@
+"""`midframe probe`: what a file is, what would happen to it, what it would cost."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from midframe.cli import PathCommand
+
+if TYPE_CHECKING:
+    from midframe.types import VideoInfo
+
+
+@click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("file")
+@click.option("--count", is_flag=True, help="Decode all of it and count the frames.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def command(file: str, count: bool, as_json: bool) -> None:
+    """What FILE is, and what `midframe interpolate FILE` would make of it."""
+    from midframe import pipeline
+    from midframe.errors import MidframeError
+    from midframe.video.probe import probe
+
+    info = probe(file, count=count)
+    try:
+        plan = str(pipeline.plan(file))
+    except MidframeError as error:
+        plan = f"not possible as it is: {error}"
+    if as_json:
+        click.echo(json.dumps({**facts(info), "streams": streams(info), "plan": plan}, ensure_ascii=False))
+        return
+    for name, value in facts(info).items():
+        if value not in (None, [], ""):
+            shown = "; ".join(str(item) for item in value) if isinstance(value, list) else value
+            click.echo(f"{name.replace('_', ' '):16}{shown}")
+    for stream in streams(info):
+        words = [
+            f"{stream['index']}",
+            stream["kind"],
+            stream["codec"],
+            stream["language"] or "",
+            *stream["disposition"],
+        ]
+        click.echo(f"{'stream':16}{' '.join(word for word in words if word)}")
+    click.echo(f"{'twice the rate':16}{plan}")
+
+
+def facts(info: VideoInfo) -> dict[str, Any]:
+    """The facts by name, in the order in which they are shown; seconds and rates as exact text."""
+    form = info.format
+    turned = f", shown turned by {info.rotation} degrees" if info.rotation else ""
+    aspect = f", pixel aspect {info.sample_aspect}" if info.sample_aspect != 1 else ""
+    assumed = sorted(name.replace("_", " ") for name in info.untagged)
+    return {
+        "file": info.path,
+        "container": info.container,
+        "codec": info.codec,
+        "picture": f"{info.width}x{info.height}{aspect}{turned}",
+        "pixels": f"{form.name}, {form.depth} bits, {'interlaced' if info.interlaced else 'progressive'}",
+        "colour": f"{form.matrix}, {'full' if form.full_range else 'limited'} range, "
+        f"primaries {form.primaries}, transfer {form.transfer}, chroma {form.siting}",
+        "assumed": assumed,
+        "hdr": info.hdr,
+        "rate": "unknown"
+        if info.rate is None
+        else f"{info.rate} ({float(info.rate):.3f}){', variable' if info.vfr else ''}",
+        "starts_at": f"{float(info.start):.6g} s" if info.start else None,
+        "duration": "unknown" if info.duration is None else f"{float(info.duration):.3f} s",
+        "frames_in_header": info.header_frames,
+        "frames_counted": info.counted_frames,
+        "chapters": info.chapters or None,
+        "title": info.tags.get("title"),
+        "warnings": list(info.warnings),
+    }
+
+
+def streams(info: VideoInfo) -> list[dict[str, Any]]:
+    """Every stream: index, kind, codec, language, disposition."""
+    return [
+        {
+            "index": s.index,
+            "kind": s.kind,
+            "codec": s.codec,
+            "language": s.language,
+            "disposition": list(s.disposition),
+        }
+        for s in info.streams
+    ]

@@ -1,0 +1,493 @@
+"""A film in, a smoother film out: the one visible loop, segments that survive any end, the result.
+
+The output is made in segments of some hundred pictures, each a file of its own in `OUT.midframe/`. When the last is
+whole they are joined at packet level, sound and all else is copied from the source, and the film gets its name by one
+rename. One reader runs through the whole film; only the writer changes files at the borders, so segments cost no
+decoding, and a run that goes on after a crash starts reading a little before the first border that is left.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import errno
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from midframe import __version__, shots, timeline
+from midframe.engine import Engine
+from midframe.errors import InputError, Interrupted, JobError, MediaError
+from midframe.journal import Journal, fingerprint, segments_from_json, segments_to_json, write_whole
+from midframe.models import load_model
+from midframe.models.base import Model
+from midframe.options import Options
+from midframe.plan import Plan, check_target, make_plan
+from midframe.types import Frame, Gap, Segment, Slot
+from midframe.video import concat
+from midframe.video.images import probe_sequence, read_sequence
+from midframe.video.probe import probe
+from midframe.video.reader import LONGEST_STEP, Reader, open_reader
+from midframe.video.writer import Writer, choose_encoder, open_writer
+
+LETTERS = {"source": "s", "made": "m", "held": "h", "repeated": "r"}  # kind of a frame, in `Result.kinds`
+# Read before the first border of a run: neighbours, the cut detector's window, runs of duplicates, bwdif's fields.
+LEAD_FRAMES = 16
+LEAD_SECONDS = Fraction(1, 2)
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is; handed to `on_progress` after every picture."""
+
+    frames: int  # output pictures finished, those of an earlier run included
+    total: int | None  # output pictures there will be; None: unknown
+    seconds: float  # of work in this run
+    fps: float  # output pictures per second of work in this run
+    remaining: float | None  # seconds
+    segment: int  # 0-based; the one at hand
+    segments: int
+    cuts: int  # met so far in this run
+    pts: Fraction  # seconds; where the latest picture is shown
+    stage: str = "frames"  # "frames", then "joining"
+    latest: Frame | None = None  # the latest picture; None while joining
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run made. The same stands beside the output as JSON."""
+
+    path: Path
+    report: Path  # the JSON file
+    frames_in: int
+    frames_out: int
+    rate: Fraction
+    kinds: str  # one letter for every output picture: s source, m made, h held, r repeated
+    cuts: tuple[Fraction, ...]  # seconds of the source at which a new shot begins
+    warnings: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()  # streams that could not be kept, and why
+    statistics: Mapping[str, float] = field(default_factory=dict)  # seconds, fps, resumed pictures
+
+
+OnPlan = Callable[[Plan], None]
+OnProgress = Callable[[Progress], None]
+
+
+def interpolate(
+    src: PathLike,
+    dst: PathLike | None = None,
+    *,
+    network: Model | None = None,
+    on_plan: OnPlan | None = None,
+    on_progress: OnProgress | None = None,
+    cancel: threading.Event | None = None,
+    drain: threading.Event | None = None,
+    **wishes: Any,
+) -> Result:
+    """Make a film smoother: read `src`, write `dst` at another rate, everything else kept.
+
+    A run that was ended by anything goes on where it was when it is called again in the same way.
+
+    Args:
+        src: a video file.
+        dst: the file to make; `clip.60fps.mp4` beside the source if None.
+        network: a model of your own in place of the one that `model=` names.
+        on_plan: called with the `Plan` before the work.
+        on_progress: called with a `Progress` after every picture, in this thread.
+        cancel: set it to stop at once; the segment at hand is lost, finished ones stay.
+        drain: set it to stop when the segment at hand is finished.
+        wishes: options by name, loosely typed (`fps="59.94"`, `start="1:30"`), or `options=Options(...)`.
+
+    Raises:
+        InputError: a wish that cannot be meant, or a target that exists.
+        MediaError: a file that cannot be read or written.
+        WeightsError, DeviceError: the model or the device is not to be had.
+        JobError: another run on the same target, or unfinished work that was made otherwise.
+        Interrupted: stopped by `cancel` or `drain`; the same call goes on.
+    """
+    options = options_of(wishes)
+    engine = make_engine(options, network)
+    plan = plan_run(src, dst, options, engine)
+    check_target(plan.target, Path(src), options.overwrite)
+    if on_plan is not None:
+        on_plan(plan)
+    try:
+        with Journal(plan.target) as journal:
+            run = _Run(_enter(journal, plan), journal, engine, on_progress, cancel, drain)
+            run.make()
+            return run.join()
+    except OSError as error:
+        raise _disk_trouble(error, plan.target) from error
+
+
+def options_of(wishes: dict[str, Any]) -> Options:
+    """The options from keywords: `options=Options(...)`, or wishes one by one."""
+    given = wishes.pop("options", None)
+    if given is None:
+        return Options.parse(**wishes)
+    if wishes:
+        raise InputError(f"options= was given, and beside it {', '.join(wishes)}; put all into one")
+    if not isinstance(given, Options):
+        raise InputError(f"options= takes an Options, not a {type(given).__name__}")
+    return given
+
+
+def make_engine(options: Options, network: Model | None = None) -> Engine:
+    """The engine that the options ask for, with a model of the caller's own if there is one."""
+    return Engine(
+        network if network is not None else load_model(options.model, options.weights),
+        options.device,
+        options.precision,
+        tile=int(options.tile) if options.tile.isdigit() else options.tile,
+        fill=options.scene_fill,
+        flow_scale=None if options.flow_scale == "auto" else float(options.flow_scale),
+    )
+
+
+def plan_run(src: PathLike, dst: PathLike | None, options: Options, engine: Engine) -> Plan:
+    """What `interpolate` would do. Writes nothing."""
+    info = probe(src)
+    return make_plan(
+        info,
+        dst,
+        options,
+        keys=(),
+        model=engine.model.name,
+        device=str(engine.device),
+        precision=engine.precision,
+    )
+
+
+def plan(src: PathLike, dst: PathLike | None = None, *, network: Model | None = None, **wishes: Any) -> Plan:
+    """What `interpolate` would do with the same arguments. Writes nothing.
+
+    Raises:
+        InputError, MediaError, WeightsError, DeviceError: as `interpolate` would before its work.
+    """
+    options = options_of(wishes)
+    return plan_run(src, dst, options, make_engine(options, network))
+
+
+def between_files(a: Path, b: Path, dst: Path, options: Options, *, network: Model | None = None) -> list[Path]:
+    """Two pictures in, the one in the middle out; with `ratio` N, a folder or pattern of N - 1 pictures.
+
+    Returns:
+        The files or the folder written.
+
+    Raises:
+        InputError: the target exists, or several pictures shall go into one file.
+        MediaError: a picture cannot be read, or sizes differ.
+    """
+    ratio = options.ratio or Fraction(2)
+    if ratio.denominator != 1 or ratio < 2:
+        raise InputError(f"between two pictures --ratio is a whole number from 2 on; {float(ratio):g} was given")
+    check_target(dst, a, options.overwrite)
+    check_target(dst, b, options.overwrite)
+    info = probe_sequence([a, b], Fraction(1))
+    left, right = read_sequence(info, [a, b], Segment())
+    count = int(ratio) - 1
+    slots = tuple(Slot(Fraction(i, count + 1), Fraction(i, count + 1)) for i in range(1, count + 1))
+    encoding = choose_encoder(info, dst, options.codec)
+    with open_writer(dst, info, encoding, rate=ratio) as writer:
+        for frame in make_engine(options, network).run([Gap(left, right, slots)]):
+            writer.write(frame)
+    return [dst]
+
+
+class _Run:
+    """One pass over what is left of a plan."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        journal: Journal,
+        engine: Engine,
+        on_progress: OnProgress | None,
+        cancel: threading.Event | None,
+        drain: threading.Event | None,
+    ) -> None:
+        self.plan = plan
+        self.journal = journal
+        self.engine = engine
+        self.on_progress = on_progress
+        self.cancel = cancel if cancel is not None else threading.Event()
+        self.drain = drain if drain is not None else threading.Event()
+        self.began = time.monotonic()
+        self.first = journal.finished(len(plan.segments))  # the segments before this one are done
+        self.resumed = sum(self._record(n)["frames_out"] for n in range(self.first))
+        self.made = 0
+        self.warnings: list[str] = []
+
+    def make(self) -> None:
+        """Make the segments that are not there yet: the heart of the program."""
+        plan = self.plan
+        if self.first == len(plan.segments):
+            return
+        todo = Segment(plan.segments[self.first].start, plan.segments[-1].end)
+        with reading(plan, todo.start) as frames, SegmentWriter(plan, self.journal, self.first, self.drain) as writer:
+            gaps = timeline.gaps(
+                writer.watch(labelled(frames, plan)),
+                plan.rate,
+                slowmo=plan.slowmo,
+                keep=plan.keep,
+                context=self.engine.context,
+                segment=todo,
+                start=plan.start,
+            )
+            for frame in self.engine.run(gaps):
+                writer.write(frame)
+                self.report(frame, writer)
+            writer.finish()
+            self.warnings += frames.warnings
+
+    def report(self, frame: Frame, writer: SegmentWriter) -> None:
+        """Count a picture, tell who listens, and stop where that is wished."""
+        self.made += 1
+        if self.on_progress is not None:
+            self.on_progress(self._progress("frames", frame.pts, writer.number, writer.cuts_met, frame))
+        if self.cancel.is_set():
+            raise Interrupted(_kept(writer.number, len(self.plan.segments)))
+
+    def join(self) -> Result:
+        """The segments become one film under its own name, with a report beside it."""
+        plan = self.plan
+        records = [self._record(n) for n in range(len(plan.segments))]
+        if self.on_progress is not None:
+            self.on_progress(self._progress("joining", plan.start, len(records), 0, None))
+        whole = self.journal.folder / f"whole.part{plan.target.suffix}"
+        dropped = concat.join(
+            [self.journal.folder / r["file"] for r in records if r["file"]], whole, plan.source, plan.info, plan.options
+        )
+        frames_out = sum(r["frames_out"] for r in records)
+        seconds = time.monotonic() - self.began
+        warnings = [*plan.info.warnings, *plan.notes, *self.warnings]
+        result = Result(
+            path=plan.target,
+            report=plan.target.with_name(plan.target.name + ".json"),
+            frames_in=sum(r["frames_in"] for r in records),
+            frames_out=frames_out,
+            rate=plan.rate,
+            kinds="".join(r["kinds"] for r in records),
+            cuts=tuple(Fraction(at) for r in records for at in r["cuts"]),
+            warnings=tuple(dict.fromkeys(warnings)),
+            dropped=tuple(dropped),
+            statistics={
+                "seconds": round(seconds, 3),
+                "frames_per_second": round(self.made / seconds, 3),
+                "resumed_frames": self.resumed,
+            },
+        )
+        os.replace(whole, plan.target)
+        write_whole(result.report, report_text(plan, result))
+        self.journal.discard()
+        return result
+
+    def _record(self, number: int) -> dict[str, Any]:
+        record = self.journal.record(number)
+        if record is None:
+            raise JobError(f"segment {number} of '{self.plan.target}' has vanished; give the same command again")
+        return record
+
+    def _progress(self, stage: str, pts: Fraction, segment: int, cuts: int, latest: Frame | None) -> Progress:
+        seconds = time.monotonic() - self.began
+        frames, total = self.resumed + self.made, self.plan.frames_out
+        fps = self.made / seconds if seconds > 0 else 0.0
+        remaining = (total - frames) / fps if total is not None and fps > 0 else None
+        return Progress(
+            frames=frames,
+            total=total,
+            seconds=seconds,
+            fps=fps,
+            remaining=None if remaining is None else max(0.0, remaining),
+            segment=segment,
+            segments=len(self.plan.segments),
+            cuts=cuts,
+            pts=pts,
+            stage=stage,
+            latest=latest,
+        )
+
+
+class SegmentWriter:
+    """Puts pictures into the segment they belong to: the next file begins where a border is crossed.
+
+    It also keeps what the report says of each segment: kinds of the pictures, cuts, source frames.
+    """
+
+    def __init__(self, plan: Plan, journal: Journal, first: int, drain: threading.Event) -> None:
+        self.plan = plan
+        self.journal = journal
+        self.number = first
+        self.cuts_met = 0
+        self._drain = drain
+        self._suffix = "" if plan.encoding.container == "pictures" else concat.SEGMENT_SUFFIX
+        self._borders = [s.end for s in plan.segments[:-1] if s.end is not None]
+        self._open = contextlib.ExitStack()  # holds the writer of the segment at hand
+        self._writer: Writer | None = None
+        self._kinds: list[str] = []
+        self._cuts: dict[int, list[Fraction]] = {}
+        self._sources: dict[int, int] = {}
+
+    def __enter__(self) -> SegmentWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of a file that is not whole."""
+        self._open.__exit__(kind, error, trace)
+
+    def watch(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """The same frames; counts them and notes where shots begin."""
+        wished = Segment(self.plan.segments[0].start, self.plan.segments[-1].end)
+        shot: int | None = None
+        for frame in frames:
+            if frame.pts in wished:
+                home = self._home(frame.pts)
+                self._sources[home] = self._sources.get(home, 0) + 1
+                if shot is not None and frame.shot != shot:
+                    self._cuts.setdefault(home, []).append(frame.pts - self.plan.start)
+                    self.cuts_met += 1
+            shot = frame.shot
+            yield frame
+
+    def write(self, frame: Frame) -> None:
+        """Write one picture; pictures come in order of pts."""
+        home = self._home(self.plan.instant(frame.pts))
+        while self.number < home:
+            self._close_segment()
+        if self._writer is None:
+            plan, part = self.plan, self.journal.part(self.number, self._suffix)
+            self._writer = self._open.enter_context(
+                open_writer(
+                    part, plan.info, plan.encoding, rate=plan.rate, tick=plan.tick, start=plan.start, segment=True
+                )
+            )
+        self._writer.write(frame)
+        self._kinds.append(LETTERS[frame.kind])
+
+    def finish(self) -> None:
+        """The film is at its end: the segment at hand is whole, and those behind it stay empty."""
+        while self.number < len(self.plan.segments):
+            self._close_segment(last=True)
+
+    def _home(self, instant: Fraction) -> int:
+        """The segment that holds an instant of the source."""
+        return bisect.bisect_right(self._borders, instant)
+
+    def _close_segment(self, last: bool = False) -> None:
+        number = self.number
+        self._open.close()  # ends the file; raises what went wrong in it
+        self._writer = None
+        record = {
+            "frames_in": self._sources.pop(number, 0),
+            "frames_out": len(self._kinds),
+            "kinds": "".join(self._kinds),
+            "cuts": [str(at) for at in self._cuts.pop(number, [])],
+        }
+        self.journal.finish(number, self._suffix, record)
+        self._kinds.clear()
+        self.number += 1
+        if self._drain.is_set() and not last:
+            raise Interrupted(_kept(self.number, len(self.plan.segments)))
+
+
+@contextlib.contextmanager
+def reading(plan: Plan, start: Fraction | None) -> Iterator[Reader]:
+    """A reader from a little before `start`: far enough for neighbours and the cut detector, but not from the film's
+    first frame unless that is near.
+    """
+    options, info = plan.options, plan.info
+    segment = Segment()
+    if start is not None:
+        # a variable rate may have a frame that lasts: lead by time, the longest hold the reader believes
+        lead = max(LEAD_FRAMES / (info.rate or Fraction(25)), LEAD_SECONDS) + (LONGEST_STEP if info.vfr else 0)
+        segment = Segment(start - lead) if start - lead > plan.start else Segment()
+    with open_reader(
+        plan.source, segment, info=info, strict=options.strict, deinterlace=options.deinterlace == "auto"
+    ) as frames:
+        yield frames
+
+
+def labelled(frames: Reader, plan: Plan) -> Iterator[Frame]:
+    """Frames with their clock put right, numbered by shot."""
+    info, options = frames.info, plan.options
+    stream: Iterator[Frame] = frames
+    if not info.vfr and info.rate is not None:
+        stream = timeline.regular(stream, info.rate, info.time_base, plan.start)
+    stream = shots.label(stream, None if options.scene == "off" else shots.Thumbnails(options.scene_threshold))
+    return shots.dedup(stream) if options.dedup == "auto" else stream
+
+
+def report_text(plan: Plan, result: Result) -> str:
+    """The JSON that stands beside the output."""
+    return json.dumps(
+        {
+            "midframe": __version__,
+            "plan": plan.to_json(),
+            "output": str(result.path),
+            "frames_in": result.frames_in,
+            "frames_out": result.frames_out,
+            "rate": str(result.rate),
+            "statistics": dict(result.statistics),
+            "warnings": list(result.warnings),
+            "dropped": list(result.dropped),
+            "cuts": [str(at) for at in result.cuts],
+            "letters": {letter: kind for kind, letter in LETTERS.items()},
+            "kinds": result.kinds,
+        },
+        indent=1,
+        ensure_ascii=False,
+    )
+
+
+def _enter(journal: Journal, plan: Plan) -> Plan:
+    """Go on with what an earlier run left, or begin.
+
+    Raises:
+        JobError: what is there was made from another source or with other wishes.
+    """
+    mine = {
+        "midframe": __version__,
+        "source": fingerprint(Path(plan.source)),
+        "model": [plan.model, plan.device, plan.precision],
+        "options": plan.options.to_json(),
+        "segments": segments_to_json(plan.segments),
+    }
+    theirs = journal.manifest()
+    left = 0 if theirs is None else journal.finished(len(theirs.get("segments", ())))
+    if theirs is None or left == 0 or not plan.options.resume:
+        journal.begin(mine)
+        return plan
+    changed = plan.options.differences(theirs.get("options", {}))
+    if theirs.get("source") != mine["source"]:
+        changed.append("the source has changed")
+    changed += [name for name in ("midframe", "model") if theirs.get(name) != mine[name]]
+    if changed:
+        raise JobError(
+            f"'{journal.folder}' holds {left} finished segments of another run ({'; '.join(changed)}); give the "
+            "command of that run to go on with it, or --no-resume to begin afresh"
+        )
+    return replace(plan, segments=segments_from_json(theirs["segments"]))
+
+
+def _kept(done: int, segments: int) -> str:
+    return f"stopped; {done} of {segments} segments are finished and kept: the same command goes on from there"
+
+
+def _disk_trouble(error: OSError, target: Path) -> MediaError:
+    if error.errno == errno.ENOSPC:
+        return MediaError(
+            f"the disk of '{target.parent}' is full; finished segments are kept: free some space and give the same "
+            "command again"
+        )
+    return MediaError(f"'{target}' cannot be written: {error.strerror or error}")

@@ -1,0 +1,289 @@
+"""What a run will do, decided before it does anything: rates, counts, segments, names.
+
+The borders of the segments depend on the source and the wishes alone: a run that goes on and workers that make one
+segment each find the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from midframe import timeline
+from midframe.errors import InputError, MediaError
+from midframe.journal import segments_to_json
+from midframe.options import FASTEST, Options
+from midframe.types import Segment, VideoInfo
+from midframe.video import concat
+from midframe.video.writer import Encoding, choose_encoder
+
+SEGMENT_OUTPUTS = 480  # pictures per segment at least: what a crash can cost; x264 has a key frame every 250 anyway
+# Containers that a target gets from its source's name; all others (.ts, .avi, .flv ...) become Matroska, which
+# holds every stream they can hold.
+SAME_SUFFIX = (".mp4", ".mkv", ".mov", ".webm", ".m4v")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do."""
+
+    source: str
+    target: Path
+    info: VideoInfo
+    options: Options
+    rate: Fraction  # frames per second of the output
+    slowmo: Fraction  # how many times longer the output lasts
+    keep: int | None  # outputs in every gap where the source's own instants are kept, else None
+    start: Fraction  # seconds; pts of the film's first frame, from which the output grid counts
+    end: Fraction | None  # seconds; where the film ends; None: unknown
+    segments: tuple[Segment, ...]  # cover the wished range once, in order
+    frames_in: int | None  # source frames of the wished range, as far as can be known beforehand
+    frames_out: int | None
+    model: str
+    device: str
+    precision: str
+    encoding: Encoding
+    notes: tuple[str, ...] = ()  # what the user should know first: streams that cannot be kept, ...
+    seconds: float | None = None  # how long it will take, roughly
+
+    def __str__(self) -> str:
+        """One line, said before the work."""
+        info = self.info
+        parts = [f"{info.rate or 'rate unknown'} -> {'variable' if self.keep else self.rate} fps"]
+        if info.rate:
+            parts.append(f"x{self.rate * self.slowmo / info.rate}")
+        if self.slowmo != 1:
+            parts.append(f"{float(self.slowmo):g} times slower")
+        parts.append(f"{_count(self.frames_in)} -> {_count(self.frames_out)} frames")
+        parts.append(f"{info.width}x{info.height}")
+        parts.append("VFR yes" if info.vfr else "VFR no")
+        if info.hdr:
+            parts.append(f"HDR {info.hdr} {info.format.depth}-bit kept")
+        parts.append(str(self.encoding))
+        parts.append(f"{self.model} on {self.device} {self.precision}")
+        if len(self.segments) > 1:
+            parts.append(f"{len(self.segments)} segments")
+        if self.seconds is not None:
+            parts.append(f"about {duration_text(self.seconds)}")
+        return ", ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the report."""
+        return {
+            "source": self.source,
+            "target": str(self.target),
+            "rate_in": None if self.info.rate is None else str(self.info.rate),
+            "rate": str(self.rate),
+            "slowmo": str(self.slowmo),
+            "frames_in": self.frames_in,
+            "frames_out": self.frames_out,
+            "segments": segments_to_json(self.segments),
+            "model": self.model,
+            "device": self.device,
+            "precision": self.precision,
+            "codec": str(self.encoding),
+            "options": self.options.to_json(),
+            "notes": list(self.notes),
+        }
+
+    @property
+    def tick(self) -> Fraction:
+        """Seconds that divide all output instants exactly, counted from `start`."""
+        if self.keep is None:
+            return 1 / self.rate
+        step = self.info.time_base if self.info.vfr or self.info.rate is None else 1 / self.info.rate
+        return step / self.keep
+
+    def instant(self, pts: Fraction) -> Fraction:
+        """The instant of the source, in seconds, that an output shown at `pts` shows."""
+        return self.start + (pts - self.start) / self.slowmo
+
+
+def make_plan(
+    info: VideoInfo,
+    dst: str | os.PathLike[str] | None,
+    options: Options,
+    *,
+    keys: Iterable[Fraction],
+    model: str,
+    device: str,
+    precision: str,
+) -> Plan:
+    """Decide everything that can be decided before the work.
+
+    Args:
+        info: what the source is.
+        dst: the target; a name beside the source if None.
+        options: the wishes.
+        keys: seconds; instants of the source's key frames, at which segments may begin.
+        model: name of the model, with device and precision as the engine settled them.
+        device: see `model`.
+        precision: see `model`.
+
+    Raises:
+        InputError: a wish that this source cannot have.
+        UnsupportedError: a codec or container that this build does not have.
+    """
+    slowmo = options.slowmo or Fraction(1)
+    keep = None
+    if options.fps is not None:
+        rate = options.fps
+    elif info.rate is None:
+        raise InputError(f"'{info.path}' does not say its rate; give --fps")
+    elif options.slowmo is not None:
+        rate = info.rate
+    else:
+        rate = info.rate * (options.ratio or 2)
+    if options.vfr == "keep":
+        keep = int(options.ratio or 2)
+    if rate > FASTEST:
+        raise InputError(f"{float(rate):g} frames per second would come out, {FASTEST} is the most; lower --ratio")
+
+    start = info.start
+    end = None if info.duration is None else start + info.duration
+    wished = Segment(options.start or None, options.end)
+    if end is not None and wished.start is not None and wished.start >= end:
+        raise InputError(f"--start {float(wished.start):g} s is not within the film, which ends at {float(end):.6g} s")
+    first = start if wished.start is None else max(start, wished.start)
+    last = end if wished.end is None else wished.end if end is None else min(end, wished.end)
+    segments = plan_segments(keys, first, last, rate * slowmo)
+    # the outer ends are the wished ones: open where nothing was wished
+    segments = (replace(segments[0], start=wished.start), *segments[1:])
+    segments = (*segments[:-1], replace(segments[-1], end=wished.end))
+
+    frames_in = frames_out = None
+    if last is not None:
+        if info.rate is not None:
+            frames_in = timeline.segment_count(Segment(first, last), start, last, info.rate)
+        if wished == Segment() and info.header_frames and not info.interlaced:
+            frames_in = info.header_frames
+        if keep is None:
+            frames_out = timeline.segment_count(Segment(first, last), start, last, rate, slowmo)
+        elif frames_in is not None:
+            frames_out = frames_in * keep - keep + 1
+    target = Path(dst) if dst is not None else default_target(Path(info.path), options, rate)
+    encoding = choose_encoder(
+        info,
+        target,
+        options.codec,
+        crf=options.crf,
+        preset=options.preset,
+        pix_fmt=options.pix_fmt,
+        options=options.encoder,
+    )
+    notes = concat.dropped(concat.plan_streams(info, target, options))
+    return Plan(
+        source=info.path,
+        target=target,
+        info=info,
+        options=options,
+        rate=rate,
+        slowmo=slowmo,
+        keep=keep,
+        start=start,
+        end=end,
+        segments=segments,
+        frames_in=frames_in,
+        frames_out=frames_out,
+        model=model,
+        device=device,
+        precision=precision,
+        encoding=encoding,
+        notes=(*encoding.notes, *notes),
+    )
+
+
+def plan_segments(
+    keys: Iterable[Fraction], start: Fraction, end: Fraction | None, outputs_per_second: Fraction
+) -> tuple[Segment, ...]:
+    """Cut a range of source time into segments of `SEGMENT_OUTPUTS` outputs or more, at key frames where there are any.
+
+    A pure function of its arguments: a cluster plans with it, and a resumed run finds the same borders.
+
+    Args:
+        keys: seconds; instants of the source's key frames, in order. Those outside the range are left out.
+        start: seconds; begin of the range.
+        end: seconds; end of the range; None: unknown, and the last segment is open.
+        outputs_per_second: outputs for each second of the source.
+
+    Returns:
+        Segments in order. The first has no start and the last no end: they reach to the ends of the range.
+    """
+    least = SEGMENT_OUTPUTS / outputs_per_second
+    borders: list[Fraction] = []
+    at = start
+
+    def fill(until: Fraction) -> None:
+        """Borders where key frames are very far apart, so that no segment grows without limit."""
+        nonlocal at
+        while until - at > 3 * least:
+            at += 2 * least
+            borders.append(at)
+
+    for key in keys:
+        if key - at < least or (end is not None and end - key < least / 2):
+            continue
+        fill(key)
+        if key - at >= least:
+            borders.append(key)
+            at = key
+    if end is not None:
+        fill(end)
+    ends = [None, *borders, None]
+    return tuple(Segment(a, b) for a, b in pairwise(ends))
+
+
+def default_target(source: Path, options: Options, rate: Fraction) -> Path:
+    """A name beside the source that says what was done: `clip.60fps.mp4`, `clip.slow4x.mkv`."""
+    if options.slowmo is not None:
+        mark = f"slow{float(options.slowmo):g}x"
+    elif options.vfr == "keep":
+        mark = f"{options.ratio or 2}x"
+    else:
+        mark = f"{float(rate):.6g}fps"
+    if options.start is not None or options.end is not None:
+        mark += ".part"
+    suffix = source.suffix.lower()
+    return source.with_name(f"{source.stem}.{mark}{suffix if suffix in SAME_SUFFIX else '.mkv'}")
+
+
+def check_target(target: Path, source: Path, overwrite: bool) -> None:
+    """Refuse a target that must not be written, before the work.
+
+    Raises:
+        InputError: it exists, or it is the source.
+        MediaError: its folder is missing or may not be written.
+    """
+    try:
+        if target.exists() and source.exists() and target.samefile(source):
+            raise InputError(f"'{target}' is the source itself; give another -o")
+        if target.exists() and not overwrite:
+            raise InputError(f"'{target}' exists already; -y replaces it, or give another -o")
+        folder = target.parent
+        if not folder.is_dir():
+            raise MediaError(f"the folder '{folder}' of the target does not exist; make it, or give another -o")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise MediaError(f"the folder '{folder}' may not be written; give another one with -o")
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise MediaError(f"'{target}' cannot be a file name: {error}") from error
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as a person says them: "40 s", "12 min", "3 h 05 min"."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _count(frames: int | None) -> str:
+    """ "71 928", or "?" where it is not known."""
+    return "?" if frames is None else f"{frames:,}".replace(",", " ")
