@@ -305,6 +305,37 @@ def encode_picture(frame: Frame, encoding: Any) -> bytes:
     return b"".join(bytes(packet) for packet in packets)
 
 
+def join_folders(parts: Sequence[Path], target: Path) -> None:
+    """Pictures of several folders, in order, renumbered from 1 into one folder; the parts are emptied.
+
+    The target is a folder, a pattern such as `out/%04d.png`, or one picture where there is only one. A new folder
+    appears when all pictures are in it; in one that exists already, pictures of equal names are replaced.
+
+    Raises:
+        MediaError: it cannot be written.
+    """
+    from midframe.video.writer import write_error
+
+    pictures = [picture for part in parts for picture in sorted(part.iterdir(), key=_natural)]
+    folder, pattern = target, "%06d" + (pictures[0].suffix if pictures else ".png")
+    try:
+        if target.suffix.lower() in SUFFIXES and not target.is_dir():
+            if not _COUNTER.search(target.name):
+                if len(pictures) != 1:
+                    raise InputError(f"{named(target)} is one picture, and {len(pictures)} were made; give a folder")
+                shutil.move(pictures[0], target)
+                return
+            folder, pattern = target.parent, target.name
+        whole = folder if folder.exists() else folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        whole.mkdir(exist_ok=True)
+        for number, picture in enumerate(pictures, start=1):
+            shutil.move(picture, whole / (pattern % number))
+        if whole != folder:
+            os.replace(whole, folder)
+    except OSError as error:
+        raise write_error(target, error) from error
+
+
 def with_rate(info: VideoInfo, rate: Fraction) -> VideoInfo:
     """A sequence's description at another rate."""
     frames = info.header_frames or 0

@@ -145,8 +145,7 @@ class Reader:
         info = self.info
         step = 1 / info.rate if info.rate else Fraction(1, 25)
         waiting: Frame | None = None
-        index = 0
-        for picture, pts, seconds in self._timed():
+        for index, (picture, pts, seconds) in enumerate(self._timed()):
             if self.segment.end is not None and pts >= self.segment.end:
                 if waiting is not None:
                     yield replace(waiting, duration=pts - waiting.pts)
@@ -155,7 +154,6 @@ class Reader:
             if not 0 < seconds <= LONGEST_STEP:
                 seconds = step
             frame = Frame(formats.planes_of(made, info.format), info.format, pts, seconds, index)
-            index += 1
             # the picture shown at the segment's start is wanted, and may have begun before it
             if waiting is not None and (self.segment.start is None or pts > self.segment.start):
                 yield replace(waiting, duration=pts - waiting.pts)
@@ -251,6 +249,8 @@ class Reader:
 
     def _decoded(self) -> Iterator[tuple[Any, int | None, Fraction]]:
         start = self.segment.start
+        if start is not None and self._deinterlace:
+            start -= 4 * self._source.time_base + (2 / self._source.rate if self._source.rate else 0)
         if start is None or start <= self._source.start:
             yield from self._decode_from(None)
             return
