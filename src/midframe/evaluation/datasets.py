@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midframe import colour
+from midframe import colour, shots
 from midframe.errors import InputError, MediaError
 from midframe.types import Frame
 from midframe.video.probe import probe
@@ -485,14 +485,12 @@ def film_case(name: str, group: str, before: Frame | None, window: Sequence[Fram
 
 
 def _film(path: Path, factor: int, limit: int | None) -> Iterator[Case]:
-    from midframe import shots
-
     info = probe(str(path))
     total = None if info.header_frames is None else max(0, (info.header_frames - 1) // factor)
     chosen = None if limit is None or total is None else set(_spread(total, limit))
     given = 0
     with open_reader(str(path)) as reader:
-        for index, (before, window, after) in enumerate(film_windows(shots.label(reader, shots.Detector()), factor)):
+        for index, (before, window, after) in enumerate(film_windows(shots.label(reader, shots.Thumbnails()), factor)):
             if chosen is not None and index not in chosen:
                 continue
             case = film_case(f"{path.name}@{float(window[0].pts):.3f}s", path.name, before, window, after)
