@@ -9,7 +9,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "midframe"
 
 # docs/architecture.md draws the same picture
 FLOORS = {
-    "errors": 0, "types": 0, "options": 0,
+    "errors": -1,
+    "types": 0, "options": 0,
     "timeline": 1, "ops": 1, "colour": 1, "metrics": 1, "weights": 1, "journal": 1,
     "video": 2, "models": 2, "shots": 2, "overlays": 2, "scenes": 2,
     "engine": 3, "plan": 3,
