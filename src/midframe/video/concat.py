@@ -42,6 +42,8 @@ TRIAL_READ = 4000  # packets looked through to find them
 _TEXT_SUBTITLES = ("subrip", "ass", "ssa", "mov_text", "webvtt", "text", "srt")
 # What text subtitles become where they cannot stay what they are.
 _TEXT_OF = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
+# Codecs of cover art that Matroska keeps as attachments, and their media types.
+_COVER_TYPES = {"png": "image/png", "mjpeg": "image/jpeg", "bmp": "image/bmp", "gif": "image/gif", "webp": "image/webp"}
 # What stretched sound is encoded as.
 _SOUND_OF = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libopus", "avi": "libmp3lame", "mpegts": "aac"}
 # Tags that were true of the source's encoding, not of ours.
@@ -61,7 +63,7 @@ class StreamPlan:
     index: int
     kind: str  # "audio", "subtitle" ...
     codec: str
-    action: str  # "copy", "convert" (subtitles), "encode" (stretched sound), "drop"
+    action: str  # "copy", "convert" (subtitles), "encode" (sound), "drop", "none" (nothing of its own)
     target: str = ""  # codec in the output, where it is another
     why: str = ""  # of a drop or a conversion
 
@@ -110,7 +112,7 @@ def plan_streams(info: VideoInfo, target: str | os.PathLike[str], options: Optio
 
 def dropped(plans: Sequence[StreamPlan]) -> list[str]:
     """One line for every stream that is lost or changed, for the plan and the result; MKV offered where it helps."""
-    return [str(plan) for plan in plans if plan.action != "copy"]
+    return [str(plan) for plan in plans if plan.action not in ("copy", "none")]
 
 
 def _wishes(info: VideoInfo, options: Options) -> Iterator[StreamPlan]:
@@ -169,10 +171,15 @@ def _fate(stream: Any, samples: dict[int, list[Any]], container: str, suffix: st
         if context is None:
             return _drop(plan, "no decoder for it is in this build")
         return StreamPlan(stream.index, kind, codec, "encode", made, "stretched, its pitch kept")
+    if kind == "data" and codec == "bin_data" and context is None and stream.container.chapters():
+        # the text track in which QuickTime keeps the names of chapters, which are copied as chapters
+        return StreamPlan(stream.index, kind, codec, "none")
     if kind == "attachment":
         if container == "matroska":
             return plan
         return _drop(plan, f"{suffix} cannot hold attachments; .mkv can")
+    if cover and container == "matroska" and codec in _COVER_TYPES:
+        return plan  # becomes an attachment, which is how Matroska keeps covers
     if _trial(stream, samples.get(stream.index, []), container):
         return plan
     if kind == "subtitle" and codec in _TEXT_SUBTITLES and container in _TEXT_OF:
@@ -182,8 +189,15 @@ def _fate(stream: Any, samples: dict[int, list[Any]], container: str, suffix: st
         )
     if kind == "data" and codec in ("unknown", "none"):
         return _drop(plan, "data of an unknown kind cannot be copied")
-    hint = "; .mkv can" if container != "matroska" and _trial(stream, samples.get(stream.index, []), "matroska") else ""
-    return _drop(plan, f"{suffix} cannot hold {codec}{hint}")
+    mkv = container != "matroska" and (
+        (cover and codec in _COVER_TYPES) or _trial(stream, samples.get(stream.index, []), "matroska")
+    )
+    if kind == "audio" and context is not None and container in _SOUND_OF:
+        hint = "; .mkv keeps it as it is" if mkv else ""
+        return StreamPlan(
+            stream.index, kind, codec, "encode", _sound_codec(codec, container), f"{suffix} cannot hold {codec}{hint}"
+        )
+    return _drop(plan, f"{suffix} cannot hold {codec}{'; .mkv can' if mkv else ''}")
 
 
 def _drop(plan: StreamPlan, why: str) -> StreamPlan:
@@ -300,7 +314,8 @@ def join(
     # The header is written with all streams at once, which may fail where each alone is taken: then without some.
     for without in ((), ("data",), ("data", "attachment", "cover picture"), ("data", "attachment", "cover picture",
                     "subtitle"), ("data", "attachment", "cover picture", "subtitle", "video", "audio")):  # fmt: skip
-        kept = tuple(plan for plan in plans if plan.action != "drop" and plan.kind not in without)
+        wanted = [plan for plan in plans if plan.action not in ("drop", "none")]
+        kept = tuple(plan for plan in wanted if plan.kind not in without)
         try:
             problems = _Join(segments, part, container_of(path), source, info, options, kept).run()
             os.replace(part, path)
@@ -315,7 +330,7 @@ def join(
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        lost = [plan for plan in plans if plan.action != "drop" and plan not in kept]
+        lost = [plan for plan in wanted if plan not in kept]
         said += [str(_drop(plan, f"{path.suffix} does not take it together with the others")) for plan in lost]
         return said + problems
     raise AssertionError("unreachable: without other streams the header is written or the error raised")
@@ -467,10 +482,8 @@ class _Join:
                         continue
                     pts = round((packet.pts * tick + offset + own) * scale)
                     heapq.heappush(heap, pts)
-                    if len(heap) > depth:
-                        dts = heapq.heappop(heap)
-                    else:  # the first packets have nothing before them in order of time
-                        dts = heap[0] - ahead if last is None else last + 1
+                    # the first packets have nothing before them in order of time
+                    dts = heapq.heappop(heap) if len(heap) > depth else heap[0] - ahead
                     if last is not None and dts <= last:
                         dts = last + 1
                     if dts > pts:
@@ -623,6 +636,22 @@ class _Line:
         return iter(())
 
 
+class _CoverLine(_Line):
+    """A cover picture, kept as an attachment."""
+
+    def declare(self, out: Any, stream: Any) -> Any:
+        self.flows = False
+        kind = stream.metadata.get("mimetype") or _COVER_TYPES[self.plan.codec]
+        name = stream.metadata.get("filename") or f"cover.{kind.rpartition('/')[2].replace('jpeg', 'jpg')}"
+        data = b""
+        with open_source(stream.container.name.removeprefix("file:")) as source:
+            for packet in source.demux(source.streams[stream.index]):
+                if packet.size:
+                    data = bytes(packet)
+                    break
+        return out.add_attachment(name, kind, data)
+
+
 class _TextLine(_Line):
     """Text subtitles, converted to the kind that the container holds."""
 
@@ -660,8 +689,8 @@ _PLAIN_ASS = (
 )
 
 
-class _SlowLine(_Line):
-    """Sound that lasts as long as the slowed film, its pitch kept."""
+class _SoundLine(_Line):
+    """Sound, encoded anew: stretched to the length of a slowed film with its pitch kept, or for a choosy container."""
 
     def declare(self, out: Any, stream: Any) -> Any:
         context = stream.codec_context
@@ -686,7 +715,8 @@ class _SlowLine(_Line):
         while speed < Fraction(1, 2):
             nodes.append(graph.add("atempo", "0.5"))
             speed *= 2
-        nodes.append(graph.add("atempo", f"{float(speed):.9f}"))
+        if speed != 1:
+            nodes.append(graph.add("atempo", f"{float(speed):.9f}"))
         context = self.made.codec_context
         wanted = f"sample_fmts={context.format.name}:sample_rates={self.out_rate}:channel_layouts={context.layout.name}"
         nodes.append(graph.add("aformat", wanted))
@@ -730,16 +760,21 @@ class _SlowLine(_Line):
 
 
 def _line(out: Any, stream: Any, plan: StreamPlan, container: str, clock: _Clock) -> _Line:
-    kinds = {"copy": _Line, "convert": _TextLine, "encode": _SlowLine}
+    if is_cover(stream) and container == "matroska":
+        return _CoverLine(out, stream, plan, clock)
+    kinds = {"copy": _Line, "convert": _TextLine, "encode": _SoundLine}
     return kinds[plan.action](out, stream, plan, clock)
 
 
 def _kept_tags(tags: Any, container: str) -> dict[str, str]:
     """Tags of the source that are still true of the output; names of QuickTime's handlers only where it has them."""
-    stale = ("_statistics", "bps-", "duration-", "number_of_")
+    stale: tuple[str, ...] = ("_statistics", "bps-", "duration-", "number_of_")
     if container not in ("mp4", "mov"):
         stale = (*stale, "handler_name")
-    return {k: v for k, v in tags.items() if k.lower() not in _STALE and not k.lower().startswith(stale)}
+    kept = {k: v for k, v in tags.items() if k.lower() not in _STALE and not k.lower().startswith(stale)}
+    if "name" in kept:  # the title of a track, as QuickTime calls it
+        kept.setdefault("title", kept.pop("name"))
+    return kept
 
 
 def _quicktime_tags(info: VideoInfo) -> bool:
