@@ -129,7 +129,7 @@ class Layer:
     @property
     def endless(self) -> bool:
         """Whether the layer fills the plane."""
-        return self.patch.shape[2] == 3
+        return bool(self.patch.shape[2] == 3)
 
     def matrix(self, s: float, height: int, width: int) -> Matrix:
         """3 x 3: patch (texels) to picture (pixels) at the scene's moment s."""

@@ -172,7 +172,7 @@ def dead_leaves(rng: Generator, size: int) -> Picture:
     shade = cv2.resize(rng.normal(0, 14, (24, 24)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     grain = cv2.GaussianBlur(rng.normal(0, rng.uniform(0, 9), (size, size)).astype(np.float32), (0, 0), 0.7)
     lit = out + np.asarray(shade + grain)[..., None]
-    return np.clip(lit + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(lit + 0.5, 0, 255), np.uint8)
 
 
 def smooth(rng: Generator, size: int) -> Picture:

@@ -396,8 +396,8 @@ class Batches:
     """Batches for the trainer, without end, the same for the same seed and position.
 
     A batch is a dict of float32 tensors: `before`, `a`, `target`, `b`, `after` (B, 3, H, W) RGB 0..1, `t` (B,), flows
-    (B, 2, H, W) in pixels under the names in `FLOWS`, bool masks (B, 1, H, W) under those in `MASKS`; and `has_flow` and
-    `has_neighbours` (B,) bool. Samples cut from clips have no flow: theirs are 0, and their masks false. Without
+    (B, 2, H, W) in pixels under the names in `FLOWS`, bool masks (B, 1, H, W) under those in `MASKS`, and `has_flow`
+    and `has_neighbours` (B,) bool. Samples cut from clips have no flow: theirs are 0, and their masks false. Without
     neighbours `before` repeats a and `after` repeats b.
 
     Args:

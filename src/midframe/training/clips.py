@@ -1,0 +1,344 @@
+"""Real video as training windows: a few consecutive frames, cropped where something moves, and checked.
+
+Read as they are: a folder of video files; a Vimeo septuplet folder (`sequences/00001/0001/im1.png` to `im7.png`, listed
+in `sep_trainlist.txt`); X-TRAIN and any other folder of folders of numbered pictures. A window is kept if its frames
+follow one another evenly, without cuts and repeats, move but not too fast, and if the middle one can be told from its
+neighbours at all (cuts, flashes, decoding damage and titles that appear fail there).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from midframe.colour import to_rgb
+from midframe.errors import InputError, MediaError
+from midframe.shots import near_duplicate
+from midframe.types import Frame, Segment
+from midframe.video.probe import probe
+from midframe.video.reader import open_reader
+
+log = logging.getLogger(__name__)
+
+Picture = NDArray[np.uint8]
+Flow = NDArray[np.float32]
+
+VIDEOS = {
+    ".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv",
+    ".264", ".265", ".h264", ".hevc", ".y4m", ".ogv", ".mxf",
+}  # fmt: skip
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+RUN = 28  # frames read at one place of a video
+TRIES = 40  # places looked at for one shard's window before the clips are called unfit
+FARTHEST = 60.0  # pixels between a and b, 95th percentile, that a window may be stretched to
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which windows are kept. Motion is the flow from frame to frame, pixels, 95th percentile over the crop."""
+
+    slowest: float = 0.4
+    fastest: float = 28.0
+    uneven: float = 1.7  # one step at most this many times the other
+    likeness: float = 20.0  # dB: the middle frame of three against a motion-compensated mean of the others
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One thing to cut windows from: a video file, or a list of pictures in order."""
+
+    path: Path
+    pictures: tuple[Path, ...] = ()
+    duration: Fraction = Fraction(0)  # seconds, of a video
+    rate: Fraction = Fraction(30)  # frames per second, of a video; about
+
+    @property
+    def length(self) -> int:
+        """Frames, about."""
+        return len(self.pictures) or int(self.duration * self.rate)
+
+
+def find_clips(folders: Sequence[Path], length: int = 7) -> list[Clip]:
+    """All clips of at least `length` frames under `folders`, in a fixed order.
+
+    Files that cannot be read are named in a warning and left out.
+
+    Raises:
+        InputError: a folder is missing, or nothing in it is of use; the message says what was found.
+    """
+    clips: list[Clip] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"clips: {folder} is no folder")
+        septuplets = folder / "sep_trainlist.txt"
+        if septuplets.is_file():
+            found = _septuplets(folder, septuplets.read_text().split())
+        else:
+            found = [*_videos(folder), *_sequences(folder)]
+        kept = [clip for clip in found if clip.length >= length]
+        if not kept:
+            raise InputError(
+                f"clips: {len(found)} clips under {folder}, none of {length} frames or more; looked for video files, "
+                "sequences/*/*/im1.png with sep_trainlist.txt (Vimeo septuplets), and folders of numbered pictures"
+            )
+        clips += kept
+    return clips
+
+
+def _septuplets(folder: Path, names: Sequence[str]) -> list[Clip]:
+    found = []
+    for name in names:
+        place = folder / "sequences" / name
+        pictures = tuple(place / f"im{k}.png" for k in range(1, 8))
+        if pictures[0].is_file() and pictures[6].is_file():
+            found.append(Clip(place, pictures))
+    return found
+
+
+def _videos(folder: Path) -> Iterator[Clip]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in VIDEOS or not path.is_file():
+            continue
+        try:
+            info = probe(path)
+        except MediaError as error:
+            log.warning("clips: %s is left out: %s", path.name, error)
+            continue
+        rate = info.rate or Fraction(30)
+        duration = info.duration
+        if duration is None:
+            duration = Fraction(info.counted_frames or info.header_frames or RUN) / rate
+        yield Clip(path, (), duration, rate)
+
+
+def _sequences(folder: Path) -> Iterator[Clip]:
+    """Folders with pictures whose names end in numbers (X-TRAIN: train/002/occ008.320_f2881/0000.png and on)."""
+    for place in sorted([folder, *(p for p in folder.rglob("*") if p.is_dir())]):
+        numbered = []
+        for path in place.iterdir():
+            match = re.search(r"(\d+)$", path.stem)
+            if match and path.suffix.lower() in PICTURES:
+                numbered.append((int(match[1]), path.name, path))
+        if len(numbered) >= 3:
+            numbered.sort()
+            yield Clip(place, tuple(path for _, _, path in numbered))
+
+
+def read_run(clip: Clip, rng: Generator, count: int = RUN) -> list[Picture]:
+    """Up to `count` consecutive frames (H, W, 3) from anywhere in a clip, repeats dropped; one list without a cut.
+
+    Raises:
+        MediaError: the file cannot be read there.
+    """
+    if clip.pictures:
+        first = int(rng.integers(max(len(clip.pictures) - count, 0) + 1))
+        pictures = []
+        for path in clip.pictures[first : first + count]:
+            raw = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
+            if raw is None:
+                raise MediaError(f"clips: {path} cannot be decoded")
+            pictures.append(np.asarray(raw, np.uint8))
+        return [p for k, p in enumerate(pictures) if not k or not np.array_equal(p, pictures[k - 1])]
+    span = Fraction(count) / clip.rate
+    latest = max(clip.duration - span, Fraction(0))
+    start = latest * Fraction(int(rng.integers(1 << 16)), 1 << 16)
+    frames: list[Frame] = []
+    with open_reader(clip.path, Segment(start, start + span), in_rate=None) as reader:
+        for frame in reader:
+            if not frames or not near_duplicate(frames[-1], frame):
+                frames.append(frame)
+            if len(frames) == count:
+                break
+    return [_bytes(frame) for frame in frames]
+
+
+def _bytes(frame: Frame) -> Picture:
+    # studio range reaches beyond white and black
+    rgb = (to_rgb(frame.planes, frame.format) * 255).round().clamp(0, 255).byte()
+    return np.ascontiguousarray(rgb.permute(1, 2, 0).numpy())
+
+
+# Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Consecutive frames (N, H, W, 3) uint8 and their motion, pixels from frame to frame."""
+
+    frames: Picture
+    motion: float
+
+
+def windows(
+    pictures: Sequence[Picture], rng: Generator, size: int, length: int, limits: Limits, most: int = 3
+) -> list[Window]:
+    """Up to `most` good windows of `length` frames and size x size pixels from a run of frames.
+
+    Each is cut at native or half scale at the liveliest of a few random places.
+    """
+    found: list[Window] = []
+    starts = list(range(len(pictures) - length + 1))
+    rng.shuffle(starts)
+    used: list[int] = []
+    for start in starts[: 3 * most]:
+        if len(found) == most:
+            break
+        if any(abs(start - other) < length for other in used):
+            continue
+        frames = list(pictures[start : start + length])
+        height, width = frames[0].shape[:2]
+        if any(f.shape != frames[0].shape for f in frames):
+            continue
+        if (min(height, width) >= 2 * size and rng.random() < 0.6) or min(height, width) >= 3 * size:
+            frames = [np.asarray(cv2.resize(f, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)) for f in frames]
+            height, width = frames[0].shape[:2]
+        if min(height, width) < size:
+            continue
+        middle = length // 2
+        top, left = liveliest(frames[middle - 1], frames[middle], rng, size)
+        cut = np.stack([f[top : top + size, left : left + size] for f in frames])
+        motion = judge(cut, limits)
+        if motion is not None:
+            found.append(Window(cut, motion))
+            used.append(start)
+    return found
+
+
+def liveliest(one: Picture, two: Picture, rng: Generator, size: int) -> tuple[int, int]:
+    """Top and left of a crop: of four random places that with the greatest difference between two frames."""
+    height, width = one.shape[:2]
+    places = [(int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))) for _ in range(4)]
+    change = cv2.absdiff(one[::4, ::4], two[::4, ::4]).sum(-1, dtype=np.int64)
+    quarter = size // 4
+
+    def life(place: tuple[int, int]) -> float:
+        top, left = place[0] // 4, place[1] // 4
+        return float(change[top : top + quarter, left : left + quarter].sum())
+
+    return max(places, key=life)
+
+
+def judge(frames: Picture, limits: Limits) -> float | None:
+    """The motion of a window (N, H, W, 3) in pixels from frame to frame; None if it is not fit for training."""
+    grey = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
+    small = [np.asarray(cv2.resize(g, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8) for g in grey]
+    fastest = 0.0
+    for k in range(1, len(small) - 1):
+        back, forth = _flow(small[k], small[k - 1]), _flow(small[k], small[k + 1])
+        steps = [float(np.percentile(np.hypot(f[..., 0], f[..., 1]), 95)) * 2 for f in (back, forth)]
+        fastest = max(fastest, *steps)
+        if fastest > limits.fastest:
+            return None
+        if max(steps) > 1.5 and max(steps) > limits.uneven * min(steps):
+            return None
+        compensated = (_warped(small[k - 1], back).astype(np.float32) + _warped(small[k + 1], forth)) / 2
+        if _psnr(compensated, small[k]) < limits.likeness:
+            return None
+        if np.array_equal(grey[k], grey[k - 1]):
+            return None
+    return fastest if fastest >= limits.slowest else None
+
+
+@lru_cache(maxsize=1)
+def _dis() -> Any:
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+
+
+def _flow(one: Picture, two: Picture) -> Flow:
+    flow: Flow = np.asarray(_dis().calc(one, two, None), np.float32)
+    return flow
+
+
+def _warped(picture: Picture, flow: Flow) -> Picture:
+    height, width = flow.shape[:2]
+    x = flow[..., 0] + np.arange(width, dtype=np.float32)[None]
+    y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+    return np.asarray(cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _psnr(one: NDArray[Any], two: Picture) -> float:
+    error = float(np.mean((one - two.astype(np.float32)) ** 2))
+    return 10 * float(np.log10(255**2 / max(error, 1e-3)))
+
+
+# For the shards
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Windows of real clips, as a source of shards; what shard k holds depends on k and the folders alone."""
+
+    folders: tuple[Path, ...]
+    size: int = 256  # pixels; clips with a shorter side give nothing
+    length: int = 7  # frames of a window: 5 or 7
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        """Refuse windows without a middle."""
+        if self.length not in (5, 7):
+            raise InputError(f"clips: windows of {self.length} frames; 5 or 7 are possible")
+
+    def make(self, number: int, samples: int) -> dict[str, NDArray[Any]]:
+        """Cut a shard.
+
+        Raises:
+            InputError: hardly any window of the clips is fit.
+        """
+        rng = np.random.default_rng([11, number])
+        clips = _found(self.folders, self.length)
+        # long clips have more to show, but not in proportion
+        weight = np.sqrt([clip.length for clip in clips])
+        weight /= weight.sum()
+        kept: list[Window] = []
+        barren = 0
+        while len(kept) < samples:
+            clip = clips[int(rng.choice(len(clips), p=weight))]
+            try:
+                new = windows(read_run(clip, rng), rng, self.size, self.length, self.limits)
+            except MediaError as error:
+                log.warning("clips: %s: %s", clip.path.name, error)
+                new = []
+            kept += new
+            barren = 0 if new else barren + 1
+            if barren > TRIES:
+                raise InputError(
+                    f"clips: {barren} places in a row without a fit window of {self.length} frames, {self.size} px; "
+                    "clips need motion, and a shorter side of that size"
+                )
+        return {
+            "frames": np.stack([w.frames for w in kept[:samples]]),
+            "motion": np.array([w.motion for w in kept[:samples]], np.float32),
+        }
+
+    def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> dict[str, NDArray[Any]]:
+        """Two frames of a window 2, 3, 4 or 6 apart, one between them, and neighbours where the window has them."""
+        frames, motion = arrays["frames"][index], float(arrays["motion"][index])
+        count = len(frames)
+        gaps = [gap for gap in (2, 3, 4, 6) if gap < count and (gap == 2 or motion * gap <= FARTHEST)]
+        chance = np.array([{2: 0.6, 3: 0.15, 4: 0.15, 6: 0.1}[gap] for gap in gaps])
+        gap = int(rng.choice(gaps, p=chance / chance.sum()))
+        # two apart, the middle of seven has neighbours at the same distance on both sides
+        centred = gap == 2 and count == 7 and rng.random() < 0.7
+        first = 2 if centred else int(rng.integers(count - gap))
+        between = int(rng.integers(1, gap))
+        out = {"a": frames[first], "target": frames[first + between], "b": frames[first + gap]}
+        if first >= gap and first + 2 * gap < count:
+            out |= {"before": frames[first - gap], "after": frames[first + 2 * gap]}
+        return out | {"t": np.float32(between / gap)}
+
+
+@lru_cache(maxsize=2)
+def _found(folders: tuple[Path, ...], length: int) -> list[Clip]:
+    return find_clips(folders, length)
