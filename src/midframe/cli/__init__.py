@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "probe": ("probe", "What a file is, what would happen to it, what it would cost."),
     "compare": ("compare", "Two films or pictures in one: side by side, difference, slider."),
     "demo": ("demo", "Render a short scene and interpolate it; works offline, first run."),
+    "serve": ("serve", "A page to drop films on, and an HTTP API."),
+    "eval": ("eval", "Models on data sets, beside the ladder: tables and a page to look at."),
     "models": ("models", "The models, and which of them can run here."),
     "doctor": ("doctor", "What this machine offers, and what would be missing."),
 }

@@ -1,0 +1,184 @@
+"""`midframe eval`: models on data sets, beside the steps of the ladder; JSON, Markdown and one HTML page."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from midframe.evaluation.datasets import DataSet
+    from midframe.evaluation.evaluate import Report
+    from midframe.evaluation.ladder import Contestant
+
+LINE_SECONDS = 5.0  # between two lines of progress in a log
+
+
+@click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("models", nargs=-1, metavar="MODELS...")
+@click.option(
+    "--data", "data", multiple=True, metavar="SET=DIR", help="A data set and its folder; several may be given."
+)
+@click.option("--out", "out", metavar="DIR", help="Folder for report.json, report.md, report.html; default: eval.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N cases of each set, evenly spread.")
+@click.option("--partial", is_flag=True, help="Take what is there of a half-copied set; the report says so.")
+@click.option("--alone", is_flag=True, help="Only MODELS, without the steps of the ladder beside them.")
+@click.option("--weights", multiple=True, metavar="MODEL=PATH", help="Local weights of a model.")
+@click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="fp32", help="Default: fp32.")
+@click.option(
+    "--flow-scale", type=click.Choice(["auto", "1", "0.5", "0.25"]), default="auto", help="As in interpolate."
+)
+@click.option("--worst", type=click.IntRange(min=0), default=4, metavar="N", help="Worst cases to show. Default: 4.")
+@click.option("--sets", "list_sets", is_flag=True, help="List the data sets and the layouts they are read in.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress; the table only.")
+def command(
+    models: tuple[str, ...],
+    data: tuple[str, ...],
+    out: str | None,
+    limit: int | None,
+    partial: bool,
+    alone: bool,
+    weights: tuple[str, ...],
+    device: str,
+    precision: str,
+    flow_scale: str,
+    worst: int,
+    list_sets: bool,
+    quiet: bool,
+) -> None:
+    """Measure models against the truth, beside holding, blending, ffmpeg's minterpolate and dis.
+
+    MODELS are names as in `midframe models list`; the worst cases of the first are shown. Nothing is
+    downloaded: a data set is a folder on this machine.
+
+    \b
+    midframe eval dis --data middlebury-other=DIR --out report
+    midframe eval midnet-m --data vimeo90k-triplet=DIR --data videos:4=FILMS
+    """
+    from midframe.errors import InputError
+    from midframe.evaluation import datasets, report
+    from midframe.evaluation.evaluate import evaluate
+    from midframe.metrics import load_lpips
+
+    if list_sets:
+        click.echo((datasets.__doc__ or "").split("\n\n", 2)[2].rstrip())
+        return
+    if not models:
+        raise InputError("no model was named; try: midframe eval dis --data middlebury-other=DIR")
+    sets = _sets(data, limit, partial)
+    given = dict(_pair(text, "--weights", "MODEL=PATH") for text in weights)
+    scale = None if flow_scale == "auto" else float(flow_scale)
+    contestants, notes = _contestants(models, alone, given, device, precision, scale)
+    with _Telling(quiet) as telling:
+        measured = evaluate(
+            contestants, sets, models[0], lpips=load_lpips(), exhibits=worst, on_progress=telling.progress
+        )
+    if notes:
+        from dataclasses import replace
+
+        measured = replace(measured, notes=(*measured.notes, *notes))
+    paths = report.write(measured, out or "eval")
+    click.echo(_table(measured))
+    for note in notes:
+        click.echo(note, err=True)
+    click.echo(f"written: {', '.join(str(path) for path in paths.values())}", err=True)
+
+
+def _pair(text: str, option: str, shape: str) -> tuple[str, str]:
+    from midframe.errors import InputError
+
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise InputError(f"{option} {text!r} is not of the form {shape}")
+    return name, value
+
+
+def _sets(data: tuple[str, ...], limit: int | None, partial: bool) -> list[DataSet]:
+    """All sets are opened before any work: a missing folder is told at once."""
+    from midframe.errors import InputError
+    from midframe.evaluation.datasets import open_set
+
+    if not data:
+        raise InputError("no data set was named; try --data middlebury-other=DIR, or --sets for the list")
+    return [open_set(*_pair(text, "--data", "SET=DIR"), limit=limit, partial=partial) for text in data]
+
+
+def _contestants(
+    models: tuple[str, ...], alone: bool, weights: dict[str, str], device: str, precision: str, flow_scale: float | None
+) -> tuple[list[Contestant], list[str]]:
+    """Those asked for, which must be there, and the steps of the ladder that are."""
+    from midframe.errors import InputError, MidframeError
+    from midframe.evaluation.ladder import LADDER, contestant
+
+    stray = set(weights) - set(models)
+    if stray:
+        raise InputError(f"--weights names {', '.join(sorted(stray))}, which is not among the models asked for")
+    beside = () if alone else ("hold", "blend", "minterpolate", "dis")
+    wanted = [*LADDER, *(name for name in models if name not in LADDER)]
+    found: list[Contestant] = []
+    notes = []
+    for name in wanted:
+        if name in models:
+            found.append(contestant(name, weights.get(name), device, precision, flow_scale))
+        elif name in beside:
+            try:
+                found.append(contestant(name, None, device, precision))
+            except MidframeError as error:
+                notes.append(f"without {name}: {error}")
+    return found, notes
+
+
+def _table(report: Report) -> str:
+    """PSNR of every contestant on every set, for the terminal."""
+    names = [s["name"] for s in report.sets]
+    first = max(len(name) for name in report.contestants) + 2
+    lines = ["PSNR, dB".ljust(first) + "".join(name.rjust(max(len(name), 8) + 2) for name in names)]
+    for contestant in report.contestants:
+        cells = []
+        for name in names:
+            result = report.result(name, contestant)
+            value = result.summary.get("psnr") if result else None
+            flow = (result.summary.get("flow") or {}).get("all") if result else None
+            text = f"{value:.2f}" if value is not None else f"{flow:.2f} px" if flow is not None else "-"
+            cells.append(text.rjust(max(len(name), 8) + 2))
+        lines.append(contestant.ljust(first) + "".join(cells))
+    return "\n".join(lines)
+
+
+class _Telling:
+    """How far the evaluation is: a bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._last = time.monotonic()
+        self._set = ""
+        self._bar = None
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> _Telling:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def progress(self, set_name: str, case: str, done: int, total: int | None) -> None:
+        """Before every case."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"{set_name}: {case}", completed=done, total=total)
+            return
+        now = time.monotonic()
+        if self._quiet or (set_name == self._set and now - self._last < LINE_SECONDS):
+            return
+        self._last, self._set = now, set_name
+        click.echo(f"{set_name}: {done}{f' of {total}' if total else ''}, {case}", err=True)

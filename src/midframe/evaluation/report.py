@@ -1,0 +1,568 @@
+"""A report as files: JSON for programs, Markdown for a repository, one self-contained HTML page for people.
+
+The page asks nothing of the network: pictures are inlined, plots are SVG drawn here. Knows how results look, and
+nothing of how they came about.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import cv2
+import numpy as np
+
+from midframe.errors import InputError, MediaError
+from midframe.evaluation.evaluate import PSNR_CAP, WORST_SHARE, Exhibit, Report, Result
+
+# One hue a contestant, readable on light and on dark paper (after Okabe & Ito 2008, lightness evened out).
+HUES = ("#8a8f98", "#b58a3c", "#c2622d", "#3b8ea5", "#4e9a4e", "#8a63c7", "#c7508a", "#5b74d6", "#7a9a2e", "#b0474a")
+ERROR_GAIN = 4  # error pictures show |made - truth| times this
+WEBP_QUALITY = 88
+
+Picture = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a set's table."""
+
+    title: str
+    pick: Callable[[Mapping[str, Any]], float | None]
+    digits: int
+    better: int  # 1: the largest is best, -1: the smallest, 0: neither
+
+
+def _inside(outer: str, inner: str) -> Callable[[Mapping[str, Any]], float | None]:
+    def pick(summary: Mapping[str, Any]) -> float | None:
+        part = summary.get(outer)
+        value = part.get(inner) if part else None
+        return None if value is None else float(value)
+
+    return pick
+
+
+def _plain(key: str) -> Callable[[Mapping[str, Any]], float | None]:
+    def pick(summary: Mapping[str, Any]) -> float | None:
+        value = summary.get(key)
+        return None if value is None else float(value)
+
+    return pick
+
+
+def _milliseconds(summary: Mapping[str, Any]) -> float | None:
+    value = summary.get("seconds")
+    return None if value is None else 1000 * float(value)
+
+
+QUALITY = (
+    Column("PSNR, dB", _plain("psnr"), 2, 1),
+    Column("SSIM", _plain("ssim"), 4, 1),
+    Column("IE, levels", _plain("ie"), 3, -1),
+    Column("LPIPS", _plain("lpips"), 4, -1),
+    Column("worst 5 %, dB", _plain("worst"), 2, 1),
+    Column("ms a picture", _milliseconds, 0, 0),
+)
+TIME = (
+    Column("less sharp than kept frames, %", _inside("flicker", "sharpness_percent"), 1, -1),
+    Column("light pulses, levels", _inside("flicker", "luma_levels"), 3, -1),
+    Column("still parts: mean error, levels", _inside("static", "mean_levels"), 3, -1),
+    Column("still pixels that move, %", _inside("static", "moved_percent"), 3, -1),
+    Column("step varies, %", _inside("steps", "deviation_percent"), 2, -1),
+    Column("worst step, %", _inside("steps", "worst_percent"), 2, -1),
+)
+MODELSCOPE = (
+    Column("PSNR, floats", _plain("psnr_modelscope"), 2, 1),
+    Column("SSIM, 3-D", _plain("ssim_modelscope"), 4, 1),
+    Column("LPIPS, BGR", _plain("lpips_modelscope"), 4, -1),
+)
+FLOW = (
+    Column("end-point error, px", _inside("flow", "all"), 2, -1),
+    Column("seen in both, px", _inside("flow", "masked"), 2, -1),
+    Column("Fl-all, %", _inside("flow", "outliers_percent"), 1, -1),
+    Column("of zero flow, px", _inside("flow", "zero"), 2, 0),
+)
+
+
+def write(report: Report, folder: Path | str, title: str = "midframe evaluation") -> dict[str, Path]:
+    """Write report.json, report.md and report.html into a folder; each is written aside and then renamed.
+
+    Returns:
+        The paths by ending: "json", "md", "html".
+
+    Raises:
+        MediaError: the folder cannot be written.
+    """
+    target = Path(folder)
+    texts = {
+        "json": json.dumps(report.as_json(), indent=1, allow_nan=False) + "\n",
+        "md": markdown(report, title),
+        "html": html(report, title),
+    }
+    paths = {}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for ending, text in texts.items():
+            paths[ending] = target / f"report.{ending}"
+            aside = target / f".report.{ending}.{os.getpid()}"
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(paths[ending])
+    except OSError as error:
+        raise MediaError(f"{target}: the report cannot be written: {error.strerror}") from error
+    return paths
+
+
+def load(path: Path | str) -> Report:
+    """A report.json, without its pictures.
+
+    Raises:
+        MediaError: not readable.
+        InputError: not such a report.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MediaError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    return Report.from_json(data)
+
+
+# Tables ---------------------------------------------------------------------------------------------------------
+
+
+def _results(report: Report, set_name: str) -> list[Result]:
+    found = (report.result(set_name, name) for name in report.contestants)
+    return [r for r in found if r is not None]
+
+
+def _columns(columns: Sequence[Column], results: Sequence[Result]) -> list[Column]:
+    """Those that say something here; LPIPS stays, for its note says why it is empty."""
+    kept = []
+    for column in columns:
+        known = any(column.pick(r.summary) is not None for r in results)
+        pictures = any(r.summary.get("pictures") for r in results)
+        if known:
+            kept.append(column)
+        elif pictures and column.title.startswith("LPIPS"):
+            kept.append(replace(column, title=f"{column.title} (absent)"))
+    return kept
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:.{digits}f}"
+
+
+def _best(values: Sequence[float | None], better: int) -> float | None:
+    known = [v for v in values if v is not None]
+    if better == 0 or len(known) < 2:
+        return None
+    return max(known) if better > 0 else min(known)
+
+
+def _named_columns(summaries: Sequence[Mapping[str, Any]], key: str, suffix: str = ", dB") -> list[Column]:
+    """One column for each name in a mapping of the summaries: regions, kinds, instants."""
+    names: list[str] = []
+    for summary in summaries:
+        names += [n for n in summary.get(key) or {} if n not in names]
+    return [Column(f"{name}{suffix}", _inside(key, name), 2, 1) for name in names]
+
+
+def _tables(report: Report, set_name: str) -> list[tuple[str, list[Column], list[Result]]]:
+    """(caption, columns, results) of every table of a set."""
+    results = _results(report, set_name)
+    good = [r for r in results if not r.failure]
+    summaries = [r.summary for r in good]
+    tables = [
+        ("Pictures against the truth", _columns(QUALITY, good), results),
+        ("Flow", _columns(FLOW, good), [r for r in good if r.summary.get("flow")]),
+        (
+            "By region: PSNR over all its pixels together",
+            _named_columns(summaries, "regions"),
+            [r for r in good if r.summary.get("regions")],
+        ),
+        ("By kind of scene", _named_columns(summaries, "kinds"), [r for r in good if r.summary.get("kinds")]),
+        ("What is seen in motion", _columns(TIME, good), [r for r in good if r.summary.get("pictures")]),
+        (
+            "By ModelScope's definitions (not to be compared with the first table)",
+            _columns(MODELSCOPE, good),
+            [r for r in good if r.summary.get("pictures")],
+        ),
+    ]
+    return [(caption, columns, rows) for caption, columns, rows in tables if columns and rows]
+
+
+def _scored_sets(report: Report) -> list[str]:
+    """Sets with pictures to score, as against sets of flow only."""
+    return [s["name"] for s in report.sets if any(r.summary.get("pictures") for r in _results(report, s["name"]))]
+
+
+def markdown(report: Report, title: str = "midframe evaluation") -> str:
+    """The tables of a report as Markdown."""
+    lines = [f"# {title}", "", _made_line(report), ""]
+    sets = _scored_sets(report)
+    if sets:
+        lines += ["PSNR in dB:", ""]
+        lines += ["| | " + " | ".join(sets) + " |", "|---" + "|---:" * len(sets) + "|"]
+        for name in report.contestants:
+            cells = []
+            for s in sets:
+                result = report.result(s, name)
+                value = result.summary.get("psnr") if result else None
+                best = _best([r.summary.get("psnr") for r in _results(report, s)], 1)
+                text = _number(value, 2)
+                cells.append(f"**{text}**" if value is not None and value == best else text)
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    for data in report.sets:
+        lines += [f"## {data['name']}", "", _set_line(data), ""]
+        for caption, columns, rows in _tables(report, data["name"]):
+            lines += [f"{caption}:", ""]
+            lines += ["| | " + " | ".join(c.title for c in columns) + " |", "|---" + "|---:" * len(columns) + "|"]
+            for r in rows:
+                cells = [r.failure] if r.failure else [_number(c.pick(r.summary), c.digits) for c in columns]
+                lines.append(f"| {r.contestant} | " + " | ".join(cells + [""] * (len(columns) - len(cells))) + " |")
+            lines.append("")
+    lines += ["## Notes", "", *(f"- {line}" for line in _note_lines(report)), ""]
+    return "\n".join(lines)
+
+
+def _made_line(report: Report) -> str:
+    made = report.made
+    return (
+        f"Made {made.get('date', '')} by midframe {made.get('midframe', '')} with torch {made.get('torch', '')}, "
+        f"{made.get('threads', '')} threads of {made.get('processor', '')}."
+    )
+
+
+def _set_line(data: Mapping[str, Any]) -> str:
+    note = f" Only a part: {data['note']}." if data.get("note") else ""
+    return f"{data['protocol']}. {data['cases']} cases.{note}"
+
+
+def _note_lines(report: Report) -> list[str]:
+    return [
+        *report.notes,
+        f"PSNR, SSIM and IE are of pictures rounded to 8 bits, RGB; identical pictures count as {PSNR_CAP:.0f} dB; "
+        f"worst is the mean of the lowest {WORST_SHARE:.0%} of pictures.",
+        "Times were taken while scoring: for orientation only; benchmarks/ holds those that were measured with care.",
+    ]
+
+
+# The page -------------------------------------------------------------------------------------------------------
+
+
+def html(report: Report, title: str = "midframe evaluation") -> str:
+    """One page with everything in it: tables, plots, worst cases."""
+    hues = {name: HUES[k % len(HUES)] for k, name in enumerate(report.contestants)}
+    body = [_ladder_table(report, hues)]
+    for data in report.sets:
+        name = data["name"]
+        body.append(
+            f'<h2 id="{escape(_anchor(name))}">{escape(name)}</h2><p class="soft">{escape(_set_line(data))}</p>'
+        )
+        for k, (caption, columns, rows) in enumerate(_tables(report, name)):
+            table = _html_table(caption, columns, rows, report.focus, hues)
+            quiet = caption.startswith("By ModelScope")
+            body.append(f"<details><summary>{escape(caption)}</summary>{table}</details>" if quiet else table)
+            if k == 0:
+                body.append(_plots(report, name, hues))
+        shown = [e for e in report.exhibits if e.set == name]
+        if shown:
+            body.append(f"<h3>Worst cases of {escape(report.focus)}</h3>")
+            body += [_exhibit(e, report.focus) for e in shown]
+    nav = "".join(f'<a href="#{escape(_anchor(s["name"]))}">{escape(s["name"])}</a>' for s in report.sets)
+    page = Template(files("midframe.evaluation").joinpath("report.html").read_text(encoding="utf-8"))
+    return page.substitute(
+        title=escape(title),
+        made=escape(_made_line(report)),
+        nav=nav,
+        body="\n".join(body),
+        notes="".join(f"<p>{escape(line)}</p>" for line in _note_lines(report)),
+    )
+
+
+def _anchor(name: str) -> str:
+    return "set-" + "".join(c if c.isalnum() else "-" for c in name)
+
+
+def _label(name: str, hues: Mapping[str, str]) -> str:
+    return f'<span class="dot" style="background:{hues[name]}"></span>{escape(name)}'
+
+
+def _ladder_table(report: Report, hues: Mapping[str, str]) -> str:
+    """Contestants down, sets across: PSNR, and the gain over blend."""
+    sets = _scored_sets(report)
+    if not sets:
+        return ""
+    head = "".join(f'<th><a href="#{escape(_anchor(s))}">{escape(s)}</a></th>' for s in sets)
+    best = {s: _best([r.summary.get("psnr") for r in _results(report, s)], 1) for s in sets}
+    rows = []
+    for name in report.contestants:
+        cells = []
+        for s in sets:
+            result, base = report.result(s, name), report.result(s, "blend")
+            value = result.summary.get("psnr") if result else None
+            if value is None:
+                why = escape(result.failure) if result and result.failure else ""
+                cells.append(f'<td title="{why}">–</td>')
+                continue
+            low = base.summary.get("psnr") if base else None
+            gain = f"<small>{value - low:+.1f}</small>" if low is not None and name != "blend" else "<small></small>"
+            cells.append(f"<td{' class=best' if value == best[s] else ''}>{value:.2f}{gain}</td>")
+        focus = " class=focus" if name == report.focus else ""
+        rows.append(f"<tr{focus}><td>{_label(name, hues)}</td>{''.join(cells)}</tr>")
+    caption = "PSNR in dB; small: gain over blend. The best of each set is coloured."
+    return (
+        f'<div class="card scroll"><table><caption>{caption}</caption><thead><tr><th>the ladder</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _html_table(
+    caption: str, columns: Sequence[Column], rows: Sequence[Result], focus: str, hues: Mapping[str, str]
+) -> str:
+    head = "".join(f"<th>{escape(c.title)}</th>" for c in columns)
+    best = [_best([c.pick(r.summary) for r in rows if not r.failure], c.better) for c in columns]
+    lines = []
+    for r in rows:
+        mark = " class=focus" if r.contestant == focus else ""
+        if r.failure:
+            cells = f'<td colspan="{len(columns)}" class="soft">{escape(r.failure)}</td>'
+        else:
+            values = [c.pick(r.summary) for c in columns]
+            cells = "".join(
+                f"<td{' class=best' if v is not None and v == top else ''}>{_number(v, c.digits)}</td>"
+                for v, c, top in zip(values, columns, best, strict=True)
+            )
+        lines.append(f"<tr{mark}><td>{_label(r.contestant, hues)}</td>{cells}</tr>")
+    return (
+        f'<div class="card scroll"><table><caption>{escape(caption)}</caption><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+# Plots ----------------------------------------------------------------------------------------------------------
+
+
+def _plots(report: Report, set_name: str, hues: Mapping[str, str]) -> str:
+    results = [r for r in _results(report, set_name) if not r.failure and r.rows]
+    if not results:
+        return ""
+    figures = [("PSNR of every picture: dots, the middle half, the median", _distribution(results, hues))]
+    over_motion = {
+        r.contestant: [((p["low"] + p["high"]) / 2, p["psnr"]) for p in r.summary["motion"]]
+        for r in results
+        if len(r.summary.get("motion") or []) > 1
+    }
+    if over_motion:
+        figures.append(("PSNR over true motion", _lines(over_motion, hues, "pixels", logarithmic=True)))
+    over_t = {
+        r.contestant: sorted((_fraction(t), psnr) for t, psnr in r.summary["instants"].items())
+        for r in results
+        if len(r.summary.get("instants") or {}) > 2
+    }
+    if over_t:
+        figures.append(("PSNR over the instant t", _lines(over_t, hues, "t")))
+    cards = "".join(
+        f'<figure class="card">{svg}<figcaption>{escape(text)}</figcaption></figure>' for text, svg in figures
+    )
+    return f'<div class="plots">{cards}</div>'
+
+
+def _fraction(text: str) -> float:
+    above, _, below = text.partition("/")
+    return int(above) / int(below or 1)
+
+
+def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:
+    raw = max(high - low, 1e-9) / wanted
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _distribution(results: Sequence[Result], hues: Mapping[str, str]) -> str:
+    """A strip of dots a contestant over a PSNR axis; a fixed scatter, so that the same report gives the same page."""
+    width, row, left, right = 560, 40, 104, 14
+    everything = [r.psnr for result in results for r in result.rows]
+    low, high = min(everything), max(everything)
+    low, high = low - 0.03 * (high - low + 1), high + 0.03 * (high - low + 1)
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (width - left - right)
+
+    height = row * len(results) + 26
+    parts = []
+    for tick in _ticks(low, high):
+        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="0" y2="{height - 22}"/>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{tick:g}</text>')
+    for k, result in enumerate(results):
+        middle, hue = row * k + row / 2, hues[result.contestant]
+        rows = sorted(result.rows, key=lambda r: r.psnr)
+        every = max(1, len(rows) // 400)  # more dots than that are a smear
+        values = [r.psnr for r in rows]
+        quarter = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+        parts.append(
+            f'<text class="name" x="{left - 10}" y="{middle + 4}" text-anchor="end">{escape(result.contestant)}</text>'
+        )
+        parts.append(
+            f'<rect x="{x(quarter[0]):.1f}" y="{middle - 11}" width="{max(x(quarter[2]) - x(quarter[0]), 1):.1f}" '
+            f'height="22" rx="4" fill="{hue}" opacity=".22"/>'
+        )
+        for j, r in enumerate(rows[::every]):
+            y = middle + 9 * math.sin(12.9898 * (j + 1) + k)
+            what = f"{r.case} t={r.t}: {r.psnr:.2f} dB"
+            parts.append(
+                f'<circle cx="{x(r.psnr):.1f}" cy="{y:.1f}" r="3" fill="{hue}" opacity=".75">'
+                f"<title>{escape(what)}</title></circle>"
+            )
+        parts.append(
+            f'<line x1="{x(quarter[1]):.1f}" x2="{x(quarter[1]):.1f}" y1="{middle - 14}" y2="{middle + 14}" '
+            f'stroke="{hue}" stroke-width="3"><title>median {quarter[1]:.2f} dB</title></line>'
+        )
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="PSNR by contestant">{"".join(parts)}</svg>'
+
+
+def _lines(
+    series: Mapping[str, Sequence[tuple[float, float]]], hues: Mapping[str, str], unit: str, logarithmic: bool = False
+) -> str:
+    """One line a contestant, its name at its right end."""
+    width, height, left, right, bottom = 560, 280, 40, 112, 38
+    xs = [px for points in series.values() for px, _ in points]
+    ys = [py for points in series.values() for _, py in points]
+    logarithmic = logarithmic and min(xs) > 0 and max(xs) > 5 * min(xs)
+    scale: Callable[[float], float] = math.log if logarithmic else float
+    x0, x1 = scale(min(xs)), scale(max(xs))
+    y0, y1 = min(ys) - 0.5, max(ys) + 0.5
+
+    def x(value: float) -> float:
+        return left + (scale(value) - x0) / max(x1 - x0, 1e-9) * (width - left - right)
+
+    def y(value: float) -> float:
+        return 6 + (y1 - value) / (y1 - y0) * (height - bottom - 6)
+
+    parts = []
+    for tick in _ticks(y0, y1, 5):
+        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    marks = (
+        sorted(set(xs))
+        if not logarithmic
+        else [m for m in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if min(xs) <= m <= max(xs)]
+    )
+    for mark in marks if len(marks) <= 9 else _ticks(min(xs), max(xs)):
+        text = f"{mark:.2g}" if not logarithmic else f"{mark:g}"
+        parts.append(f'<text x="{x(mark):.1f}" y="{height - bottom + 16}" text-anchor="middle">{text}</text>')
+    parts.append(f'<text x="{(left + width - right) / 2}" y="{height - 4}" text-anchor="middle">{escape(unit)}</text>')
+    taken: list[float] = []
+    for name, points in sorted(series.items(), key=lambda item: -item[1][-1][1]):
+        path = " ".join(f"{x(px):.1f},{y(py):.1f}" for px, py in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{hues[name]}" stroke-width="2"/>')
+        for px, py in points:
+            parts.append(
+                f'<circle cx="{x(px):.1f}" cy="{y(py):.1f}" r="3.5" fill="{hues[name]}">'
+                f"<title>{escape(name)} at {px:.3g}: {py:.2f} dB</title></circle>"
+            )
+        end = y(points[-1][1])
+        end = max(end, taken[-1] + 14) if taken else end  # names do not lie on each other
+        taken.append(end)
+        parts.append(f'<text class="name" x="{width - right + 10}" y="{end + 4:.1f}">{escape(name)}</text>')
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="PSNR lines">{"".join(parts)}</svg>'
+
+
+# Pictures -------------------------------------------------------------------------------------------------------
+
+
+def flow_picture(flow: Picture, largest: float) -> Picture:
+    """A flow (H, W, 2) as RGB (H, W, 3) uint8: hue is direction, strength is length up to `largest` pixels."""
+    dx, dy = flow[..., 0].astype(np.float32), flow[..., 1].astype(np.float32)
+    length, angle = cv2.cartToPolar(dx, dy, angleInDegrees=True)
+    strength = np.clip(np.nan_to_num(length) / max(largest, 1e-6), 0, 1)
+    hsv = np.stack([np.nan_to_num(angle) / 2, 255 * strength, np.full_like(strength, 255)], axis=-1)
+    return np.asarray(cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB))
+
+
+def error_picture(made: Picture, truth: Picture) -> Picture:
+    """|made - truth| of (H, W, 3) uint8 pictures, the mean of the channels times `ERROR_GAIN`, black to yellow."""
+    error = np.abs(made.astype(np.float32) - truth.astype(np.float32)).mean(-1) * ERROR_GAIN
+    coloured = cv2.applyColorMap(np.clip(error, 0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    return np.asarray(coloured[..., ::-1])
+
+
+def _inline(picture: Picture, widest: int) -> str:
+    """A data address of an RGB picture, at most `widest` pixels wide."""
+    if picture.shape[1] > widest:
+        size = (widest, max(1, round(picture.shape[0] * widest / picture.shape[1])))
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    good, data = cv2.imencode(
+        ".webp", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]
+    )
+    assert good
+    return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+
+
+def _exhibit(shown: Exhibit, focus: str) -> str:
+    """One case: a slider between any two pictures, and the strip of all of them with errors and flows."""
+    captions = {"truth": "truth", "frame a": "frame a", "frame b": "frame b"}
+    captions |= {name: f"{name}, {shown.psnr[name]:.2f} dB" for name in shown.made}
+    pictures = {"truth": shown.truth, **shown.made, "frame a": shown.a, "frame b": shown.b}
+
+    def options(chosen: str) -> str:
+        return "".join(
+            f'<option value="{escape(name)}"{" selected" if name == chosen else ""}>{escape(captions[name])}</option>'
+            for name in pictures
+        )
+
+    def figure(picture: Picture, caption: str, name: str = "", widest: int = 960) -> str:
+        data = f' data-name="{escape(name)}"' if name else ""
+        alt = f'alt="{escape(caption)}"'
+        return (
+            f'<figure><img{data} {alt} loading="lazy" src="{_inline(picture, widest)}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
+
+    strips = ["".join(figure(picture, captions[name], name) for name, picture in pictures.items())]
+    strips.append(
+        "".join(
+            figure(error_picture(picture, shown.truth), f"{name}: error x{ERROR_GAIN}", widest=480)
+            for name, picture in shown.made.items()
+        )
+    )
+    flows = ({"true flow": shown.true_flow} if shown.true_flow is not None else {}) | {
+        f"{name}: flow": flow for name, flow in shown.flow.items()
+    }
+    if flows:
+        reference = (
+            shown.true_flow if shown.true_flow is not None else shown.flow.get(focus, next(iter(flows.values())))
+        )
+        largest = max(float(np.percentile(np.linalg.norm(reference, axis=-1), 99)), 1.0)
+        strips.append(
+            "".join(
+                figure(flow_picture(flow, largest), f"{name}, full colour at {largest:.0f} px", widest=480)
+                for name, flow in flows.items()
+            )
+        )
+    what = f"t = {shown.t}" + (f" · {shown.where}" if shown.where else "")
+    return (
+        f'<div class="exhibit card"><h4>{escape(shown.case)} <span class="soft">{escape(what)}</span></h4>'
+        f'<div class="bar"><label>left <select>{options(focus)}</select></label>'
+        f'<label class="push">right <select>{options("truth")}</select></label></div>'
+        f'<div class="slider" tabindex="0" role="slider" aria-label="compare" aria-valuemin="0" aria-valuemax="100">'
+        f'<img alt=""><div class="over"><img alt=""></div><div class="edge"></div>'
+        f'<span class="tag left"></span><span class="tag right"></span></div>'
+        + "".join(f'<div class="strip">{strip}</div>' for strip in strips)
+        + "</div>"
+    )
