@@ -48,7 +48,7 @@ def probe(path: str) -> Mapping[str, Any]:
     return {**info, **said.get("info", {})}
 
 
-def still(path: str, seconds: float, width: int) -> bytes:
+def still(path: str, seconds: float, width: int, upright: bool) -> bytes:
     read(path)
     return JPEG
 

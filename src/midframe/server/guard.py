@@ -77,8 +77,9 @@ class Guard:
     def __init__(
         self, app: ASGIApp, token: str | None, hosts: Iterable[str], counted_paths: tuple[str, ...] = ()
     ) -> None:
-        """`hosts`: names this server goes by; with none given only loopback names. `counted_paths`: suffixes of the
-        paths whose bodies are counted by their routes."""
+        """`hosts`: names this server goes by beside the loopback ones; `counted_paths`: how the paths end whose bodies
+        are counted by their routes.
+        """
         self._app, self._token, self._counted = app, token, counted_paths
         self._hosts = {host.lower() for host in hosts} | {"localhost", "127.0.0.1", "::1"}
 
@@ -131,7 +132,8 @@ class Guard:
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
             name = ""
-        if name not in self._hosts:
+        # with a token a foreign name does no harm: the cookie is not sent under it
+        if self._token is None and name not in self._hosts:
             return 421, "wrong_host", "this server does not go by that name; start it with --name to allow one"
         if not scope["path"].startswith("/api/"):
             return None

@@ -16,8 +16,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from midframe.errors import MidframeError
-from midframe.server import paths, plan
+from midframe.server import paths
 from midframe.server.events import Hub
 from midframe.server.jobs import FINISHED, Job, NotFoundError, Source, Store
 from midframe.server.wire import ErrorText, JobState, ProgressState, SourceState
@@ -244,28 +243,15 @@ class House:
     def job_state(self, job: Job) -> JobState:
         """A job as the API shows it."""
         progress = (self.live.progress(job.id) if job.state == "running" else None) or job.progress
-        name, output = self.names(job)
         files = [kind for kind in ("result", "before", "after", "report") if job.outcome.get(kind)]
         return JobState(
-            id=job.id, number=job.number, source=job.source, source_name=name, kind=job.kind,  # type: ignore[arg-type]
+            id=job.id, number=job.number, source=job.source,  kind=job.kind,  # type: ignore[arg-type]
             options=dict(job.options), state=job.state,  # type: ignore[arg-type]
             wish=job.wish, progress=ProgressState(**progress),  # type: ignore[arg-type]
             error=ErrorText(**job.error) if job.error else None, warnings=list(job.outcome.get("warnings", ())),
-            files=files, output_name=output, size=job.outcome.get("size"), device=job.device,
+            files=files, **job.about, size=job.outcome.get("size"), device=job.device,
             created=job.created, started=job.started, finished=job.finished,
         )  # fmt: skip
-
-    def names(self, job: Job) -> tuple[str, str]:
-        """The name of a job's film, and the name its result is downloaded under."""
-        try:
-            source = self.store.source(job.source)
-        except NotFoundError:  # its time was up; the result is still there
-            return "", f"midframe-{job.id}.{job.options.get('container', 'mp4')}"
-        try:
-            rate = plan.predict(source.info or {}, job.options, None, "").rate
-        except (MidframeError, KeyError):
-            return source.name, f"midframe-{job.id}.mp4"
-        return source.name, plan.output_name(source.name, job.options, rate)
 
 
 def source_state(source: Source) -> SourceState:

@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS sources (
     client TEXT NOT NULL, created REAL NOT NULL, touched REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, source TEXT NOT NULL, kind TEXT NOT NULL,
-    options TEXT NOT NULL, state TEXT NOT NULL, wish TEXT, progress TEXT, outcome TEXT, error TEXT,
+    options TEXT NOT NULL, about TEXT NOT NULL, state TEXT NOT NULL, wish TEXT, progress TEXT, outcome TEXT, error TEXT,
     crashes INTEGER NOT NULL DEFAULT 0, device TEXT, client TEXT NOT NULL,
     created REAL NOT NULL, started REAL, finished REAL);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
@@ -84,6 +84,9 @@ class Job:
     source: str
     kind: str  # "preview" or "full"
     options: Mapping[str, Any]
+    about: Mapping[
+        str, str
+    ]  # source_name, output_name, source_rate, rate: known when it was queued, kept if the source goes
     state: str
     wish: str | None  # "pause" or "cancel", asked of a running job and not yet done
     progress: Mapping[str, Any] = field(default_factory=dict)
@@ -219,13 +222,15 @@ class Store:
 
     # -- jobs
 
-    def add_job(self, source: str, kind: str, options: Mapping[str, Any], client: str, limit: int) -> Job:
+    def add_job(
+        self, source: str, kind: str, options: Mapping[str, Any], about: Mapping[str, str], client: str, limit: int
+    ) -> Job:  # fmt: skip
         """Put a job at the end of the queue. Raises ConflictError when the client has `limit` unfinished ones."""
         id = new_id()
         added = self._change(
-            "INSERT INTO jobs (id, source, kind, options, state, client, created) SELECT ?,?,?,?,'queued',?,?"
+            "INSERT INTO jobs (id, source, kind, options, about, state, client, created) SELECT ?,?,?,?,?,'queued',?,?"
             " WHERE (SELECT count(*) FROM jobs WHERE client = ? AND state IN ('queued', 'running', 'paused')) < ?",
-            *(id, source, kind, _dump(options), client, time.time(), client, limit),
+            *(id, source, kind, _dump(options), _dump(about), client, time.time(), client, limit),
         )
         if not added:
             raise ConflictError(f"{limit} jobs of this client are not finished yet; wait for one or cancel one")
@@ -370,6 +375,7 @@ def _job(row: sqlite3.Row) -> Job:
     fields = {key: row[key] for key in row.keys()}  # noqa: SIM118
     fields.update(
         options=_load(row["options"]),
+        about=_load(row["about"]),
         progress=_load(row["progress"]) or {},
         outcome=_load(row["outcome"]) or {},
         error=_load(row["error"]),

@@ -68,9 +68,13 @@ def add_job(h: InHouse, new: NewJob, request: Request) -> JobState:
     if new.kind == "preview":
         begin, end = plan.preview_range(source.info, new.preview_start, new.preview_seconds)
         options.update(start=begin, end=end, codec="auto", container="mp4")
-    _checked(h, source, options)
+    predicted = _checked(h, source, options)
+    about = {
+        "source_name": source.name, "output_name": plan.output_name(source.name, options, predicted.rate),
+        "source_rate": str(source.info["rate"]), "rate": str(predicted.rate),
+    }  # fmt: skip
     try:
-        job = h.store.add_job(source.id, new.kind, options, client(request), h.limits.jobs_per_client)
+        job = h.store.add_job(source.id, new.kind, options, about, client(request), h.limits.jobs_per_client)
     except ConflictError as error:
         raise Deny(429, "too_many_jobs", str(error)) from error
     h.store.touch(source.id)
@@ -174,5 +178,5 @@ def file(h: InHouse, id: Id, kind: Literal["result", "before", "after", "report"
         return FileResponse(path, media_type="application/json")
     media = "video/x-matroska" if path.suffix == ".mkv" else "video/mp4"
     if kind == "result":
-        return FileResponse(path, media_type=media, filename=h.names(job)[1])
+        return FileResponse(path, media_type=media, filename=job.about["output_name"])
     return FileResponse(path, media_type=media)

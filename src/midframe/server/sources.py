@@ -117,13 +117,13 @@ async def put_content(
     responses=JPEG,
 )
 async def still(h: InHouse, id: Id, at: Annotated[float, Query(ge=0, le=1e6, allow_inf_nan=False)] = 0.0,
-    width: Annotated[int, Query(ge=16, le=4096)] = 320,
+    width: Annotated[int, Query(ge=16, le=4096)] = 320, upright: bool = True,
 ) -> Response:  # fmt: skip
-    """One picture of a source, at `at` seconds, at most `width` wide."""
+    """One picture of a source, at `at` seconds, at most `width` wide; `upright` turns it as the file says."""
     source = await asyncio.to_thread(h.store.source, id)
     if source.state != "ready":
         raise Deny(409, "conflict", f"this source is {source.state}; there is no picture to show")
-    future = h.prober.still(source.path, at, width)
+    future = h.prober.still(source.path, at, width, upright)
     if future is None:
         raise Deny(429, "busy", "too many pictures are asked for at once; ask again")
     try:

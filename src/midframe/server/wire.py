@@ -133,6 +133,8 @@ class JobState(BaseModel):
     warnings: list[str]
     files: list[str] = Field(description="what can be fetched: result, before, after, report")
     output_name: str
+    rate: str = Field(description="frames per second of the result, exact")
+    source_rate: str
     size: int | None = Field(description="bytes of the result")
     device: str | None
     created: float

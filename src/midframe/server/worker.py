@@ -85,8 +85,8 @@ class Probe(Protocol):
 class Still(Protocol):
     """One picture of a film as JPEG, at most `width` wide."""
 
-    def __call__(self, path: str, seconds: float, width: int) -> bytes:
-        """Decode it."""
+    def __call__(self, path: str, seconds: float, width: int, upright: bool) -> bytes:
+        """Decode it; `upright` turns it as the file asks players to."""
 
 
 class ChildDiedError(JobError):
@@ -288,7 +288,7 @@ def _look_handler(
 ) -> tuple[Mapping[str, Any], bytes | None]:
     if request["what"] == "probe":
         return probe(request["path"]), None
-    return {}, still(request["path"], request["seconds"], request["width"])
+    return {}, still(request["path"], request["seconds"], request["width"], request["upright"])
 
 
 class Live:
@@ -477,14 +477,16 @@ class Prober:
         """Have a source looked at; the store hears the verdict."""
         self._waiting.put(source)
 
-    def still(self, path: str, seconds: float, width: int) -> Future[bytes] | None:
+    def still(self, path: str, seconds: float, width: int, upright: bool) -> Future[bytes] | None:
         """Ask for one picture; None when too many wait already."""
         with self._lock:
             if self._stills >= self.MAX_STILLS_WAITING:
                 return None
             self._stills += 1
         future: Future[bytes] = Future()
-        self._waiting.put(({"what": "still", "path": path, "seconds": seconds, "width": width}, future))
+        self._waiting.put(
+            ({"what": "still", "path": path, "seconds": seconds, "width": width, "upright": upright}, future)
+        )
         return future
 
     def close(self) -> None:
