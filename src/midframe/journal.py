@@ -38,9 +38,11 @@ def folder_of(target: Path) -> Path:
 def fingerprint(source: Path) -> dict[str, Any]:
     """What tells a source from another version of itself: size, time of change, and a hash of three samples.
 
-    A folder of pictures is known by names, sizes and times.
+    A folder of pictures is known by names, sizes and times; for a pattern of names it is the folder around it.
     """
     digest = hashlib.sha256()
+    if not source.exists():
+        source = source.parent
     if source.is_dir():
         size = 0
         newest = 0
@@ -115,7 +117,7 @@ class Journal:
         return self.folder / f"{number:05d}.part{suffix}"
 
     def finish(self, number: int, suffix: str, record: Mapping[str, Any]) -> None:
-        """Segment `number` is whole: give it its name, then write its record. A segment without pictures has no file."""
+        """Segment `number` is whole: give it its name, then write its record. One without pictures has no file."""
         part, whole = self.part(number, suffix), self.folder / f"{number:05d}{suffix}"
         _remove(whole)
         if not part.exists():

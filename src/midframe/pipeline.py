@@ -29,11 +29,11 @@ from midframe.journal import Journal, fingerprint, segments_from_json, segments_
 from midframe.models import load_model
 from midframe.models.base import Model
 from midframe.options import Options
-from midframe.plan import Plan, check_target, make_plan
+from midframe.plan import Plan, check_target, make_plan, report_of
 from midframe.types import Frame, Gap, Segment, Slot
 from midframe.video import concat
 from midframe.video.images import probe_sequence, read_sequence
-from midframe.video.probe import probe
+from midframe.video.probe import key_times, probe
 from midframe.video.reader import LONGEST_STEP, Reader, open_reader
 from midframe.video.writer import Writer, choose_encoder, open_writer
 
@@ -155,12 +155,12 @@ def make_engine(options: Options, network: Model | None = None) -> Engine:
 
 def plan_run(src: PathLike, dst: PathLike | None, options: Options, engine: Engine) -> Plan:
     """What `interpolate` would do. Writes nothing."""
-    info = probe(src)
+    info = probe(src, in_rate=options.in_fps)
     return make_plan(
         info,
         dst,
         options,
-        keys=(),
+        keys=lambda: key_times(src, info),
         model=engine.model.name,
         device=str(engine.device),
         precision=engine.precision,
@@ -263,7 +263,8 @@ class _Run:
         records = [self._record(n) for n in range(len(plan.segments))]
         if self.on_progress is not None:
             self.on_progress(self._progress("joining", plan.start, len(records), 0, None))
-        whole = self.journal.folder / f"whole.part{plan.target.suffix}"
+        pictures = plan.encoding.container == "pictures"
+        whole = plan.target if pictures else self.journal.folder / f"whole.part{plan.target.suffix}"
         dropped = concat.join(
             [self.journal.folder / r["file"] for r in records if r["file"]], whole, plan.source, plan.info, plan.options
         )
@@ -272,7 +273,7 @@ class _Run:
         warnings = [*plan.info.warnings, *plan.notes, *self.warnings]
         result = Result(
             path=plan.target,
-            report=plan.target.with_name(plan.target.name + ".json"),
+            report=report_of(plan.target),
             frames_in=sum(r["frames_in"] for r in records),
             frames_out=frames_out,
             rate=plan.rate,
@@ -286,7 +287,8 @@ class _Run:
                 "resumed_frames": self.resumed,
             },
         )
-        os.replace(whole, plan.target)
+        if not pictures:
+            os.replace(whole, plan.target)
         write_whole(result.report, report_text(plan, result))
         self.journal.discard()
         return result
@@ -355,7 +357,7 @@ class SegmentWriter:
                 home = self._home(frame.pts)
                 self._sources[home] = self._sources.get(home, 0) + 1
                 if shot is not None and frame.shot != shot:
-                    self._cuts.setdefault(home, []).append(frame.pts - self.plan.start)
+                    self._cuts.setdefault(home, []).append(frame.pts)
                     self.cuts_met += 1
             shot = frame.shot
             yield frame

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -21,6 +22,7 @@ from midframe.journal import segments_to_json
 from midframe.options import FASTEST, Options
 from midframe.types import Segment, VideoInfo
 from midframe.video import concat
+from midframe.video.images import SUFFIXES
 from midframe.video.writer import Encoding, choose_encoder
 
 SEGMENT_OUTPUTS = 480  # pictures per segment at least: what a crash can cost; x264 has a key frame every 250 anyway
@@ -63,6 +65,8 @@ class Plan:
         parts.append(f"{_count(self.frames_in)} -> {_count(self.frames_out)} frames")
         parts.append(f"{info.width}x{info.height}")
         parts.append("VFR yes" if info.vfr else "VFR no")
+        if info.interlaced and self.options.deinterlace == "auto":
+            parts.append("deinterlaced to its field rate")
         if info.hdr:
             parts.append(f"HDR {info.hdr} {info.format.depth}-bit kept")
         parts.append(str(self.encoding))
@@ -110,7 +114,7 @@ def make_plan(
     dst: str | os.PathLike[str] | None,
     options: Options,
     *,
-    keys: Iterable[Fraction],
+    keys: Callable[[], Iterable[Fraction]],
     model: str,
     device: str,
     precision: str,
@@ -121,7 +125,8 @@ def make_plan(
         info: what the source is.
         dst: the target; a name beside the source if None.
         options: the wishes.
-        keys: seconds; instants of the source's key frames, at which segments may begin.
+        keys: gives the instants of the source's key frames, in seconds, at which segments may begin; called for
+            films long enough for several segments.
         model: name of the model, with device and precision as the engine settled them.
         device: see `model`.
         precision: see `model`.
@@ -152,7 +157,8 @@ def make_plan(
         raise InputError(f"--start {float(wished.start):g} s is not within the film, which ends at {float(end):.6g} s")
     first = start if wished.start is None else max(start, wished.start)
     last = end if wished.end is None else wished.end if end is None else min(end, wished.end)
-    segments = plan_segments(keys, first, last, rate * slowmo)
+    short = last is not None and (last - first) * rate * slowmo < 2 * SEGMENT_OUTPUTS
+    segments = plan_segments(() if short else keys(), first, last, rate * slowmo)
     # the outer ends are the wished ones: open where nothing was wished
     segments = (replace(segments[0], start=wished.start), *segments[1:])
     segments = (*segments[:-1], replace(segments[-1], end=wished.end))
@@ -177,6 +183,8 @@ def make_plan(
         pix_fmt=options.pix_fmt,
         options=options.encoder,
     )
+    if encoding.container == "pictures" and not is_pattern(target) and frames_out != 1:
+        raise InputError(f"'{target}' is one picture, and {_count(frames_out)} come out; try -o '{_pattern(target)}'")
     notes = concat.dropped(concat.plan_streams(info, target, options))
     return Plan(
         source=info.path,
@@ -248,13 +256,33 @@ def default_target(source: Path, options: Options, rate: Fraction) -> Path:
     else:
         mark = f"{float(rate):.6g}fps"
     if options.start is not None or options.end is not None:
-        mark += ".part"
+        mark += f".{float(options.start or 0):g}-{'end' if options.end is None else f'{float(options.end):g}s'}"
+    if is_pattern(source):  # named by its folder
+        source = source.absolute().parent
     suffix = source.suffix.lower()
     return source.with_name(f"{source.stem}.{mark}{suffix if suffix in SAME_SUFFIX else '.mkv'}")
 
 
+def report_of(target: Path) -> Path:
+    """Where the JSON report of a target stands: beside it."""
+    if is_pattern(target):  # beside the folder of pictures
+        return target.parent.with_name(target.parent.name + ".json")
+    return target.with_name(target.name + ".json")
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path means numbered pictures (`shot_%04d.png`) or a glob of them (`shot_*.png`), not one file."""
+    text = path.name
+    return path.suffix.lower() in SUFFIXES and bool(re.search(r"%0?\d*d|[*?]", text)) and not path.is_file()
+
+
+def _pattern(target: Path) -> Path:
+    """A pattern of numbered pictures for a single name: `out/%06d.png` for `out.png`."""
+    return target.with_suffix("") / f"%06d{target.suffix}"
+
+
 def check_target(target: Path, source: Path, overwrite: bool) -> None:
-    """Refuse a target that must not be written, before the work.
+    """Refuse a target that must not be written, before the work. The folder of a pattern of pictures is made.
 
     Raises:
         InputError: it exists, or it is the source.
@@ -263,9 +291,14 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
     try:
         if target.exists() and source.exists() and target.samefile(source):
             raise InputError(f"'{target}' is the source itself; give another -o")
-        if target.exists() and not overwrite:
-            raise InputError(f"'{target}' exists already; -y replaces it, or give another -o")
         folder = target.parent
+        pictures = is_pattern(target)
+        if pictures and folder.parent.is_dir():
+            folder.mkdir(exist_ok=True)
+        there = any(folder.glob(f"*{target.suffix}")) if pictures else target.exists()
+        if there and not overwrite:
+            what = f"'{folder}' holds pictures" if pictures else f"'{target}' exists"
+            raise InputError(f"{what} already; -y replaces {'them' if pictures else 'it'}, or give another -o")
         if not folder.is_dir():
             raise MediaError(f"the folder '{folder}' of the target does not exist; make it, or give another -o")
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -274,6 +307,8 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         if isinstance(error, InputError):
             raise
         raise MediaError(f"'{target}' cannot be a file name: {error}") from error
+    except OSError as error:
+        raise MediaError(f"'{target}' cannot be written: {error.strerror}") from error
 
 
 def duration_text(seconds: float) -> str:

@@ -78,7 +78,8 @@ class Plain(Teller):
             if text not in self._said:
                 self.note(f"warning: {text}")
         for text in result.dropped:
-            self.note(f"dropped: {text}")
+            if text not in self._said:
+                self.note(f"note: {text}")
         self.note(result_text(result))
 
     def note(self, text: str) -> None:
