@@ -1,0 +1,321 @@
+"""The main path with the plain blend for a model: counts, segments, resume, refusals, the report."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+import clips
+import midframe
+from clips import Clip
+from midframe import pipeline, plan
+from midframe.errors import InputError, Interrupted, JobError, MediaError
+from midframe.journal import folder_of
+from midframe.options import Options
+from midframe.pipeline import Progress
+from midframe.plan import plan_segments
+from midframe.types import Segment
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SEGMENT_OUTPUTS", 20)
+
+
+def run(source: Path, target: Path | None = None, **wishes: Any) -> midframe.Result:
+    return midframe.interpolate(source, target, **{"model": "blend", "device": "cpu", **wishes})
+
+
+def times(path: Path) -> list[Fraction]:
+    with av.open(str(path)) as film:
+        base = film.streams.video[0].time_base
+        assert base is not None
+        return sorted(packet.pts * base for packet in film.demux(video=0) if packet.pts is not None)
+
+
+def hashes(path: Path) -> list[int]:
+    with av.open(str(path)) as film:
+        return [hash(frame.to_ndarray().tobytes()) for frame in film.decode(video=0)]
+
+
+def test_a_film_comes_out_smoother_with_all_that_it_had(tmp_path: Path) -> None:
+    source = clips.make(
+        tmp_path / "in.mkv",
+        Clip(frames=48, sounds=3, subtitles=("ass",), chapters=2, attachment=True, tags={"title": "A film"}),
+    )
+    result = run(source, tmp_path / "out.mkv", fps="60")
+    assert (result.frames_in, result.frames_out, result.rate) == (48, 120, 60)
+    got = times(result.path)
+    assert len(got) == 120
+    assert all(abs(at - Fraction(n, 60)) <= Fraction(1, 1000) for n, at in enumerate(got))
+    with av.open(str(source)) as before, av.open(str(result.path)) as after:
+        kinds = [stream.type for stream in before.streams]
+        assert [stream.type for stream in after.streams] == kinds
+        assert kinds.count("audio") == 3
+        assert [s.metadata.get("language") for s in after.streams.audio] == ["eng", "fra", "deu"]
+        assert len(after.chapters()) == 2
+        assert after.metadata["title"] == "A film"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mkv", "out.mkv", "out.mkv.json"]
+
+
+def test_the_report_says_the_kind_of_every_picture(tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=6))
+    result = run(source)
+    assert result.path == tmp_path / "in.48fps.mp4"
+    assert result.kinds == "smsmsmsmsmsh"
+    report = json.loads(result.report.read_text())
+    assert report["kinds"] == result.kinds
+    assert report["letters"] == {"s": "source", "m": "made", "h": "held", "r": "repeated"}
+    assert Options.from_json(report["plan"]["options"]) == Options.parse(model="blend", device="cpu")
+
+
+def test_segments_change_nothing(tmp_path: Path, small_segments: None) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=60, sounds=1, options={"g": "10"}))
+    result = run(source, tmp_path / "many.mp4", fps=50)
+    assert len(json.loads(result.report.read_text())["plan"]["segments"]) > 2
+    assert result.frames_out == 125
+    assert times(result.path) == [Fraction(n, 50) for n in range(125)]
+    plan.SEGMENT_OUTPUTS = 10_000  # undone by the fixture
+    whole = run(source, tmp_path / "one.mp4", fps=50)
+    assert whole.kinds == result.kinds
+    assert times(whole.path) == times(result.path)
+
+
+@pytest.mark.parametrize("stop_at", [1, 33, 71])
+def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path, small_segments: None, stop_at: int) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=48, sounds=1, options={"g": "12"}))
+    straight = run(source, tmp_path / "straight.mp4")
+    target = tmp_path / "out.mp4"
+    cancel = threading.Event()
+
+    def stop(progress: Progress) -> None:
+        if progress.frames == stop_at:
+            cancel.set()
+
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        run(source, target, on_progress=stop, cancel=cancel)
+    assert not target.exists()
+    assert folder_of(target).exists() == (stop_at > 24)
+    seen: list[int] = []
+    result = run(source, target, on_progress=lambda p: seen.append(p.frames))
+    assert seen[0] > stop_at - 30, "finished segments are not made again"
+    assert hashes(target) == hashes(straight.path)
+    assert result.kinds == straight.kinds
+    assert not folder_of(target).exists()
+
+
+KILLED = """
+import os, signal, sys
+import midframe
+from midframe import plan
+plan.SEGMENT_OUTPUTS = 20
+def on_progress(progress):
+    if progress.frames == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+midframe.interpolate(sys.argv[1], sys.argv[2], model="blend", device="cpu", on_progress=on_progress)
+"""
+
+
+def test_kill_9_and_again_gives_the_same_frames(tmp_path: Path, small_segments: None) -> None:
+    source = clips.make(tmp_path / "in.mkv", Clip(frames=48, sounds=2, options={"g": "12"}))
+    target = tmp_path / "out.mkv"
+    for at in (31, 70):
+        ended = subprocess.run([sys.executable, "-c", KILLED, str(source), str(target), str(at)], check=False)
+        assert ended.returncode == -signal.SIGKILL
+        assert not target.exists()
+    result = run(source, target)
+    assert result.statistics["resumed_frames"] > 30
+    straight = run(source, tmp_path / "straight.mkv")
+    assert hashes(target) == hashes(straight.path)
+    assert times(target) == times(straight.path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "in.mkv", "out.mkv", "out.mkv.json", "straight.mkv", "straight.mkv.json",
+    ]  # fmt: skip
+
+
+def half_done(source: Path, target: Path, **wishes: Any) -> None:
+    drain = threading.Event()
+
+    def stop(progress: Progress) -> None:
+        if progress.frames == 5:
+            drain.set()
+
+    with pytest.raises(Interrupted, match=r"1 of \d+ segments"):
+        run(source, target, on_progress=stop, drain=drain, **wishes)
+
+
+def test_draining_finishes_the_segment_at_hand(tmp_path: Path, small_segments: None) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=48, options={"g": "12"}))
+    half_done(source, tmp_path / "out.mp4")
+    seen: list[int] = []
+    run(source, tmp_path / "out.mp4", on_progress=lambda p: seen.append(p.frames))
+    assert seen[0] >= 21
+
+
+def test_changed_wishes_are_noticed(tmp_path: Path, small_segments: None) -> None:
+    source, target = clips.make(tmp_path / "in.mp4", Clip(frames=48, options={"g": "12"})), tmp_path / "out.mp4"
+    half_done(source, target)
+    with pytest.raises(JobError, match=r"crf default, now 20.*--no-resume"):
+        run(source, target, crf=20)
+    assert folder_of(target).exists(), "finished work is not thrown away unasked"
+    result = run(source, target, crf=20, resume=False)
+    assert result.statistics["resumed_frames"] == 0
+
+
+def test_a_changed_source_is_noticed(tmp_path: Path, small_segments: None) -> None:
+    source, target = clips.make(tmp_path / "in.mp4", Clip(frames=48, options={"g": "12"})), tmp_path / "out.mp4"
+    half_done(source, target)
+    clips.make(source, Clip(frames=49, options={"g": "12"}))
+    with pytest.raises(JobError, match="the source has changed"):
+        run(source, target)
+
+
+def test_a_segment_that_was_damaged_is_made_again(tmp_path: Path, small_segments: None) -> None:
+    source, target = clips.make(tmp_path / "in.mp4", Clip(frames=48, options={"g": "12"})), tmp_path / "out.mp4"
+    half_done(source, target)
+    (folder_of(target) / "00000.mkv").write_bytes(b"short")
+    assert run(source, target).statistics["resumed_frames"] == 0
+
+
+def test_a_second_run_on_one_target_is_refused(tmp_path: Path) -> None:
+    source, target = clips.make(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    refused: list[JobError] = []
+
+    def again(_: Progress) -> None:
+        if not refused:
+            with pytest.raises(JobError, match=r"another run is writing out\.mp4") as caught:
+                run(source, target)
+            refused.append(caught.value)
+
+    run(source, target, on_progress=again)
+    assert refused
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    source, target = clips.make(tmp_path / "in.mp4", Clip(frames=4)), tmp_path / "out.mp4"
+    target.write_text("mine")
+    with pytest.raises(InputError, match="-y replaces it"):
+        run(source, target)
+    assert target.read_text() == "mine"
+    with pytest.raises(InputError, match="the source itself"):
+        run(source, source, overwrite=True)
+    run(source, target, overwrite=True)
+    assert len(times(target)) == 8
+
+
+def test_an_error_midway_leaves_target_and_folder_as_they_were(tmp_path: Path) -> None:
+    source, target = clips.make(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    target.write_text("mine")
+
+    def fail(progress: Progress) -> None:
+        if progress.frames == 20:
+            raise RuntimeError("fault")
+
+    with pytest.raises(RuntimeError, match="fault"):
+        run(source, target, overwrite=True, on_progress=fail)
+    assert target.read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_progress_counts_up_to_the_end(tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=10))
+    seen: list[Progress] = []
+    run(source, tmp_path / "out.mp4", on_progress=seen.append)
+    assert [p.frames for p in seen if p.stage == "frames"] == list(range(1, 21))
+    assert seen[-1].stage == "joining"
+    assert seen[-2].total == 20
+    assert seen[-2].latest is not None and seen[-2].latest.pts == Fraction(19, 48)
+
+
+def test_a_range_starts_and_ends_where_it_is_wished(tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=48, sounds=1))
+    result = run(source, tmp_path / "part.mp4", start="0.5", end="1.25")
+    assert result.frames_out == 36
+    got = times(result.path)
+    assert (got[0], got[-1]) == (0, Fraction(35, 48))
+    assert result.kinds.startswith("smsm")
+    with pytest.raises(InputError, match=r"--start 9 s is not within the film, which ends at 2 s"):
+        run(source, tmp_path / "none.mp4", start=9)
+
+
+def test_slow_motion_lasts_longer(tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=24, sounds=1))
+    result = run(source, slowmo=4)
+    assert result.path.name == "in.slow4x.mp4"
+    assert times(result.path) == [Fraction(n, 24) for n in range(96)]
+    assert any("--slow-audio stretch" in text for text in result.dropped)
+    with av.open(str(run(source, tmp_path / "s.mp4", slowmo=2, slow_audio="stretch").path)) as film:
+        sound = film.streams.audio[0]
+        assert sound.duration is not None and sound.time_base is not None
+        assert abs(float(sound.duration * sound.time_base) - 2) < 0.1
+
+
+def test_pictures_in_and_out(tmp_path: Path) -> None:
+    folder = tmp_path / "shots"
+    folder.mkdir()
+    for n in range(5):
+        clips.png(folder / f"shot_{n}.png", n)
+    film = run(folder, in_fps=12)
+    assert (film.path.name, film.frames_out) == ("shots.24fps.mkv", 10)
+    out = run(folder / "shot_%d.png", tmp_path / "more" / "%03d.png", in_fps=12)
+    assert [p.name for p in sorted((tmp_path / "more").iterdir())] == [f"{n:03d}.png" for n in range(1, 11)]
+    assert out.report == tmp_path / "more.json"
+    with pytest.raises(InputError, match="holds pictures already"):
+        run(folder, tmp_path / "more" / "%03d.png", in_fps=12)
+    with pytest.raises(InputError, match=r"one picture.*%06d\.png"):
+        run(folder, tmp_path / "one.png", in_fps=12)
+
+
+def test_two_pictures_give_the_one_between(tmp_path: Path) -> None:
+    a, b = clips.png(tmp_path / "a.png", 0), clips.png(tmp_path / "b.png", 4)
+    middle = tmp_path / "m.png"
+    assert pipeline.between_files(a, b, middle, Options.parse(model="blend")) == [middle]
+    values = []
+    for path in (a, middle, b):
+        with av.open(str(path)) as picture:
+            values.append(next(picture.decode(video=0)).to_ndarray(format="rgb24").astype(int))
+    assert abs(values[1] - (values[0] + values[2]) / 2).max() <= 0.5
+    with pytest.raises(InputError, match="exists"):
+        pipeline.between_files(a, b, middle, Options.parse(model="blend"))
+    clips.png(b, 4, width=40)
+    with pytest.raises(MediaError, match="one size"):
+        pipeline.between_files(a, b, tmp_path / "n.png", Options.parse(model="blend"))
+
+
+def test_the_plan_is_said_first_and_writes_nothing(tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(rate=clips.NTSC_FILM))
+    said = str(pipeline.plan(source, fps="59.94", model="blend", device="cpu"))
+    assert said.startswith("24000/1001 -> 60000/1001 fps, x5/2, 24 -> 60 frames, 64x48, VFR no")
+    assert "blend on cpu fp32" in said
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+class TestSegments:
+    def test_borders_are_key_frames_far_enough_apart(self) -> None:
+        keys = [Fraction(n) for n in range(60)]
+        got = plan_segments(keys, Fraction(0), Fraction(60), Fraction(48))
+        assert got == (
+            Segment(None, Fraction(10)), Segment(Fraction(10), Fraction(20)), Segment(Fraction(20), Fraction(30)),
+            Segment(Fraction(30), Fraction(40)), Segment(Fraction(40), Fraction(50)), Segment(Fraction(50), None),
+        )  # fmt: skip
+
+    def test_a_short_film_is_one_segment(self) -> None:
+        assert plan_segments([Fraction(0)], Fraction(0), Fraction(4), Fraction(60)) == (Segment(),)
+
+    def test_no_segment_grows_without_limit(self) -> None:
+        got = plan_segments([Fraction(0)], Fraction(0), Fraction(600), Fraction(48))
+        lengths = [s.end - (s.start or 0) for s in got if s.end is not None]
+        assert len(got) > 20 and max(lengths) <= 30
+
+    def test_an_unknown_end_leaves_the_last_open(self) -> None:
+        got = plan_segments([Fraction(0), Fraction(11)], Fraction(0), None, Fraction(48))
+        assert got == (Segment(None, Fraction(11)), Segment(Fraction(11), None))
