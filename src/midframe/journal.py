@@ -144,6 +144,10 @@ class Journal:
                 return number
         return count
 
+    def held(self, count: int) -> set[int]:
+        """Which of the first `count` segments are finished; workers beside each other leave holes."""
+        return {number for number in range(count) if self.record(number) is not None}
+
     def discard(self) -> None:
         """The target is whole: the folder goes when the journal is left."""
         self._discard = True

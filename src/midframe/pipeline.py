@@ -122,7 +122,7 @@ def interpolate(
         on_plan(plan)
     try:
         with Journal(plan.target) as journal:
-            run = _Run(_enter(journal, plan), journal, engine, on_progress, cancel, drain)
+            run = Run(enter(journal, plan), journal, engine, on_progress, cancel, drain)
             run.make()
             return run.join()
     except OSError as error:
@@ -203,7 +203,7 @@ def between_files(a: Path, b: Path, dst: Path, options: Options, *, network: Mod
     return [dst]
 
 
-class _Run:
+class Run:
     """One pass over what is left of a plan."""
 
     def __init__(
@@ -223,7 +223,7 @@ class _Run:
         self.drain = drain if drain is not None else threading.Event()
         self.began = time.monotonic()
         self.first = journal.finished(len(plan.segments))  # the segments before this one are done
-        self.resumed = sum(self._record(n)["frames_out"] for n in range(self.first))
+        self.resumed = sum(segment_record(journal, n)["frames_out"] for n in range(self.first))
         self.made = 0
         self.warnings: list[str] = []
 
@@ -259,45 +259,9 @@ class _Run:
 
     def join(self) -> Result:
         """The segments become one film under its own name, with a report beside it."""
-        plan = self.plan
-        records = [self._record(n) for n in range(len(plan.segments))]
         if self.on_progress is not None:
-            self.on_progress(self._progress("joining", plan.start, len(records), 0, None))
-        pictures = plan.encoding.container == "pictures"
-        whole = plan.target if pictures else self.journal.folder / f"whole.part{plan.target.suffix}"
-        dropped = concat.join(
-            [self.journal.folder / r["file"] for r in records if r["file"]], whole, plan.source, plan.info, plan.options
-        )
-        frames_out = sum(r["frames_out"] for r in records)
-        seconds = time.monotonic() - self.began
-        warnings = [*plan.info.warnings, *plan.notes, *self.warnings]
-        result = Result(
-            path=plan.target,
-            report=report_of(plan.target),
-            frames_in=sum(r["frames_in"] for r in records),
-            frames_out=frames_out,
-            rate=plan.rate,
-            kinds="".join(r["kinds"] for r in records),
-            cuts=tuple(Fraction(at) for r in records for at in r["cuts"]),
-            warnings=tuple(dict.fromkeys(warnings)),
-            dropped=tuple(dropped),
-            statistics={
-                "seconds": round(seconds, 3),
-                "frames_per_second": round(self.made / seconds, 3),
-                "resumed_frames": self.resumed,
-            },
-        )
-        if not pictures:
-            os.replace(whole, plan.target)
-        write_whole(result.report, report_text(plan, result))
-        self.journal.discard()
-        return result
-
-    def _record(self, number: int) -> dict[str, Any]:
-        record = self.journal.record(number)
-        if record is None:
-            raise JobError(f"segment {number} of '{self.plan.target}' has vanished; give the same command again")
-        return record
+            self.on_progress(self._progress("joining", self.plan.start, len(self.plan.segments), 0, None))
+        return join(self.plan, self.journal, self.warnings, time.monotonic() - self.began, self.made, self.resumed)
 
     def _progress(self, stage: str, pts: Fraction, segment: int, cuts: int, latest: Frame | None) -> Progress:
         seconds = time.monotonic() - self.began
@@ -317,6 +281,66 @@ class _Run:
             stage=stage,
             latest=latest,
         )
+
+
+def segment_record(journal: Journal, number: int) -> dict[str, Any]:
+    """The record of a segment that must be there.
+
+    Raises:
+        JobError: it is not.
+    """
+    record = journal.record(number)
+    if record is None:
+        raise JobError(f"segment {number} of '{journal.target}' has vanished; give the same command again")
+    return record
+
+
+def join(
+    plan: Plan, journal: Journal, warnings: Iterable[str], seconds: float, made: int, resumed: int, **statistics: float
+) -> Result:
+    """Finished segments become one film under its own name, with a report beside it; the journal is done.
+
+    Args:
+        plan: whose segments are all finished.
+        journal: that holds them.
+        warnings: met while they were made.
+        seconds: of work in this run, for the statistics.
+        made: output pictures made in this run.
+        resumed: output pictures that were there before.
+        statistics: further figures for the report.
+
+    Raises:
+        JobError: a segment is missing.
+        MediaError: a segment is damaged or the target cannot be written.
+    """
+    records = [segment_record(journal, n) for n in range(len(plan.segments))]
+    pictures = plan.encoding.container == "pictures"
+    whole = plan.target if pictures else journal.folder / f"whole.part{plan.target.suffix}"
+    dropped = concat.join(
+        [journal.folder / r["file"] for r in records if r["file"]], whole, plan.source, plan.info, plan.options
+    )
+    result = Result(
+        path=plan.target,
+        report=report_of(plan.target),
+        frames_in=sum(r["frames_in"] for r in records),
+        frames_out=sum(r["frames_out"] for r in records),
+        rate=plan.rate,
+        kinds="".join(r["kinds"] for r in records),
+        cuts=tuple(Fraction(at) for r in records for at in r["cuts"]),
+        warnings=tuple(dict.fromkeys([*plan.info.warnings, *plan.notes, *warnings])),
+        dropped=tuple(dropped),
+        statistics={
+            "seconds": round(seconds, 3),
+            "frames_per_second": round(made / seconds, 3),
+            "resumed_frames": resumed,
+            **statistics,
+        },
+    )
+    if not pictures:
+        os.replace(whole, plan.target)
+    write_whole(result.report, report_text(plan, result))
+    journal.discard()
+    return result
 
 
 class SegmentWriter:
@@ -452,7 +476,7 @@ def report_text(plan: Plan, result: Result) -> str:
     )
 
 
-def _enter(journal: Journal, plan: Plan) -> Plan:
+def enter(journal: Journal, plan: Plan) -> Plan:
     """Go on with what an earlier run left, or begin.
 
     Raises:
@@ -466,7 +490,7 @@ def _enter(journal: Journal, plan: Plan) -> Plan:
         "segments": segments_to_json(plan.segments),
     }
     theirs = journal.manifest()
-    left = 0 if theirs is None else journal.finished(len(theirs.get("segments", ())))
+    left = 0 if theirs is None else len(journal.held(len(theirs.get("segments", ()))))
     if theirs is None or left == 0 or not plan.options.resume:
         journal.begin(mine)
         return plan
