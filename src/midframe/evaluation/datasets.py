@@ -323,9 +323,9 @@ def _middlebury_other(name: str, root: Path, factor: int | None, limit: int | No
         )
         for s in scenes
     ]
-    needs = "frame09 ... frame12" if four else "frame10, frame11"
-    looked_for = f"{{input,other-data}}/<scene>/{needs}.png and {{gt,other-gt-interp}}/<scene>/frame10i11.png"
-    protocol = f"{needs} -> frame10i11, PSNR per picture on RGB rounded to 8 bits, then the mean"
+    needs = "frame09.png ... frame12.png" if four else "frame10.png, frame11.png"
+    looked_for = f"{{input,other-data}}/<scene>/{needs} and {{gt,other-gt-interp}}/<scene>/frame10i11.png"
+    protocol = f"{needs} -> frame10i11.png, PSNR per picture on RGB rounded to 8 bits, then the mean"
     return _set(name, protocol, root, found, looked_for, limit, partial, expected=None if four else 12)
 
 

@@ -402,7 +402,7 @@ def _exhibit(
     error = (made[focus][k].clamp(0, 1) - truth).abs().mean(0).numpy()
     tall, wide = min(height, EXHIBIT_HEIGHT), min(width, EXHIBIT_WIDTH)
     total = cv2.blur(error, (wide // 2 * 2 + 1, tall // 2 * 2 + 1), borderType=cv2.BORDER_CONSTANT)
-    y, x = np.unravel_index(int(total.argmax()), total.shape)
+    y, x = (float(where.mean()) for where in np.nonzero(total >= total.max() * 0.999))  # the middle of a plateau
     top, left = min(max(int(y) - tall // 2, 0), height - tall), min(max(int(x) - wide // 2, 0), width - wide)
     cut = (slice(top, top + tall), slice(left, left + wide))
 

@@ -1,0 +1,285 @@
+"""Scoring, summing up, the ladder's contestants; and that a worse model shows as worse everywhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor
+
+from evaluation_fakes import HEIGHT, WIDTH, Mover, case, moving_set, scene
+from midframe import metrics
+from midframe.engine import Engine
+from midframe.errors import InputError, MediaError
+from midframe.evaluation import evaluate as scoring
+from midframe.evaluation.datasets import Case, DataSet, Target
+from midframe.evaluation.evaluate import Report, Row, evaluate, region_psnr
+from midframe.evaluation.ladder import Contestant, Hold, Minterpolate, Modelled, contestant
+from midframe.models.blend import Blend
+
+HALF = Fraction(1, 2)
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    good, crippled = Mover(1.0, "good"), Mover(0.5, "crippled")
+    sets = [moving_set(), moving_set(2, "pan", logo=False)]
+    return evaluate([Hold(), Modelled(Engine(Blend())), crippled, good], sets, focus="good", exhibits=2)
+
+
+def summary(report: Report, name: str, set_name: str = "moving") -> dict[str, object]:
+    result = report.result(set_name, name)
+    assert result is not None
+    assert not result.failure
+    return dict(result.summary)
+
+
+def test_worse_shows_as_worse_in_every_measure(report: Report) -> None:
+    good, bad = summary(report, "good"), summary(report, "crippled")
+    for key in ("psnr", "ssim", "worst", "psnr_modelscope", "ssim_modelscope"):
+        assert good[key] > bad[key], key  # type: ignore[operator]
+    assert good["ie"] < bad["ie"]  # type: ignore[operator]
+    assert good["regions"]["pan"] > bad["regions"]["pan"] + 3  # type: ignore[index]
+    assert good["flow"]["all"] < bad["flow"]["all"]  # type: ignore[index]
+    assert good["flow"]["masked"] == pytest.approx(0, abs=1e-5)  # type: ignore[index]
+    for kind in ("slow", "fast"):
+        assert good["kinds"][kind] > bad["kinds"][kind]  # type: ignore[index]
+
+
+def test_the_ladder_is_in_order(report: Report) -> None:
+    psnr = [summary(report, name)["psnr"] for name in ("hold", "blend", "crippled", "good")]
+    assert psnr[0] < min(psnr[1:])  # type: ignore[type-var,operator]
+    assert psnr[3] > max(psnr[:3])  # type: ignore[type-var,operator]
+
+
+def test_rows_are_the_measures_themselves(report: Report) -> None:
+    result = report.result("moving", "blend")
+    assert result is not None
+    row = next(r for r in result.rows if r.case == "case1" and r.t == "1/3")
+    asked = case(1, [Fraction(1, 3)])
+    made = torch.lerp(asked.a, asked.b, 1 / 3)
+    truth = asked.targets[0].truth
+    assert row.psnr == pytest.approx(metrics.psnr(made, truth), abs=1e-4)
+    assert row.ssim == pytest.approx(metrics.ssim(made, truth), abs=1e-5)
+    assert row.ie == pytest.approx(metrics.interpolation_error(made, truth), abs=1e-3)
+    assert row.lpips is None
+    assert set(row.regions) == {"logo", "pan"}
+    assert region_psnr([row.regions["pan"]]) == pytest.approx(
+        metrics.psnr(made, truth, asked.targets[0].regions["pan"]), abs=1e-4
+    )
+    assert (row.group, row.kind, row.motion) == ("odd", "slow", 5.0)
+    assert row.static is not None
+    assert row.static["psnr"] == scoring.PSNR_CAP  # the logo stands still under a blend
+
+
+def test_logo_and_steps(report: Report) -> None:
+    assert summary(report, "hold")["regions"]["logo"] == scoring.PSNR_CAP  # type: ignore[index]
+    assert summary(report, "hold")["steps"] is None  # only pans are stepped
+    worst = {n: summary(report, n, "pan")["steps"]["worst_percent"] for n in report.contestants}  # type: ignore[index]
+    assert worst["hold"] > 80  # it steps once in three
+    assert worst["good"] < 10
+    assert worst["crippled"] > 3 * worst["good"]
+
+
+def test_summary_counts_and_parts(report: Report) -> None:
+    told = summary(report, "good")
+    assert told["pictures"] == 12
+    assert list(told["instants"]) == ["1/3", "2/3"]  # type: ignore[call-overload]
+    motion = told["motion"]
+    assert isinstance(motion, list)
+    assert [len(motion), motion[0]["low"], motion[-1]["high"]] == [2, 4.0, 9.0]
+
+
+def test_group_means_come_first() -> None:
+    def lopsided() -> Iterator[Case]:
+        yield replace(case(0), group="x")
+        for k in (1, 2, 3):
+            yield replace(case(k), group="y")
+
+    flat = evaluate([Hold()], [DataSet("s", "p", 4, lopsided)])
+    grouped = evaluate([Hold()], [DataSet("s", "p", 4, lopsided, grouped=True)])
+    rows = flat.results[0].rows
+    assert flat.results[0].summary["psnr"] == pytest.approx(fmean(r.psnr for r in rows))
+    by_group = (rows[0].psnr + fmean(r.psnr for r in rows[1:])) / 2
+    assert grouped.results[0].summary["psnr"] == pytest.approx(by_group)
+    assert abs(by_group - fmean(r.psnr for r in rows)) > 0.1
+
+
+def test_region_psnr_weighs_pixels() -> None:
+    assert region_psnr([(1, 0.0), (3, 4.0)]) == pytest.approx(
+        10 * torch.log10(torch.tensor(255.0**2 / 3)).item(), abs=1e-4
+    )
+    assert region_psnr([(5, 0.0)]) == scoring.PSNR_CAP
+
+
+def test_identical_pictures_do_not_make_means_infinite() -> None:
+    def still() -> Iterator[Case]:
+        yield Case("still", scene(0), scene(0), (Target(HALF, scene(0)),))
+
+    told = evaluate([Hold()], [DataSet("still", "p", 1, still)]).results[0].summary
+    assert (told["psnr"], told["worst"]) == (100.0, 100.0)
+
+
+def test_worst_cases_are_kept_worst_first(report: Report) -> None:
+    assert [e.set for e in report.exhibits] == ["moving", "moving", "pan", "pan"]
+    good = report.result("moving", "good")
+    assert good is not None
+    worst_of_case = sorted(
+        {r.case: r.psnr for r in sorted(good.rows, key=lambda r: -r.psnr)}.items(), key=lambda i: i[1]
+    )
+    assert [e.case for e in report.exhibits] == [*(name for name, _ in worst_of_case[:2]), "case1", "case0"]
+    shown = report.exhibits[0]
+    assert shown.truth.shape == (HEIGHT, WIDTH, 3)
+    assert set(shown.made) == {"hold", "blend", "crippled", "good"}
+    assert set(shown.flow) == {"crippled", "good"}
+    assert shown.psnr["good"] == pytest.approx(worst_of_case[0][1])
+    assert shown.where == ""
+
+
+def test_an_empty_region_says_nothing(report: Report) -> None:
+    assert list(summary(report, "good", "pan")["regions"]) == ["pan"]  # type: ignore[call-overload]
+
+
+def test_large_pictures_are_shown_where_they_are_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "EXHIBIT_WIDTH", 16)
+    monkeypatch.setattr(scoring, "EXHIBIT_HEIGHT", 12)
+
+    def spotted() -> Iterator[Case]:
+        truth = torch.zeros(3, HEIGHT, WIDTH)
+        truth[:, 40:44, 50:56] = 1.0  # hold does not have it
+        yield Case("spot", torch.zeros(3, HEIGHT, WIDTH), torch.zeros(3, HEIGHT, WIDTH), (Target(HALF, truth),))
+
+    (shown,) = evaluate([Hold()], [DataSet("s", "p", 1, spotted)]).exhibits
+    assert shown.truth.shape == (12, 16, 3)
+    assert int((shown.truth == 255).sum()) == 4 * 6 * 3
+    assert shown.where.startswith("16x12 of 64x48, from column")
+
+
+class Failing:
+    name = "failing"
+
+    def between(
+        self, a: Tensor, b: Tensor, times: Sequence[Fraction], before: Tensor | None, after: Tensor | None
+    ) -> Tensor:
+        raise MediaError("cannot do this one")
+
+    def flow(self, a: Tensor, b: Tensor) -> Tensor | None:
+        return None
+
+
+def test_a_contestant_that_fails_is_left_out_with_its_reason() -> None:
+    told = evaluate([Hold(), Failing()], [moving_set(2)], focus="hold")
+    result = told.result("moving", "failing")
+    assert result is not None
+    assert (result.failure, result.rows, result.summary) == ("cannot do this one", (), {})
+    assert told.results[0].summary["pictures"] == 4
+
+
+def test_contestants_are_checked() -> None:
+    with pytest.raises(InputError, match="at least one"):
+        evaluate([], [moving_set(1)])
+    with pytest.raises(InputError, match="each name once"):
+        evaluate([Hold(), Hold()], [moving_set(1)])
+    with pytest.raises(InputError, match="none of the contestants"):
+        evaluate([Hold()], [moving_set(1)], focus="other")
+    with pytest.raises(InputError, match="no model"):
+        contestant("nosuch")
+
+
+def test_json_round_trip(report: Report) -> None:
+    text = json.dumps(report.as_json(), allow_nan=False)
+    again = Report.from_json(json.loads(text))
+    assert json.dumps(again.as_json(), allow_nan=False) == text
+    assert isinstance(again.results[0].rows[0], Row)
+    with pytest.raises(InputError, match="not an evaluation report"):
+        Report.from_json({"format": "something else"})
+
+
+def test_progress_is_told_before_each_case() -> None:
+    said: list[tuple[str, str, int, int | None]] = []
+    evaluate([Hold()], [moving_set(2)], on_progress=lambda *what: said.append(what))
+    assert said == [("moving", "case0", 0, 2), ("moving", "case1", 1, 2)]
+
+
+def test_lpips_column() -> None:
+    door = metrics.Lpips(lambda x, y: (x - y).abs().mean())
+    row = evaluate([Hold()], [moving_set(1)], lpips=door).results[0].rows[0]
+    truth = case(0, [Fraction(1, 3)]).targets[0].truth
+    assert row.lpips_modelscope == pytest.approx(float((scene(0) - truth).abs().mean() * 2), rel=1e-4)
+    assert row.lpips == pytest.approx(row.lpips_modelscope, rel=0.02)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg on the PATH")
+def test_minterpolate_is_at_the_right_instants() -> None:
+    a, b, before, after = (scene(shift, logo=False) for shift in (0, 6, -6, 12))
+    made = Minterpolate().between(a, b, [Fraction(1, 6), HALF, Fraction(5, 6)], before, after)
+    assert made.shape == (3, 3, HEIGHT, WIDTH)
+    for picture, shift in zip(made, (1, 3, 5), strict=True):
+        scores = {other: metrics.psnr(picture, scene(other, logo=False)) for other in range(7)}
+        assert max(scores, key=scores.__getitem__) == shift
+    again = Minterpolate().between(a, b, [HALF], None, None)[0]
+    middle = scene(3, logo=False)
+    assert metrics.psnr(again, middle) > metrics.psnr((a + b) / 2, middle) + 3
+    with pytest.raises(MediaError, match="no common step"):
+        Minterpolate().between(a, b, [Fraction(1, 97)], None, None)
+
+
+def test_minterpolate_without_ffmpeg_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(MediaError, match="not on the PATH"):
+        contestant("minterpolate")
+
+
+def test_flow_of_a_model_comes_back_in_the_pictures_size() -> None:
+    class Shifted(Blend):
+        stride = 32
+
+        def match(self, a: Tensor, b: Tensor) -> Tensor:
+            return torch.ones(1, 2, *a.shape[-2:])
+
+        def flow(self, motion: Tensor) -> Tensor | None:
+            return motion
+
+    model: Contestant = Modelled(Engine(Shifted()), "shifted")
+    flow = model.flow(scene(0), scene(1))
+    assert flow is not None
+    assert flow.shape == (2, HEIGHT, WIDTH)
+    assert Modelled(Engine(Blend())).flow(scene(0), scene(1)) is None
+
+
+def test_command_line(tmp_path: Path) -> None:
+    import cv2
+
+    from midframe.cli import cli
+
+    for k, shift in enumerate((0, 2, 4)):
+        pixels = (scene(shift).permute(1, 2, 0).numpy()[..., ::-1] * 255).round().astype("uint8")
+        (tmp_path / "set/one").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"set/one/im{k + 1}.png"), pixels)
+    command = ["eval", "blend", "--alone", "--data", f"triplets={tmp_path / 'set'}", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    data = json.loads((tmp_path / "out/report.json").read_text())
+    assert data["contestants"] == ["blend"]
+    assert f"{data['results'][0]['summary']['psnr']:.2f}" in done.stdout
+    assert (tmp_path / "out/report.html").stat().st_size > 10_000
+    for wrong, message in (
+        (["eval"], "no model was named"),
+        (["eval", "blend"], "no data set was named"),
+        (["eval", "blend", "--data", "triplets"], "not of the form SET=DIR"),
+        (["eval", "blend", "--data", "triplets=x", "--weights", "dis=y"], "no folder x"),
+        (["eval", "blend", "--data", f"triplets={tmp_path}", "--weights", "dis=y"], "not among the models"),
+    ):
+        refused = CliRunner().invoke(cli, wrong)
+        assert refused.exception is not None
+        assert message in str(refused.exception)
+    listed = CliRunner().invoke(cli, ["eval", "--sets"])
+    assert "middlebury-other" in listed.stdout
