@@ -7,12 +7,15 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from midframe.errors import Interrupted, MediaError
 from midframe.server.worker import OnProgress, Progress, Task
+
+if TYPE_CHECKING:
+    from midframe.server.house import Bench
 
 # a grey JPEG of 8x8
 JPEG = base64.b64decode(
@@ -33,6 +36,17 @@ def read(path: str) -> dict[str, Any]:
     except (ValueError, KeyError, AssertionError, TypeError, UnicodeDecodeError) as error:
         raise MediaError("this is not a film: nothing in it can be decoded") from error
     return dict(said)
+
+
+def wait_for(ask: Callable[[], Any], good: Callable[[Any], bool], seconds: float = 30.0) -> Any:
+    """Ask until the answer is good."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = ask()
+        if good(found):
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"still {found}")
 
 
 def probe(path: str) -> Mapping[str, Any]:
@@ -82,3 +96,28 @@ def run_job(task: Task, on_progress: OnProgress, cancel: threading.Event) -> Map
         "report": "report.json", "marks": {"cuts": [1.5], "holds": [[1.5, 1.6]], "duplicates": []},
         "warnings": ["a warning"], "size": 26, "seconds": 1.0, "pixels": 64 * 48 * total, "bits": 8000,
     }  # fmt: skip
+
+
+def bench() -> Bench:
+    from midframe.server.house import Bench
+
+    return Bench(run_job, probe, still)
+
+
+def serve(port: int, data: str) -> None:
+    """A server with these fakes, in a process that tests may kill."""
+    import uvicorn
+
+    from midframe.server.app import create_app
+    from midframe.server.house import Limits, Settings
+
+    limits = Limits(jobs_per_client=1000, probe_bytes=None)
+    uvicorn.run(create_app(Settings(Path(data), limits=limits), bench()), port=port, log_level="warning")
+
+
+if __name__ == "__main__":
+    import sys
+
+    import server_fakes  # its functions must be known to the workers by this name, not as __main__
+
+    server_fakes.serve(int(sys.argv[1]), sys.argv[2])

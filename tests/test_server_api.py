@@ -18,20 +18,9 @@ from fastapi.testclient import TestClient
 
 import server_fakes
 from midframe.server.app import create_app
-from midframe.server.house import Bench, House, Limits, Settings
+from midframe.server.house import House, Limits, Settings
 
-BENCH = Bench(server_fakes.run_job, server_fakes.probe, server_fakes.still)
 BASE = "http://127.0.0.1"
-
-
-def wait_for(ask: Any, good: Any, seconds: float = 15.0) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = ask()
-        if good(found):
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"still {found}")
 
 
 class Api:
@@ -50,7 +39,7 @@ class Api:
         return self.settled(source["id"])
 
     def settled(self, id: str) -> dict[str, Any]:
-        return wait_for(
+        return server_fakes.wait_for(
             lambda: self.http.get(f"/api/v1/sources/{id}").json(), lambda s: s["state"] in ("ready", "refused")
         )
 
@@ -63,7 +52,7 @@ class Api:
         return self.http.get(f"/api/v1/jobs/{id}").json()
 
     def until(self, id: str, *states: str) -> dict[str, Any]:
-        return wait_for(lambda: self.job(id), lambda job: job["state"] in states)
+        return server_fakes.wait_for(lambda: self.job(id), lambda job: job["state"] in states)
 
     def ask(self, id: str, what: str) -> int:
         return self.http.post(f"/api/v1/jobs/{id}/{what}").status_code
@@ -73,7 +62,9 @@ class Api:
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """One server for the tests that leave nothing behind that others mind."""
     limits = Limits(probe_seconds=1.0, probe_bytes=None)
-    with TestClient(create_app(Settings(data=tmp_path_factory.mktemp("data"), limits=limits), BENCH), BASE) as http:
+    with TestClient(
+        create_app(Settings(data=tmp_path_factory.mktemp("data"), limits=limits), server_fakes.bench()), BASE
+    ) as http:
         yield Api(http)
 
 
@@ -215,7 +206,7 @@ def test_predictions_learn_from_runs(api: Api) -> None:
 def test_pause_resume_cancel_retry(api: Api) -> None:
     source = api.upload(server_fakes.film(steps=60, pause=0.02))["id"]
     job = api.add(source)["id"]
-    wait_for(lambda: api.job(job), lambda j: j["progress"]["frames"] >= 3)
+    server_fakes.wait_for(lambda: api.job(job), lambda j: j["progress"]["frames"] >= 3)
     assert api.http.get(f"/api/v1/jobs/{job}/picture").content == server_fakes.JPEG
     assert api.ask(job, "resume") == 409
     assert api.ask(job, "pause") == 200
@@ -278,7 +269,7 @@ def test_a_worker_that_dies_is_replaced(api: Api) -> None:
 def test_a_worker_that_does_not_listen_is_killed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("midframe.server.worker.STOP_SECONDS", 0.3)
     job = api.add(api.upload(server_fakes.film(steps=10_000, deaf=True))["id"])["id"]
-    wait_for(lambda: api.job(job), lambda j: j["progress"]["frames"] > 1)
+    server_fakes.wait_for(lambda: api.job(job), lambda j: j["progress"]["frames"] > 1)
     api.ask(job, "cancel")
     assert api.until(job, "cancelled", "failed")["state"] == "cancelled"
 
@@ -303,7 +294,7 @@ def test_events_tell_everything_once_and_then_what_changes(api: Api) -> None:
 
 def test_limits(tmp_path: Path) -> None:
     limits = Limits(upload_bytes=1000, jobs_per_client=2, uploads_per_client=3, frames=1000, probe_bytes=None)
-    with TestClient(create_app(Settings(data=tmp_path, limits=limits), BENCH), BASE) as http:
+    with TestClient(create_app(Settings(data=tmp_path, limits=limits), server_fakes.bench()), BASE) as http:
         api = Api(http)
         assert http.post("/api/v1/sources", json={"name": "a", "size": 1001}).json()["error"]["code"] == "too_large"
         source = api.upload(server_fakes.film(steps=1000, pause=0.05))["id"]
@@ -326,7 +317,7 @@ def test_limits(tmp_path: Path) -> None:
 
 def test_expiry_by_age_and_by_size(tmp_path: Path) -> None:
     limits = Limits(keep_seconds=100.0, keep_bytes=12_000, probe_bytes=None)
-    with TestClient(create_app(Settings(data=tmp_path, limits=limits), BENCH), BASE) as http:
+    with TestClient(create_app(Settings(data=tmp_path, limits=limits), server_fakes.bench()), BASE) as http:
         api = Api(http)
         first = api.upload(server_fakes.film(steps=1, filling="x" * 9000))["id"]
         done = api.until(api.add(first)["id"], "done")["id"]
@@ -354,16 +345,18 @@ def test_expiry_by_age_and_by_size(tmp_path: Path) -> None:
 def test_a_restart_keeps_sources_jobs_and_uploads(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, limits=Limits(probe_bytes=None))
     data = server_fakes.film(steps=300, pause=0.02)
-    with TestClient(create_app(settings, BENCH), BASE) as http:
+    with TestClient(create_app(settings, server_fakes.bench()), BASE) as http:
         api = Api(http)
         source = api.upload(data)["id"]
         running, queued = api.add(source)["id"], api.add(source)["id"]
         half = http.post("/api/v1/sources", json={"name": "b.mp4", "size": len(data)}).json()["id"]
         http.put(f"/api/v1/sources/{half}/content", content=data[:20])
-        wait_for(lambda: api.job(running), lambda j: j["progress"]["frames"] >= 2)
-    with TestClient(create_app(settings, BENCH), BASE) as http:
+        server_fakes.wait_for(lambda: api.job(running), lambda j: j["progress"]["frames"] >= 2)
+    with TestClient(create_app(settings, server_fakes.bench()), BASE) as http:
         api = Api(http)
-        wait_for(lambda: api.job(running), lambda j: j["state"] == "running" and j["progress"]["frames"] >= 4)
+        server_fakes.wait_for(
+            lambda: api.job(running), lambda j: j["state"] == "running" and j["progress"]["frames"] >= 4
+        )
         log = (api.house.job_folder(running) / "log.txt").read_text().splitlines()
         assert int(log[1].split()[1]) >= 2
         assert api.job(queued)["state"] == "queued"

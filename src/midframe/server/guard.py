@@ -16,6 +16,7 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from midframe.errors import InputError
@@ -90,12 +91,9 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        answered = False
 
         async def send_guarded(message: Message) -> None:
-            nonlocal answered
             if message["type"] == "http.response.start":
-                answered = True
                 own = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     own[name] = value
@@ -117,14 +115,10 @@ class Guard:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > BODY_BYTES:
-                raise _TooMuchError
+                raise HTTPException(413, f"a request's body may have {BODY_BYTES} bytes")
             return message
 
-        try:
-            await self._app(scope, receive_counted, send_guarded)
-        except _TooMuchError:
-            if not answered:
-                await _refuse(send_guarded, 413, "too_large", f"a request's body may have {BODY_BYTES} bytes")
+        await self._app(scope, receive_counted, send_guarded)
 
     def _problem(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
         host = headers.get("host", "")
@@ -161,10 +155,6 @@ class Guard:
         except CookieError:
             return False
         return cookie is not None and same(cookie.value, session_value(self._token))
-
-
-class _TooMuchError(Exception):
-    """The body grew beyond what it may have."""
 
 
 async def _refuse(send: Send, status: int, code: str, message: str) -> None:
