@@ -171,7 +171,7 @@ def _fate(stream: Any, samples: dict[int, list[Any]], container: str, suffix: st
         if context is None:
             return _drop(plan, "no decoder for it is in this build")
         return StreamPlan(stream.index, kind, codec, "encode", made, "stretched, its pitch kept")
-    if kind == "data" and codec == "bin_data" and context is None and stream.container.chapters():
+    if kind == "data" and codec == "bin_data" and stream.container.chapters():
         # the text track in which QuickTime keeps the names of chapters, which are copied as chapters
         return StreamPlan(stream.index, kind, codec, "none")
     if kind == "attachment":
