@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -116,7 +117,7 @@ def interpolate(
     """
     options = options_of(wishes)
     engine = make_engine(options, network)
-    plan = plan_run(src, dst, options, engine)
+    plan = _plan_here(src, dst, options, engine)
     check_target(plan.target, Path(src), options.overwrite)
     if on_plan is not None:
         on_plan(plan)
@@ -153,18 +154,16 @@ def make_engine(options: Options, network: Model | None = None) -> Engine:
     )
 
 
-def plan_run(src: PathLike, dst: PathLike | None, options: Options, engine: Engine) -> Plan:
-    """What `interpolate` would do. Writes nothing."""
+def plan_run(src: PathLike, dst: PathLike | None, options: Options, *, model: str, device: str, precision: str) -> Plan:
+    """What a run with this model, on this device in this precision, would do. Writes nothing."""
     info = probe(src, in_rate=options.in_fps)
-    return make_plan(
-        info,
-        dst,
-        options,
-        keys=lambda: key_times(src, info),
-        model=engine.model.name,
-        device=str(engine.device),
-        precision=engine.precision,
-    )
+    keys = partial(key_times, src, info)
+    return make_plan(info, dst, options, keys=keys, model=model, device=device, precision=precision)
+
+
+def _plan_here(src: PathLike, dst: PathLike | None, options: Options, engine: Engine) -> Plan:
+    name, device = engine.model.name, str(engine.device)
+    return plan_run(src, dst, options, model=name, device=device, precision=engine.precision)
 
 
 def plan(src: PathLike, dst: PathLike | None = None, *, network: Model | None = None, **wishes: Any) -> Plan:
@@ -174,7 +173,7 @@ def plan(src: PathLike, dst: PathLike | None = None, *, network: Model | None = 
         InputError, MediaError, WeightsError, DeviceError: as `interpolate` would before its work.
     """
     options = options_of(wishes)
-    return plan_run(src, dst, options, make_engine(options, network))
+    return _plan_here(src, dst, options, make_engine(options, network))
 
 
 def between_files(a: Path, b: Path, dst: Path, options: Options, *, network: Model | None = None) -> list[Path]:
