@@ -1,0 +1,99 @@
+"""The farm's rules: everything is made once, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from midframe.dispatch import Dispatch
+
+
+def test_dearest_first_then_in_order() -> None:
+    dispatch = Dispatch([1, 5, 5, 2])
+    order = []
+    for _ in range(4):
+        handed = dispatch.next(0.0)
+        assert handed is not None
+        order.append(handed[1].piece)
+    assert order == [1, 2, 3, 0]
+    assert dispatch.next(0.0) is None
+
+
+def test_what_is_done_is_not_handed_out() -> None:
+    dispatch = Dispatch([1, 1, 1], done=[0, 2])
+    handed = dispatch.next(0.0)
+    assert handed is not None and handed[1].piece == 1
+    assert dispatch.finished(handed[0], 1.0)
+    assert dispatch.over and not dispatch.poisoned
+
+
+def test_a_piece_that_always_fails_is_named_and_the_rest_goes_on() -> None:
+    dispatch = Dispatch([1, 1])
+    made = set()
+    for now in range(20):
+        handed = dispatch.next(float(now))
+        if handed is None:
+            break
+        ticket, attempt = handed
+        if attempt.piece == 0:
+            dispatch.failed(ticket, f"crash {now}")
+        elif dispatch.finished(ticket, now + 0.5):
+            made.add(attempt.piece)
+    assert dispatch.over
+    assert made == {1}
+    assert list(dispatch.poisoned) == [0] and len(dispatch.poisoned[0]) == 3
+
+
+def test_a_lost_node_counts_against_no_piece() -> None:
+    dispatch = Dispatch([1])
+    for _ in range(10):
+        handed = dispatch.next(0.0)
+        assert handed is not None
+        dispatch.lost(handed[0])
+    handed = dispatch.next(0.0)
+    assert handed is not None and dispatch.finished(handed[0], 1.0) and dispatch.over
+
+
+def test_a_straggler_is_doubled_once_and_its_first_result_counts() -> None:
+    dispatch = Dispatch([1, 1], grace=0.0)
+    first, second = dispatch.next(0.0), dispatch.next(0.0)
+    assert first is not None and second is not None
+    assert dispatch.finished(first[0], 10.0)
+    assert dispatch.next(15.0) is None, "not yet late: twice 10 s have not gone by"
+    copy = dispatch.next(20.5)
+    assert copy is not None and copy[1].copy and copy[1].piece == second[1].piece
+    assert dispatch.next(40.0) is None, "two at a time are enough"
+    assert dispatch.finished(copy[0], 30.0)
+    assert dispatch.obsolete() == [second[0]]
+    assert not dispatch.finished(second[0], 31.0)
+    assert dispatch.over
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    costs=st.lists(st.floats(0.1, 10), min_size=1, max_size=40),
+    workers=st.integers(1, 12),
+    seed=st.integers(0, 2**31),
+)
+def test_every_piece_is_made_exactly_once_through_random_deaths(costs: list[float], workers: int, seed: int) -> None:
+    rng = random.Random(seed)
+    dispatch = Dispatch(costs, grace=0.1)
+    made: list[int] = []
+    busy: list[tuple[float, int, int]] = []
+    now = 0.0
+    for _ in range(100_000):
+        while len(busy) < workers and (handed := dispatch.next(now)) is not None:
+            ticket, attempt = handed
+            busy.append((now + costs[attempt.piece] * rng.choice([1, 1, 1, 8]), ticket, attempt.piece))
+        if not busy:
+            break
+        busy.sort()
+        now, ticket, piece = busy.pop(0)
+        if rng.random() < 0.3:
+            dispatch.lost(ticket)
+        elif dispatch.finished(ticket, now):
+            made.append(piece)
+    assert dispatch.over
+    assert sorted(made) == list(range(len(costs)))
