@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import threading
@@ -22,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import torch
 
 from midframe import __version__, shots, timeline
 from midframe.engine import Engine
@@ -123,7 +126,7 @@ def interpolate(
         on_plan(plan)
     try:
         with Journal(plan.target) as journal:
-            run = Run(enter(journal, plan), journal, engine, on_progress, cancel, drain)
+            run = Run(enter(journal, plan, engine.model), journal, engine, on_progress, cancel, drain)
             run.make()
             return run.join()
     except OSError as error:
@@ -475,8 +478,22 @@ def report_text(plan: Plan, result: Result) -> str:
     )
 
 
-def enter(journal: Journal, plan: Plan) -> Plan:
+def weights_digest(model: Model) -> str:
+    """What tells one set of weights from another: a hash over all tensors of a model."""
+    digest = hashlib.sha256()
+    for name, values in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def enter(journal: Journal, plan: Plan, model: Model | None = None) -> Plan:
     """Go on with what an earlier run left, or begin.
+
+    Args:
+        journal: the target's.
+        plan: what shall be made.
+        model: the model at hand, whose weights must be those of the earlier run; None where workers load their own.
 
     Raises:
         JobError: what is there was made from another source or with other wishes.
@@ -485,6 +502,7 @@ def enter(journal: Journal, plan: Plan) -> Plan:
         "midframe": __version__,
         "source": fingerprint(Path(plan.source)),
         "model": [plan.model, plan.device, plan.precision],
+        "weights": None if model is None else weights_digest(model),
         "options": plan.options.to_json(),
         "segments": segments_to_json(plan.segments),
     }
@@ -496,7 +514,12 @@ def enter(journal: Journal, plan: Plan) -> Plan:
     changed = plan.options.differences(theirs.get("options", {}))
     if theirs.get("source") != mine["source"]:
         changed.append("the source has changed")
-    changed += [name for name in ("midframe", "model") if theirs.get(name) != mine[name]]
+    if theirs.get("midframe") != mine["midframe"]:
+        changed.append(f"midframe {theirs.get('midframe')}, now {mine['midframe']}")
+    if theirs.get("model") != mine["model"] and not any(text.startswith("model") for text in changed):
+        changed.append(f"on {theirs.get('model')}, now {mine['model']}")
+    if mine["weights"] and theirs.get("weights") and theirs["weights"] != mine["weights"]:
+        changed.append("other weights")
     if changed:
         raise JobError(
             f"'{journal.folder}' holds {left} finished segments of another run ({'; '.join(changed)}); give the "

@@ -1,0 +1,241 @@
+"""The command line: what it says, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+
+import clips
+from clips import Clip
+from commands import Call
+from midframe import plan
+from midframe.cli.telling import Json, Plain, details, result_text
+from midframe.pipeline import Progress, interpolate
+
+
+def test_interpolate_says_the_plan_and_where_the_result_is(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(sounds=1))
+    done = call("interpolate", source, "--fps", "60", "--model", "blend")
+    assert done.code == 0, done.err
+    assert f"{source} -> {tmp_path / 'in.60fps.mp4'}" in done.err
+    assert "24 -> 60 fps, x5/2, 24 -> 60 frames" in done.err
+    assert f"wrote {tmp_path / 'in.60fps.mp4'}: 60 frames" in done.err
+    assert done.out == ""
+
+
+def test_quiet_says_nothing(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=4))
+    done = call("interpolate", source, "--model", "blend", "-q")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert (tmp_path / "in.48fps.mp4").exists()
+
+
+def test_json_is_one_object_a_line(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=6))
+    done = call("interpolate", source, "--model", "blend", "--progress", "json")
+    events = [json.loads(line) for line in done.out.splitlines()]
+    assert events[0]["event"] == "plan"
+    assert events[-1]["event"] == "result"
+    assert events[-1]["frames_out"] == 12
+    assert all(e["event"] == "progress" for e in events[1:-1])
+    assert events[-2]["stage"] == "joining"
+    missing = call("interpolate", tmp_path / "no.mp4", "--progress", "json")
+    assert missing.code == 3
+    assert json.loads(missing.out)["event"] == "error"
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / "in.mp4")
+    done = call("interpolate", source, "--model", "blend", "--dry-run", "--ratio", "5/2")
+    assert done.code == 0
+    assert "24 -> 60 frames" in done.err
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_several_films_and_folders(tmp_path: Path, call: Call) -> None:
+    films = tmp_path / "films"
+    films.mkdir()
+    for name in ("b.mp4", "a.mkv"):
+        clips.make(films / name, Clip(frames=3))
+    (films / "notes.txt").write_text("no film")
+    (films / "broken.mp4").write_text("no film either")
+    done = call("interpolate", films, "-o", tmp_path / "out", "--model", "blend")
+    assert done.code == 3, "that of the broken one"
+    assert "broken.mp4' is not a video" in done.err
+    made = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert made == ["a.48fps.mkv", "a.48fps.mkv.json", "b.48fps.mp4", "b.48fps.mp4.json"]
+    into_one = call("interpolate", films / "b.mp4", films / "a.mkv", "-o", tmp_path / "x.mp4")
+    assert into_one.code == 2
+    assert "give a folder with -o" in into_one.err
+
+
+def test_an_output_folder_keeps_the_default_name(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=3))
+    assert call("interpolate", source, "-o", f"{tmp_path}/new/", "--model", "blend").code == 0
+    assert (tmp_path / "new" / "in.48fps.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["with space.mp4", 'it\'s "quoted".mp4', "грибы 日本 é.mp4", "100% sure.mp4", "a;b&c$(x).mp4", "-dash.mp4"]
+)
+def test_any_name_is_a_name(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.rename(clips.make(tmp_path / "plain.mp4", Clip(frames=4, sounds=1)), name)
+    done = call("interpolate", name, "--model", "blend")
+    assert done.code == 0, done.err
+    out = Path(name.removesuffix(".mp4") + ".48fps.mp4")
+    with av.open(f"file:{out}") as film:
+        assert film.streams.video[0].frames == 8
+    assert call("probe", name).code == 0
+    assert call("interpolate", name, "--model", "blend", "-o", f"./{name}.out.mkv").code == 0
+
+
+def test_mistyped_words_are_suggested(call: Call) -> None:
+    assert "Did you mean 'interpolate'?" in call("interpolat").err
+    assert "'--fps'" in call("interpolate", "--fsp", "60", "x.mp4").err
+    done = call("interpolate", __file__, "--model", "blnd")
+    assert (done.code, "did you mean blend?" in done.err) == (2, True)
+
+
+def test_a_film_in_place_of_a_command_is_helped_on(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=2))
+    done = call(source)
+    assert done.code == 2
+    assert f"midframe interpolate '{source}'" in done.err
+
+
+def test_probe_says_what_a_file_is(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / "in.mkv", Clip(sounds=2, rotation=90, rate=clips.NTSC_FILM, subtitles=("ass",)))
+    done = call("probe", source, "--count")
+    assert done.code == 0, done.err
+    for words in ("24000/1001 (23.976)", "64x48", "frames counted  24", "ass", "24 -> 48 frames"):
+        assert words in done.out
+    facts = json.loads(call("probe", source, "--json").out)
+    assert facts["rate"].startswith("24000/1001")
+    assert [s["kind"] for s in facts["streams"]] == ["video", "audio", "audio", "subtitle"]
+
+
+@pytest.mark.parametrize("how", ["side", "difference", "slider"])
+def test_compare_films(tmp_path: Path, call: Call, how: str) -> None:
+    a = clips.make(tmp_path / "a.mp4", Clip(frames=12))
+    b = clips.make(tmp_path / "b.mp4", Clip(frames=24, rate=Fraction(48), width=32, height=24))
+    out = tmp_path / "c.mp4"
+    assert call("compare", a, b, "-o", out, "--how", how).code == 0
+    with av.open(str(out)) as film:
+        stream = film.streams.video[0]
+        assert (stream.frames, stream.width) == (24, 130 if how == "side" else 64)
+        assert stream.average_rate == 48
+    assert call("compare", a, b, "-o", out).code == 2, "it exists"
+
+
+def test_compare_equal_films_differ_nowhere(tmp_path: Path, call: Call) -> None:
+    a = clips.make(tmp_path / "a.mp4", Clip(frames=3))
+    call("compare", a, a, "-o", tmp_path / "c.mkv", "--how", "difference")
+    with av.open(str(tmp_path / "c.mkv")) as film:
+        assert max(int(f.to_ndarray(format="rgb24").max()) for f in film.decode(video=0)) <= 2
+
+
+def test_compare_stills(tmp_path: Path, call: Call) -> None:
+    a, b = clips.png(tmp_path / "a.png", 0), clips.png(tmp_path / "b.png", 3)
+    done = call("compare", a, b)
+    assert done.code == 0, done.err
+    with av.open(str(tmp_path / "a.vs.b.png")) as film:
+        assert film.streams.video[0].width == 66
+
+
+def test_models_list(call: Call) -> None:
+    done = call("models", "list", "--json")
+    rows = {row["name"]: row for row in json.loads(done.out)}
+    assert rows["blend"]["state"] == "ready"
+    assert "dis" in call("models", "list").out
+
+
+def test_doctor(call: Call) -> None:
+    found = json.loads(call("doctor", "--json", "--model", "blend").out)
+    assert "libx264" in found["encoders"]
+    assert found["devices"][0] == "cpu"
+    assert "new pictures" in found["speed"]
+
+
+INTERRUPTED = """
+import sys
+from midframe import plan
+from midframe.cli import main
+plan.SEGMENT_OUTPUTS = 20
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_130_and_the_same_command_goes_on(tmp_path: Path, call: Call, number: int) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=400, options={"g": "10"}))
+    target = tmp_path / "out.mp4"
+    words = ["interpolate", str(source), "-o", str(target), "--model", "blend", "--progress", "json"]
+    ended = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert ended.stdout is not None
+    while '"progress"' not in ended.stdout.readline():
+        assert ended.poll() is None
+    ended.send_signal(number)
+    _, err = ended.communicate(timeout=120)
+    assert ended.returncode == 130, err
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+    assert not target.exists()
+    assert (tmp_path / "out.mp4.midframe" / "00000.json").exists(), "the segment at hand was finished"
+    plan_small = plan.SEGMENT_OUTPUTS
+    try:
+        plan.SEGMENT_OUTPUTS = 20
+        done = call(*words)
+    finally:
+        plan.SEGMENT_OUTPUTS = plan_small
+    assert done.code == 0
+    assert json.loads(done.out.splitlines()[-1])["statistics"]["resumed_frames"] >= 20
+
+
+def test_two_signals_stop_at_once(tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=400))
+    words = ["interpolate", str(source), "--model", "blend", "--progress", "json"]
+    ended = subprocess.Popen(
+        [sys.executable, "-m", "midframe", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert ended.stdout is not None
+    while '"progress"' not in ended.stdout.readline():
+        assert ended.poll() is None
+    ended.send_signal(signal.SIGINT)
+    time.sleep(0.05)  # two equal signals at once would be delivered as one
+    ended.send_signal(signal.SIGINT)
+    out, err = ended.communicate(timeout=120)
+    assert ended.returncode == 130, err
+    assert "Traceback" not in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+    assert len(out.splitlines()) < 300
+
+
+def test_plain_progress_is_a_line_now_and_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    teller = Plain(seconds=10, clock=lambda: now[0])
+    progress = Progress(120, 480, 10.0, 12.0, 30.0, 0, 1, 2, Fraction(2))
+    for seconds in (0, 5, 11, 15, 22):
+        now[0] = seconds
+        teller.progress(progress)
+    assert capsys.readouterr().err.splitlines() == ["120 of 480 frames (25 %), 12.0 fps, 30 s left, 2 cuts"] * 2
+    assert details(replace(progress, remaining=None, cuts=0)) == "12.0 fps"
+    told = Json(clock=lambda: now[0])
+    for seconds in (0.0, 0.1, 0.6):
+        now[0] = seconds
+        told.progress(progress)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=2))
+    assert "4 frames (1 new), 0 cuts" in result_text(interpolate(source, model="blend"))
