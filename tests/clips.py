@@ -63,8 +63,8 @@ def picture(number: int, width: int, height: int, pixels: str = "yuv420p") -> av
         depth = max(part.bits for part in frame.format.components)
         if depth > 8:
             rows.view(np.uint16)[:, : plane.width] = wave * (1 << (depth - 8)) + number % 4
-        elif len(frame.planes) == 1 and len(frame.format.components) > 1:  # packed RGB
-            count = len(frame.format.components)
+        elif len(frame.planes) == 1 and len(frame.format.components) > 1:  # packed: RGB, RGBA or Y Cb Y Cr
+            count = 2 if pixels == "yuyv422" else len(frame.format.components)
             rows[:, : plane.width * count] = np.repeat(wave, count, axis=1)
         else:
             rows[:, : plane.width] = wave

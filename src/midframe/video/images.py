@@ -41,11 +41,11 @@ _DIGITS = re.compile(r"(\d+)")
 def is_sequence(path: str | os.PathLike[str]) -> bool:
     """Whether a path means a sequence of pictures: a folder, a pattern, or one picture."""
     text = os.fspath(path)
-    if Path(text).is_dir():
+    if os.path.isdir(text):
         return True
     if Path(text).suffix.lower() not in SUFFIXES:
         return False
-    return Path(text).is_file() or bool(_COUNTER.search(Path(text).name)) or any(c in Path(text).name for c in "*?")
+    return os.path.isfile(text) or bool(_COUNTER.search(Path(text).name)) or any(c in Path(text).name for c in "*?")
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
@@ -62,7 +62,7 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     """
     text = os.fspath(path)
     here = Path(text)
-    if here.is_dir():
+    if os.path.isdir(text):
         found = [entry for entry in here.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
         found = [entry for entry in found if not entry.name.startswith(".")]
         if not found:
@@ -70,7 +70,7 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
         kinds = Counter(entry.suffix.lower() for entry in found)
         kind = kinds.most_common(1)[0][0]
         return sorted((entry for entry in found if entry.suffix.lower() == kind), key=_natural)
-    if here.is_file():
+    if os.path.isfile(text):
         return [here]
     if match := _COUNTER.search(here.name):
         before, after = here.name[: match.start()], here.name[match.end() :]

@@ -267,10 +267,20 @@ def measure_rate(pts: Sequence[int], tick: Fraction, claims: Sequence[Fraction |
         if _fits(stamps, tick, rate):
             return (rate if rate != mean else mean.limit_denominator(100_000)), False
     typical = 1 / (steps[len(steps) // 2] * tick)
-    for rate in [*offered, *USUAL_RATES]:
-        if abs(rate / typical - 1) < Fraction(1, 20) and abs(1 / rate - 1 / typical) <= tick:
-            return rate, True
+    near = [rate for rate in [*plain, *USUAL_RATES, *offered] if abs(rate / typical - 1) < Fraction(1, 20)]
+    if near:  # frames left out of a constant rate, as screen recorders do: the rest lie on its grid
+        best = max(near, key=lambda rate: _on_grid(stamps, tick, rate))
+        if _on_grid(stamps, tick, best) * 2 > len(stamps):
+            return best, True
+        return near[0], True
     return min(typical.limit_denominator(1001), Fraction(1000)), True
+
+
+def _on_grid(pts: Sequence[int], tick: Fraction, rate: Fraction) -> int:
+    """How many stamps lie within a tick of some point of a grid of this rate."""
+    near = min(tick * rate, Fraction(1, 8))
+    steps = [(stamp - pts[0]) * tick * rate for stamp in pts]
+    return sum(abs(step - round(step)) <= near for step in steps)
 
 
 def _index_is_regular(stream: Any) -> bool:
@@ -279,6 +289,8 @@ def _index_is_regular(stream: Any) -> bool:
     if not 2 <= len(entries) <= MAX_INDEX or (stream.frames and len(entries) < stream.frames):
         return True
     stamps = [entry.timestamp for entry in entries]
+    if any(entry.is_discard for entry in entries):
+        return True  # behind an edit list decoding times say nothing of the times of showing
     steps = {b - a for a, b in pairwise(stamps[:-1])}
     return not steps or max(steps) - min(steps) <= 1
 
