@@ -1,0 +1,38 @@
+"""A model of your own through the whole program: `python examples/own_model.py in.mp4 out.mp4`.
+
+This one knows no motion: it shows whichever neighbour is nearer. A real one does its work per frame in `encode`, per
+pair in `match` and per picture in `render`, and is asked for 8 pictures of one pair with a single `match`.
+"""
+
+import sys
+
+import torch
+from torch import Tensor
+
+import midframe
+from midframe.models.base import Features, Model, Motion
+
+
+class Nearest(Model):
+    """The nearer of the two frames."""
+
+    name = "nearest"
+
+    def encode(self, image: Tensor) -> Features:
+        """Nothing to prepare."""
+        return image
+
+    def match(self, a: Features, b: Features) -> Motion:
+        """Nothing moves."""
+        return None
+
+    def render(
+        self, a: Features, b: Features, motion: Motion, t: Tensor, before: Motion = None, after: Motion = None
+    ) -> Tensor:
+        """(N, 3, H, W): for each t the nearer one."""
+        return torch.where(t.view(-1, 1, 1, 1) < 0.5, a, b)
+
+
+if __name__ == "__main__":
+    result = midframe.interpolate(sys.argv[1], sys.argv[2], network=Nearest(), ratio=4)
+    print(f"{result.path}: {result.frames_out} frames")

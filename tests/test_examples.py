@@ -1,0 +1,58 @@
+"""The examples run as they stand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import clips
+from clips import Clip
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clips.make(tmp_path_factory.mktemp("film") / "in.mp4", Clip(frames=12))
+
+
+def run(name: str, *words: object) -> str:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, words)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_tested() -> None:
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    source = Path(__file__).read_text()
+    assert all(f'run("{name}"' in source for name in names)
+
+
+def test_interpolate_file(film: Path, tmp_path: Path) -> None:
+    assert "new pictures" in run("interpolate_file.py", film, tmp_path / "out.mp4")
+    assert (tmp_path / "out.mp4").exists()
+
+
+def test_between_pictures(tmp_path: Path) -> None:
+    a, b = clips.png(tmp_path / "a.png", 0, 64, 48), clips.png(tmp_path / "b.png", 1, 64, 48)
+    run("between_pictures.py", a, b, tmp_path / "made")
+    assert sorted(p.name for p in (tmp_path / "made").iterdir()) == ["1.png", "2.png", "3.png"]
+
+
+def test_stream_frames(film: Path) -> None:
+    lines = run("stream_frames.py", film).splitlines()
+    assert len(lines) == 30
+    assert [line.split()[2] for line in lines[:6]] == ["source", "made", "made", "made", "made", "source"]
+
+
+def test_own_model(film: Path, tmp_path: Path) -> None:
+    assert "48 frames" in run("own_model.py", film, tmp_path / "out.mp4")
+
+
+def test_put_back(film: Path) -> None:
+    assert run("put_back.py", film).startswith("5 pictures: ")
