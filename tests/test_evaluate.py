@@ -273,7 +273,9 @@ def test_command_line(tmp_path: Path) -> None:
     assert (tmp_path / "out/report.html").stat().st_size > 10_000
     for wrong, message in (
         (["eval"], "no model was named"),
-        (["eval", "blend"], "no data set was named"),
+        (["eval", "blend"], "nothing to measure on"),
+        (["eval", "blend", "--suite", "rendred"], "none of rendered"),
+        (["eval", "blend", "--data", "triplets=x", "--photos", "y"], "name one with --suite"),
         (["eval", "blend", "--data", "triplets"], "not of the form SET=DIR"),
         (["eval", "blend", "--data", "triplets=x", "--weights", "dis=y"], "no folder x"),
         (["eval", "blend", "--data", f"triplets={tmp_path}", "--weights", "dis=y"], "not among the models"),

@@ -21,6 +21,12 @@ LINE_SECONDS = 5.0  # between two lines of progress in a log
 @click.option(
     "--data", "data", multiple=True, metavar="SET=DIR", help="A data set and its folder; several may be given."
 )
+@click.option(
+    "--suite", "suites", multiple=True, metavar="NAME", help="rendered or stress: our own scenes, no data needed."
+)
+@click.option(
+    "--photos", multiple=True, metavar="DIR", help="Photographs for the suites' surfaces; only held-out ones."
+)
 @click.option("--out", "out", metavar="DIR", help="Folder for report.json, report.md, report.html; default: eval.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N cases of each set, evenly spread.")
 @click.option("--partial", is_flag=True, help="Take what is there of a half-copied set; the report says so.")
@@ -37,6 +43,8 @@ LINE_SECONDS = 5.0  # between two lines of progress in a log
 def command(
     models: tuple[str, ...],
     data: tuple[str, ...],
+    suites: tuple[str, ...],
+    photos: tuple[str, ...],
     out: str | None,
     limit: int | None,
     partial: bool,
@@ -56,6 +64,7 @@ def command(
 
     \b
     midframe eval dis --data middlebury-other=DIR --out report
+    midframe eval midnet-m --suite rendered --suite stress
     midframe eval midnet-m --data vimeo90k-triplet=DIR --data videos:4=FILMS
     """
     from midframe.errors import InputError
@@ -68,7 +77,7 @@ def command(
         return
     if not models:
         raise InputError("no model was named; try: midframe eval dis --data middlebury-other=DIR")
-    sets = _sets(data, limit, partial)
+    sets = _sets(data, suites, photos, limit, partial)
     given = dict(_pair(text, "--weights", "MODEL=PATH") for text in weights)
     scale = None if flow_scale == "auto" else float(flow_scale)
     contestants, notes = _contestants(models, alone, given, device, precision, scale)
@@ -96,14 +105,24 @@ def _pair(text: str, option: str, shape: str) -> tuple[str, str]:
     return name, value
 
 
-def _sets(data: tuple[str, ...], limit: int | None, partial: bool) -> list[DataSet]:
+def _sets(
+    data: tuple[str, ...], suites: tuple[str, ...], photos: tuple[str, ...], limit: int | None, partial: bool
+) -> list[DataSet]:
     """All sets are opened before any work: a missing folder is told at once."""
+    from pathlib import Path
+
     from midframe.errors import InputError
     from midframe.evaluation.datasets import open_set
+    from midframe.evaluation.suites import open_suite
 
-    if not data:
-        raise InputError("no data set was named; try --data middlebury-other=DIR, or --sets for the list")
-    return [open_set(*_pair(text, "--data", "SET=DIR"), limit=limit, partial=partial) for text in data]
+    if not data and not suites:
+        raise InputError(
+            "nothing to measure on; try --suite rendered, --data middlebury-other=DIR, --sets for the list"
+        )
+    if photos and not suites:
+        raise InputError("--photos are the surfaces of the suites; name one with --suite")
+    found = [open_set(*_pair(text, "--data", "SET=DIR"), limit=limit, partial=partial) for text in data]
+    return found + [open_suite(name, [Path(folder) for folder in photos], limit) for name in suites]
 
 
 def _contestants(

@@ -248,7 +248,7 @@ def _made_line(report: Report) -> str:
 
 
 def _set_line(data: Mapping[str, Any]) -> str:
-    note = f" Only a part: {data['note']}." if data.get("note") else ""
+    note = f" Note: {data['note']}." if data.get("note") else ""
     return f"{data['protocol']}. {data['cases']} cases.{note}"
 
 
