@@ -32,6 +32,7 @@ from midframe.video.probe import named, open_source, probe
 QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB
 # A step of the clock that no film means: broadcast clocks wrap round and splices jump, damaged stamps are anything.
 LONGEST_STEP = Fraction(10)  # seconds; longer holds are believed only where the file's own length has room for them
+LONGEST_HOLD = Fraction(3600)  # seconds; believed of no file: one damaged stamp would cost days of work
 BACK_STEPS = (Fraction(0), Fraction(1), Fraction(5), Fraction(30), Fraction(120))  # seconds before a wanted start
 
 
@@ -188,7 +189,7 @@ class Reader:
                 else:
                     repaired += 1
                 pts = last + step
-            elif pts - last > LONGEST_STEP and pts > room:
+            elif pts - last > (LONGEST_STEP if pts > room else LONGEST_HOLD):
                 shift += last + step - pts
                 jumped += 1
                 pts = last + step
