@@ -1,0 +1,518 @@
+"""Training of midnet, top to bottom: set up, resume, loop (draw, forward, losses, backward, step), look, keep, ship.
+
+The same function serves a laptop and several GPUs (`torchrun --nproc-per-node=N -m midframe train ...`). A run lives in
+one folder: `checkpoint.pt` (weights, moving average, optimiser, step), `log.jsonl`, `curves.png`, `events/`
+(TensorBoard, if installed), `best.safetensors` and `last.safetensors` (moving average, 16 bits, ready for `--weights`).
+The same command goes on where it stopped; what is drawn depends on seed and step alone, so a resumed run equals an
+uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from midframe.errors import DeviceError, InputError
+from midframe.models.midnet import SIZES, Architecture, Features, Matching, Midnet, Motion, load_midnet, save_midnet
+from midframe.training import losses
+from midframe.training.clips import ClipSource
+from midframe.training.curves import draw_curves
+from midframe.training.quick import Triplet, find_triplets, quick_score
+from midframe.training.shards import Batches, SceneSource, Shards, Share
+
+log = logging.getLogger(__name__)
+
+WARM_UP = 200  # steps
+FLOOR = 0.02  # of the learning rate, at the end of the cosine
+AVERAGE = 0.999  # of the moving average of the weights
+KEEP = 600.0  # seconds between checkpoints
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on. Written into the checkpoint and beside it."""
+
+    out: Path
+    model: str = "midnet-m"
+    matcher: str = "learned"  # or "dis": classical flow, only the rendering is trained
+    photos: tuple[Path, ...] = ()  # folders of textures; procedural ones if none
+    clips: tuple[Path, ...] = ()  # folders of videos; rendered scenes only if none
+    start: Path | None = None  # weights to begin with
+    steps: int | None = None  # length of the run, for the schedule; None: as many as `minutes` allow
+    minutes: float | None = None  # of training in all, over every resumption
+    batch: int = 16  # samples, per process
+    size: int = 192  # pixels; side of a crop
+    rate: float = 6e-4  # learning rate at its highest
+    flow_share: float = 0.35  # of the run, for flow alone
+    clip_share: float = 0.4  # of the samples after that, if there are clips
+    reuse: float = 5.0  # times each rendered sample is used, cropped and coloured anew
+    workers: int = 1  # processes that render, for each source
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    evaluate: Path | None = None  # folder of triplets, looked at every `evaluate_minutes`
+    evaluate_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if self.model not in SIZES:
+            raise InputError(f"train: {self.model!r} cannot be trained; {', '.join(SIZES)} can")
+        if self.matcher not in ("learned", "dis"):
+            raise InputError(f"train: matcher {self.matcher!r} is neither learned nor dis")
+        if self.steps is None and self.minutes is None:
+            raise InputError("train: give steps or minutes")
+        if self.size % 32 or self.size < 64:
+            raise InputError(f"train: crops of {self.size} px; a multiple of 32, 64 or more, is needed")
+        for name in ("batch", "rate", "reuse"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"train: {name} {getattr(self, name)} must be above 0")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each loss counts. The flows' fall with progress; the sharpness term comes in the last fifth."""
+
+    flow: float = 0.02
+    match: float = 0.1
+    hidden: float = 0.05
+    picture: float = 1.0
+    census: float = 0.0  # was 0.1: on two cores it took 57 % of a step
+    charbonnier: float = 0.5
+    flow_at_t: float = 0.01
+    mask: float = 0.02
+    sharpness: float = 0.0
+
+
+# of each flow on its way: 1/16 (global, update, update), 1/8 (two), 1/4 (upsampled, refined)
+STAGES = ((16, (0.3, 0.6, 0.8)), (8, (0.7, 0.9)), (4, (0.6, 1.4)))
+
+
+def weights_at(progress: float, flow_share: float) -> Weights:
+    """The weights at a point 0..1 of the run."""
+    if progress < flow_share:
+        return Weights()
+    later = (progress - flow_share) / (1.0 - flow_share + 1e-9)
+    fall = 1.0 - 0.6 * min(later, 1.0)
+    return Weights(flow=0.01 * fall, match=0.02, hidden=0.02, sharpness=0.05 if later > 0.8 else 0.0)
+
+
+def rate_at(recipe: Recipe, step: int, progress: float) -> float:
+    """Learning rate: linear warm-up, then a cosine down to a low tail."""
+    warm = min(1.0, (step + 1) / WARM_UP)
+    return recipe.rate * warm * (FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def objective(
+    net: Midnet, batch: dict[str, Tensor], weights: Weights, everything: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Forward pass and loss of a batch.
+
+    Args:
+        net: the network.
+        batch: see `Batches`; on the network's device.
+        weights: of the losses.
+        everything: also render and compare pictures; flow alone otherwise.
+
+    Returns:
+        The loss, and what is worth noting: end-point error of all pixels and of those seen in both, the error
+        that no flow at all would have, and PSNR.
+    """
+    count = len(batch["t"])
+    features = net.encode(torch.cat([batch["a"], batch["b"]]).contiguous(memory_format=torch.channels_last))
+    a, b = (Features(*(x[k * count : (k + 1) * count] for x in features)) for k in (0, 1))
+    if net.architecture.matcher == "dis":
+        with torch.no_grad():
+            motion = net.match(a, b)
+        loss, notes = motion.ab.new_zeros(()), flow_notes(torch.cat([motion.ab, motion.ba]), batch)
+    else:
+        found = net.match_all(a, b)
+        loss, notes = flow_objective(found, batch, weights), flow_notes(found.quarter[-1], batch)
+        motion = Motion(*found.quarter[-1].chunk(2), *found.sure.chunk(2))
+    if not everything:
+        return loss, notes
+
+    made = net.render_all(a, b, motion, batch["t"])
+    image, target = made.image.float(), batch["target"]
+    loss = loss + weights.picture * losses.laplacian(image, target)
+    loss = loss + weights.charbonnier * losses.charbonnier(image, target)
+    if weights.census:
+        loss = loss + weights.census * losses.census(image, target)
+    if weights.sharpness:
+        loss = loss + weights.sharpness * losses.sharpness(image, target)
+    for side, flows in (("a", made.to_a), ("b", made.to_b)):
+        flow = batch[f"flow_t{side}"]
+        told = (flow.abs().amax((1, 2, 3)) > 0).float().view(-1, 1, 1, 1)  # samples that have it; no loss at rest
+        for factor, estimate in zip((4, 2), flows, strict=True):
+            weight = told * (1.0 - batch[f"hidden_t{side}"].float())
+            loss = loss + weights.flow_at_t * losses.flow_error(estimate, flow, weight, factor)
+    lost_a, lost_b = batch["hidden_ta"].float(), batch["hidden_tb"].float()
+    loss = loss + weights.mask * losses.mask_entropy(made.mask, lost_b, (lost_a - lost_b).abs())
+    with torch.no_grad():
+        error = ((image.clamp(0, 1) - target) ** 2).mean((1, 2, 3))
+        notes["psnr"] = (-10.0 * torch.log10(error + 1e-10)).mean()
+    return loss, notes
+
+
+def flow_truth(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """True flows a to b, then b to a (2B, 2, H, W), what is hidden, and whether the flow is known at all."""
+    truth = torch.cat([batch["flow_ab"], batch["flow_ba"]])
+    hidden = torch.cat([batch["hidden_ab"], batch["hidden_ba"]]).float()
+    return truth, hidden, batch["has_flow"].float().repeat(2).view(-1, 1, 1, 1).expand_as(hidden)
+
+
+def flow_objective(found: Matching, batch: dict[str, Tensor], weights: Weights) -> Tensor:
+    """Loss of all flows of `match`, of the all-pairs match, and of what is told to be hidden."""
+    truth, hidden, known = flow_truth(batch)
+    loss = weights.match * losses.match_entropy(found.logits, truth, known * (1.0 - hidden))
+    for (factor, shares), flows in zip(STAGES, (found.sixteenth, found.eighth, found.quarter), strict=True):
+        for share, flow in zip(shares[-len(flows) :], flows, strict=True):
+            loss = loss + weights.flow * share * losses.flow_error(flow, truth, known, factor)
+    hidden, known = losses.shrink(hidden, 4), losses.shrink(known, 4)
+    return loss + weights.hidden * losses.mask_entropy(found.sure[:, :1], hidden, known)
+
+
+def flow_notes(flow: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """End-point errors in full-size pixels of a flow at 1/4 (2B, 2, H/4, W/4), and that of no flow at all."""
+    truth, hidden, known = flow_truth(batch)
+    with torch.no_grad():
+        return {
+            "epe": losses.flow_error(flow, truth, known, 4),
+            "epe_seen": losses.flow_error(flow, truth, known * (1.0 - hidden), 4),
+            "epe_zero": losses.flow_error(torch.zeros_like(flow), truth, known, 4),
+        }
+
+
+def train(recipe: Recipe, report: Callable[[str], None] = log.info) -> Path:
+    """Run or resume a training.
+
+    Args:
+        recipe: what to do.
+        report: takes one line of progress at a time.
+
+    Returns:
+        The weights: `best.safetensors` if the run was evaluated, else `last.safetensors`.
+
+    Raises:
+        InputError: folders that hold nothing, or a checkpoint of another architecture.
+        DeviceError: the device is not there.
+    """
+    rank, world, device = join(recipe)
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    net = load_midnet(recipe.start, recipe.model) if recipe.start else Midnet(architecture_of(recipe))
+    net = net.train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = {name: value.detach().clone() for name, value in net.state_dict().items()}
+    optimiser = torch.optim.AdamW(net.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    half = half_precision(recipe, device)
+    flow_share = recipe.flow_share if net.architecture.matcher == "learned" else 0.0
+
+    step, spent, best = 0, 0.0, -math.inf
+    checkpoint = recipe.out / "checkpoint.pt"
+    if checkpoint.exists():
+        step, spent, best = resume(checkpoint, net, average, optimiser)
+        report(f"resumed at step {step}, after {spent / 60:.1f} minutes")
+    triplets: list[Triplet] = find_triplets(recipe.evaluate) if recipe.evaluate else []
+    diary = Diary(recipe.out, rank == 0)
+    began, kept, looked, everything, batches = time.monotonic() - spent, time.monotonic(), spent, None, None
+    with on_request_to_stop() as stop:
+        while True:
+            spent = time.monotonic() - began
+            progress = max(
+                step / recipe.steps if recipe.steps else 0.0,
+                spent / (recipe.minutes * 60.0) if recipe.minutes else 0.0,
+            )
+            done = agree(progress >= 1.0 or stop.is_set, device, world)
+            if done or (rank == 0 and time.monotonic() - kept > KEEP):
+                kept = time.monotonic()
+                if rank == 0:
+                    keep(checkpoint, net, average, optimiser, step, spent, best)
+                    save_midnet(recipe.out / "last.safetensors", average, net.architecture, {"step": str(step)})
+                    diary.draw()
+            if triplets and rank == 0 and (done or spent - looked > recipe.evaluate_minutes * 60.0):
+                looked = spent
+                score = quick_score(net, average, triplets, half)
+                report(f"step {step}: {score:.2f} dB on {len(triplets)} triplets")
+                diary.note(step, {"evaluation": score})
+                if score > best:
+                    best = score
+                    save_midnet(recipe.out / "best.safetensors", average, net.architecture, {"step": str(step)})
+            if done:
+                break
+
+            if everything != (progress >= flow_share):
+                everything = progress >= flow_share
+                if batches is not None:
+                    batches.close()
+                batches = open_batches(recipe, everything, step * recipe.batch, rank, world)
+            assert batches is not None
+            batch = {name: value.to(device) for name, value in next(batches).items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss, notes = objective(net, batch, weights_at(progress, flow_share), everything)
+            optimiser.zero_grad(set_to_none=False)
+            loss.backward()  # type: ignore[no-untyped-call]
+            share_gradients(net, world)
+            norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            rate = rate_at(recipe, step, progress)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            if torch.isfinite(norm):
+                optimiser.step()
+            else:
+                report(f"step {step}: the gradient is not finite; this batch is skipped")
+            step += 1
+            follow(average, net, min(AVERAGE, (1 + step) / (10 + step)))
+            line = diary.add(step, {"loss": loss.detach(), "norm": norm, **notes}, rate, progress)
+            if line and rank == 0:
+                report(line)
+    if batches is not None:
+        batches.close()
+    diary.close()
+    leave(world)
+    return recipe.out / ("best.safetensors" if recipe.evaluate else "last.safetensors")
+
+
+def architecture_of(recipe: Recipe) -> Architecture:
+    """The size that was asked for, with the matcher that was asked for."""
+    return replace(SIZES[recipe.model], matcher=recipe.matcher)
+
+
+# The parts, in the order in which they are called
+
+
+def join(recipe: Recipe) -> tuple[int, int, torch.device]:
+    """Rank, number of processes and device; joins the group that torchrun has set up, if it has."""
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    name = recipe.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise DeviceError(f"train: device {name} is not there; try --device cpu")
+        if world > 1:
+            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+            torch.cuda.set_device(name)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if name.startswith("cuda") else "gloo")
+    return rank, world, torch.device(name)
+
+
+def half_precision(recipe: Recipe, device: torch.device) -> bool:
+    """Whether convolutions run in bf16: on GPUs, and on CPUs with instructions for it."""
+    if recipe.precision != "auto":
+        return recipe.precision == "bf16"
+    able = torch.cpu.get_capabilities()
+    return device.type == "cuda" or bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def open_batches(recipe: Recipe, everything: bool, position: int, rank: int, world: int) -> Batches:
+    """Samples of rendered scenes, and in the second phase of clips; each process draws its own."""
+    room = recipe.size + 64
+    shards = recipe.out / "shards" / str(rank)
+    scenes = SceneSource(recipe.photos, room, neighbours=False, first_seed=10_000_000 * rank)
+    sources = [Share(Shards(shards / "scenes", scenes, reuse=recipe.reuse, workers=recipe.workers), 1.0)]
+    if everything and recipe.clips:
+        clips = Shards(shards / "clips", ClipSource(recipe.clips, room), reuse=recipe.reuse, workers=recipe.workers)
+        sources = [replace(sources[0], share=1.0 - recipe.clip_share), Share(clips, recipe.clip_share)]
+    return Batches(sources, recipe.batch, recipe.size, seed=recipe.seed * 1000 + rank, position=position)
+
+
+def share_gradients(net: Midnet, world: int) -> None:
+    """Mean of the gradients of all processes, in one message."""
+    if world == 1:
+        return
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in net.parameters()]
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    flat /= world
+    for p, mean in zip(net.parameters(), torch.split(flat, [g.numel() for g in grads]), strict=True):
+        p.grad = mean.view_as(p).clone()
+
+
+def follow(average: dict[str, Tensor], net: Midnet, inertia: float) -> None:
+    """Moving average of the weights."""
+    with torch.no_grad():
+        values = net.state_dict()
+        torch._foreach_lerp_(list(average.values()), [values[name] for name in average], 1.0 - inertia)
+
+
+def agree(done: bool, device: torch.device, world: int) -> bool:
+    """Whether any process wants to stop."""
+    if world == 1:
+        return done
+    flag = torch.tensor(float(done), device=device)
+    dist.all_reduce(flag)
+    return bool(flag > 0)
+
+
+def leave(world: int) -> None:
+    """Leave the group of processes."""
+    if world > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@dataclass
+class Stop:
+    """Set by SIGTERM or SIGINT: finish the step, write a checkpoint, end."""
+
+    is_set: bool = False
+
+
+@contextmanager
+def on_request_to_stop() -> Iterator[Stop]:
+    """Catch SIGTERM and SIGINT while inside; in threads, where they cannot be caught, nothing is."""
+    stop = Stop()
+
+    def handle(*_: Any) -> None:
+        stop.is_set = True
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def keep(
+    path: Path,
+    net: Midnet,
+    average: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    spent: float,
+    best: float,
+) -> None:
+    """Write a checkpoint under a temporary name, then give it its own.
+
+    To stay under 16 MiB for M the optimiser's moments, and how far the average is from the weights, are stored in 16
+    bits. They are rounded in the running training too, so that going on and resuming are the same, bit for bit.
+    """
+    values = net.state_dict()
+    moments: list[dict[str, Any] | None] = []
+    apart: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, value in average.items():
+            apart[name] = (value - values[name]).bfloat16()
+            value.copy_(values[name] + apart[name].float())
+        for parameter in net.parameters():
+            state = optimiser.state.get(parameter)
+            if not state:  # not reached yet: the render stage during the first phase
+                moments.append(None)
+                continue
+            small = {"exp_avg": state["exp_avg"].bfloat16(), "exp_avg_sq": state["exp_avg_sq"].sqrt().bfloat16()}
+            state["exp_avg"].copy_(small["exp_avg"].float())
+            state["exp_avg_sq"].copy_(small["exp_avg_sq"].float() ** 2)
+            moments.append({**small, "step": state["step"]})
+    content = {
+        "architecture": net.architecture.to_json(),
+        "net": values,
+        "apart": apart,
+        "moments": moments,
+        "step": step,
+        "spent": spent,
+        "best": best,
+    }
+    hidden = path.with_name(f".{path.name}-{os.getpid()}")
+    torch.save(content, hidden)
+    hidden.replace(path)
+
+
+def resume(
+    path: Path, net: Midnet, average: dict[str, Tensor], optimiser: torch.optim.Optimizer
+) -> tuple[int, float, float]:
+    """Undo `keep`: step, seconds spent, best score so far."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if Architecture.from_json(content["architecture"]) != net.architecture:
+        raise InputError(f"train: {path} holds another size of network than was asked for; choose another --out")
+    net.load_state_dict(content["net"])
+    with torch.no_grad():
+        for name, value in average.items():
+            value.copy_(content["net"][name] + content["apart"][name].float())
+        for parameter, small in zip(net.parameters(), content["moments"], strict=True):
+            if small is not None:
+                optimiser.state[parameter] = {
+                    "step": small["step"],
+                    "exp_avg": small["exp_avg"]
+                    .to(parameter, copy=True)
+                    .contiguous(memory_format=torch.preserve_format),
+                    "exp_avg_sq": small["exp_avg_sq"].to(parameter).square(),
+                }
+    return int(content["step"]), float(content["spent"]), float(content["best"])
+
+
+class Diary:
+    """Notes of a run: a line of JSON every 50 steps, curves as PNG, TensorBoard events if it is installed."""
+
+    EVERY = 50  # steps
+
+    def __init__(self, folder: Path, writes: bool) -> None:
+        self.path, self.writes = folder / "log.jsonl", writes
+        self.sums: dict[str, list[float]] = {}
+        self.since = time.monotonic()
+        self.events: Any = None
+        if writes:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.events = SummaryWriter(str(folder / "events"))
+            except ImportError:
+                log.info("no TensorBoard events: pip install midframe[train]")
+
+    def add(self, step: int, values: dict[str, Tensor], rate: float, progress: float) -> str | None:
+        """Take the values of a step; every `EVERY` steps return a line that tells their means."""
+        for name, value in values.items():
+            self.sums.setdefault(name, []).append(float(value))
+        if step % self.EVERY:
+            return None
+        means = {name: float(np.mean(noted)) for name, noted in self.sums.items()}
+        seconds = (time.monotonic() - self.since) / max(len(self.sums["loss"]), 1)
+        self.sums, self.since = {}, time.monotonic()
+        self.note(step, {**means, "rate": rate, "seconds": seconds, "progress": progress})
+        picture = f" psnr {means['psnr']:.2f}" if "psnr" in means else ""
+        return (
+            f"step {step} ({progress:.1%}, {seconds:.2f} s each) loss {means['loss']:.4f}{picture} flow error "
+            f"{means['epe']:.2f} px, seen {means['epe_seen']:.2f}, of no flow {means['epe_zero']:.2f}"
+        )
+
+    def note(self, step: int, values: dict[str, float]) -> None:
+        """Write values down."""
+        if not self.writes:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
+        if self.events is not None:
+            for name, value in values.items():
+                self.events.add_scalar(name, value, step)
+
+    def draw(self) -> None:
+        """Draw the curves anew."""
+        if self.writes and self.path.exists():
+            draw_curves(self.path, self.path.with_name("curves.png"))
+
+    def close(self) -> None:
+        """Close the events file."""
+        self.draw()
+        if self.events is not None:
+            self.events.close()
+
+
+def recipe_json(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain JSON, for the model card."""
+    return json.loads(json.dumps(asdict(recipe), default=str))  # type: ignore[no-any-return]
