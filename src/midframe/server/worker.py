@@ -30,6 +30,7 @@ from midframe.server.jobs import Job, NotFoundError, Store
 
 STOP_SECONDS = 20.0  # a run that was asked to stop and did not within this is killed; its segments stay
 SAVE_SECONDS = 2.0  # how often progress goes to disk; the page hears of every step
+WARM_UP_SECONDS = 60.0  # more for the first answer of a new process, which imports torch before it
 NICENESS = 10  # children yield to the server's own thread, which answers requests
 
 _log = logging.getLogger("midframe.server")
@@ -496,7 +497,7 @@ class Prober:
         self._thread.join(5)
 
     def _ask(self, request: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes | None]:
-        seconds = self._seconds if self._warm else self._seconds + 30.0  # the first answer waits for imports
+        seconds = self._seconds if self._warm else self._seconds + WARM_UP_SECONDS
         try:
             answer = self._child.request(request, seconds=seconds)
         except (ChildDiedError, ChildSlowError):

@@ -11,7 +11,7 @@ const sources = new Map(), jobs = new Map(), uploads = new Map(), rows = new Map
 let server = null, film = null, plan = null, planNumber = 0;
 let wish = fresh();
 
-function fresh() { return { rate: "ratio:2", scene: "auto", dedup: "off", static: "auto", model: null, crf: "16", codec: "auto", container: "mp4", audio: true, slowAudio: false, useMask: false, start: 0, length: 3 }; }
+function fresh() { return { rate: "ratio:2", scene: "auto", dedup: "off", static: "auto", model: null, crf: "16", codec: "auto", container: "mp4", audio: true, slowAudio: false, useMask: false, start: 0, length: 3, more: false }; }
 
 function store(key, value) { try { if (value === null) localStorage.removeItem(key); else localStorage.setItem(key, value); } catch { /* private window: the choice lasts as long as the page */ } }
 function stored(key) { try { return localStorage.getItem(key); } catch { return null; } }
@@ -149,12 +149,12 @@ function drawRates(source) {
   const slowSound = check(t("slowSound"), "slowAudio", !wish.rate.startsWith("slowmo"));
   const useMask = check(t("useMask"), "useMask", !source.mask);
   wish.model ??= server.model;
-  const options = el("details", { class: "more" }, el("summary", {}, t("options")), el("div", { class: "options" },
+  const options = el("details", { class: "more", open: wish.more, ontoggle: (event) => { wish.more = event.target.open; } }, el("summary", {}, t("options")), el("div", { class: "options" },
     choice(t("cuts"), "scene", [["auto", t("cutsAuto")], ["off", t("cutsOff")]]), choice(t("dedup"), "dedup", [["off", t("dedupOff")], ["auto", t("dedupAuto")]]),
     choice(t("overlays"), "static", [["auto", t("staticAuto")], ["off", t("staticOff")]]), choice(t("quality"), "crf", [["12", t("finest")], ["16", t("fine")], ["22", t("small")]]),
     choice(t("format"), "codec", [["auto", t("formatAuto")], ["libx264", "H.264"], ["libx265", "H.265"], ["libsvtav1", "AV1"]]), choice(t("container"), "container", [["mp4", "MP4"], ["mkv", "MKV"]]),
     choice(t("model"), "model", server.models.map((name) => [name, name])), check(t("keepSound"), "audio"), slowSound, useMask,
-    el("button", { type: "button", class: "mask", onclick: () => openMask(source, wish.start, (has) => { wish.useMask = has; }) }, t("paintMask"))));
+    el("button", { type: "button", class: "mask", onclick: () => openMask(source, wish.start, (has) => { wish.useMask = has; source.mask = has; drawFilm(); document.querySelector("button.mask")?.focus(); }) }, t("paintMask"))));
   return el("section", { class: "step" }, el("h3", { id: "rate-title" }, t("rateTitle")), group, el("dl", { id: "predict", class: "predict", "aria-live": "polite" }), el("p", { id: "basis", class: "soft small" }), options);
 }
 
@@ -184,9 +184,9 @@ function drawPreview(source) {
 
 function retryStill(image) { // "busy" is an answer while a page asks for eight at once
   const tries = Number(image.dataset.tries ?? 0);
-  if (tries >= 4) return;
+  if (tries >= 12) return;
   image.dataset.tries = String(tries + 1);
-  setTimeout(() => { image.src = image.src.replace(/&again=\d+$/, "") + `&again=${tries + 1}`; }, 700 * (tries + 1));
+  setTimeout(() => { image.src = image.src.replace(/&again=\d+$/, "") + `&again=${tries + 1}`; }, Math.min(5000, 700 * (tries + 1)));
 }
 
 function drawActions(source) {

@@ -1,0 +1,240 @@
+"""The page in a real browser, on the real pipeline: skipped where Chromium or playwright is absent."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import server_fakes
+from test_server_kill import Server  # skips this file too where the web extra is absent
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("no Chromium", allow_module_level=True)
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+WAIT_MS = 120_000  # waits end when the thing is there; this is for a busy machine
+
+
+def make_film(path: Path, frames: int, cut: int | None = None) -> Path:
+    """A square that moves over a gradient; from frame `cut` on over another."""
+    av = pytest.importorskip("av")
+    import numpy as np
+
+    y, x = np.mgrid[:90, :160]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 160, 90, "yuv420p"
+        for i in range(frames):
+            late = cut is not None and i >= cut
+            picture = np.stack([x + 60, 2 * y + 20, 200 - x] if not late else [10 + y, 10 + 0 * y, x // 2], -1)
+            picture[30:60, (2 * i) % 120 : (2 * i) % 120 + 30] = (250, 240, 90)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("films")
+    (folder / "holiday.mp4").write_text("a letter, not a film " * 100)
+    return {
+        "short": make_film(folder / "short ride.mp4", 60, cut=30),
+        "long": make_film(folder / "long ride.mp4", 240),
+        "broken": folder / "holiday.mp4",
+    }
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    def command(port: int, data: Path) -> list[str]:
+        return [sys.executable, "-m", "midframe", "serve", "--port", str(port), "--data", str(data), "--model", "blend"]
+
+    with Server(command, tmp_path_factory.mktemp("data")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def wrong() -> list[str]:
+    """What the page's console complained of."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Any, server: Server, wrong: list[str]) -> Iterator[Any]:
+    """A fresh page; nothing may go wrong in its console, a breach of the content-security policy for one."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, accept_downloads=True, locale="en-US")
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda line: wrong.append(line.text) if line.type in ("error", "warning") else None)
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    page.wait_for_selector("html[data-ready]")
+    yield page
+    context.close()
+    assert not wrong
+
+
+def upload(page: Any, film: Path) -> None:
+    page.set_input_files("#file", str(film))
+    page.wait_for_selector(f"#film h2:has-text('{film.name}')")
+
+
+def newest_job(page: Any, state: str) -> Any:
+    return page.wait_for_selector(f"#job-list .job:has(.badge:text-is('{state}'))")
+
+
+def test_upload_preview_run_compare_download(page: Any, films: dict[str, Path], server: Server, tmp_path: Path) -> None:
+    upload(page, films["short"])
+    assert page.inner_text("#film .facts").split("\n")[:4] == ["Picture", "160 × 90", "Rate", "24 fps"]
+    page.focus("[data-rate='ratio:2']")  # the chips by keyboard
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    assert page.get_attribute("[data-rate='fps:60']", "aria-checked") == "true"
+    page.wait_for_selector("#predict dd:text-is('150')")
+    page.wait_for_function("() => [...document.querySelectorAll('.strip img')].every((i) => i.naturalWidth > 0)")
+    page.select_option(".pick select", "2")
+    page.focus(".pick .at")
+    page.keyboard.press("End")
+    page.wait_for_selector(".pick output:text-is('0.5 – 2.5 s')")
+
+    page.click("button.preview")
+    page.wait_for_selector("#viewer video")  # opens by itself
+    page.wait_for_selector(".clock:has-text('of 120')")
+    assert page.inner_text(".stage .before .tag") == "before, 24 fps"
+    assert page.inner_text(".stage .after .tag") == "after, 60 fps"
+    assert "Cuts: 1" in page.inner_text(".legend")
+    page.wait_for_selector("#basis:has-text('this film')")  # the preview taught the prediction
+
+    page.focus(".handle")  # the slider by keyboard, then by mouse
+    page.keyboard.press("End")
+    assert page.get_attribute(".handle", "aria-valuenow") == "100"
+    box = page.locator(".stage").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + 50, steps=3)
+    page.mouse.up()
+    assert page.get_attribute(".handle", "aria-valuenow") == "25"
+
+    page.focus("#viewer-title")
+    for _ in range(7):
+        page.keyboard.press(".")
+        page.wait_for_timeout(60)
+    page.wait_for_selector(".clock:has-text('frame 8 of')")
+    page.wait_for_function(
+        # in step: output frame 8 lies at 7.5/60 s, where the source holds its picture of 3/24 s
+        "() => { const [a, b] = ['before', 'after'].map((k) => document.querySelector(`video[data-kind=${k}]`));"
+        " const apart = (x, y) => Math.abs(x - y);"
+        " return !a.seeking && apart(a.currentTime, b.currentTime) < 0.005 && apart(b.currentTime, 0.125) < 0.001 }"
+    )
+    page.keyboard.press("]")  # to the cut
+    page.keyboard.press("3")
+    assert page.get_attribute("[data-view=difference]", "aria-pressed") == "true"
+    page.keyboard.press("2")
+    page.keyboard.press("q")
+    page.keyboard.press("q")
+    assert page.get_attribute("[data-speed='0.25']", "aria-pressed") == "true"
+    page.keyboard.press("Space")
+    page.wait_for_function("() => !document.querySelector('video[data-kind=after]').paused")
+    page.keyboard.press("Space")
+
+    page.click("button.whole")
+    page.wait_for_selector("#job-list .job:has-text('whole film'):has(.badge:text-is('done'))")
+    with page.expect_download() as download:
+        page.click("#job-list .job:has-text('whole film') a.download")
+    assert download.value.suggested_filename == "short ride-60fps.mp4"
+    download.value.save_as(tmp_path / "out.mp4")
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "out.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) == 150
+
+
+def test_copy_mask_language_and_phone(page: Any, films: dict[str, Path], server: Server) -> None:
+    upload(page, films["short"])
+    page.click("summary:has-text('More options')")
+    page.click("button.mask")
+    page.wait_for_selector("#mask-dialog canvas")
+    page.click("#mask-dialog button:has-text('Top right')")
+    page.click("#mask-dialog button.save")
+    page.wait_for_selector("#film label.check:has-text('painted mask') input:checked")
+    source = page.evaluate("location.hash").removeprefix("#film=")
+    mask = server.data / "sources" / source / "mask.png"
+    cv2 = pytest.importorskip("cv2")
+    painted = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
+    assert painted.shape == (90, 160)
+    assert (painted[8, 130], painted[60, 60]) == (255, 0)
+    page.wait_for_selector("#predict dd")
+    page.click("button.copy")
+    said = page.inner_text("#copy-dialog pre >> nth=0")
+    page.wait_for_timeout(100)
+    assert said.startswith("midframe interpolate 'short ride.mp4' -o 'short ride-48fps.mp4'")
+    assert "--mask 'short ride-mask.png'" in said
+    page.keyboard.press("Escape")
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.click("#language")
+    page.wait_for_selector("text=要多流畅")
+    assert page.evaluate("document.documentElement.lang") == "zh-Hans"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.click("#theme")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 21, 20)"
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('button, a, input, select')].filter((e) => e.offsetParent && "
+        "!(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length)).map((e) => e.outerHTML)"
+    )
+    assert unnamed == []
+
+
+def test_a_file_that_is_no_film(page: Any, films: dict[str, Path]) -> None:
+    upload(page, films["broken"])
+    page.wait_for_selector("#film p.bad:has-text('This film cannot be used')")
+    page.click("#film button:has-text('Remove')")
+    page.wait_for_selector("#film", state="hidden")
+
+
+def test_cancel_and_reload_in_mid_run(page: Any, films: dict[str, Path], server: Server) -> None:
+    upload(page, films["long"])
+    page.click("[data-rate='slowmo:8']")
+    page.wait_for_selector("#predict dd:text-is('1,920')")
+    page.click("button.whole")
+    row = newest_job(page, "running")
+    page.wait_for_function("(row) => row.querySelector('progress').value > 0.005", arg=row)
+    page.wait_for_function("(row) => row.querySelector('img').src.includes('/picture?')", arg=row)
+    page.reload()
+    row = newest_job(page, "running")  # still there, still going
+    page.wait_for_selector(f"#film h2:has-text('{films['long'].name}')")
+    before = page.evaluate("(row) => row.querySelector('progress').value", row)
+    page.wait_for_function("([row, before]) => row.querySelector('progress').value > before", arg=[row, before])
+    row.query_selector("button.pause").click()
+    newest_job(page, "paused").query_selector("button.resume").click()
+    newest_job(page, "running").query_selector("button.cancel").click()
+    cancelled = newest_job(page, "cancelled")
+    assert cancelled.query_selector("button.retry") is not None
+    counts = server.http.get("/server").json()["counts"]
+    assert (counts["cancelled"], counts["running"]) == (1, 0)
+
+
+def test_the_page_comes_back_with_the_server(page: Any, server: Server, wrong: list[str]) -> None:
+    server.kill()
+    page.wait_for_selector("#link:visible")
+    server.start()
+    page.wait_for_selector("#link", state="hidden")
+    server_fakes.wait_for(lambda: page.locator("#job-list .job").count(), lambda n: n >= 1)
+    assert all("Failed to load resource" in line for line in wrong)  # it could not reach the server, and no more
+    wrong.clear()
