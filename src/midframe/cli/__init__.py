@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Render a short scene and interpolate it; works offline, first run."),
     "serve": ("serve", "A page to drop films on, and an HTTP API."),
     "eval": ("eval", "Models on data sets, beside the ladder: tables and a page to look at."),
+    "train": ("train", "Train midnet, or fine-tune it on your own clips."),
     "models": ("models", "The models, and which of them can run here."),
     "doctor": ("doctor", "What this machine offers, and what would be missing."),
 }
