@@ -249,10 +249,13 @@ def test_lpips_is_found_or_its_absence_explained(tmp_path: Path, monkeypatch: py
     assert "package absent" in str(metrics.lpips_absence())
     assert metrics.load_lpips() is None
 
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert "package unusable" in str(metrics.lpips_absence())  # None in sys.modules makes the import fail
+    assert metrics.load_lpips() is None
+
     fake = types.ModuleType("lpips")
     fake.LPIPS = FakeLpips  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lpips", fake)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setenv("MIDFRAME_LPIPS", str(tmp_path / "missing.pth"))
     assert "weights absent" in str(metrics.lpips_absence())
     assert metrics.load_lpips() is None

@@ -11,10 +11,12 @@ package, its weights looked up on this machine and never fetched.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +184,10 @@ def lpips_absence() -> str | None:
     """Why there is no LPIPS on this machine, in one line that fits a table's note; None if it can be loaded."""
     if importlib.util.find_spec("lpips") is None:
         return "no LPIPS: package absent (pip install 'midframe[lpips]')"
+    try:
+        importlib.import_module("lpips")
+    except Exception as error:  # torchvision built for another torch raises what it likes
+        return f"no LPIPS: package unusable ({str(error).splitlines()[0]})"
     if lpips_weights() is None:
         return "no LPIPS: AlexNet weights absent (alexnet-owt-*.pth in torch's hub cache, or $MIDFRAME_LPIPS)"
     return None
@@ -195,7 +201,9 @@ def load_lpips(device: torch.device | str = "cpu") -> Lpips | None:
     import lpips
 
     # pnet_rand keeps the package from fetching AlexNet; its layers keep torchvision's numbers, so names map by number
-    network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval().to(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package speaks to torchvision in an older way
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval().to(device)
     stored = torch.load(weights, map_location=device, weights_only=True)
     state = {name: stored[f"features.{name.split('.', 1)[1]}"] for name in network.net.state_dict()}
     network.net.load_state_dict(state)
