@@ -1,11 +1,16 @@
-"""`midframe models list`: the models, and which of them can run here."""
+"""`midframe models`: which there are and can run here; fetch weights that others publish; verify what is here."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from midframe.weights import Record
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,23 +22,95 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def list_models(as_json: bool) -> None:
     """Name, size, state of the weights, and what each is."""
-    from midframe.errors import MidframeError
+    from midframe.errors import MidframeError, WeightsError
     from midframe.models import BUILDERS, load_model
+    from midframe.weights import RECORDS, find
 
     rows: list[dict[str, Any]] = []
     for name in BUILDERS:
+        row: dict[str, Any] = {"name": name, "parameters": 0, "state": "ready", "about": ""}
+        rows.append(row)
         try:
+            if name in RECORDS:
+                find(RECORDS[name])
             model = load_model(name)
-            state = "ready"
-            size = sum(p.numel() for p in model.parameters())
-            about = (type(model).__doc__ or "").strip().splitlines()[0].rstrip(".")
+        except WeightsError as error:
+            absent = name in RECORDS and "has no weights here" in str(error)
+            row["state"] = f"absent; get it: midframe models fetch {name}" if absent else str(error)
         except MidframeError as error:
-            state, size, about = str(error), 0, ""
-        rows.append({"name": name, "parameters": size, "state": state, "about": about})
+            row["state"] = str(error)
+        else:
+            row["parameters"] = sum(p.numel() for p in model.parameters())
+            row["about"] = (type(model).__doc__ or "").strip().splitlines()[0].rstrip(".")
+        if name in RECORDS:
+            row["licence"] = RECORDS[name].licence
+            row["address"] = RECORDS[name].address
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False))
         return
     for row in rows:
         parameters = int(row["parameters"])
         size_text = f"{parameters / 1e6:.1f} M" if parameters else "-"
-        click.echo(f"{row['name']:12}{size_text:>8}  {row['state']:8}{row['about']}")
+        click.echo(f"{row['name']:14}{size_text:>8}  {row['state']:8}{row['about']}")
+
+
+@command.command()
+@click.argument("name", metavar="NAME")
+def fetch(name: str) -> None:
+    """Get published weights from their hub, check them, and keep them in the cache."""
+    from midframe.models import load_model
+    from midframe.weights import fetch as fetch_files
+    from midframe.weights import sha256
+
+    record = _record(name)
+    click.echo(f"{record.name} from {record.address} ({record.licence})", err=True)
+    files = fetch_files(record)
+    load_model(name)  # what came must be what it should be
+    for path in files:
+        click.echo(f"{sha256(path)}  {path}")
+
+
+@command.command()
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option("--weights", type=click.Path(path_type=Path), metavar="PATH", help="A folder or file, not the cache.")
+def verify(name: str | None, weights: Path | None) -> None:
+    """Read weights tensor by tensor and check them against their model; without NAME, all that are here."""
+    from midframe.errors import InputError, WeightsError
+    from midframe.models import BUILDERS, load_model
+    from midframe.weights import RECORDS, find, sha256, shipped
+
+    if weights is not None and name is None:
+        raise InputError("--weights needs the NAME of the model that the weights are for")
+    failed: WeightsError | None = None
+    for one in [name] if name is not None else list(BUILDERS):
+        try:
+            if one in RECORDS:
+                files: tuple[Path, ...] = find(RECORDS[one], weights)
+            else:
+                files = tuple(path for path in (weights or shipped(one),) if path is not None)
+        except WeightsError:
+            if name is not None:
+                raise
+            continue  # not here, so nothing to verify
+        try:
+            load_model(one, weights)
+        except WeightsError as error:
+            click.echo(f"{one}: {error}", err=True)
+            failed = error
+            continue
+        for path in files:
+            click.echo(f"{one}: good  {sha256(path) if path.is_file() else ''}  {path}")
+    if failed is not None:
+        sys.exit(failed.exit_code)
+
+
+def _record(name: str) -> Record:
+    from midframe.errors import InputError
+    from midframe.models import BUILDERS
+    from midframe.weights import RECORDS
+
+    if name in RECORDS:
+        return RECORDS[name]
+    if name in BUILDERS:
+        raise InputError(f"{name} needs no fetching; these do: {', '.join(RECORDS)}")
+    raise InputError(f"no published weights are called {name!r}; there are {', '.join(RECORDS)}")

@@ -29,9 +29,25 @@ def _blend(weights: Path | None) -> Model:
     return Blend()
 
 
+def _vfinet(weights: Path | None) -> Model:
+    from midframe.models.vfinet import load
+    from midframe.weights import RECORDS
+
+    return load(RECORDS["vfinet"], weights)
+
+
+def _vfinet_first(weights: Path | None) -> Model:
+    from midframe.models.vfinet import load
+    from midframe.weights import RECORDS
+
+    return load(RECORDS["vfinet-first"], weights)
+
+
 BUILDERS: dict[str, Callable[[Path | None], Model]] = {
     "dis": _dis,
     "blend": _blend,
+    "vfinet": _vfinet,
+    "vfinet-first": _vfinet_first,
 }
 
 

@@ -1,0 +1,593 @@
+"""RAFT optical flow (Teed & Deng 2020, arXiv:2003.12039), basic and small, usable on its own.
+
+Every pixel of one picture is compared with every pixel of the other, at 1/8 of the resolution; a recurrent
+network looks the comparisons up around its current estimate and corrects the estimate, twelve times by
+default. The arithmetic is the original's (github.com/princeton-vl/RAFT, BSD), the arrangement is ours:
+
+- batch norms are folded into their convolutions, and the three gates of the recurrent unit are split so that
+  what the context contributes is computed once and not in every iteration;
+- both directions of a pair run as one batch and share one comparison: the volume of b against a is
+  the transpose of that of a against b;
+- only the last estimate is brought to full resolution;
+- where the volume does not fit (`volume_limit`), look-ups multiply features of a tile with features of the box
+  that the tile looks at: the same numbers, a few megabytes.
+
+`load_state_dict` takes our own names, or the original's with or without `module.` in front.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from midframe import ops
+from midframe.errors import InputError
+
+STRIDE = 8  # pixels of the picture per pixel of the features
+MIN_SIDE = 128  # pixels; below, the fourth level of comparisons would be a single column, which has no scale
+BATCH_NORM_EPS = 1e-5
+
+# A volume of both directions above this is not kept; 720p needs 1.4 GiB, 1080p 6.6 GiB.
+VOLUME_LIMIT = 2 << 30  # bytes
+# Elements of one tile's comparisons when the volume is not kept: 4 MiB, about what a core's caches hold.
+TILE_LIMIT = 1 << 20
+SMALLEST_TILE = 64  # pixels
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What tells the two networks of the paper apart."""
+
+    features: int  # channels that are compared
+    hidden: int  # channels of the recurrent state
+    context: int  # channels that the state is fed with in every iteration
+    radius: int  # pixels around the estimate that are looked up, at every level
+    widths: tuple[int, int, int, int]  # channels of the stem and the three stages of an encoder
+    levels: int = 4  # the comparisons at 1/8, 1/16, 1/32, 1/64
+
+    @property
+    def taps(self) -> int:
+        """Comparisons looked up for one pixel."""
+        return self.levels * (2 * self.radius + 1) ** 2
+
+
+SHAPES = {
+    "basic": Shape(features=256, hidden=128, context=128, radius=4, widths=(64, 64, 96, 128)),
+    "small": Shape(features=128, hidden=96, context=64, radius=3, widths=(32, 32, 64, 96)),
+}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One picture (or a batch), ready to be matched with others."""
+
+    features: Tensor  # (B, C, H/8, W/8) float32, compared with other pictures'
+    hidden: Tensor  # (B, hidden, H/8, W/8) float32, the state to start from
+    context: Tensor  # (B, context, H/8, W/8)
+
+
+def _instance_norm(x: Tensor) -> Tensor:
+    """Zero mean and unit variance of every channel of every picture; x is channels-last.
+
+    As a batch norm of one picture: of PyTorch's kernels that one is quick on channels-last memory.
+    """
+    parts = [F.batch_norm(one, None, None, training=True, eps=1e-5) for one in torch.split(x, 1)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions and a short cut (basic), or 1x1, 3x3, 1x1 through a quarter of the channels (small)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, bottleneck: bool, normalise: bool) -> None:
+        super().__init__()
+        self.normalise = normalise
+        inner = outputs // 4
+        if bottleneck:
+            layers = [
+                nn.Conv2d(inputs, inner, 1),
+                nn.Conv2d(inner, inner, 3, stride, 1),
+                nn.Conv2d(inner, outputs, 1),
+            ]
+        else:
+            layers = [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.Conv2d(outputs, outputs, 3, 1, 1)]
+        self.layers = nn.ModuleList(layers)
+        self.skip = nn.Conv2d(inputs, outputs, 1, stride) if stride != 1 else None
+
+    def _normal(self, x: Tensor) -> Tensor:
+        return _instance_norm(x) if self.normalise else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+        y = x
+        for layer in self.layers:
+            y = self._normal(layer(y)).relu_()
+        if self.skip is not None:
+            x = self._normal(self.skip(x))
+        return torch.add(x, y).relu_()
+
+
+class Encoder(nn.Module):
+    """A picture -> features at 1/8. Instance norm for what is compared, none (folded) for the context."""
+
+    def __init__(self, shape: Shape, outputs: int, bottleneck: bool, normalise: bool) -> None:
+        super().__init__()
+        self.normalise = normalise
+        stem, *stages = shape.widths
+        self.stem = nn.Conv2d(3, stem, 7, 2, 3)
+        blocks = []
+        width = stem
+        for i, stage in enumerate(stages):
+            blocks.append(Residual(width, stage, 1 if i == 0 else 2, bottleneck, normalise))
+            blocks.append(Residual(stage, stage, 1, bottleneck, normalise))
+            width = stage
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Conv2d(width, outputs, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W), -1..1 -> (B, outputs, H/8, W/8)."""
+        x = self.stem(image)  # (B, 64, H/2, W/2)
+        x = (_instance_norm(x) if self.normalise else x).relu_()
+        x = self.blocks(x)  # (B, 128, H/8, W/8)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+class Gru(nn.Module):
+    """One convolutional gated recurrent unit, split by what its inputs depend on.
+
+    The original's z, r and q each see (state, context, motion). Here `context` computes the context's share of
+    all three with the biases, once per pair; `gates` (z and r) and `candidate` (q) add the rest.
+    """
+
+    def __init__(self, hidden: int, context: int, motion: int, kernel: tuple[int, int]) -> None:
+        super().__init__()
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        self.hidden = hidden
+        self.context = nn.Conv2d(context, 3 * hidden, kernel, padding=padding)
+        self.gates = nn.Conv2d(hidden + motion, 2 * hidden, kernel, padding=padding, bias=False)
+        self.candidate = nn.Conv2d(hidden + motion, hidden, kernel, padding=padding, bias=False)
+
+    def forward(self, state: Tensor, motion: Tensor, share: Tensor) -> Tensor:
+        """The next state (B, hidden, h, w) float32; `share` is what `self.context` made of the context."""
+        n = 2 * self.hidden
+        gates = self.gates(torch.cat([state, motion], dim=1)).add_(share[:, :n]).sigmoid_()
+        update, reset = gates[:, : self.hidden], gates[:, self.hidden :]
+        candidate = self.candidate(torch.cat([reset * state, motion], dim=1)).add_(share[:, n:]).tanh_()
+        return torch.lerp(state, candidate.float(), update.float())
+
+
+class Update(nn.Module):
+    """One correction of the flow: look-ups and flow -> motion features -> recurrent state -> change of the flow."""
+
+    def __init__(self, shape: Shape, small: bool) -> None:
+        super().__init__()
+        look: tuple[int, ...] = (96,) if small else (256, 192)
+        flow, join = ((64, 32), 80) if small else ((128, 64), 126)
+        self.look = nn.ModuleList([nn.Conv2d(shape.taps, look[0], 1)])
+        if not small:
+            self.look.append(nn.Conv2d(look[0], look[1], 3, padding=1))
+        self.flow = nn.ModuleList([nn.Conv2d(2, flow[0], 7, padding=3), nn.Conv2d(flow[0], flow[1], 3, padding=1)])
+        self.join = nn.Conv2d(look[-1] + flow[-1], join, 3, padding=1)
+        kernels = [(3, 3)] if small else [(1, 5), (5, 1)]
+        self.units = nn.ModuleList([Gru(shape.hidden, shape.context, join + 2, kernel) for kernel in kernels])
+        width = 128 if small else 256
+        self.head = nn.ModuleList([nn.Conv2d(shape.hidden, width, 3, padding=1), nn.Conv2d(width, 2, 3, padding=1)])
+
+    def shares(self, context: Tensor) -> list[Tensor]:
+        """What the context contributes to each unit in every iteration."""
+        return [unit.context(context) for unit in self.units]  # type: ignore[operator]
+
+    def forward(self, state: Tensor, shares: list[Tensor], look: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """The next state and the change of the flow (B, 2, h, w), both float32."""
+        seen = look
+        for layer in self.look:
+            seen = layer(seen).relu_()
+        moved = flow
+        for layer in self.flow:
+            moved = layer(moved).relu_()
+        motion = self.join(torch.cat([seen, moved], dim=1)).relu_()
+        motion = torch.cat([motion, flow.to(motion.dtype)], dim=1)
+        for unit, share in zip(self.units, shares, strict=True):
+            state = unit(state, motion, share)
+        change = self.head[1](self.head[0](state).relu_())
+        return state, change.float()
+
+
+class Lookup(Protocol):
+    """Comparisons around the places where pixels are thought to have gone."""
+
+    def __call__(self, where: Tensor) -> Tensor:
+        """Coordinates (D B, 2, h, w) -> comparisons (D B, taps, h, w), D being 1 or 2 directions."""
+        ...
+
+
+def _sample(volume: Tensor, where: Tensor, radius: int) -> Tensor:
+    """Bilinear look-ups in a window around each pixel's place.
+
+    All samples of a window share one fraction, so the (2r + 2)^2 whole-numbered neighbours are fetched once
+    and mixed. Outside the picture there is 0.
+
+    Args:
+        volume: (n, H, W) float32, any strides: for each of n pixels its comparisons with a picture.
+        where: (n, 2) float32: x and y in that picture, in its pixels.
+        radius: r.
+
+    Returns:
+        (n, (2r + 1)^2); x varies slowest, as in the original.
+    """
+    n, height, width = volume.shape
+    base = where.floor()
+    fraction = where - base  # (n, 2)
+    offset = torch.arange(-radius, radius + 2, device=where.device, dtype=torch.float32)
+    scale = where.new_tensor([2.0 / (width - 1), 2.0 / (height - 1)])
+    x, y = ((base[:, :, None] + offset) * scale[:, None] - 1.0).unbind(1)  # (n, 2r + 2) each
+    size = offset.numel()
+    grid = torch.stack([x[:, :, None].expand(n, size, size), y[:, None, :].expand(n, size, size)], dim=-1)
+    taps = F.grid_sample(volume[:, None], grid, mode="nearest", align_corners=True)[:, 0]  # (n, x, y)
+    taps = torch.lerp(taps[:, :, :-1], taps[:, :, 1:], fraction[:, 1, None, None])
+    return torch.lerp(taps[:, :-1], taps[:, 1:], fraction[:, 0, None, None]).flatten(1)
+
+
+def _pyramid(features: Tensor, levels: int) -> list[Tensor]:
+    """Features (B, C, h, w) and their 2x2 means, levels - 1 times."""
+    out = [features]
+    for _ in range(levels - 1):
+        out.append(F.avg_pool2d(out[-1], 2))
+    return out
+
+
+def _rows(features: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h w, C)."""
+    return features.flatten(2).transpose(1, 2).contiguous()
+
+
+class VolumeLookup:
+    """All comparisons of two pictures, kept: quick, h w x h w floats and a third more."""
+
+    def __init__(self, a: Tensor, b: Tensor, shape: Shape, both: bool) -> None:
+        self.shape = shape
+        rows_a, rows_b = _rows(a), _rows(b)
+        self.forward = [self._compare(rows_a, level) for level in _pyramid(b, shape.levels)]
+        self.directions = [self.forward]
+        if both:
+            # Level 0 of the way back is the transpose; coarser ones differ, being means over the other picture.
+            finest, (h, w) = self.forward[0], (int(a.shape[-2]), int(a.shape[-1]))
+            back = finest.flatten(2).transpose(1, 2).view(*finest.shape[:2], h, w)
+            self.directions.append([back] + [self._compare(rows_b, level) for level in _pyramid(a, shape.levels)[1:]])
+
+    def _compare(self, rows: Tensor, picture: Tensor) -> Tensor:
+        """(B, n, C) and (B, C, h, w) -> (B, n, h, w)."""
+        return torch.matmul(rows, picture.flatten(2)).view(*rows.shape[:2], *picture.shape[-2:])
+
+    def __call__(self, where: Tensor) -> Tensor:
+        """See `Lookup`."""
+        batch = len(self.forward[0])
+        height, width = where.shape[-2:]
+        places = where.flatten(2).transpose(1, 2)  # (D B, n, 2)
+        out = where.new_empty(len(places), height * width, self.shape.taps)
+        for i, place in enumerate(places):
+            column = 0
+            for level, volume in enumerate(self.directions[i // batch]):
+                found = _sample(volume[i % batch], place / 2**level, self.shape.radius)
+                out[i, :, column : column + found.shape[1]] = found
+                column += found.shape[1]
+        return out.view(len(places), height, width, -1).permute(0, 3, 1, 2)  # channels-last memory
+
+
+class TiledLookup:
+    """The same comparisons without keeping them: each tile of pixels against the box that it looks at.
+
+    A tile whose box is large (a border of motion, a wild estimate) is halved until the two of them make no more than
+    `TILE_LIMIT` comparisons.
+    """
+
+    def __init__(self, a: Tensor, b: Tensor, shape: Shape, both: bool) -> None:
+        self.shape = shape
+        self.batch = len(a)
+        pairs = [(a, b), (b, a)] if both else [(a, b)]
+        # (h, w, C) per picture and level, so that a tile's rows lie side by side
+        self.sources = [one.permute(1, 2, 0).contiguous() for source, _ in pairs for one in source]
+        levels = [_pyramid(target, shape.levels) for _, target in pairs]
+        self.targets = [
+            [level[i].permute(1, 2, 0).contiguous() for level in pyramid] for pyramid in levels for i in range(len(a))
+        ]
+
+    def __call__(self, where: Tensor) -> Tensor:
+        """See `Lookup`."""
+        height, width = where.shape[-2:]
+        size = (2 * self.shape.radius + 1) ** 2
+        out = where.new_empty(len(where), height, width, self.shape.taps)
+        for i, place in enumerate(where.permute(0, 2, 3, 1)):
+            for level, target in enumerate(self.targets[i]):
+                found = out[i, :, :, level * size : (level + 1) * size]
+                self._look(self.sources[i], target, place / 2**level, found)
+        return out.permute(0, 3, 1, 2)
+
+    def _look(self, source: Tensor, target: Tensor, where: Tensor, out: Tensor) -> None:
+        """Fill `out` (h, w, (2r + 1)^2) for one tile: `source` (h, w, C), `where` (h, w, 2)."""
+        height, width = where.shape[:2]
+        pixels = height * width
+        places = where.reshape(pixels, 2)
+        bounds = torch.stack([places.amin(0), places.amax(0)]).tolist()
+        reach = self.shape.radius + 2
+        left, right = self._range(bounds[0][0] - reach, bounds[1][0] + reach, target.shape[1])
+        top, bottom = self._range(bounds[0][1] - reach, bounds[1][1] + reach, target.shape[0])
+        box = (right - left) * (bottom - top)
+        if pixels * box > TILE_LIMIT and pixels > SMALLEST_TILE:
+            if height >= width:
+                half = height // 2
+                self._look(source[:half], target, where[:half], out[:half])
+                self._look(source[half:], target, where[half:], out[half:])
+            else:
+                half = width // 2
+                self._look(source[:, :half], target, where[:, :half], out[:, :half])
+                self._look(source[:, half:], target, where[:, half:], out[:, half:])
+            return
+        seen = target[top:bottom, left:right].reshape(box, -1)
+        volume = (source.reshape(pixels, -1) @ seen.T).view(pixels, bottom - top, right - left)
+        found = _sample(volume, places - places.new_tensor([left, top]), self.shape.radius)
+        out.copy_(found.view(height, width, -1))
+
+    @staticmethod
+    def _range(low: float, high: float, size: int) -> tuple[int, int]:
+        """A half-open range of at least two whole numbers within [0, size) that covers what it can of low..high."""
+        first = int(min(max(math.floor(low), 0), size - 2))
+        last = int(min(max(math.ceil(high) + 1, first + 2), size))
+        return first, last
+
+
+def upsample(flow: Tensor, mask: Tensor) -> Tensor:
+    """A flow at 1/8 to full size: each fine pixel is a convex mix of the 3x3 coarse ones around it.
+
+    Args:
+        flow: (B, 2, h, w) float32.
+        mask: (B, 9 * 64, h, w): logits; neighbour slowest, then row and column within the 8x8 cell.
+    """
+    batch, _, h, w = flow.shape
+    weights = mask.float().view(batch, 1, 9, 8, 8, h, w).softmax(dim=2)
+    near = F.unfold(8.0 * flow, 3, padding=1).view(batch, 2, 9, 1, 1, h, w)
+    fine = (weights * near).sum(dim=2)  # (B, 2, 8, 8, h, w)
+    return fine.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, 8 * h, 8 * w)
+
+
+class Raft(nn.Module):
+    """RAFT. Pictures are (B, 3, H, W) float32, 0..1; the channel order is that of the weights' training.
+
+    Args:
+        size: "basic" (5.3 M parameters) or "small" (1.0 M).
+        volume_limit: bytes that comparisons may take; above, they are computed as they are looked up.
+    """
+
+    def __init__(self, size: str = "basic", volume_limit: int = VOLUME_LIMIT) -> None:
+        super().__init__()
+        if size not in SHAPES:
+            raise InputError(f"there is no RAFT of size {size!r}; there are {', '.join(SHAPES)}")
+        self.size = size
+        self.shape = shape = SHAPES[size]
+        self.volume_limit = volume_limit
+        small = size == "small"
+        self.features = Encoder(shape, shape.features, bottleneck=small, normalise=True)
+        self.context = Encoder(shape, shape.hidden + shape.context, bottleneck=small, normalise=False)
+        self.update = Update(shape, small)
+        self.mask = None if small else nn.ModuleList([nn.Conv2d(128, 256, 3, padding=1), nn.Conv2d(256, 576, 1)])
+        self.register_load_state_dict_pre_hook(_accept_original)  # type: ignore[no-untyped-call]
+        nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def encode(self, image: Tensor) -> Encoded:
+        """Features of pictures whose sides are multiples of 8 and at least 128: once per picture."""
+        image = (2.0 * image - 1.0).contiguous(memory_format=torch.channels_last)
+        features = self.features(image).float()
+        context = self.context(image)
+        hidden, fed = context[:, : self.shape.hidden], context[:, self.shape.hidden :]
+        return Encoded(features, hidden.float().tanh(), fed.relu())
+
+    def match(self, a: Encoded, b: Encoded, iterations: int = 12) -> tuple[Tensor, Tensor]:
+        """Flows from a to b and from b to a, each (B, 2, H, W) float32, pixels; both in one batch."""
+        lookup = self._lookup(a.features, b.features, both=True)
+        hidden, context = torch.cat([a.hidden, b.hidden]), torch.cat([a.context, b.context])
+        _, flow = self._iterate(lookup, hidden, context, iterations, None)
+        forward, backward = flow.chunk(2)
+        return forward, backward
+
+    def flow(self, image0: Tensor, image1: Tensor, iterations: int = 12, flow_init: Tensor | None = None) -> Tensor:
+        """Flow (B, 2, H, W) from image0 to image1, float32, pixels of the pictures.
+
+        Args:
+            image0: (B, 3, H, W) float32, 0..1, any size; padded at right and bottom, edge repeated, to
+                multiples of 8 and at least 128.
+            image1: the same.
+            iterations: corrections of the estimate, at least 1.
+            flow_init: (B, 2, h, w) float32 at 1/8 of the padded size, in its pixels, to start from.
+
+        Raises:
+            InputError: pictures of different sizes, or fewer than one iteration.
+        """
+        height, width = image0.shape[-2:]
+        padded = [-(-max(side, MIN_SIDE) // STRIDE) * STRIDE for side in (height, width)]
+        a, b = (ops.pad(image, padded[0], padded[1]) for image in (image0, image1))
+        _, flow = self.flow_pyramid(a, b, iterations, flow_init)
+        return ops.crop(flow, height, width)
+
+    def flow_pyramid(
+        self, image0: Tensor, image1: Tensor, iterations: int = 12, flow_init: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `flow`, for padded pictures: the flow at 1/8, to start another pair from, and at full size.
+
+        Shapes are (B, 2, H/8, W/8), in pixels of that size, and (B, 2, H, W).
+
+        Raises:
+            InputError: pictures of different or unfit sizes, or fewer than one iteration.
+        """
+        height, width = image0.shape[-2:]
+        if image0.shape != image1.shape:
+            raise InputError(f"pictures of one size are needed, not {tuple(image0.shape)} and {tuple(image1.shape)}")
+        if height % STRIDE or width % STRIDE or min(height, width) < MIN_SIDE:
+            raise InputError(f"{width}x{height} is no multiple of {STRIDE} of at least {MIN_SIDE} px; pad the pictures")
+        if iterations < 1:
+            raise InputError(f"{iterations} iterations asked for; at least 1 is needed")
+        encoded = self.encode(torch.cat([image0, image1]))
+        a, b = encoded.features.chunk(2)
+        lookup = self._lookup(a, b, both=False)
+        return self._iterate(lookup, encoded.hidden[: len(a)], encoded.context[: len(a)], iterations, flow_init)
+
+    def _lookup(self, a: Tensor, b: Tensor, both: bool) -> Lookup:
+        """Comparisons are float32 whatever the convolutions run in."""
+        with torch.autocast(a.device.type, enabled=False):
+            a, b = a / math.sqrt(self.shape.features), b
+            pixels = a.shape[-2] * a.shape[-1]
+            needed = 4 * len(a) * pixels * pixels * (1.34 if not both else 1.68)
+            if needed <= self.volume_limit:
+                return VolumeLookup(a, b, self.shape, both)
+            return TiledLookup(a, b, self.shape, both)
+
+    def _iterate(
+        self, lookup: Lookup, state: Tensor, context: Tensor, iterations: int, flow_init: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The recurrent part: flow at 1/8 and at full size."""
+        start = ops.coordinates(state.shape[-2], state.shape[-1], state.device)
+        flow = state.new_zeros(len(state), 2, *state.shape[-2:]) if flow_init is None else flow_init.float()
+        shares = self.update.shares(context)
+        for _ in range(iterations):
+            with torch.autocast(state.device.type, enabled=False):
+                look = lookup(start + flow)
+            state, change = self.update(state, shares, look, flow)
+            flow = flow + change
+        if self.mask is None:
+            fine = F.interpolate(8.0 * flow, scale_factor=8, mode="bilinear", align_corners=True)
+        else:
+            fine = upsample(flow, self.mask[1](self.mask[0](state).relu_()))
+        return flow, fine
+
+
+def _accept_original(module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: object) -> None:
+    """Before loading: rename and regroup, in place, if the names under `prefix` are the original's."""
+    own = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
+    if not any(name.removeprefix("module.").startswith("fnet.") for name in own):
+        return
+    assert isinstance(module, Raft)
+    for name in own:
+        del state_dict[prefix + name]
+    for name, value in from_original(own).items():
+        state_dict[prefix + name] = value
+
+
+def original_shapes(size: str = "basic") -> dict[str, tuple[int, ...]]:
+    """Names and shapes of every tensor in an original checkpoint of this size, without `module.`."""
+    shape, small = SHAPES[size], size == "small"
+    out: dict[str, tuple[int, ...]] = {}
+
+    def conv(name: str, inputs: int, outputs: int, kernel: tuple[int, int] = (3, 3)) -> None:
+        out[f"{name}.weight"] = (outputs, inputs, *kernel)
+        out[f"{name}.bias"] = (outputs,)
+
+    def norm(name: str, channels: int) -> None:
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            out[f"{name}.{part}"] = (channels,)
+        out[f"{name}.num_batches_tracked"] = ()
+
+    for encoder, outputs in (("fnet", shape.features), ("cnet", shape.hidden + shape.context)):
+        normed = encoder == "cnet" and not small
+        stem, *stages = shape.widths
+        conv(f"{encoder}.conv1", 3, stem, (7, 7))
+        if normed:
+            norm(f"{encoder}.norm1", stem)
+        width = stem
+        for stage, channels in enumerate(stages, 1):
+            for half in range(2):
+                name = f"{encoder}.layer{stage}.{half}"
+                inner = channels // 4
+                if small:
+                    conv(f"{name}.conv1", width, inner, (1, 1))
+                    conv(f"{name}.conv2", inner, inner)
+                    conv(f"{name}.conv3", inner, channels, (1, 1))
+                else:
+                    conv(f"{name}.conv1", width, channels)
+                    conv(f"{name}.conv2", channels, channels)
+                shrinks = stage > 1 and half == 0
+                if normed:
+                    for i in range(1, 4 if shrinks else 3):
+                        norm(f"{name}.norm{i}", channels)
+                if shrinks:
+                    conv(f"{name}.downsample.0", width, channels, (1, 1))
+                    if normed:
+                        norm(f"{name}.downsample.1", channels)
+                width = channels
+        conv(f"{encoder}.conv2", width, outputs, (1, 1))
+    block = "update_block"
+    if small:
+        conv(f"{block}.encoder.convc1", shape.taps, 96, (1, 1))
+        conv(f"{block}.encoder.convf1", 2, 64, (7, 7))
+        conv(f"{block}.encoder.convf2", 64, 32)
+        conv(f"{block}.encoder.conv", 128, 80)
+        for gate in "zrq":
+            conv(f"{block}.gru.conv{gate}", shape.hidden + shape.context + 82, shape.hidden)
+        conv(f"{block}.flow_head.conv1", shape.hidden, 128)
+        conv(f"{block}.flow_head.conv2", 128, 2)
+        return out
+    conv(f"{block}.encoder.convc1", shape.taps, 256, (1, 1))
+    conv(f"{block}.encoder.convc2", 256, 192)
+    conv(f"{block}.encoder.convf1", 2, 128, (7, 7))
+    conv(f"{block}.encoder.convf2", 128, 64)
+    conv(f"{block}.encoder.conv", 256, 126)
+    for i, kernel in ((1, (1, 5)), (2, (5, 1))):
+        for gate in "zrq":
+            conv(f"{block}.gru.conv{gate}{i}", shape.hidden + shape.context + 128, shape.hidden, kernel)
+    conv(f"{block}.flow_head.conv1", shape.hidden, 256)
+    conv(f"{block}.flow_head.conv2", 256, 2)
+    conv(f"{block}.mask.0", shape.hidden, 256)
+    conv(f"{block}.mask.2", 256, 576, (1, 1))
+    return out
+
+
+def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors from an original checkpoint's, basic or small, `module.` in front or not."""
+    # in float64, so that folding adds no rounding of its own
+    state = {name.removeprefix("module."): value.double() for name, value in state.items()}
+    small = "update_block.gru.convz.weight" in state
+    shape = SHAPES["small" if small else "basic"]
+    out: dict[str, Tensor] = {}
+
+    def take(target: str, source: str, norm: str | None = None, scale: float = 1.0) -> None:
+        weight, bias = state[f"{source}.weight"] * scale, state[f"{source}.bias"] * scale
+        if norm is not None:
+            gain = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + BATCH_NORM_EPS)
+            weight = weight * gain[:, None, None, None]
+            bias = (bias - state[f"{norm}.running_mean"]) * gain + state[f"{norm}.bias"]
+        out[f"{target}.weight"], out[f"{target}.bias"] = weight, bias
+
+    for ours, theirs in (("features", "fnet"), ("context", "cnet")):
+        normed = f"{theirs}.norm1.weight" in state
+        take(f"{ours}.stem", f"{theirs}.conv1", f"{theirs}.norm1" if normed else None)
+        for i in range(6):
+            block, source = f"{ours}.blocks.{i}", f"{theirs}.layer{i // 2 + 1}.{i % 2}"
+            for j in range(3 if small else 2):
+                take(f"{block}.layers.{j}", f"{source}.conv{j + 1}", f"{source}.norm{j + 1}" if normed else None)
+            if f"{source}.downsample.0.weight" in state:
+                take(f"{block}.skip", f"{source}.downsample.0", f"{source}.downsample.1" if normed else None)
+        take(f"{ours}.head", f"{theirs}.conv2")
+    block = "update_block"
+    for i in range(1 if small else 2):
+        take(f"update.look.{i}", f"{block}.encoder.convc{i + 1}")
+    for i in range(2):
+        take(f"update.flow.{i}", f"{block}.encoder.convf{i + 1}")
+        take(f"update.head.{i}", f"{block}.flow_head.conv{i + 1}")
+    take("update.join", f"{block}.encoder.conv")
+    suffixes: Sequence[str] = ("",) if small else ("1", "2")
+    begin, end = shape.hidden, shape.hidden + shape.context  # where the context lies among the inputs
+    for i, suffix in enumerate(suffixes):
+        z, r, q = (state[f"{block}.gru.conv{gate}{suffix}.weight"] for gate in "zrq")
+        unit = f"update.units.{i}"
+        out[f"{unit}.context.weight"] = torch.cat([z, r, q])[:, begin:end]
+        out[f"{unit}.context.bias"] = torch.cat([state[f"{block}.gru.conv{g}{suffix}.bias"] for g in "zrq"])
+        rest = [torch.cat([gate[:, :begin], gate[:, end:]], dim=1) for gate in (z, r, q)]
+        out[f"{unit}.gates.weight"] = torch.cat(rest[:2])
+        out[f"{unit}.candidate.weight"] = rest[2]
+    if not small:
+        take("mask.0", f"{block}.mask.0")
+        take("mask.1", f"{block}.mask.2", scale=0.25)  # the original scales the logits by this
+    return {name: value.float() for name, value in out.items()}

@@ -1,0 +1,316 @@
+"""Weights of the models: records of where they come from, finding, fetching, verifying, loading tensors only.
+
+Beside this file lie the weights that midframe ships. Others are found, in this order, in the folder that the user
+names, in midframe's cache (`$MIDFRAME_CACHE`, else `~/.cache/midframe`), in ModelScope's cache, if its users have them
+there. A checkpoint in PyTorch's format is read once, without running any code in it, checked name by name, and
+kept as safetensors with its sha256; from then on that copy is read.
+
+Nothing here knows a network: what a checkpoint should hold is handed in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from midframe.errors import WeightsError
+
+log = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Weights that somebody has published: what they are, and where they are to be had."""
+
+    name: str  # of the model in midframe
+    hub: str  # ModelScope's id
+    files: tuple[str, ...]
+    licence: str
+    trained_on: str
+    scores: str  # as published, with the protocol they belong to
+
+    @property
+    def address(self) -> str:
+        """Page that tells more."""
+        return f"https://modelscope.cn/models/{self.hub}"
+
+
+_SCORES = "ModelScope's own protocol, 4 inputs, PSNR/SSIM/LPIPS: "
+RECORDS = {
+    record.name: record
+    for record in (
+        Record(
+            name="vfinet",
+            hub="damo/cv_raft_video-frame-interpolation_practical",
+            files=("raft-sintel.pt", "interpnet.pt"),
+            licence="Apache-2.0 (raft-sintel.pt after princeton-vl/RAFT, BSD-3-Clause)",
+            trained_on="Vimeo90K septuplets, then an internal set",
+            scores=_SCORES + "UCF101 32.37/0.966/0.036, Middlebury 34.44/0.971/0.035, DAVIS 27.51/0.888/0.094",
+        ),
+        Record(
+            name="vfinet-first",
+            hub="damo/cv_raft_video-frame-interpolation",
+            files=("raft-sintel.pt", "interpnet.pt"),
+            licence="Apache-2.0 (raft-sintel.pt after princeton-vl/RAFT, BSD-3-Clause)",
+            trained_on="Vimeo90K septuplets",
+            scores=_SCORES + "UCF101 32.66/0.967/0.025, Middlebury 35.34/0.975/0.017, DAVIS 28.05/0.896/0.073",
+        ),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where fetched and converted weights are kept: `$MIDFRAME_CACHE`, else `~/.cache/midframe`."""
+    named = os.environ.get("MIDFRAME_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "midframe"
+
+
+def shipped(name: str) -> Path | None:
+    """The weights file of this model that came with midframe, or None."""
+    path = SHIPPED / f"{name}.safetensors"
+    return path if path.is_file() else None
+
+
+def find(record: Record, folder: Path | None = None) -> tuple[Path, ...]:
+    """The files of a record, in its order.
+
+    Args:
+        record: what is looked for.
+        folder: look only there; otherwise in midframe's and ModelScope's caches.
+
+    Raises:
+        WeightsError: they are not there; says which files go where.
+    """
+    if folder is not None and folder.is_file() and folder.name in record.files:
+        folder = folder.parent  # one of the files was named
+    places = [folder] if folder is not None else [_home(record), *_hub_caches(record)]
+    for place in places:
+        if all((place / name).is_file() for name in record.files):
+            return tuple(place / name for name in record.files)
+    wanted = " and ".join(record.files)
+    if folder is not None:
+        there = [name for name in record.files if (folder / name).is_file()]
+        missing = " and ".join(name for name in record.files if name not in there)
+        what = f"'{folder}' is no folder" if not folder.is_dir() else f"'{folder}' has no {missing}"
+        raise WeightsError(f"{what}; {record.name} needs {wanted} of {record.address} in it")
+    raise WeightsError(
+        f"{record.name} has no weights here: `midframe models fetch {record.name}` gets them, or put {wanted} of "
+        f"{record.address} into {_home(record)} or a folder given with --weights"
+    )
+
+
+def _home(record: Record) -> Path:
+    return cache_folder() / record.name
+
+
+def _hub_caches(record: Record) -> list[Path]:
+    """Where ModelScope's own library keeps this model, in its older and newer layouts."""
+    root = Path(os.environ.get("MODELSCOPE_CACHE") or Path.home() / ".cache" / "modelscope")
+    owner, _, model = record.hub.partition("/")
+    owners = (owner, "iic") if owner == "damo" else (owner,)  # the hub has renamed damo
+    tops = (root, root / "hub", root / "models", root / "hub" / "models")
+    return [top / one / model.replace(".", "___") for top in tops for one in owners]
+
+
+def fetch(record: Record) -> tuple[Path, ...]:
+    """Get the files of a record from ModelScope's hub by its own client, into midframe's cache.
+
+    Raises:
+        WeightsError: the client is not installed, or the hub cannot be reached or has no such file.
+    """
+    try:
+        from modelscope.hub.file_download import model_file_download
+    except ImportError:
+        raise WeightsError(
+            f"fetching {record.name} needs ModelScope's hub client: pip install 'midframe[hub]'; or put "
+            f"{' and '.join(record.files)} of {record.address} into {_home(record)}"
+        ) from None
+    home = _home(record)
+    home.mkdir(parents=True, exist_ok=True)
+    for name in record.files:
+        try:
+            with tempfile.TemporaryDirectory(dir=home, prefix=".fetching-") as scratch:
+                got = model_file_download(model_id=record.hub, file_path=name, local_dir=scratch)
+                os.replace(got, home / name)  # whole or not at all
+        except Exception as error:  # the client raises its own, requests', and plain ones
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise WeightsError(
+                f"{name} of {record.hub} could not be fetched ({reason}); try again, or put it into {home} yourself"
+            ) from error
+    return tuple(home / name for name in record.files)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load(
+    path: Path, expected: Mapping[str, tuple[int, ...]], constant: Callable[[str], bool] = lambda name: False
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, float ones as float32, checked, `module.` taken off their names.
+
+    Args:
+        path: `.safetensors`, or a file that `torch.save` wrote; of the latter a checked copy is kept.
+        expected: name -> shape of every tensor there must be.
+        constant: names of further tensors that may be there, and are left out.
+
+    Raises:
+        WeightsError: missing, damaged, more than tensors, or of another architecture.
+    """
+    if not path.is_file():
+        raise WeightsError(f"'{path}' is no file")
+    if path.suffix == ".safetensors":
+        return check(read_safetensors(path), expected, path, constant)
+    digest = sha256(path)
+    copy = cache_folder() / "converted" / f"{digest}.safetensors"
+    kept = _read_copy(copy)
+    if kept is not None:
+        return check(kept, expected, path, constant)
+    state = check(_read_pytorch(path), expected, path, constant)
+    _keep_copy(copy, state, path, digest)
+    return state
+
+
+def check(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    path: Path,
+    constant: Callable[[str], bool] = lambda name: False,
+) -> dict[str, Tensor]:
+    """Names and shapes against what there must be; `module.` is taken off, constants are left out.
+
+    Raises:
+        WeightsError: of another architecture, or with numbers that are none.
+    """
+    out: dict[str, Tensor] = {}
+    for given, value in state.items():
+        name = given.removeprefix("module.")
+        if name not in expected:
+            if constant(name):
+                continue
+            raise WeightsError(f"'{path}' is of another architecture: it holds '{name}', which this model has not")
+        if tuple(value.shape) != expected[name]:
+            raise WeightsError(
+                f"'{path}' is of another architecture: '{name}' is {_said(tuple(value.shape))}, "
+                f"not {_said(expected[name])}"
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise WeightsError(f"'{path}' is damaged: '{name}' holds numbers that are not finite")
+        out[name] = value.float() if value.is_floating_point() else value
+    # a counter of training steps decides nothing
+    missing = [name for name in expected if name not in out and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise WeightsError(f"'{path}' is of another architecture: it lacks '{missing[0]}' and {len(missing) - 1} more")
+    return out
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        WeightsError: damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"'{path}' is damaged or no safetensors file ({_reason(error)}); fetch it again") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself.
+
+    Raises:
+        WeightsError: damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"'{path}' is damaged or no safetensors file ({_reason(error)}); fetch it again") from error
+
+
+def _read_pytorch(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file that `torch.save` wrote, without running anything in it."""
+    try:
+        with _quiet():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "callable" in str(error) or "Unsupported" in str(error):
+            raise WeightsError(
+                f"'{path}' holds more than tensors, which could be harmful code; it was not run"
+            ) from error
+        raise WeightsError(f"'{path}' is damaged or no PyTorch file; fetch it again") from error
+    except Exception as error:  # a broken archive raises whatever its reader stumbles over
+        raise WeightsError(
+            f"'{path}' is damaged or cut short ({path.stat().st_size:,} bytes); fetch it again"
+        ) from error
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"'{path}' holds a {type(content).__name__} that is no plain table of tensors")
+    return {str(name): value for name, value in content.items()}
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """Torch warns of pickles of unknown protocols before it refuses them."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _read_copy(copy: Path) -> dict[str, Tensor] | None:
+    """The kept copy, if it is whole."""
+    try:
+        record = json.loads(copy.with_suffix(".json").read_text())
+        if sha256(copy) == record["sha256"]:
+            return read_safetensors(copy)
+        log.warning("%s has changed since it was written; converting anew", copy)
+    except (OSError, ValueError, KeyError, WeightsError):
+        pass  # not there, or not whole: it is made anew
+    return None
+
+
+def _keep_copy(copy: Path, state: Mapping[str, Tensor], source: Path, digest: str) -> None:
+    """Write the copy and its record under temporary names, then rename; a cache that cannot be written is none."""
+    scratch = copy.with_name(f".{copy.name}.{os.getpid()}")
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in state.items()}, scratch, {"source_sha256": digest})
+        record = {"source": str(source), "source_sha256": digest, "sha256": sha256(scratch), "tensors": len(state)}
+        os.replace(scratch, copy)
+        note = scratch.with_suffix(".json")
+        note.write_text(json.dumps(record, indent=1))
+        os.replace(note, copy.with_suffix(".json"))
+    except (OSError, SafetensorError) as error:
+        log.warning("weights could not be kept as safetensors in %s: %s", copy.parent, error)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def _said(shape: tuple[int, ...]) -> str:
+    return "x".join(str(side) for side in shape) or "a single number"
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
