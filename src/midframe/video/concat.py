@@ -377,7 +377,7 @@ class _Join:
             settings = muxer_options(self.container, Fraction(1, scale))
             if self.container in ("mp4", "mov"):
                 settings["movflags"] = "+faststart" + ("+use_metadata_tags" if _quicktime_tags(self.info) else "")
-            out = av.open(str(self.part), "w", format=self.container, options=settings)
+            out = av.open(f"file:{self.part}", "w", format=self.container, options=settings)
             try:
                 self._declare(out, source, first, scale)
                 self._write(out, source, tick, offset, scale)
@@ -468,6 +468,7 @@ class _Join:
             if number == 0:
                 depth = _reorder_depth(segment)
                 ahead = depth * max(math.ceil(step), 1)
+            latest = max(_stamps(segment), default=None) if number == len(self.segments) - 1 else None
             with _open_segment(segment, look=False) as opened:
                 if _ticks(opened, segment)[0] != tick:
                     raise MediaError(f"{named(segment)} has another tick than the first segment")
@@ -477,9 +478,12 @@ class _Join:
                 elif stream.codec_context.extradata != extradata:
                     raise MediaError(f"{named(segment)} was encoded with other settings than the first segment")
                 own = _ticks(opened, segment)[1] - self.clock.shift - offset
+                end = round((opened.duration or 0) / 1000)  # microseconds of a clock that counts ticks as milliseconds
                 for packet in opened.demux(stream):
                     if packet.pts is None or not packet.size:
                         continue
+                    # a block of Matroska does not say how long it lasts, but the file says where it ends
+                    length = end - packet.pts if packet.pts == latest else packet.duration or 1
                     pts = round((packet.pts * tick + offset + own) * scale)
                     heapq.heappush(heap, pts)
                     # the first packets have nothing before them in order of time
@@ -490,7 +494,7 @@ class _Join:
                         raise MediaError(f"{named(segment)} has pictures in an order that cannot be joined")
                     last = dts
                     packet.pts, packet.dts = pts, dts
-                    packet.duration = max(1, round((packet.duration or 1) * step))
+                    packet.duration = max(1, round(length * step))
                     packet.time_base = Fraction(1, scale)
                     packet.stream = self.video
                     yield packet, Fraction(dts, scale)
@@ -806,14 +810,20 @@ def _ticks(container: Any, path: str | os.PathLike[str]) -> tuple[Fraction, Frac
         raise MediaError(f"{named(path)} is no segment of midframe's; remove it and run again") from error
 
 
+def _stamps(path: str | os.PathLike[str]) -> list[int]:
+    """When the packets of a segment are shown, in ticks, in order of decoding."""
+    with _open_segment(path, look=False) as container:
+        stream = container.streams.video[0]
+        return [packet.pts for packet in container.demux(stream) if packet.pts is not None and packet.size]
+
+
 def _reorder_depth(path: str | os.PathLike[str]) -> int:
     """How many pictures at most wait in decoding order for one that is shown before them."""
     with _open_segment(path) as container:
-        stream = container.streams.video[0]
-        declared = stream.codec_context.reorder_depth
-        stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None and packet.size]
+        declared: int = container.streams.video[0].codec_context.reorder_depth
+    stamps = _stamps(path)
     place = {stamp: n for n, stamp in enumerate(sorted(stamps))}
-    return max([declared, *(n - place[stamp] for n, stamp in enumerate(stamps))], default=0)
+    return max([declared, *(n - place[stamp] for n, stamp in enumerate(stamps))])
 
 
 def _scale(tick: Fraction, offset: Fraction) -> int:

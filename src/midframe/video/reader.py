@@ -160,9 +160,23 @@ class Reader:
                 yield replace(waiting, duration=pts - waiting.pts)
             waiting = frame
         if waiting is not None:
-            yield waiting
+            yield replace(waiting, duration=self._last_length(waiting))
         elif self.segment == Segment():
             raise MediaError(f"{named(self.path)}: no picture could be decoded")
+
+    def _last_length(self, frame: Frame) -> Fraction:
+        """How long the film's last frame is shown.
+
+        Containers that store distances between frames in order of decoding do not say it of the frame itself; then it
+        is what is left to the end of the stream.
+        """
+        info = self.info
+        if info.vfr and info.duration is not None:
+            left = info.start + info.duration - frame.pts
+            if info.time_base <= left <= LONGEST_STEP:
+                return left
+        step = 1 / info.rate if info.rate else frame.duration
+        return step if not info.vfr and abs(frame.duration - step) < step else frame.duration
 
     def _timed(self) -> Iterator[tuple[Any, Fraction, Fraction]]:
         """(picture, pts, duration) in strictly rising order of pts, in seconds of film time."""

@@ -174,7 +174,9 @@ def choose_encoder(
             f"{codec} takes even sizes only: {info.width}x{info.height} becomes {wide}x{high} by repeating the last "
             f"column or row; --pix-fmt yuv444p keeps the size"
         )
-    settings = _settings(codec, encoder, crf, preset, options, info, made)
+    settings = _settings(codec, crf, preset, options, info, made)
+    if container == "avi" and codec in ("libx264", "libx265", "mpeg4") and "bf" not in dict(settings):
+        settings = (*settings, ("bf", "0"))  # AVI keeps the order of decoding only
     quality = (
         None if codec in _LOSSLESS or codec.startswith("prores") else (crf if crf is not None else _CRF.get(codec))
     )
@@ -251,7 +253,6 @@ def _target_format(info: VideoInfo, name: str) -> PixelFormat:
 
 def _settings(
     codec: str,
-    encoder: Any,
     crf: float | None,
     preset: str | None,
     extra: Sequence[tuple[str, str]],
@@ -457,17 +458,18 @@ class VideoWriter:
     def _encode(self) -> None:
         encoding = self.encoding
         muxer = "matroska" if self._counted else encoding.container
-        container = av.open(str(self._part), "w", format=muxer, options=muxer_options(muxer, self.tick))
+        container = av.open(f"file:{self._part}", "w", format=muxer, options=muxer_options(muxer, self.tick))
         try:
             stream = add_encoder(container, self.info, encoding, self.rate, self.tick)
             if self._counted:
                 container.metadata["MIDFRAME_TICK"] = str(self.tick)
                 container.metadata["MIDFRAME_START"] = str(self.start)
             last = -1
+            lengths: dict[int, int] = {}  # ticks, by pts: not every encoder hands them on
             while not self._abandoned.is_set():
                 frame = self._queue.get()
                 if frame is None:
-                    self._mux(container, stream, stream.encode(None))
+                    self._mux(container, stream.encode(None), lengths)
                     break
                 picture = prepared(frame, self.info, encoding)
                 at = round((frame.pts - self.start) / self.tick)
@@ -478,8 +480,8 @@ class VideoWriter:
                 last = at
                 picture.pts = at
                 picture.time_base = self.tick
-                picture.duration = max(1, round(frame.duration / self.tick))
-                self._mux(container, stream, stream.encode(picture))
+                picture.duration = lengths[at] = max(1, round(frame.duration / self.tick))
+                self._mux(container, stream.encode(picture), lengths)
         finally:
             if self._abandoned.is_set():
                 with contextlib.suppress(Exception):
@@ -487,8 +489,9 @@ class VideoWriter:
             else:
                 container.close()
 
-    def _mux(self, container: Any, stream: Any, packets: Sequence[Any]) -> None:
+    def _mux(self, container: Any, packets: Sequence[Any], lengths: dict[int, int]) -> None:
         for packet in packets:
+            packet.duration = lengths.pop(packet.pts, packet.duration)
             if self._counted:
                 packet.time_base = Fraction(1, 1000)  # one tick for each of Matroska's milliseconds
             container.mux(packet)
