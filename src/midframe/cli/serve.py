@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     import threading
 
-    from midframe.server.worker import Note
+    from midframe.server.child import Note
 
 GRACE_SECONDS = 3  # open event streams get this long to end when the server stops
 
@@ -103,7 +103,7 @@ def command(
 
 def runnable_models() -> list[str]:
     """Names of the models that load here, found out in a process of its own, so that this one stays small."""
-    from midframe.server.worker import Child
+    from midframe.server.child import Child
 
     child = Child("midframe models", _list_models)
     try:

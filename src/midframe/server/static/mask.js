@@ -26,7 +26,7 @@ export function openMask(source, at, onSaved) {
     context.stroke();
     lastPoint = [x, y];
   };
-  canvas.style.opacity = "1";
+  canvas.style.width = `min(100%, ${(60 * width / height).toFixed(2)}vh)`;
   canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); lastPoint = null; stroke(event); });
   canvas.addEventListener("pointermove", (event) => { if (canvas.hasPointerCapture(event.pointerId)) stroke(event); });
   const mode = (label, value) => el("button", { type: "button", "aria-pressed": String(erase === value), onclick: (event) => { erase = value; for (const b of event.target.parentElement.children) b.setAttribute("aria-pressed", String(b === event.target)); } }, t(label));

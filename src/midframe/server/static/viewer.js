@@ -53,7 +53,7 @@ export async function openViewer(job, onClose) {
   const keyHelp = el("p", { class: "keys" });
   t("keys").split(/<(.*?)>/).forEach((part, i) => keyHelp.append(i % 2 ? el("kbd", {}, part) : part));
   box.replaceChildren(
-    el("div", { class: "viewer-head" }, el("h2", { id: "viewer-title", tabindex: "-1" }, job.source_name),
+    el("div", { class: "viewer-head" }, el("h2", { id: "viewer-title", tabindex: "-1" }, job.output_name),
       el("a", { class: "button main download", href: url("result"), download: job.output_name }, t("download")),
       el("button", { class: "close", onclick: () => { closeViewer(); onClose(); } }, t("close"))),
     stage, broken, controls, el("div", { class: "timeline" }, line, seek, legend), keyHelp);
