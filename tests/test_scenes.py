@@ -34,6 +34,8 @@ def clean(seed: int, textures: Textures, size: tuple[int, int] = SIZE, mix: Mix 
     for layer in scene.layers:
         patch = layer.patch.copy()
         patch[..., :3] = cv2.GaussianBlur(patch[..., :3], (0, 0), 3)
+        if not layer.endless:  # edges out of focus reach far
+            patch[..., 3] = cv2.GaussianBlur((patch[..., 3] > 127).astype(np.uint8) * 255, (0, 0), 0.7)
         layers.append(replace(layer, opacity=1.0, patch=patch))
     return replace(scene, layers=tuple(layers))
 

@@ -434,7 +434,7 @@ def shortest_period(scene: Scene) -> float:
         if layer.period is not None:
             linear = layer.place[:2, :2]
             steps = [linear @ np.array([layer.period[0], 0.0]), linear @ np.array([0.0, layer.period[1]])]
-            return float(min(np.hypot(*step) for step in steps))
+            return float(min(length for step in steps if (length := np.hypot(*step)) > 0))
     return 0.0
 
 

@@ -22,6 +22,7 @@ Picture = NDArray[np.uint8]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 CACHE_BYTES = 1 << 30  # decoded photographs kept by one process
+LEAVES = 24  # different dead-leaves pictures
 HOLD_OUT = 8  # one photograph in eight is kept from training
 
 # Without low-pass filter a texture of twice the picture's resolution, sampled once a pixel, would alias. This 5-tap
@@ -85,28 +86,29 @@ class Textures:
         return picture
 
     def leaves(self, index: int) -> Picture:
-        """Dead-leaves picture `index` of 64, 768 x 768: overlapping discs and rectangles with power-law sizes."""
-        index %= 64
+        """Dead-leaves picture `index` modulo `LEAVES`, 640 x 640."""
+        index %= LEAVES
         if index not in self._leaves:
-            self._leaves[index] = dead_leaves(np.random.default_rng([7, index]), 768)
+            self._leaves[index] = dead_leaves(np.random.default_rng([7, index]), 640)
         return self._leaves[index]
 
-    def source(self, rng: Generator, size: int = 512) -> Picture:
-        """A whole picture to cut textures from: mostly a photograph, if there are any; `size` is for smooth ones."""
+    def source(self, rng: Generator, size: int = 512, rich: bool = False) -> Picture:
+        """A whole picture to cut textures from: mostly a photograph, if there are any; smooth ones are of `size`."""
         kind = rng.random()
         if self.photos and kind < 0.84:
             return self.photo(int(rng.integers(len(self.photos))))
-        if kind < 0.95 if self.photos else kind < 0.75:
-            return self.leaves(int(rng.integers(64)))
+        if rich or kind < (0.95 if self.photos else 0.85):
+            return self.leaves(int(rng.integers(LEAVES)))
         return smooth(rng, min(max(size, 64), 512))
 
-    def pick(self, rng: Generator, height: int, width: int, density: float) -> Picture:
+    def pick(self, rng: Generator, height: int, width: int, density: float, rich: bool = False) -> Picture:
         """A texture (height, width, 3) with `density` texels per pixel of the picture.
 
         The source shows at 0.9 to 2.2 of its own pixels per pixel of the picture, where it is large enough: as sharp
-        as a photograph, or a photograph made smaller. Regions beyond the source are mirrored.
+        as a photograph, or a photograph made smaller. Regions beyond the source are mirrored. `rich` leaves out smooth
+        surfaces.
         """
-        source = self.source(rng, max(height, width))
+        source = self.source(rng, max(height, width), rich)
         if rng.random() < 0.5:
             source = source[:, ::-1]
         rows, columns = source.shape[:2]
@@ -146,39 +148,81 @@ def recolour(rng: Generator, picture: Picture) -> Picture:
 
 
 def dead_leaves(rng: Generator, size: int) -> Picture:
-    """Discs, boxes and polygons one upon the other, radius density ~ r^-3, with shading and grain.
+    """Discs, ellipses and polygons one upon the other, radius density ~ r^-3, each with its own shading and grain.
 
-    The model of Matheron and Ruderman whose statistics are those of natural pictures (Lee, Mumford & Huang 2001).
+    The model of Matheron and Ruderman, whose statistics are those of natural pictures (Lee, Mumford & Huang 2001); a
+    leaf is filled with noise of falling spectrum, not with one colour, as surfaces are.
     """
-    base = rng.integers(20, 235, 3)
-    out = np.empty((size, size, 3), np.uint8)
-    out[:] = base
-    low, high, count = 3.0, size / 4, 2600
+    low, high, count = 2.5, size / 5, size * size // 200
     u = rng.random(count)
-    radii = np.sort(1 / np.sqrt(u / low**2 + (1 - u) / high**2))[::-1]  # large ones first: small ones stay seen
-    order = np.argsort(np.arange(count) + rng.normal(0, count / 6, count))
-    palette = np.clip(rng.normal(base, 55, (24, 3)), 0, 255)
-    for radius in radii[order]:
-        x, y = rng.uniform(0, size, 2) * 16
-        colour = tuple(float(c) for c in np.clip(palette[rng.integers(24)] + rng.normal(0, 12, 3), 0, 255))
-        kind = rng.integers(4)
-        if kind < 2:
-            axes = (int(radius * 16), int(radius * 16 * rng.uniform(0.3, 1)))
-            cv2.ellipse(out, (int(x), int(y)), axes, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA, 4)
-        else:
-            angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
-            corners = np.stack([x + 16 * radius * np.cos(angles), y + 16 * radius * np.sin(angles)], 1)
-            cv2.fillPoly(out, [corners.astype(np.int32)], colour, cv2.LINE_AA, 4)
-    shade = cv2.resize(rng.normal(0, 14, (24, 24)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-    grain = cv2.GaussianBlur(rng.normal(0, rng.uniform(0, 9), (size, size)).astype(np.float32), (0, 0), 0.7)
-    lit = out + np.asarray(shade + grain)[..., None]
+    radii = np.sort(1 / np.sqrt(u / low**2 + (1 - u) / high**2))[::-1]
+    order = np.argsort(np.arange(count) + rng.normal(0, count / 5, count))  # large ones early: small ones stay seen
+    radii = np.concatenate([rng.uniform(size / 9, size / 4, 50), radii[order]])
+    count = len(radii)
+    base = rng.uniform(60, 190) + rng.normal(0, 22, 3)
+    palette = np.clip(base + rng.normal(0, 50, (40, 1)) + rng.normal(0, 14, (40, 3)), 4, 251)
+    tints = (palette[rng.integers(40, size=count)] + rng.normal(0, 6, (count, 3))).tolist()
+    shades = rng.normal(0, 22, count).tolist()
+    places, turns = rng.uniform(0, size, (count, 2)), rng.uniform(0, 180, count).tolist()
+    axes = (16 * np.stack([radii, radii * rng.uniform(0.25, 1, count)], 1)).astype(int).tolist()
+    angles = np.sort(rng.uniform(0, 2 * np.pi, (count, 6)), 1)
+    ring = np.stack([np.cos(angles), np.sin(angles)], 2) * radii[:, None, None]
+    corners = ((places[:, None] + ring) * 16).astype(np.int32)
+    middles, rough = (places * 16).astype(int).tolist(), rng.integers(0, 256, count).tolist()
+    round_ones = rng.random(count) < 0.5
+    out = np.empty((size, size, 3), np.uint8)
+    out[:] = base.astype(np.uint8)
+    skin = np.zeros((size, size), np.uint8)  # strength of the grain, 0 to 255
+    for k, radius in enumerate(radii.tolist()):
+        colour = tints[k]
+        if radius < 12:  # small things are mostly of the colour of what they lie on
+            under = out[middles[k][1] // 16, middles[k][0] // 16].tolist()
+            colour = [0.3 * c + 0.7 * below + shades[k] for c, below in zip(colour, under, strict=True)]
+        inks: list[tuple[Picture, tuple[float, ...], int]] = [
+            (out, tuple(min(max(c, 0.0), 255.0) for c in colour), cv2.LINE_AA)
+        ]
+        if radius > 8:
+            inks.append((skin, (float(rough[k]),), cv2.LINE_8))
+        for canvas, ink, line in inks:
+            if round_ones[k]:
+                cv2.ellipse(canvas, middles[k], axes[k], turns[k], 0, 360, ink, -1, line, 4)
+            else:
+                cv2.fillPoly(canvas, [corners[k]], ink, line, 4)
+    lit = out.astype(np.float32)
+    for channel in range(3):
+        lit[..., channel] += clouds(rng, size) * 16  # light over everything
+    grain = clouds(rng, size, finest=1.0, slope=0.55)
+    lit += (grain * (skin.astype(np.float32) * (34 / 255)))[..., None]
+    lit += rng.standard_normal((size, size), np.float32)[..., None]
     return np.asarray(np.clip(lit + 0.5, 0, 255), np.uint8)
+
+
+def clouds(rng: Generator, size: int, finest: float = 16.0, slope: float = 1.0) -> NDArray[np.float32]:
+    """Noise of falling spectrum (size, size), of standard deviation about 1.
+
+    Args:
+        rng: source of all choices.
+        size: pixels.
+        finest: size of its smallest spots, pixels.
+        slope: the amplitude of an octave is its spots' size to this power; 1 is the spectrum of natural pictures.
+    """
+    out = np.zeros((size, size), np.float32)
+    spot, total = size / 3, 0.0
+    while spot >= finest:
+        cells = max(2, round(size / spot))
+        weight = (spot / size) ** slope
+        noise = rng.standard_normal((cells, cells), np.float32)
+        out += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC) * np.float32(weight)
+        total += weight**2
+        spot /= 2
+    out /= np.float32(max(total, 1e-9) ** 0.5)
+    return out
 
 
 def smooth(rng: Generator, size: int) -> Picture:
     """A surface with little to hold on to: sky, wall, paper; a gradient with faint noise of several scales."""
     out = np.zeros((size, size, 3), np.float32)
-    corners = rng.uniform(10, 245, 3) + rng.normal(0, 25, (2, 2, 3))
+    corners = rng.uniform(20, 240) + rng.normal(0, 22, 3) + rng.normal(0, 22, (2, 2, 1)) + rng.normal(0, 8, (2, 2, 3))
     out += cv2.resize(corners.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
     for cells in (8, 32, 128):
         noise = rng.normal(0, rng.uniform(0, 5), (cells, cells)).astype(np.float32)
@@ -200,7 +244,8 @@ def repeated(rng: Generator, textures: Textures, height: int, width: int, period
     high, wide = period
     kind = rng.integers(5)
     tile = np.empty((high, wide, 3), np.float32)
-    one, two = rng.uniform(20, 235, 3), rng.uniform(20, 235, 3)
+    one, two = (rng.uniform(20, 235) + rng.normal(0, 25, 3) for _ in range(2))
+    two += np.sign(two.mean() - one.mean()) * max(0.0, 50.0 - abs(float(two.mean() - one.mean())))  # told apart
     y, x = np.mgrid[0:high, 0:wide]
     if kind == 0:  # stripes, soft or hard
         wave = np.clip(0.5 + rng.uniform(0.5, 6) * np.sin(2 * np.pi * x / wide), 0, 1)[..., None]
