@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -266,9 +267,10 @@ class _Clock:
 def _clock(info: VideoInfo, options: Options) -> _Clock:
     slowmo = options.slowmo if options.slowmo is not None else Fraction(1)
     begin = options.start if options.start is not None else min(Fraction(0), info.start)
+    # the range's first instant becomes 0; of a whole film at its own speed nothing moves
     shift = Fraction(0)
-    if options.start is not None:
-        shift = info.start + (options.start - info.start) * slowmo
+    if options.start is not None or slowmo != 1:
+        shift = info.start + ((options.start or 0) - info.start) * slowmo
     return _Clock(begin, options.end, info.start, slowmo, shift)
 
 
@@ -298,7 +300,8 @@ def join(
     path = Path(target)
     if not segments:
         raise MediaError(f"there are no pictures for {named(path)}: the wished range holds none")
-    if container_of(path) == "pictures":
+    container = container_of(target)
+    if container == "pictures":
         images.join_folders([Path(one) for one in segments], path)
         return dropped(plan_streams(info, path, options))
     check_target(path)
@@ -317,7 +320,7 @@ def join(
         wanted = [plan for plan in plans if plan.action not in ("drop", "none")]
         kept = tuple(plan for plan in wanted if plan.kind not in without)
         try:
-            problems = _Join(segments, part, container_of(path), source, info, options, kept).run()
+            problems = _Join(segments, part, container, source, info, options, kept).run()
             os.replace(part, path)
         except _HeaderError as error:
             part.unlink(missing_ok=True)
@@ -460,15 +463,19 @@ class _Join:
     def _pictures(self, tick: Fraction, offset: Fraction, scale: int) -> Iterator[tuple[Any, Fraction]]:
         """Packets of all segments with exact pts and rising dts, and when each is due."""
         step = tick * scale  # output units per tick; whole unless the offset forced a rounding
-        depth = ahead = 0  # packets of reordering, and the output units they take
+        depth = ahead = beat = 0  # packets of reordering, and the output units they and one of them take
         heap: list[int] = []
         last: int | None = None
+        delay: int | None = None  # output units from the first dts to the first pts
         extradata: bytes | None = None
         for number, segment in enumerate(self.segments):
             if number == 0:
                 depth = _reorder_depth(segment)
-                ahead = depth * max(math.ceil(step), 1)
-            latest = max(_stamps(segment), default=None) if number == len(self.segments) - 1 else None
+                beat = _beat(segment, step)
+                ahead = depth * beat
+            stamps = _stamps(segment) if number == len(self.segments) - 1 else []
+            latest = max(stamps, default=None)
+            place = 0
             with _open_segment(segment, look=False) as opened:
                 if _ticks(opened, segment)[0] != tick:
                     raise MediaError(f"{named(segment)} has another tick than the first segment")
@@ -486,15 +493,20 @@ class _Join:
                     length = end - packet.pts if packet.pts == latest else packet.duration or 1
                     pts = round((packet.pts * tick + offset + own) * scale)
                     heapq.heappush(heap, pts)
-                    # the first packets have nothing before them in order of time
-                    dts = heapq.heappop(heap) if len(heap) > depth else heap[0] - ahead
+                    # the first packets have nothing before them in order of time: evenly up to the first pts
+                    early = heap[0] - ahead + (len(heap) - 1) * beat
+                    dts = heapq.heappop(heap) if len(heap) > depth else early
                     if last is not None and dts <= last:
                         dts = last + 1
                     if dts > pts:
                         raise MediaError(f"{named(segment)} has pictures in an order that cannot be joined")
-                    last = dts
+                    last, delay = dts, pts - dts if delay is None else delay
                     packet.pts, packet.dts = pts, dts
                     packet.duration = max(1, round(length * step))
+                    place += 1
+                    if place == len(stamps) and self.container in ("mp4", "mov"):
+                        # QuickTime adds up distances in order of decoding; the last one makes the sum right
+                        packet.duration = max(1, round((end * tick + offset + own) * scale) - delay - dts)
                     packet.time_base = Fraction(1, scale)
                     packet.stream = self.video
                     yield packet, Fraction(dts, scale)
@@ -824,6 +836,12 @@ def _reorder_depth(path: str | os.PathLike[str]) -> int:
     stamps = _stamps(path)
     place = {stamp: n for n, stamp in enumerate(sorted(stamps))}
     return max([declared, *(n - place[stamp] for n, stamp in enumerate(stamps))])
+
+
+def _beat(path: str | os.PathLike[str], step: Fraction) -> int:
+    """The smallest distance of two pictures at the start of a segment, in output units."""
+    stamps = sorted(_stamps(path)[:50])
+    return max(1, math.floor(min((b - a for a, b in pairwise(stamps)), default=1) * step))
 
 
 def _scale(tick: Fraction, offset: Fraction) -> int:
