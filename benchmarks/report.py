@@ -87,7 +87,9 @@ def speed_text() -> str:
         'medians. "Output fps" is the whole command from y4m to H.264 (libx264, crf 16, '
         f'{speed.PRESET}, both sides alike), the start of the process included; "without start" leaves out '
         'starting Python and importing torch, which a longer film does not notice. "Model alone" has no decoder or '
-        "encoder; for ffmpeg it is the filter into the null muxer."
+        'encoder; for ffmpeg it is the filter into the null muxer. "Cpu ms" is processor time per output picture, '
+        'all threads; "others" is how many processors other processes kept busy during the worst repeat kept: 0 on a '
+        "quiet machine."
     )
 
 
@@ -103,7 +105,8 @@ def overhead_line(data: dict[str, Any]) -> str:
     each = rig.median(data["overhead"]["milliseconds"])
     return (
         "The pipeline itself (1080p 2x, blend model, encoder excluded: decode, cut detector, clock, colour both ways): "
-        f"{each:.1f} ms of wall time per output picture, {len(data['overhead']['milliseconds'])} repeats."
+        f"{each:.1f} ms of wall time per output picture, {len(data['overhead']['milliseconds'])} repeats, "
+        f"others {max(data['overhead']['others']):.2f}."
     )
 
 

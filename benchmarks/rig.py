@@ -29,6 +29,7 @@ import numpy as np
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SIZES = {"540p": (960, 540), "720p": (1280, 720), "1080p": (1920, 1080), "1440p": (2560, 1440), "2160p": (3840, 2160)}
+DISTURBED = 0.15  # processors kept busy by others during a run, from which on it is repeated
 CLIP_RATE = 24  # frames per second of all clips
 RATES = {"2x": Fraction(2), "4x": Fraction(4), "8x": Fraction(8), "24-60": Fraction(5, 2)}
 
@@ -109,8 +110,19 @@ class Run:
     """What one process did."""
 
     seconds: float  # wall, from start to end of the process
+    cpu_seconds: float  # of all its threads
+    others: float  # processors that others kept busy meanwhile, on average: what disturbs a timing
     peak_bytes: int
     told: dict[str, Any] = field(default_factory=dict)  # the JSON on the last line of its output, if any
+
+
+def busy_seconds() -> float:
+    """Processor seconds that all processes together have used since the machine started; 0 where /proc is not."""
+    with contextlib.suppress(OSError), open("/proc/stat") as file:
+        fields = [int(v) for v in file.readline().split()[1:9]]
+        idle = fields[3] + fields[4]
+        return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def run(command: Sequence[str], threads: int, timeout: float = 900) -> Run:
@@ -118,7 +130,7 @@ def run(command: Sequence[str], threads: int, timeout: float = 900) -> Run:
     allowed = sorted(os.sched_getaffinity(0))[:threads]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), busy_seconds()
         process = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
@@ -137,7 +149,7 @@ def run(command: Sequence[str], threads: int, timeout: float = 900) -> Run:
                 os.wait4(process.pid, 0)
                 raise RuntimeError(f"{command[0]}: not done after {timeout:.0f} s")
             time.sleep(0.005)
-        seconds = time.perf_counter() - start
+        seconds, busy = time.perf_counter() - start, busy_seconds() - busy
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
@@ -146,7 +158,8 @@ def run(command: Sequence[str], threads: int, timeout: float = 900) -> Run:
             raise RuntimeError(f"exit {process.returncode}: {said[-1] if said else 'no word'}")
         lines = out.read().decode(errors="replace").strip().splitlines()
     told = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    return Run(seconds, usage.ru_maxrss * 1024, told)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Run(seconds, cpu, max(0.0, (busy - cpu) / seconds), usage.ru_maxrss * 1024, told)
 
 
 def child(mode: str, **what: Any) -> list[str]:
@@ -155,10 +168,16 @@ def child(mode: str, **what: Any) -> list[str]:
 
 
 def interleave(commands: dict[str, list[str]], repeats: int, threads: int) -> dict[str, list[Run]]:
-    """Warm-up of each, then A B C A B C; a contestant that fails is left out and says why."""
+    """Warm-up of each, then A B C A B C; a contestant that fails is left out and says why.
+
+    A round in which others kept more than `DISTURBED` processors busy is made good by another, up to twice as many
+    rounds in all; of each contestant the least disturbed runs are kept, in the order in which they were made.
+    """
     alive = dict(commands)
     found: dict[str, list[Run]] = {name: [] for name in commands}
-    for k in range(repeats + 1):
+    for k in range(2 * repeats + 1):
+        if k > repeats and all(sum(r.others <= DISTURBED for r in found[n]) >= repeats for n in alive):
+            break
         for name, command in list(alive.items()):
             try:
                 done = run(command, threads)
@@ -166,9 +185,14 @@ def interleave(commands: dict[str, list[str]], repeats: int, threads: int) -> di
                 print(f"  {name} is left out: {error}", file=sys.stderr)
                 del alive[name]
                 continue
-            print(f"  {'warm-up' if k == 0 else f'repeat {k}'} {name}: {done.seconds:.2f} s", file=sys.stderr)
+            what = "warm-up" if k == 0 else f"repeat {k}"
+            said = f", others {done.others:.2f}" if done.others > DISTURBED else ""
+            print(f"  {what} {name}: {done.seconds:.2f} s, cpu {done.cpu_seconds:.2f} s{said}", file=sys.stderr)
             if k:
                 found[name].append(done)
+    for name, runs in found.items():
+        least = sorted(range(len(runs)), key=lambda i: runs[i].others)[:repeats]
+        found[name] = [runs[i] for i in sorted(least)]
     return {name: runs for name, runs in found.items() if runs}
 
 

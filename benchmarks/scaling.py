@@ -38,6 +38,7 @@ def main() -> None:
         for model, runs in rig.interleave(commands, arguments.repeats, threads).items():
             rows[model, size, rate, threads] = {
                 "model": model, "size": size, "rate": rate, "threads": threads, "commit": rig.commit(),
+                "others": [round(r.others, 3) for r in runs],
                 "milliseconds": [1000 * r.told["seconds"] / r.told["made"] for r in runs],
             }  # fmt: skip
         stored = {"rows": [rows[k] for k in sorted(rows)], "machine": rig.machine(arguments.threads)}

@@ -69,6 +69,8 @@ def measure(size: str, rate: str, arguments: argparse.Namespace) -> dict[str, An
             seconds = [r.told.get("seconds", r.seconds) if kind == "model" else r.seconds for r in runs]
             cell.setdefault(name, {})[kind] = {
                 "seconds": seconds,
+                "cpu_seconds": [r.cpu_seconds for r in runs],
+                "others": [round(r.others, 3) for r in runs],
                 "pictures": told.get("made", made) if kind == "model" else rig.outputs(frames, rig.RATES[rate]),
                 "made": made,
                 "peak_bytes": max(r.peak_bytes for r in runs),
@@ -91,7 +93,7 @@ def add(
         for kind, figures in kinds.items():
             same = more and kind in known and known[kind]["commit"] == machine["commit"]
             if same:
-                for part in ("seconds", "inside"):
+                for part in ("seconds", "inside", "cpu_seconds", "others"):
                     figures[part] = known[kind][part] + figures[part]
                 figures["peak_bytes"] = max(figures["peak_bytes"], known[kind]["peak_bytes"])
             known[kind] = {**figures, "commit": machine["commit"]}
@@ -120,14 +122,17 @@ def show(key: str, cell: dict[str, Any]) -> str:
                 f"{whole:.2f}",
                 f"{inside:.2f}",
                 f"{ratio:.2f}" if ratio else "-",
+                f"{1000 * rig.median(film['cpu_seconds']) / film['pictures']:.0f}",
                 f"{film['peak_bytes'] / 1e6:.0f}",
             ]
         else:
-            row += ["-"] * 4
+            row += ["-"] * 5
         row += [f"{model['pictures'] / rig.median(model['seconds']):.2f}" if model else "-"]
-        count = len((film or model)["seconds"])
-        rows.append([*row, str(count)])
-    head = ["", "output fps", "without start", "x minterpolate", "peak MB", "model alone, new fps", "repeats"]
+        kinds_measured = film or model
+        count, most = len(kinds_measured["seconds"]), max(kinds_measured["others"])
+        rows.append([*row, str(count), f"{most:.2f}"])
+    head = ["", "output fps", "without start", "x minterpolate", "cpu ms", "peak MB", "model alone, new fps", "repeats"]
+    head.append("others")
     return f"{key}, {cell['frames']} frames\n\n" + rig.table([f"{key}", *head[1:]], rows)
 
 
@@ -136,8 +141,14 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
     commands = {"overhead": rig.child("overhead", clip=str(rig.clip("1080p", arguments.frames)), ratio="2")}
     runs = rig.interleave(commands, arguments.repeats, arguments.threads)["overhead"]
     each = [1000 * r.told["seconds"] / r.told["frames"] for r in runs]
+    others = [round(r.others, 3) for r in runs]
     print(f"overhead at 1080p: {rig.median(each):.2f} ms per output picture")
-    return {"milliseconds": each, "peak_bytes": max(r.peak_bytes for r in runs), "frames": arguments.frames}
+    return {
+        "milliseconds": each,
+        "others": others,
+        "peak_bytes": max(r.peak_bytes for r in runs),
+        "frames": arguments.frames,
+    }
 
 
 def main() -> None:

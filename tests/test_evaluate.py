@@ -9,6 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from midframe.evaluation import evaluate as scoring
 from midframe.evaluation.datasets import Case, DataSet, Target
 from midframe.evaluation.evaluate import Report, Row, evaluate, region_psnr
 from midframe.evaluation.ladder import Contestant, Hold, Minterpolate, Modelled, contestant
+from midframe.evaluation.suites import open_suite
 from midframe.models.blend import Blend
 
 HALF = Fraction(1, 2)
@@ -243,7 +245,7 @@ def test_flow_of_a_model_comes_back_in_the_pictures_size() -> None:
         stride = 32
 
         def match(self, a: Tensor, b: Tensor) -> Tensor:
-            return torch.ones(1, 2, *a.shape[-2:])
+            return torch.ones(1, 2, a.shape[-2] // 2, a.shape[-1] // 4)  # a coarser grid, in pixels of its own
 
         def flow(self, motion: Tensor) -> Tensor | None:
             return motion
@@ -252,6 +254,8 @@ def test_flow_of_a_model_comes_back_in_the_pictures_size() -> None:
     flow = model.flow(scene(0), scene(1))
     assert flow is not None
     assert flow.shape == (2, HEIGHT, WIDTH)
+    assert (flow[0] == 4).all()
+    assert (flow[1] == 2).all()
     assert Modelled(Engine(Blend())).flow(scene(0), scene(1)) is None
 
 
@@ -285,3 +289,29 @@ def test_command_line(tmp_path: Path) -> None:
         assert message in str(refused.exception)
     listed = CliRunner().invoke(cli, ["eval", "--sets"])
     assert "middlebury-other" in listed.stdout
+
+
+class Crippled(Modelled):
+    """dis with its flow halved: what every suite must notice."""
+
+    def __init__(self) -> None:
+        from midframe.models.dis import Dis
+
+        class Half(Dis):
+            def _flows(self, a: Any, b: Any) -> Any:
+                found = super()._flows(a, b)
+                return replace(found, forward=found.forward / 2, backward=found.backward / 2)
+
+        super().__init__(Engine(Half()), "crippled")
+
+
+@pytest.mark.parametrize("suite", ["rendered", "stress"])
+def test_every_suite_notices_a_halved_flow(suite: str) -> None:
+    limit = 5 if suite == "rendered" else 9
+    told = evaluate([contestant("dis", device="cpu"), Crippled()], [open_suite(suite, limit=limit)], exhibits=0)
+    good, bad = summary(told, "dis", suite), summary(told, "crippled", suite)
+    assert good["psnr"] > bad["psnr"] + 0.5  # type: ignore[operator]
+    assert good["worst"] >= bad["worst"] - 0.05  # type: ignore[operator]
+    assert good["regions"]["seen in two"] > bad["regions"]["seen in two"] + 0.5  # type: ignore[index]
+    assert good["flow"]["masked"] < 0.8 * bad["flow"]["masked"]  # type: ignore[index]
+    assert good["flow"]["all"] < bad["flow"]["zero"]  # type: ignore[index]

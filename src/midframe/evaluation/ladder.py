@@ -136,7 +136,7 @@ class Modelled:
                 model.encode(ops.pad(p[None].to(self.engine.device), *size, mode=model.pad_mode)) for p in (a, b)
             ]
             flow = model.flow(model.match(*features))
-        return None if flow is None else ops.crop(flow, height, width)[0].float().cpu()
+        return None if flow is None else ops.crop(ops.resize_flow(flow, *size), height, width)[0].float().cpu()
 
 
 LADDER = ("hold", "blend", "minterpolate", "dis", "midnet-s", "midnet-m", "midnet-l", "vfinet")

@@ -51,7 +51,8 @@ class Model(nn.Module):
         """The flow from a to b inside a motion, for looking and for end-point errors.
 
         Returns:
-            (B, 2, H, W) float32, in pixels of the padded pictures; None for a model that has no flow.
+            (B, 2, h, w) float32 over the whole of the padded pictures, at any resolution, in pixels of that resolution
+            (`ops.resize_flow` brings it to another); None for a model that has no flow.
         """
         return None
 
