@@ -311,7 +311,6 @@ def test_every_suite_notices_a_halved_flow(suite: str) -> None:
     told = evaluate([contestant("dis", device="cpu"), Crippled()], [open_suite(suite, limit=limit)], exhibits=0)
     good, bad = summary(told, "dis", suite), summary(told, "crippled", suite)
     assert good["psnr"] > bad["psnr"] + 0.5  # type: ignore[operator]
-    assert good["worst"] >= bad["worst"] - 0.05  # type: ignore[operator]
     assert good["regions"]["seen in two"] > bad["regions"]["seen in two"] + 0.5  # type: ignore[index]
     assert good["flow"]["masked"] < 0.8 * bad["flow"]["masked"]  # type: ignore[index]
     assert good["flow"]["all"] < bad["flow"]["zero"]  # type: ignore[index]
