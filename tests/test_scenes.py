@@ -8,10 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from midframe.errors import InputError, MediaError
 from midframe.scenes import Mix, Rendered, Textures, compose, find_photos, held_out, render, stack
+from midframe.scenes.batched import render_batch
 from midframe.scenes.compose import root
 from midframe.scenes.render import flow_between, lost, nodes, project, spread_out, unrippled, visible
 from midframe.scenes.script import Clock, Course, Damage, Layer, Light, Motion, Scene
@@ -370,3 +372,54 @@ def test_lost_knows_the_border() -> None:
     flow = np.zeros((4, 4, 2), np.float32)
     flow[..., 0] = 2
     assert np.array_equal(lost(label, label, flow)[0], [False, False, True, True])
+
+
+# The batched twin
+
+
+def both(scenes_: list[Scene], device: str = "cpu") -> tuple[dict[str, NDArray[np.generic]], dict[str, torch.Tensor]]:
+    return stack([render(scene) for scene in scenes_]), render_batch(scenes_, device=device)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_batched_twin_draws_the_same(textures: Textures, device: str) -> None:
+    """All that a scene can have but noise and compression: pictures to a level, flows to a fiftieth of a pixel."""
+    quiet = Mix(noise=0, compressed=0, overlay=0.6, blur=0.3, drift=0.5, shadow=0.5, duplicate=0.2, repeated=0.3)
+    slow, quick = both([compose(seed, textures, (64, 96), mix=quiet) for seed in range(14)], device)
+    assert set(slow) == set(quick)
+    for name, expected in slow.items():
+        found = quick[name].cpu().numpy()
+        assert found.shape == expected.shape and found.dtype == expected.dtype, name
+        if expected.ndim < 3:
+            assert np.allclose(found, expected, atol=1e-6)
+        elif expected.dtype == np.uint8:
+            apart = np.abs(found.astype(float) - expected)
+            assert apart.mean() < 0.7 and np.percentile(apart, 99.5) < 12, name
+        elif expected.dtype == bool:
+            assert (found != expected).mean() < 0.01, name
+        else:
+            apart = np.abs(found - expected).max(1)
+            assert np.median(apart) < 1e-3 and np.percentile(apart, 98.5) < 0.02, name
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_batched_damage_is_as_strong(device: str) -> None:
+    scene = replace(square((3.0, 0.0)), damage=Damage(noise=5, shot=3), noise_seed=3)
+    held = replace(scene, clock=Clock((-1, 0, 0, 1)))
+    slow, quick = both([scene, held], device)
+    clean = stack([render(replace(scene, damage=Damage()))])
+    ours, theirs = (
+        x["a"][0].astype(float) - clean["a"][0] for x in (slow, {k: v.cpu().numpy() for k, v in quick.items()})
+    )
+    assert theirs.std() == pytest.approx(ours.std(), rel=0.1)
+    assert torch.equal(quick["a"][1], quick["b"][1]) and not torch.equal(quick["a"][0], quick["b"][0])
+    for quality in (35, 60, 92):
+        packed = replace(scene, damage=Damage(jpeg=quality))
+        slow, quick = both([packed], device)
+        lossy = np.abs(slow["a"].astype(float) - clean["a"]).mean()
+        assert np.abs(slow["a"].astype(float) - quick["a"].cpu().numpy()).mean() < 0.25 * lossy + 0.6, quality
+
+
+def test_batches_are_of_one_size() -> None:
+    with pytest.raises(InputError, match="all of one size"):
+        render_batch([square(), compose(0, Textures(), (32, 32))])

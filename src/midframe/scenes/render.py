@@ -154,14 +154,21 @@ def exposed(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
     """
     if scene.exposure <= 0:
         return instant(scene, scene.clock(s), sheets)
-    # half a pixel of the fastest thing between samples would be ideal; 2 px is where the eye begins to see them
-    count = int(np.clip(np.ceil(fastest(scene) * scene.exposure / 2), 1, 12))
+    count = blur_samples(scene)
     offsets = ((np.arange(count) + 0.5) / count - 0.5) * scene.exposure
     total = np.zeros((scene.height, scene.width, 3), np.float32)
     for offset in offsets:
         moment = scene.clock(s) + float(offset)
         cv2.accumulate(instant(scene, moment, spread_out(scene, moment)), total)
     return np.asarray(cv2.convertScaleAbs(total, alpha=1.0 / count), np.uint8)
+
+
+def blur_samples(scene: Scene) -> int:
+    """How many instants a blurred picture is the mean of; 0 without motion blur."""
+    if scene.exposure <= 0:
+        return 0
+    # half a pixel of the fastest thing between samples would be ideal; 2 px is where the eye begins to see them
+    return int(np.clip(np.ceil(fastest(scene) * scene.exposure / 2), 1, 12))
 
 
 def instant(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:

@@ -201,7 +201,8 @@ def windows(
         height, width = frames[0].shape[:2]
         if any(f.shape != frames[0].shape for f in frames):
             continue
-        if (min(height, width) >= 2 * size and rng.random() < 0.6) or min(height, width) >= 3 * size:
+        room = min(height, width) / size  # large films are shown at half their size more often
+        if room >= 2 and rng.random() < (0.6 if room < 3 else 0.75):
             frames = [np.asarray(cv2.resize(f, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)) for f in frames]
             height, width = frames[0].shape[:2]
         if min(height, width) < size:

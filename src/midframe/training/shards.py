@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,10 +29,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from midframe.errors import InputError, JobError
-from midframe.scenes import Mix, Rendered, Textures, compose, render
+from midframe.scenes import Mix, Textures, compose, render, stack
+from midframe.scenes.batched import render_batch
 from midframe.training.scenes import training_textures
 
 SAMPLES = 64  # in a shard: 64 scenes of 288 x 288 are 210 MB with neighbours
+TOGETHER = 16  # scenes rendered at once on a GPU
 PATIENCE = 600.0  # seconds to wait for a shard before giving up
 
 FRAMES = ("before", "a", "target", "b", "after")
@@ -84,17 +87,22 @@ class SceneSource:
     neighbours: bool = True
     mix: Mix = field(default_factory=Mix)
     first_seed: int = 0
+    device: str = ""  # render in batches with torch on this device, e.g. "cuda"; on the CPU with OpenCV if not given
 
     def make(self, number: int, samples: int) -> Arrays:
         """Render a shard."""
         textures = cached_textures(self.photos)
         first = self.first_seed + number * samples
         size = (self.size, self.size)
-        drawn = [
-            render(compose(seed, textures, size, "training", self.mix), self.neighbours)
-            for seed in range(first, first + samples)
-        ]
-        return packed(drawn)
+        seeds = range(first, first + samples)
+        scenes = (compose(seed, textures, size, "training", self.mix) for seed in seeds)
+        if not self.device:
+            return packed([stack([render(scene, self.neighbours)]) for scene in scenes])
+        parts = []
+        while some := list(islice(scenes, TOGETHER)):
+            drawn = render_batch(some, self.neighbours, self.device)
+            parts.append({name: value.cpu().numpy() for name, value in drawn.items()})
+        return packed(parts)
 
     def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> Arrays:
         """One scene as it was rendered."""
@@ -116,21 +124,22 @@ def cached_textures(photos: tuple[Path, ...]) -> Textures:
     return training_textures(photos)
 
 
-def packed(scenes: Sequence[Rendered]) -> Arrays:
-    """Scenes as the arrays of a shard: frames uint8, flows float16, masks as bits of uint16."""
-    frames = [[getattr(scene, name) for name in FRAMES if getattr(scene, name) is not None] for scene in scenes]
-    flows = [[getattr(scene, name) for name in FLOWS if getattr(scene, name) is not None] for scene in scenes]
-    masks = np.zeros((len(scenes), *scenes[0].a.shape[:2]), np.uint16)
-    for out, scene in zip(masks, scenes, strict=True):
-        for bit, name in enumerate(MASKS):
-            mask = getattr(scene, name)
-            if mask is not None:
-                out |= mask.astype(np.uint16) << bit
+def packed(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
+    """Drawn scenes (of `scenes.stack`) as a shard: frames uint8, flows float16, masks as bits of uint16."""
+
+    def joined(names: Sequence[str]) -> NDArray[Any]:
+        rows = [np.stack([part[name].transpose(0, 2, 3, 1) for name in names], 1) for part in parts]
+        return np.concatenate(rows)
+
+    first = parts[0]
+    masks = np.concatenate(
+        [sum(part[name].astype(np.uint16) << bit for bit, name in enumerate(MASKS) if name in part) for part in parts]
+    )
     return {
-        "frames": np.array(frames),
-        "flows": np.array(flows, np.float16),  # 0.008 px fine below 16 px, 0.03 px at 40 px
+        "frames": joined([name for name in FRAMES if name in first]),
+        "flows": joined([name for name in FLOWS if name in first]).astype(np.float16),  # 0.008 px fine below 16 px
         "masks": masks,
-        "t": np.array([scene.t for scene in scenes], np.float32),
+        "t": np.concatenate([part["t"] for part in parts]),
     }
 
 
