@@ -57,6 +57,30 @@ def run(place: Path, scene: Scene, model: str) -> None:
         side = place / f"side-by-side.{rate}fps.mp4"
         compare(source, target, side)
         click.echo(f"wrote {side}: left {RATE} fps, right {rate} fps")
+    picture = place / "between.png"
+    still(scene, place / "scene.48fps.mp4", picture)
+    click.echo(f"wrote {picture}: the frame before, the new picture, and how far each is from the true one")
+
+
+def still(scene: Scene, film: Path, target: Path, number: int = 33) -> None:
+    """A picture for looking: frame `number` - 1 of a 48 fps result above its difference from the truth at `number`,
+    and beside it the made picture `number` above its own difference, four times brighter.
+    """
+    import cv2
+    import numpy as np
+
+    from midframe.colour import to_rgb
+    from midframe.video.reader import open_reader
+
+    number = min(number, 2 * int(scene.seconds * RATE) - 3) | 1
+    columns = []
+    truth = scene.picture(float(number / (2 * RATE))).astype(np.int16)
+    with open_reader(film) as frames:
+        for at, frame in enumerate(frames):
+            if at in (number - 1, number):
+                rgb = (to_rgb(frame.planes, frame.format).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+                columns.append(np.vstack([rgb, np.minimum(4 * abs(rgb - truth), 255).astype(np.uint8)]))
+    cv2.imwrite(str(target), np.hstack(columns)[..., ::-1])
 
 
 def render(scene: Scene, target: Path, rate: Fraction = RATE) -> None:
