@@ -154,6 +154,9 @@ def to_planar(frame: av.VideoFrame, format: PixelFormat, width: int, height: int
     name = frame.format.name
     if name.replace("yuvj", "yuv") == format.name and (frame.width, frame.height) == (width, height):
         return frame
+    if frame.format.is_rgb and max(part.bits for part in frame.format.components) < 8:
+        # on its direct way from rgb555 to planes libswscale leaves white at 248
+        frame = frame.reformat(format="rgb24", interpolation=EXACT)
     full = RANGE_FULL if format.full_range else RANGE_LIMITED
     source_full = full
     if frame.format.is_rgb != (format.layout == "rgb") or name.startswith("yuvj"):

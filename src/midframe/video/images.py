@@ -240,7 +240,7 @@ class PictureWriter:
 
         if self._single and self.frames:
             raise InputError(f"{named(self.path)} is one picture; for several give a folder or a pattern like %04d.png")
-        data = encode_picture(frame, self.encoding)
+        data = encode_picture(frame, self.encoding, self.info.rotation)
         path = self._part if self._single else self._part / (self._pattern % (self._first + self.frames))
         try:
             path.write_bytes(data)
@@ -277,15 +277,18 @@ class PictureWriter:
             os.replace(picture, self.path / picture.name)
 
 
-def encode_picture(frame: Frame, encoding: Any) -> bytes:
+def encode_picture(frame: Frame, encoding: Any, rotation: int = 0) -> bytes:
     """One picture file.
 
     Args:
         frame: any format.
         encoding: of `choose_encoder` for a folder of pictures.
+        rotation: degrees clockwise, a multiple of 90; done to the pixels, since pictures have no such mark.
     """
     made: PixelFormat = encoding.format
     planes = colour.convert(frame.planes, frame.format, made)
+    if rotation:
+        planes = tuple(torch.rot90(plane, -rotation // 90, (0, 1)).contiguous() for plane in planes)
     height, width = planes[0].shape
     names = {
         ("png", "gbrp"): "rgb24", ("png", "gbrap"): "rgba", ("png", "gbrp16le"): "rgb48be",
