@@ -30,7 +30,8 @@ def run(name: str, *words: object) -> str:
 def test_every_example_is_tested() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
     source = Path(__file__).read_text()
-    assert all(f'run("{name}"' in source for name in names)
+    # client.py speaks to a running server: test_server.py runs it
+    assert all(f'run("{name}"' in source for name in names - {"client.py"})
 
 
 def test_interpolate_file(film: Path, tmp_path: Path) -> None:
