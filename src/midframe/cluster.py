@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -43,7 +43,8 @@ CHUNKS_AHEAD = 4  # a worker waits when the head has not taken so many: 32 MiB a
 NEWS_FRAMES = 16  # a worker tells how far it is every so many pictures
 SPARE_BYTES = 512 << 20  # of disk beside the journal; with less nothing new is handed out
 CORES_PER_WORKER = 4  # convolutions on a CPU gain little from more
-DEATHS = 10  # of workers over one segment, whatever its progress, after which it is given up
+DEATHS = 20  # of workers over one segment, however they came, after which it is given up
+DEATHS_APART = 3.0  # seconds; workers that die closer together over different segments die of something else
 RETRY_SECONDS = 20.0  # how long a farm without any worker is waited for
 
 
@@ -212,15 +213,14 @@ class _Head:
         self.warnings: list[str] = []
         self.dispatch = Dispatch([cost(plan, n) for n in range(len(plan.segments))], done)
         self.running: dict[int, _Attempt] = {}  # by ticket
-        self.deaths: dict[int, list[int]] = {}  # pictures made when a worker died over a segment
+        self.deaths: list[tuple[float, int, int]] = []  # of workers: when, over which segment, after how many pictures
         self.idle_since: float | None = None
         cores, gpus, self.lanes = self._resources()
         token = f"seen-{secrets.token_hex(8)}"
         (journal.folder / token).touch()
-        local = storage.is_url(source)
         self.job = Job(
             plan=plan,
-            source=source if local else str(Path(source).resolve()),
+            source=source if storage.is_url(source) else str(Path(source).resolve()),
             size=Path(plan.source).stat().st_size if Path(plan.source).is_file() else 0,
             folder=str(journal.folder.resolve()),
             token=token,
@@ -401,15 +401,15 @@ class _Head:
             exceptions.LocalRayletDiedError,
         )
         if isinstance(error, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError):
-            # A poisoned segment kills its worker at the same picture each time; a worker that something else killed
-            # died anywhere. Reports come every NEWS_FRAMES and the last may be lost on the way.
-            deaths = self.deaths.setdefault(attempt.number, [])
-            deaths.append(attempt.frames)
-            alike = sum(abs(frames - attempt.frames) <= 2 * NEWS_FRAMES for frames in deaths)
-            if alike >= 3 or len(deaths) >= DEATHS:
-                for _ in range(3):
-                    self._failed(ticket, f"its worker died {len(deaths)} times", keep=True)
-                self._drop(ticket, tell=False)
+            # A poisoned segment kills its worker alone, and at the same picture each time; what something else kills
+            # dies anywhere, or several at once. Reports come every NEWS_FRAMES and the last may be lost on the way.
+            self.deaths.append((time.monotonic(), attempt.number, attempt.frames))
+            mine = [(at, frames) for at, number, frames in self.deaths if number == attempt.number]
+            others = [at for at, number, _ in self.deaths if number != attempt.number]
+            alone = [frames for at, frames in mine if all(abs(at - other) > DEATHS_APART for other in others)]
+            alike = sum(abs(frames - attempt.frames) <= 2 * NEWS_FRAMES for frames in alone)
+            if alike >= 3 or len(mine) >= DEATHS:
+                self._failed(ticket, f"its worker died {len(mine)} times", final=True)
             else:
                 self._lost(ticket)
         elif isinstance(error, nodes_doing):
@@ -420,16 +420,15 @@ class _Head:
             said = str(cause) if isinstance(cause, MidframeError) else f"{type(cause).__name__}: {cause}"
             self._failed(ticket, said.splitlines()[0] if said else type(cause).__name__)
 
-    def _failed(self, ticket: int, why: str, keep: bool = False) -> None:
-        if not keep:
-            _forget(self.running.pop(ticket).part)
-        self.dispatch.failed(ticket, why)
+    def _failed(self, ticket: int, why: str, final: bool = False) -> None:
+        _forget(self.running.pop(ticket).part)
+        self.dispatch.failed(ticket, why, final=final)
 
     def _lost(self, ticket: int) -> None:
         _forget(self.running.pop(ticket).part)
         self.dispatch.lost(ticket)
 
-    def _drop(self, ticket: int, tell: bool = True) -> None:
+    def _drop(self, ticket: int) -> None:
         """Stop a task whose result is not wanted any more."""
         attempt = self.running.pop(ticket, None)
         if attempt is None:
@@ -437,8 +436,7 @@ class _Head:
         with contextlib.suppress(Exception):
             self.ray.cancel(attempt.ref, force=True)
         _forget(attempt.part)
-        if tell:
-            self.dispatch.lost(ticket)
+        self.dispatch.lost(ticket)
 
     def _tell(self, stage: str, pts: Fraction, number: int = 0) -> None:
         if self.on_progress is None:

@@ -32,6 +32,7 @@ class Attempt:
 class _Piece:
     cost: float
     failures: list[str] = field(default_factory=list)
+    poisoned: bool = False
     running: int = 0
     done: bool = False
 
@@ -70,25 +71,23 @@ class Dispatch:
     @property
     def over(self) -> bool:
         """Whether every piece is done or given up."""
-        return all(piece.done or self._given_up(piece) for piece in self._pieces)
+        return all(piece.done or piece.poisoned for piece in self._pieces)
 
     @property
     def left(self) -> int:
         """Pieces neither done nor given up."""
-        return sum(not piece.done and not self._given_up(piece) for piece in self._pieces)
+        return sum(not piece.done and not piece.poisoned for piece in self._pieces)
 
     @property
     def poisoned(self) -> dict[int, tuple[str, ...]]:
         """Pieces given up, with what each failure said."""
-        return {
-            n: tuple(piece.failures) for n, piece in enumerate(self._pieces) if not piece.done and self._given_up(piece)
-        }
+        return {n: tuple(piece.failures) for n, piece in enumerate(self._pieces) if not piece.done and piece.poisoned}
 
     def next(self, now: float) -> tuple[int, Attempt] | None:
         """(ticket, attempt) for an idle worker, or None: there is nothing for it at present."""
         while self._waiting:
             number = self._waiting.pop()
-            if not self._pieces[number].done and not self._given_up(self._pieces[number]):
+            if not self._pieces[number].done and not self._pieces[number].poisoned:
                 return self._hand_out(Attempt(number, now))
         straggler = self._straggler(now)
         return None if straggler is None else self._hand_out(Attempt(straggler, now, copy=True))
@@ -109,13 +108,20 @@ class Dispatch:
         piece.done = True
         return first
 
-    def failed(self, ticket: int, why: str) -> None:
-        """The attempt ended in an error, or killed its worker: it counts against the piece."""
+    def failed(self, ticket: int, why: str, *, final: bool = False) -> None:
+        """The attempt ended in an error, or killed its worker: it counts against the piece.
+
+        Args:
+            ticket: of the attempt.
+            why: one line.
+            final: the caller knows that another attempt would end the same way.
+        """
         attempt = self._take_back(ticket)
         if attempt is None:
             return
         piece = self._pieces[attempt.piece]
         piece.failures.append(why)
+        piece.poisoned = final or len(piece.failures) >= self._attempts
         self._requeue(attempt.piece)
 
     def lost(self, ticket: int) -> None:
@@ -142,11 +148,8 @@ class Dispatch:
 
     def _requeue(self, number: int) -> None:
         piece = self._pieces[number]
-        if not piece.done and not piece.running and not self._given_up(piece):
+        if not piece.done and not piece.running and not piece.poisoned:
             self._waiting.append(number)  # at once: it has already cost time
-
-    def _given_up(self, piece: _Piece) -> bool:
-        return len(piece.failures) >= self._attempts
 
     def _straggler(self, now: float) -> int | None:
         """The running piece that is furthest behind what it should take, if it is behind, and runs only once."""
