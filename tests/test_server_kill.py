@@ -237,10 +237,10 @@ class Clients:
 
 @pytest.mark.slow
 def test_twenty_clients_two_hundred_jobs_ten_kills(tmp_path: Path) -> None:
-    """Real films, real runs with the classical model; prints the figures that docs/web.md quotes."""
+    """Real films, real runs with the model blend; prints the figures that docs/web.md quotes."""
 
     def command(port: int, data: Path) -> list[str]:
-        return [sys.executable, "-m", "midframe", "serve", "--port", str(port), "--data", str(data), "--model", "dis",
+        return [sys.executable, "-m", "midframe", "serve", "--port", str(port), "--data", str(data), "--model", "blend",
                 "--max-jobs", "1000"]  # fmt: skip
 
     choice = random.Random(int(os.environ.get("MIDFRAME_SEED", "0")))

@@ -561,9 +561,10 @@ def _extended(plane: Any, height: int, width: int, down: int, across: int) -> An
 
 
 def muxer_options(muxer: str, tick: Fraction) -> dict[str, str]:
-    """Options of a muxer that keep time exact."""
+    """Options of a muxer that keep time exact, and put the index where a player begins to read."""
     if muxer in ("mp4", "mov"):
-        return {"video_track_timescale": str(timescale(tick)), "movie_timescale": str(timescale(tick))}
+        scale = str(timescale(tick))
+        return {"video_track_timescale": scale, "movie_timescale": scale, "movflags": "+faststart"}
     return {}
 
 

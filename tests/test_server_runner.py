@@ -1,0 +1,134 @@
+"""The runner on small real films: what a job leaves behind, and how its marks are reckoned."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from midframe.errors import Interrupted, MediaError
+from midframe.server import plan, runner
+from midframe.server.worker import Progress, Task
+
+
+def film(path: Path, frames: int = 24, rate: int = 24, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
+    y, x = np.mgrid[:48, :64]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        for i in range(frames):
+            picture = np.stack([x * 3, y * 4, 0 * x + 90], -1).astype(np.uint8)
+            picture[10:30, 2 * i % 40 : 2 * i % 40 + 16] = (250, 240, 90)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def times(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+
+
+def run(source: Path, folder: Path, cancel: threading.Event | None = None, **options: Any) -> Mapping[str, Any]:
+    folder.mkdir(exist_ok=True)
+    told: list[tuple[Progress, bytes | None]] = []
+    task = Task("0" * 16, "full", str(source), str(folder), {"model": "blend", **options}, None, "cpu")
+    outcome = runner.run_job(task, lambda *step: told.append(step), cancel or threading.Event())
+    assert any(picture and picture.startswith(b"\xff\xd8") for _, picture in told)  # JPEG
+    assert told[-1][0].stage == "comparison"
+    json.dumps(outcome)
+    return outcome
+
+
+def test_a_preview_is_what_a_browser_plays(tmp_path: Path) -> None:
+    source = film(tmp_path / "film.mp4", frames=48)
+    outcome = run(source, tmp_path / "job", fps="60", start=0.5, end=1.5)
+    after, before = tmp_path / "job" / outcome["after"], tmp_path / "job" / outcome["before"]
+    assert outcome["after"] == outcome["result"]
+    assert times(after) == pytest.approx([i / 60 for i in range(60)], abs=1e-3)
+    assert times(before) == pytest.approx([i / 24 for i in range(24)], abs=1e-3)  # at its own rate, from 0 on
+    for path in (before, after):
+        data = path.read_bytes()
+        assert data.find(b"moov") < data.find(b"mdat")  # playing starts before the whole file is there
+        with av.open(str(path)) as container:
+            context = container.streams.video[0].codec_context
+            assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+
+
+def test_what_browsers_do_not_play_gets_a_twin(tmp_path: Path) -> None:
+    source = film(tmp_path / "film.mkv", codec="ffv1", pixels="yuv444p")
+    outcome = run(source, tmp_path / "job", ratio="2", container="mkv")
+    assert outcome["result"] == "result.mkv"
+    assert outcome["after"] == "after.mp4"
+    assert len(times(tmp_path / "job" / "after.mp4")) == 48
+    with av.open(str(tmp_path / "job" / "after.mp4")) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    source = film(tmp_path / "film.mp4")
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        run(source, tmp_path / "job", stop)
+    outcome = run(source, tmp_path / "job")
+    assert len(times(tmp_path / "job" / outcome["result"])) == 48
+    assert outcome["pixels"] == 64 * 48 * 48
+
+
+def test_stills_are_what_is_shown_then_and_turned(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    source = film(tmp_path / "film.mp4")
+    decoded = cv2.imdecode(np.frombuffer(runner.make_still(str(source), 0.5, 4096, True), np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape == (48, 64, 3)
+    row = decoded[20, :, 2] > 215  # the yellow square of frame 12 begins at column 24
+    assert abs(int(np.flatnonzero(row)[0]) - 24) <= 1
+    assert len(runner.make_still(str(source), 99.0, 64, True)) > 100  # after the end: something, not nothing
+
+
+@pytest.mark.parametrize(("rotation", "corner"), [(0, (2, 2)), (90, (2, -3)), (180, (-3, -3)), (270, (-3, 2))])
+def test_stills_are_turned_clockwise_as_players_do(
+    monkeypatch: pytest.MonkeyPatch, rotation: int, corner: tuple[int, int]
+) -> None:
+    cv2 = pytest.importorskip("cv2")
+    picture = torch.zeros(3, 48, 64)
+    picture[:, :8, :8] = 1.0  # white at the top left
+    monkeypatch.setattr("midframe.colour.to_rgb", lambda planes, form: picture)
+    data = runner.jpeg(SimpleNamespace(planes=(), format=None), 4096, rotation)  # type: ignore[arg-type]
+    turned = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert turned.shape == ((48, 64) if rotation % 180 == 0 else (64, 48))
+    assert turned[corner] > 200
+    assert turned.mean() < 30
+
+
+def test_probe_says_what_the_page_shows(tmp_path: Path) -> None:
+    said = json.loads(json.dumps(runner.probe_film(str(film(tmp_path / "film.mp4")))))
+    assert (said["width"], said["height"], said["frames"], said["rate"]) == (64, 48, 24, "24")
+    assert said["duration"] == pytest.approx(1.0, abs=0.05)
+    (tmp_path / "text.mp4").write_text("no film " * 99)
+    with pytest.raises(MediaError):
+        runner.probe_film(str(tmp_path / "text.mp4"))
+
+
+def test_marks_are_seconds_of_the_result() -> None:
+    result = SimpleNamespace(kinds="smsmhhssrrrm", rate=Fraction(10), cuts=(Fraction(6, 10),))
+    found = runner.marks(result, Fraction(1, 10), Fraction(2))
+    assert found["holds"] == [[0.4, 0.6]]
+    assert found["duplicates"] == [[0.8, 1.1]]
+    assert found["cuts"] == [1.0]  # (0.6 - 0.1) seconds of the source, twice as slow
+
+
+def test_size_follows_the_quality() -> None:
+    for crf in (10.0, 16.0, 22.0):
+        measured = 0.3 * 2 ** ((16 - crf) / 6)
+        assert plan.at_crf_16(measured, crf) == pytest.approx(0.3)
+    assert plan.at_crf_16(0.3, None) == 0.3
