@@ -15,7 +15,7 @@ FLOORS = {
     "video": 2, "models": 2, "shots": 2, "overlays": 2, "scenes": 2,
     "engine": 3, "plan": 3,
     "pipeline": 4, "interpolator": 4, "evaluation": 4, "training": 4,
-    "modelscope": 5, "cluster": 5, "server": 5,
+    "modelscope": 5, "cluster": 5, "batch": 5, "server": 5,
     "cli": 6, "__main__": 7, "__init__": 7,
 }  # fmt: skip
 

@@ -187,6 +187,13 @@ def connected(ray: ModuleType, farm: Farm) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextlib.contextmanager
+def joined(farm: Farm) -> Iterator[None]:
+    """One connection for several films: `interpolate` calls inside share it, and its workers keep their models."""
+    with connected(_ray(), farm):
+        yield
+
+
 class _Head:
     """Hands segments out until all are in the journal, then joins them."""
 

@@ -12,6 +12,7 @@ import click
 # name -> (module in this package, one-line help); the command object in the module is `command`.
 COMMANDS: dict[str, tuple[str, str]] = {
     "interpolate": ("interpolate", "Make a film smoother: any rate, slow motion, a pair of pictures."),
+    "batch": ("batch", "Many films from a list or a folder, with one table and one report."),
     "probe": ("probe", "What a file is, what would happen to it, what it would cost."),
     "compare": ("compare", "Two films or pictures in one: side by side, difference, slider."),
     "demo": ("demo", "Render a short scene and interpolate it; works offline, first run."),

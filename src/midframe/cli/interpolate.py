@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import click
 from midframe.cli import PathCommand
 
 if TYPE_CHECKING:
+    from midframe.cluster import Farm
     from midframe.options import Options
 
 # what is taken for a film in a folder
@@ -43,6 +45,7 @@ HEADINGS = {
     "Logos, subtitles": ("static", "mask"),
     "Model": ("model", "weights", "flow_scale"),
     "Machine": ("device", "precision", "tile"),
+    "Farm": ("ray", "workers", "gpus_per_worker", "work"),
     "Range": ("start", "end", "preview"),
     "Output": (
         "output", "overwrite", "codec", "crf", "preset", "pix_fmt", "encoder", "audio", "subtitles", "chapters",
@@ -71,9 +74,13 @@ HEADINGS = {
 @click.option("--model", metavar="NAME", help="See: midframe models list. Default: dis.")
 @click.option("--weights", metavar="PATH", help="Local folder or file with the model's weights.")
 @click.option("--flow-scale", type=click.Choice(["auto", "1", "0.5", "0.25"]), help="Size at which motion is sought.")
-@click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps; cuda:0,cuda:1 uses both.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of the convolutions.")
 @click.option("--tile", metavar="N", help="auto (when memory does not suffice), off, or the side in pixels.")
+@click.option("--ray", metavar="ADDRESS", help="Spread over a Ray cluster: auto, local, HOST:PORT, ray://HOST:PORT.")
+@click.option("--workers", type=int, metavar="N", help="Segments at a time on the farm. Default: as it carries.")
+@click.option("--gpus-per-worker", type=float, metavar="X", help="0.5 lets two workers share a GPU. Default: 1.")
+@click.option("--work", metavar="DIR|URL", help="A place that head and workers share, for sources and segments.")
 @click.option("--start", metavar="T", help="90, 1:30, 01:02:03.5.")
 @click.option("--end", metavar="T", help="Where to stop, on the same clock.")
 @click.option("--preview", metavar="N@T", help="A sample: 5@00:10 is five seconds from 0:10 on.")
@@ -97,7 +104,17 @@ HEADINGS = {
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 def command(
-    inputs: tuple[str, ...], output: str | None, dry_run: bool, progress: str, quiet: bool, verbose: bool, **wishes: Any
+    inputs: tuple[str, ...],
+    output: str | None,
+    dry_run: bool,
+    progress: str,
+    quiet: bool,
+    verbose: bool,
+    ray: str | None,
+    workers: int | None,
+    gpus_per_worker: float | None,
+    work: str | None,
+    **wishes: Any,
 ) -> None:
     """Make films smoother, with nothing of them lost on the way.
 
@@ -114,18 +131,58 @@ def command(
     from midframe.options import Options
 
     wishes["encoder"] = list(wishes["encoder"]) or None
+    farm = farm_of(wishes, ray, workers, gpus_per_worker, work)
     options = Options.parse(**wishes)
     _log_to_stderr(verbose)
-    run(inputs, output, options, dry_run=dry_run, progress="off" if quiet else progress, quiet=quiet)
+    run(inputs, output, options, dry_run=dry_run, progress="off" if quiet else progress, farm=farm)
+
+
+def farm_of(
+    wishes: dict[str, Any], ray: str | None, workers: int | None, gpus_per_worker: float | None, work: str | None
+) -> Farm | None:
+    """The farm that the options ask for, or None. A list of devices leaves the wishes: each worker gets one.
+
+    Raises:
+        InputError: options of a farm without one.
+    """
+    from midframe.errors import InputError
+
+    devices: tuple[str, ...] = ()
+    if "," in (wishes.get("device") or ""):
+        devices = tuple(name.strip() for name in wishes["device"].split(","))
+        wishes["device"] = devices[0].split(":")[0]
+    if ray is None and not devices:
+        for name, given in (("workers", workers), ("gpus-per-worker", gpus_per_worker), ("work", work)):
+            if given is not None:
+                raise InputError(f"--{name} is for a farm; add --ray auto, or leave it out")
+        return None
+    from midframe.cluster import Farm
+
+    return Farm(
+        address=ray if ray is not None else "local",
+        workers=workers,
+        gpus_per_worker=1.0 if gpus_per_worker is None else gpus_per_worker,
+        devices=devices,
+        work=work,
+    )
 
 
 def run(
-    inputs: Sequence[str], output: str | None, options: Options, *, dry_run: bool, progress: str, quiet: bool = False
+    inputs: Sequence[str],
+    output: str | None,
+    options: Options,
+    *,
+    dry_run: bool,
+    progress: str,
+    farm: Farm | None = None,
 ) -> None:
     """Do what the command line asks, one input after the other; the exit code is that of the first failure."""
     from midframe.cli.telling import teller
     from midframe.errors import Interrupted, MidframeError
 
+    if farm is not None and any("://" in name for name in inputs):
+        urls(inputs, output, options, progress, farm)
+        return
     sources = [Path(name) for name in inputs]
     if all(is_picture(source) for source in sources):
         pictures(sources, output, options)
@@ -136,7 +193,7 @@ def run(
     for source in jobs:
         with teller(progress) as told:
             try:
-                one(source, target, options, told, dry_run=dry_run, quiet=quiet)
+                one(source, target, options, told, dry_run=dry_run, farm=farm)
             except Interrupted:
                 raise
             except MidframeError as error:
@@ -148,8 +205,10 @@ def run(
         sys.exit(first.exit_code)
 
 
-def one(source: Path, target: Path | None, options: Options, told: Any, *, dry_run: bool, quiet: bool) -> None:
-    """One film."""
+def one(
+    source: Path, target: Path | None, options: Options, told: Any, *, dry_run: bool, farm: Farm | None = None
+) -> None:
+    """One film, here or on a farm."""
     from midframe import pipeline
 
     name = target
@@ -160,10 +219,47 @@ def one(source: Path, target: Path | None, options: Options, told: Any, *, dry_r
         told.plan(pipeline.plan(source, name, options=options))
         return
     with signals(told) as (drain, cancel):
-        result = pipeline.interpolate(
-            source, name, options=options, on_plan=told.plan, on_progress=told.progress, cancel=cancel, drain=drain
+        told.result(
+            maker(farm)(
+                source, name, options=options, on_plan=told.plan, on_progress=told.progress, cancel=cancel, drain=drain
+            )
         )
-    told.result(result)
+
+
+def maker(farm: Farm | None) -> Callable[..., Any]:
+    """What makes a film: this machine, or the farm."""
+    if farm is None:
+        from midframe import pipeline
+
+        return pipeline.interpolate
+    from midframe import cluster
+
+    return functools.partial(cluster.interpolate, farm=farm)
+
+
+def urls(inputs: Sequence[str], output: str | None, options: Options, progress: str, farm: Farm) -> None:
+    """One film behind a URL, on a farm.
+
+    Raises:
+        InputError: several, or no place for the result.
+    """
+    from midframe.cli.telling import teller
+    from midframe.errors import InputError
+
+    if len(inputs) != 1 or output is None:
+        raise InputError("a URL is taken one at a time, with -o FILE|URL; midframe batch takes a list of them")
+    with teller(progress) as told, signals(told) as (drain, cancel):
+        told.result(
+            maker(farm)(
+                inputs[0],
+                output,
+                options=options,
+                on_plan=told.plan,
+                on_progress=told.progress,
+                cancel=cancel,
+                drain=drain,
+            )
+        )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,210 @@
+"""Many films, one after the other or several at a time, with one report that says how each went.
+
+The report is the memory too: the same batch again skips films that are done, goes on with one that was interrupted
+(its own journal does that) and tries failed ones again. What makes a film is handed in: this machine or a farm.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from midframe.errors import InputError, Interrupted, MediaError, MidframeError
+from midframe.journal import fingerprint, write_whole
+from midframe.options import Options
+from midframe.pipeline import Progress, Result
+
+
+class Make(Protocol):
+    """`pipeline.interpolate`, or the same over a farm."""
+
+    def __call__(
+        self,
+        src: str | Path,
+        dst: str | Path | None,
+        *,
+        options: Options,
+        on_progress: Callable[[Progress], None],
+        cancel: threading.Event,
+        drain: threading.Event,
+    ) -> Result:
+        """Make one film."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One film of a batch, and how it goes."""
+
+    source: str  # path or URL
+    target: str | None  # None: beside the source, or in the batch's folder
+    options: dict[str, Any]  # as `Options.to_json` writes them
+    state: str = "waiting"  # "waiting", "running", "done", "failed"
+    frames: int = 0  # output pictures so far
+    total: int | None = None
+    seconds: float = 0.0  # of work in the run that ended it
+    error: str | None = None  # one line
+    fingerprint: dict[str, Any] | None = None  # of the source when it was done
+
+
+def read_list(path: Path, options: Options) -> list[Entry]:
+    """The entries of a CSV file: `source`, perhaps `target`, and any options by name (`fps`, `ratio`, `model` ...).
+
+    Paths are taken from the list's own folder; an empty cell means what `options` says.
+
+    Raises:
+        MediaError: the list cannot be read.
+        InputError: a column or a value that is not known, with its line.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, restkey="?", restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MediaError(f"the list '{path}' cannot be read: {error}") from error
+    if not rows or "source" not in rows[0]:
+        raise InputError(f"the list '{path}' has no films: its first line names the columns, 'source' among them")
+    base = {name: value for name, value in asdict(options).items() if value != getattr(Options(), name)}
+    entries = []
+    for number, row in enumerate(rows, 2):
+        wishes = {name: value for name, value in row.items() if name not in ("source", "target") and value}
+        if "?" in wishes:
+            raise InputError(f"'{path}', line {number}: more cells than columns")
+        if not row["source"]:
+            raise InputError(f"'{path}', line {number}: there is no source")
+        try:
+            clash = {"fps": "ratio", "ratio": "fps"}
+            mine = {k: v for k, v in base.items() if clash.get(k) not in wishes}
+            wished = Options.parse(**{**mine, **wishes})
+        except InputError as error:
+            raise InputError(f"'{path}', line {number}: {error}") from error
+        target = row.get("target") or None
+        entries.append(Entry(_beside(path, row["source"]), target and _beside(path, target), wished.to_json()))
+    return entries
+
+
+def _beside(path: Path, name: str) -> str:
+    return name if "://" in name else str(path.parent / name)
+
+
+class Batch:
+    """A list of films and their report.
+
+    Args:
+        entries: what is to be made.
+        report: the JSON file that remembers; films that it knows as done are not made again.
+        make: makes one film.
+        at_once: films in work at the same time.
+        on_change: called with the entries whenever one changes, from any thread.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        report: Path,
+        make: Make,
+        *,
+        at_once: int = 1,
+        on_change: Callable[[Sequence[Entry]], None] | None = None,
+    ) -> None:
+        self.report = report
+        self._make, self._at_once, self._on_change = make, at_once, on_change
+        self._lock = threading.RLock()
+        self._written = 0.0
+        self.entries = [self._remembered(entry) for entry in entries]
+
+    def run(self, cancel: threading.Event, drain: threading.Event) -> list[Entry]:
+        """Make what is not made yet; returns the entries. The films that fail do not stop the others.
+
+        Raises:
+            Interrupted: stopped on request; the same batch goes on.
+        """
+        todo = [n for n, entry in enumerate(self.entries) if entry.state != "done"]
+        self._save()
+        with ThreadPoolExecutor(self._at_once, thread_name_prefix="midframe-batch") as pool:
+            for _ in pool.map(lambda n: self._one(n, cancel, drain), todo):
+                pass
+        self._save()
+        if cancel.is_set() or drain.is_set():
+            done = sum(entry.state == "done" for entry in self.entries)
+            raise Interrupted(f"stopped; {done} of {len(self.entries)} films are done: the same command goes on")
+        return self.entries
+
+    def _one(self, number: int, cancel: threading.Event, drain: threading.Event) -> None:
+        if cancel.is_set() or drain.is_set():
+            return
+        entry = self.entries[number]
+        began = time.monotonic()
+        self._change(number, state="running", error=None, frames=0)
+
+        def on_progress(progress: Progress) -> None:
+            self._change(number, save=False, frames=progress.frames, total=progress.total)
+
+        try:
+            result = self._make(
+                entry.source,
+                entry.target,
+                options=Options.from_json(entry.options),
+                on_progress=on_progress,
+                cancel=cancel,
+                drain=drain,
+            )
+        except Interrupted:
+            self._change(number, state="waiting")
+        except MidframeError as error:
+            self._change(number, state="failed", error=str(error), seconds=time.monotonic() - began)
+        else:
+            self._change(
+                number,
+                state="done",
+                target=str(result.path),
+                frames=result.frames_out,
+                total=result.frames_out,
+                seconds=round(time.monotonic() - began, 3),
+                fingerprint=_known(entry.source),
+            )
+
+    def _change(self, number: int, save: bool = True, **fields: Any) -> None:
+        with self._lock:
+            self.entries[number] = replace(self.entries[number], **fields)
+            if save:
+                self._save()
+            if self._on_change is not None:
+                self._on_change(self.entries)
+
+    def _save(self) -> None:
+        with self._lock:
+            self.report.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.report, json.dumps([asdict(entry) for entry in self.entries], indent=1))
+
+    def _remembered(self, entry: Entry) -> Entry:
+        """What the report of an earlier run says of this film, if it is done and nothing has changed since."""
+        for old in self._old():
+            if (
+                old.state == "done"
+                and old.source == entry.source
+                and (entry.target is None or old.target == entry.target)
+                and old.options == entry.options
+                and old.fingerprint == _known(entry.source)
+                and (old.target is None or "://" in old.target or Path(old.target).exists())
+            ):
+                return old
+        return entry
+
+    def _old(self) -> list[Entry]:
+        try:
+            return [Entry(**record) for record in json.loads(self.report.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
+            return []
+
+
+def _known(source: str) -> dict[str, Any] | None:
+    """A source's fingerprint; None for URLs and what is not there: those are told by their name alone."""
+    path = Path(source)
+    return fingerprint(path) if "://" not in source and path.exists() else None

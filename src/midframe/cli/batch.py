@@ -1,0 +1,178 @@
+"""`midframe batch`: many films, one table, one report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from midframe.cli import PathCommand
+
+if TYPE_CHECKING:
+    from midframe.batch import Entry
+
+FILMS_AT_ONCE = 4  # on a farm: the end of one film leaves no worker idle
+TABLE_SECONDS = 0.5  # between two pictures of the table
+
+
+@click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("films", metavar="LIST.csv|FOLDER")
+@click.option("-o", "--output", metavar="DIR", help="Folder for the results; a list may do without: beside each film.")
+@click.option("--report", metavar="JSON", help="Default: batch.json in the output folder, or LIST.csv.json.")
+@click.option("--fps", metavar="RATE", help="Output rate for films whose line says none.")
+@click.option("--ratio", metavar="X", help="Output rate over input rate. Default: 2.")
+@click.option("--model", metavar="NAME", help="See: midframe models list.")
+@click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:0,cuda:1 ...")
+@click.option("-y", "--overwrite", is_flag=True, default=None, help="Replace files that are there.")
+@click.option("--ray", metavar="ADDRESS", help="Spread over a Ray cluster: auto, local, HOST:PORT.")
+@click.option("--workers", type=int, metavar="N", help="Segments at a time on the farm.")
+@click.option("--gpus-per-worker", type=float, metavar="X", help="0.5 lets two workers share a GPU.")
+@click.option("--work", metavar="DIR|URL", help="A place that head and workers share.")
+def command(
+    films: str,
+    output: str | None,
+    report: str | None,
+    ray: str | None,
+    workers: int | None,
+    gpus_per_worker: float | None,
+    work: str | None,
+    **wishes: Any,
+) -> None:
+    """Make many films smoother, from a list or a folder.
+
+    A list is CSV with a first line of column names: source, and if wished target and any options of
+    `midframe interpolate` by name (fps, ratio, slowmo, model, codec, crf ...).
+
+    The same command again skips what is done, goes on with what was interrupted and tries what failed.
+    """
+    from midframe import batch
+    from midframe.cli.interpolate import farm_of, maker, signals
+    from midframe.cli.telling import Teller
+    from midframe.errors import InputError, MediaError
+    from midframe.options import Options
+
+    farm = farm_of(wishes, ray, workers, gpus_per_worker, work)
+    options = Options.parse(**wishes)
+    source = Path(films)
+    if source.is_dir() and output is None:
+        raise InputError(f"results in '{films}' itself would be films of the next batch; give a folder with -o")
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MediaError(f"the folder '{folder}' cannot be made: {error.strerror}") from error
+    entries = _entries(source, folder, options)
+    where = folder / "batch.json" if folder is not None else source.with_name(source.name + ".json")
+    table = _Table()
+    work_list = batch.Batch(
+        entries,
+        Path(report) if report is not None else where,
+        maker(farm),
+        at_once=1 if farm is None else FILMS_AT_ONCE,
+        on_change=table.show,
+    )
+    with _connection(farm), table, signals(Teller()) as (drain, cancel):
+        done = work_list.run(cancel, drain)
+    failed = [entry for entry in done if entry.state == "failed"]
+    click.echo(f"{len(done) - len(failed)} of {len(done)} films are done; report: {work_list.report}")
+    for entry in failed:
+        click.echo(f"midframe: {entry.source}: {entry.error}", err=True)
+    if failed:
+        sys.exit(1)
+
+
+def _entries(source: Path, folder: Path | None, options: Any) -> list[Entry]:
+    """The films of a list or a folder, each with its target.
+
+    Raises:
+        MediaError: there is neither.
+    """
+    from midframe import batch
+    from midframe.cli.interpolate import find_jobs
+
+    if source.is_dir():
+        entries = [batch.Entry(str(film), None, options.to_json()) for film in find_jobs([source])]
+    else:
+        entries = batch.read_list(source, options)
+    if folder is None:
+        return entries
+    return [
+        entry if entry.target else batch.Entry(entry.source, _target(entry, folder), entry.options) for entry in entries
+    ]
+
+
+def _target(entry: Entry, folder: Path) -> str:
+    """A name in the batch's folder; a source that cannot be probed keeps its own, and fails with its own reason."""
+    from midframe.errors import MidframeError
+    from midframe.options import Options
+    from midframe.plan import default_target
+    from midframe.video.probe import probe
+
+    options = Options.from_json(entry.options)
+    try:
+        info = probe(entry.source)
+    except MidframeError:
+        return str(folder / Path(entry.source).name)
+    rate = options.fps or (info.rate or Fraction(30)) * (options.ratio or 2)
+    return str(folder / default_target(Path(entry.source), options, rate).name)
+
+
+def _connection(farm: Any) -> Any:
+    import contextlib
+
+    if farm is None:
+        return contextlib.nullcontext()
+    from midframe import cluster
+
+    return cluster.joined(farm)
+
+
+class _Table:
+    """The films and how far they are: a live table on a terminal, a line for each end otherwise."""
+
+    def __init__(self) -> None:
+        self._live: Any = None
+        self._shown = 0.0
+        self._states: dict[int, str] = {}
+
+    def __enter__(self) -> _Table:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), auto_refresh=False)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *trace: Any) -> None:
+        if self._live is not None:
+            self._live.__exit__(*trace)
+
+    def show(self, entries: Sequence[Entry]) -> None:
+        """Called whenever something changed."""
+        if self._live is not None:
+            now = time.monotonic()
+            if now - self._shown >= TABLE_SECONDS or all(entry.state in ("done", "failed") for entry in entries):
+                self._shown = now
+                self._live.update(_table(entries), refresh=True)
+            return
+        for number, entry in enumerate(entries):
+            if entry.state != self._states.get(number) and entry.state in ("running", "done", "failed"):
+                self._states[number] = entry.state
+                click.echo(f"{entry.state}: {entry.source}" + (f" -> {entry.target}" if entry.target else ""))
+
+
+def _table(entries: Sequence[Entry]) -> Any:
+    from rich.table import Table
+
+    table = Table("film", "state", "frames", "result")
+    for entry in entries:
+        frames = f"{entry.frames}/{entry.total}" if entry.total else str(entry.frames or "")
+        table.add_row(Path(entry.source).name, entry.state, frames, entry.error or Path(entry.target or "").name)
+    return table
