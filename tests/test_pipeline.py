@@ -247,6 +247,12 @@ def test_a_range_starts_and_ends_where_it_is_wished(tmp_path: Path) -> None:
         run(source, tmp_path / "none.mp4", start=9)
 
 
+def test_an_end_before_the_first_picture_is_refused(tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mkv", Clip(pts=range(24, 48)))
+    with pytest.raises(InputError, match=r"--end 0\.5 s is not after 1 s, where the film's first picture is shown"):
+        run(source, end="0.5")
+
+
 def test_slow_motion_lasts_longer(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(frames=24, sounds=1))
     result = run(source, slowmo=4)

@@ -157,6 +157,10 @@ def make_plan(
         raise InputError(f"--start {float(wished.start):g} s is not within the film, which ends at {float(end):.6g} s")
     first = start if wished.start is None else max(start, wished.start)
     last = end if wished.end is None else wished.end if end is None else min(end, wished.end)
+    if last is not None and last <= first:
+        raise InputError(
+            f"--end {float(last):g} s is not after {float(first):.6g} s, where the film's first picture is shown"
+        )
     short = last is not None and (last - first) * rate * slowmo < 2 * SEGMENT_OUTPUTS
     segments = plan_segments(() if short else keys(), first, last, rate * slowmo)
     # the outer ends are the wished ones: open where nothing was wished
