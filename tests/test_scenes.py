@@ -63,7 +63,7 @@ def test_flow_carries_each_picture_onto_the_other(textures: Textures, block: int
     """Where a pixel is seen in both, the other picture at the end of its flow has its colour."""
     checked = telling = 0
     for seed in range(block * 6, block * 6 + 6):
-        scene = clean(seed, textures)
+        scene = clean(seed, textures, mix=replace(CLEAN, static_scene=0, medium=0.6))
         drawn = render(scene)
         times = {"a": 0.0, "b": 1.0, "t": scene.t, "before": -1.0, "after": 2.0}
         pictures = {"a": drawn.a, "b": drawn.b, "t": drawn.target, "before": drawn.before, "after": drawn.after}
@@ -80,9 +80,9 @@ def test_flow_carries_each_picture_onto_the_other(textures: Textures, block: int
             assert error.mean() < 0.6, (seed, name)  # levels; rounding both pictures costs 0.35
             assert np.percentile(error, 99) < 2.5, (seed, name)
             blind = np.abs(pictures[two].astype(float) - pictures[one]).mean(-1)[good]
-            telling += int(blind.mean() > 3)
+            telling += int(blind.mean() > 1.8)
             checked += 1
-    assert checked > 25 and telling > 5
+    assert checked > 25 and telling > 4
 
 
 def test_flow_is_exact_to_a_fiftieth_of_a_pixel(textures: Textures) -> None:

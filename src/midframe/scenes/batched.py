@@ -80,7 +80,7 @@ def _same_blur(
             for k in range(samples):
                 offsets = [((k + 0.5) / samples - 0.5) * scene.exposure for scene in scenes]
                 at = [moment + offset for moment, offset in zip(moments[name], offsets, strict=True)]
-                total += instant(scenes, storeys, at)[0]
+                total += instant(scenes, storeys, at, quick=True)[0]
             picture = (total / samples).round_()
         clean[name] = picture
         if name == "t":
@@ -152,7 +152,7 @@ def stacked(scenes: Sequence[Scene], device: torch.device | str) -> list[Storey]
 
 
 def instant(
-    scenes: Sequence[Scene], storeys: Sequence[Storey], moments: Sequence[float]
+    scenes: Sequence[Scene], storeys: Sequence[Storey], moments: Sequence[float], quick: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each scene at its own moment: picture (B, 3, H, W) in whole levels; label and overlay (B, H, W)."""
     height, width, device = scenes[0].height, scenes[0].width, storeys[0].patches.device
@@ -170,7 +170,8 @@ def instant(
         strength = torch.tensor(
             [layer.visibility(s) for layer, s in zip(storey.layers, at, strict=True)], device=device
         )
-        sheet = sampled(storey, *places(storey, matrices(storey, at, height, width), at, height, width))
+        matrix = matrices(storey, at, height, width)
+        sheet = sampled(storey, *places(storey, matrix, at, height, width), "bilinear" if quick else "bicubic")
         under = canvas[storey.members]
         cover = sheet[:, 3:] * (strength / 255).view(-1, 1, 1, 1)
         canvas[storey.members] = under + (sheet[:, :3] - under) * cover
@@ -228,8 +229,8 @@ def places(
     return x, y
 
 
-def sampled(storey: Storey, x: Tensor, y: Tensor) -> Tensor:
-    """The patches (M, 4, H, W) at texels (x, y): cubic, whole levels, mirrored beyond the edges of endless ones."""
+def sampled(storey: Storey, x: Tensor, y: Tensor, mode: str) -> Tensor:
+    """The patches (M, 4, H, W) at texels (x, y): whole levels, mirrored beyond the edges of endless ones."""
     size = storey.sizes[:, :, None, None] - 1
     mirrored = storey.endless[:, None, None]
 
@@ -242,7 +243,7 @@ def sampled(storey: Storey, x: Tensor, y: Tensor) -> Tensor:
     where = torch.stack(
         [folded(x, size[:, 0]) * (2 / (columns - 1)) - 1, folded(y, size[:, 1]) * (2 / (rows - 1)) - 1], -1
     )
-    out = F.grid_sample(storey.patches, where, mode="bicubic", padding_mode="zeros", align_corners=True)
+    out = F.grid_sample(storey.patches, where, mode=mode, padding_mode="zeros", align_corners=True)
     return out.clamp_(0, 255).round_()
 
 

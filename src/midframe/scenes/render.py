@@ -7,7 +7,7 @@ flow is that of the front-most layer that covers more than half of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -70,9 +70,10 @@ def render(scene: Scene, neighbours: bool = True) -> Rendered:
     clean: dict[str, Bytes] = {}
     labels: dict[str, Bytes] = {}
     layers: dict[str, list[Sheet]] = {}
+    kept: dict[int, Sheet] = {}
     overlay = np.zeros((scene.height, scene.width), bool)
     for name, s in times.items():
-        sheets = layers[name] = spread_out(scene, scene.clock(s))
+        sheets = layers[name] = spread_out(scene, scene.clock(s), kept)
         clean[name] = exposed(scene, s, sheets)
         labels[name] = visible(scene, sheets)
         if name == "t":
@@ -134,11 +135,24 @@ class Sheet:
     unbent: tuple[Array, Array] | None = None  # texels (x, y) seen at the nodes of these rows and columns, if rippled
 
 
-def spread_out(scene: Scene, s: float) -> list[Sheet]:
-    """All layers that are to be seen at the moment s, from the back to the front."""
+def spread_out(scene: Scene, s: float, kept: dict[int, Sheet] | None = None, quick: bool = False) -> list[Sheet]:
+    """All layers that are to be seen at the moment s, from the back to the front.
+
+    Args:
+        scene: what to draw.
+        s: a moment of the scene.
+        kept: layers that rest, from earlier calls for the same scene; new ones are added.
+        quick: interpolate linearly, for the many pictures of which motion blur is the mean.
+    """
     out = []
     for number, layer in enumerate(scene.layers):
-        sheet = draw(number, layer, s, scene.height, scene.width)
+        if kept is not None and number in kept:
+            strength = layer.visibility(s)
+            sheet = replace(kept[number], strength=strength) if strength > 0 else None
+        else:
+            sheet = draw(number, layer, s, scene.height, scene.width, quick)
+            if kept is not None and sheet is not None and layer.still:
+                kept[number] = sheet
         if sheet is not None:
             out.append(sheet)
     return out
@@ -157,9 +171,10 @@ def exposed(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
     count = blur_samples(scene)
     offsets = ((np.arange(count) + 0.5) / count - 0.5) * scene.exposure
     total = np.zeros((scene.height, scene.width, 3), np.float32)
+    kept: dict[int, Sheet] = {}
     for offset in offsets:
         moment = scene.clock(s) + float(offset)
-        cv2.accumulate(instant(scene, moment, spread_out(scene, moment)), total)
+        cv2.accumulate(instant(scene, moment, spread_out(scene, moment, kept, quick=True)), total)
     return np.asarray(cv2.convertScaleAbs(total, alpha=1.0 / count), np.uint8)
 
 
@@ -168,7 +183,7 @@ def blur_samples(scene: Scene) -> int:
     if scene.exposure <= 0:
         return 0
     # half a pixel of the fastest thing between samples would be ideal; 2 px is where the eye begins to see them
-    return int(np.clip(np.ceil(fastest(scene) * scene.exposure / 2), 1, 12))
+    return int(np.clip(np.ceil(fastest(scene) * scene.exposure / 2), 1, 10))
 
 
 def instant(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
@@ -196,7 +211,7 @@ def instant(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
     return np.rint(canvas, out=canvas).astype(np.uint8)
 
 
-def draw(number: int, layer: Layer, s: float, height: int, width: int) -> Sheet | None:
+def draw(number: int, layer: Layer, s: float, height: int, width: int, quick: bool = False) -> Sheet | None:
     """A layer as it lies in the picture at s; None if it is not to be seen."""
     strength = layer.visibility(s)
     if strength <= 0:
@@ -213,15 +228,15 @@ def draw(number: int, layer: Layer, s: float, height: int, width: int) -> Sheet 
     border = cv2.BORDER_REFLECT_101 if layer.endless else cv2.BORDER_CONSTANT
     here = translation(-left, -top) @ matrix
     size = (right - left, bottom - top)
-    unbent = None
+    unbent, way = None, cv2.INTER_LINEAR if quick else cv2.INTER_CUBIC
     if layer.ripple is not None:
         unbent = unrippled(layer, matrix, s, (top, left, bottom, right))
         x, y = (between_nodes(v, bottom - top, right - left) for v in unbent)
-        patch = cv2.remap(layer.patch, x, y, cv2.INTER_CUBIC, borderMode=border)
+        patch = cv2.remap(layer.patch, x, y, way, borderMode=border)
     elif here[2, 0] == 0 and here[2, 1] == 0:
-        patch = cv2.warpAffine(layer.patch, here[:2], size, flags=cv2.INTER_CUBIC, borderMode=border)
+        patch = cv2.warpAffine(layer.patch, here[:2], size, flags=way, borderMode=border)
     else:
-        patch = cv2.warpPerspective(layer.patch, here, size, flags=cv2.INTER_CUBIC, borderMode=border)
+        patch = cv2.warpPerspective(layer.patch, here, size, flags=way, borderMode=border)
     return Sheet(number, layer, strength, np.asarray(patch, np.uint8), slice(top, bottom), slice(left, right), unbent)
 
 
