@@ -79,7 +79,6 @@ def test_a_variable_rate_is_kept(tmp_path: Path) -> None:
     with open_reader(tmp_path / "a.mp4") as reader:
         found = list(reader)
     assert [frame.pts for frame in found] == [Fraction(stamp, 90) for stamp in stamps]
-    assert found[-1].duration == Fraction(3, 90)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +151,19 @@ def test_odd_and_tiny_sizes(tmp_path: Path, width: int, height: int) -> None:
     assert (done.width, done.height) == (width, height)
 
 
+@pytest.mark.parametrize(("width", "height"), [(48, 48), (34, 64), (16, 16), (8, 8), (2, 2)])
+def test_small_deep_pictures(tmp_path: Path, width: int, height: int) -> None:
+    # x265 4.2 damages its memory at widths of 33 to 48, and refuses less than 16
+    deep = replace(PLAIN, name="yuv420p10le", depth=10)
+    info = info_of(deep, width, height)
+    encoding = choose_encoder(info, tmp_path / "a.mkv")
+    assert encoding.codec == ("libx265" if width >= 16 else "libx264")
+    if width >= 16:
+        assert "cutree=0" in dict(encoding.options)["x265-params"]
+    done = write(tmp_path / "a.mkv", info, 12)
+    assert (done.width, done.height, done.format.depth) == (width, height, 10)
+
+
 def test_tags_of_the_source_are_kept(tmp_path: Path) -> None:
     format = replace(PLAIN, matrix="smpte170m", primaries="smpte170m", transfer="smpte170m", full_range=True)
     info = info_of(format, sample_aspect=Fraction(16, 15), rotation=90,
@@ -210,6 +222,10 @@ def test_wishes_that_cannot_be(tmp_path: Path) -> None:
     ):
         with pytest.raises(UnsupportedError, match=words):
             choose_encoder(info, tmp_path / target, **more)
+    with pytest.raises(UnsupportedError, match=r"libx264 refuses .*tune=nonsense"):
+        choose_encoder(info, tmp_path / "a.mp4", options=[("tune", "nonsense")])
+    with pytest.raises(UnsupportedError, match="libx265 refuses 8x8"):
+        choose_encoder(info_of(width=8, height=8), tmp_path / "a.mp4", "libx265")
     with pytest.raises(InputError, match="no option 'colour'"):
         choose_encoder(info, tmp_path / "a.mp4", options=[("colour", "1")])
     with pytest.raises(InputError, match="no --crf"):

@@ -35,6 +35,7 @@ _REFUSED = frozenset({
     "gdigrab", "vfwcap", "avfoundation", "decklink", "libdc1394", "iec61883", "xcbgrab", "android_camera",
 })  # fmt: skip
 OPEN_SECONDS = 60.0  # longer than any header takes to read, shorter than a person waits
+MAX_PIXELS = 16384 * 8704  # 16K video; a damaged header may ask for any amount of memory
 FIRST_PICTURES = 4  # decoded to see interlacing
 # Bounds of the look at time stamps: whichever is reached first.
 LOOK_PACKETS = 600
@@ -94,7 +95,11 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Any]:
         MediaError: it cannot be opened, in one line.
     """
     check_path(path)
-    options = {"format_whitelist": _allowed_demuxers(), "protocol_whitelist": "file"}
+    options = {
+        "format_whitelist": _allowed_demuxers(),
+        "protocol_whitelist": "file",
+        "max_pixels": str(MAX_PIXELS),
+    }
     try:
         # "file:" keeps names with a colon or a leading dash from being read as anything else
         container = av.open(
@@ -199,6 +204,7 @@ class _Look:
 def _look(container: Any, stream: Any) -> _Look:
     look = _Look()
     size = 0
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     for other in container.streams:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
@@ -541,6 +547,7 @@ def _count(path: str | os.PathLike[str], index: int) -> int:
     with open_source(path) as container:
         stream = container.streams[index]
         stream.thread_type = "AUTO"
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         try:
             for packet in container.demux(stream):
                 try:

@@ -27,7 +27,7 @@ import av.filter
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Frame, Segment, VideoInfo
 from midframe.video import formats, images
-from midframe.video.probe import named, open_source, probe
+from midframe.video.probe import MAX_PIXELS, named, open_source, probe
 
 QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB
 # A step of the clock that no film means: broadcast clocks wrap round and splices jump, damaged stamps are anything.
@@ -303,6 +303,7 @@ class Reader:
                 if other.index != stream.index:
                     other.discard = av.stream.Discard.all
             stream.thread_type = "AUTO"
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             tick = Fraction(stream.time_base)
             if wanted is not None:
                 try:

@@ -54,6 +54,10 @@ _QUALITY_OPTION = {
 }  # fmt: skip
 # Encoders that take 4:2:0 in even sizes only; VP9, AV1 and FFV1 take any.
 _EVEN = ("libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc", "h264_qsv", "hevc_qsv", "mpeg4")
+X265_LEAST = 16  # pixels; x265 refuses less
+# x265 4.2 writes beyond its buffers at widths of 33 to 48 pixels with mb-tree on (found with glibc's MALLOC_CHECK_=3;
+# the assembly of cuTreePropagateCost): 3 blocks of 8 pixels at half size, 4 written at a time.
+X265_NARROW = 64
 _LOSSLESS = ("ffv1", "png", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "qtrle")
 
 
@@ -139,6 +143,8 @@ def choose_encoder(
         return _picture_encoding(source, target, codec)
     if codec == "auto":
         codec = _auto_codec(source, container, target, pix_fmt)
+        if codec == "libx265" and min(info.width, info.height) < X265_LEAST:
+            codec = "libx264"
     try:
         encoder = av.codec.Codec(codec, "w")
     except (av.error.FFmpegError, ValueError) as error:
@@ -180,7 +186,25 @@ def choose_encoder(
     quality = (
         None if codec in _LOSSLESS or codec.startswith("prores") else (crf if crf is not None else _CRF.get(codec))
     )
-    return Encoding(codec, container, made, settings, quality, tuple(notes))
+    encoding = Encoding(codec, container, made, settings, quality, tuple(notes))
+    _try_out(info, encoding)
+    return encoding
+
+
+def _try_out(info: VideoInfo, encoding: Encoding) -> None:
+    """Open the encoder once, so that what it does not take is known before the work."""
+    rate = info.rate or Fraction(25)
+    with av.open(os.devnull, "w", format="null") as nowhere:
+        stream = add_encoder(nowhere, info, encoding, rate, 1 / rate)
+        try:
+            stream.codec_context.open()
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            said = ", ".join(f"{key}={value}" for key, value in encoding.options)
+            width, height = encoded_size(info, encoding)
+            raise UnsupportedError(
+                f"{encoding.codec} refuses {width}x{height} {encoding.format.name} with {said or 'no options'} "
+                f"({getattr(error, 'strerror', None) or error}); try other -e options, or -c libx264"
+            ) from error
 
 
 def _auto_codec(source: PixelFormat, container: str, target: str | os.PathLike[str], pix_fmt: str) -> str:
@@ -311,6 +335,8 @@ def _joined(own: str | None, separator: str, made: dict[str, str]) -> str:
 
 def _x265(info: VideoInfo, made: PixelFormat) -> dict[str, str]:
     found = {"log-level": "none"}
+    if info.width < X265_NARROW:
+        found["cutree"] = "0"
     if made.siting == "topleft" and made.chroma_h:
         found["chromaloc"] = "2"
     if info.mastering is not None:
