@@ -31,7 +31,7 @@ from midframe.errors import InputError
 
 STRIDE = 8  # pixels of the picture per pixel of the features
 MIN_SIDE = 128  # pixels; below, the fourth level of comparisons would be a single column, which has no scale
-BATCH_NORM_EPS = 1e-5
+NORM_EPS = 1e-5
 
 # A volume of both directions above this is not kept; 720p needs 1.4 GiB, 1080p 6.6 GiB.
 VOLUME_LIMIT = 2 << 30  # bytes
@@ -73,12 +73,16 @@ class Encoded:
 
 
 def _instance_norm(x: Tensor) -> Tensor:
-    """Zero mean and unit variance of every channel of every picture; x is channels-last.
+    """Zero mean and unit variance of every channel of every picture, float32; x is channels-last.
 
-    As a batch norm of one picture: of PyTorch's kernels that one is quick on channels-last memory.
+    Written out: PyTorch's instance norm takes six times as long on this memory, and its batch norm adds all pixels up
+    in one float32, which is 5 % off where a large part of the picture is of one colour (black bars, padding). Here
+    rows are added up first, then their sums.
     """
-    parts = [F.batch_norm(one, None, None, training=True, eps=1e-5) for one in torch.split(x, 1)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    rows = x.float().permute(0, 2, 3, 1)  # (B, H, W, C)
+    centred = rows - rows.mean(2, keepdim=True).mean(1, keepdim=True)
+    variance = centred.square().mean(2, keepdim=True).mean(1, keepdim=True)
+    return centred.mul_(torch.rsqrt(variance + NORM_EPS)).permute(0, 3, 1, 2)
 
 
 class Residual(nn.Module):
@@ -555,7 +559,7 @@ def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     def take(target: str, source: str, norm: str | None = None, scale: float = 1.0) -> None:
         weight, bias = state[f"{source}.weight"] * scale, state[f"{source}.bias"] * scale
         if norm is not None:
-            gain = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + BATCH_NORM_EPS)
+            gain = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + NORM_EPS)
             weight = weight * gain[:, None, None, None]
             bias = (bias - state[f"{norm}.running_mean"]) * gain + state[f"{norm}.bias"]
         out[f"{target}.weight"], out[f"{target}.bias"] = weight, bias
