@@ -339,6 +339,7 @@ class Midnet(Model):
             flow = flow + delta
             flows16.append(flow)
         flow = upsample_convex(flow, self.update16.shares(state))
+        flows8.append(flow)
 
         keys = _unit(self.key8(F.instance_norm(here[3])))
         state, other = torch.tanh(self.state8(here[3])), _swap(keys)
@@ -468,7 +469,7 @@ def _best_place(logits: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def inverse_search(a: Tensor, b: Tensor) -> Motion:
-    """Motion by OpenCV's dense inverse search (Kroeger et al. 2016), preset medium; always computed on the CPU.
+    """Motion by OpenCV's dense inverse search (Kroeger et al. 2016); always computed on the CPU.
 
     How far the two ways miss each other tells what is hidden: that, in pixels, is both the importance and the doubt.
 
@@ -479,6 +480,10 @@ def inverse_search(a: Tensor, b: Tensor) -> Motion:
     import cv2
 
     finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    # down to full size, patches half a patch apart; the preset's half size and denser patches take about as long.
+    # Measured with an untrained network: Middlebury 35.68 against 35.07 dB, eight Vimeo septuplets 37.95 against 37.77
+    finder.setFinestScale(0)
+    finder.setPatchStride(4)
     weights = a.new_tensor(LUMA).view(1, 3, 1, 1)
     greys = [((x.detach().float() * weights).sum(1) * 255).round().clamp(0, 255).byte().cpu().numpy() for x in (a, b)]
     flows = []
@@ -534,20 +539,19 @@ def carry(motion: Motion, t: Tensor, bend: tuple[Tensor, Tensor] | None = None) 
         place_b = place_b - 0.5 * t * s * bend[1]
     both = torch.cat([torch.cat([-place_a, ab - place_a], 1), torch.cat([ba - place_b, -place_b], 1)])
     weight = torch.cat([motion.ab_sure[:, 1:], motion.ba_sure[:, 1:]]).clamp(-6.0, 6.0).exp()
-    carried, load = _splat(both, torch.cat([place_a, place_b]).detach(), weight)
+    carried, load = splat(both, torch.cat([place_a, place_b]).detach(), weight)
     (from_a, from_b), (load_a, load_b) = carried.chunk(2), load.chunk(2)
     # the linear combination: what each flow says at its own place
     fill = torch.cat([-t * s * ab + t * t * ba, s * s * ab - t * s * ba], 1)
+    if bend is not None:
+        curve = 0.5 * t * s * (s * bend[0] + t * bend[1])
+        fill = fill + torch.cat([curve, curve], 1)
     floor = 0.05
     total = s * from_a + t * from_b + floor * fill
     flow = total / (s * load_a + t * load_b + floor)
     cover_a, cover_b = load_a / (load_a + 0.25), load_b / (load_b + 0.25)
     seen = torch.cat([cover_a, cover_b, 2.0 * (cover_a - cover_b)], 1).detach()
     return flow[:, :2], flow[:, 2:], seen
-
-
-def _splat(values: Tensor, flow: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    return splat(values, flow, weight)
 
 
 # Weights on disk
@@ -560,6 +564,7 @@ def save_midnet(path: Path, state: Mapping[str, Tensor], architecture: Architect
     small = {name: value.detach().half().contiguous().cpu() for name, value in state.items()}
     hidden = path.with_name(f".{path.name}-{os.getpid()}")
     save_file(small, hidden, {"architecture": json.dumps(architecture.to_json()), **notes})
+    hidden.chmod(0o644)  # safetensors makes it readable by its owner alone
     hidden.replace(path)
 
 

@@ -97,8 +97,8 @@ class Weights:
     sharpness: float = 0.0
 
 
-# of each flow on its way: 1/16 (global, update, update), 1/8 (two), 1/4 (upsampled, refined)
-STAGES = ((16, (0.3, 0.6, 0.8)), (8, (0.7, 0.9)), (4, (0.6, 1.4)))
+# of each flow on its way: 1/16 (global, two updates), 1/8 (upsampled, two updates), 1/4 (upsampled, refined)
+STAGES = ((16, (0.3, 0.6, 0.8)), (8, (0.4, 0.7, 0.9)), (4, (0.6, 1.4)))
 
 
 def weights_at(progress: float, flow_share: float) -> Weights:
@@ -449,9 +449,7 @@ def resume(
             if small is not None:
                 optimiser.state[parameter] = {
                     "step": small["step"],
-                    "exp_avg": small["exp_avg"]
-                    .to(parameter, copy=True)
-                    .contiguous(memory_format=torch.preserve_format),
+                    "exp_avg": small["exp_avg"].to(parameter),
                     "exp_avg_sq": small["exp_avg_sq"].to(parameter).square(),
                 }
     return int(content["step"]), float(content["spent"]), float(content["best"])

@@ -1,0 +1,292 @@
+"""midnet: its parts against slow twins and known answers, its doors, its cost, its weights on disk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from midframe.errors import WeightsError
+from midframe.models import midnet
+from midframe.models.midnet import SIZES, Architecture, Features, Midnet, Motion
+from midframe.ops import coordinates, warp
+
+
+def texture(height: int, width: int, seed: int = 0) -> Tensor:
+    """A smooth random picture (1, 3, H, W), well above the sampling limit."""
+    noise = torch.randn(1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(seed))
+    return torch.sigmoid(1.5 * F.interpolate(noise, size=(height, width), mode="bicubic", align_corners=False))
+
+
+def constant(dx: float, dy: float, height: int, width: int) -> Tensor:
+    return torch.tensor([dx, dy]).view(1, 2, 1, 1).expand(1, 2, height, width).contiguous()
+
+
+def moved(image: Tensor, dx: float, dy: float) -> Tensor:
+    """The picture after its content has gone by (dx, dy)."""
+    return midnet.warp_cubic(image, constant(-dx, -dy, *image.shape[-2:]))
+
+
+@pytest.fixture(scope="module")
+def small() -> Midnet:
+    torch.manual_seed(0)
+    return Midnet(SIZES["midnet-s"]).eval()
+
+
+@pytest.fixture(scope="module")
+def classical() -> Midnet:
+    """Classical flow, and a render stage that adds nothing of its own to it: what is there before any training."""
+    torch.manual_seed(0)
+    net = Midnet(replace(SIZES["midnet-s"], matcher="dis")).eval()
+    with torch.no_grad():
+        for last in (net.out4, net.out2, net.fuse[2]):
+            for parameter in last.parameters():
+                parameter.zero_()
+    return net
+
+
+# Parts
+
+
+@pytest.mark.parametrize(("height", "width", "radius"), [(8, 8, 3), (13, 17, 1), (9, 24, 2)])
+def test_local_correlation_equals_shifted_products_and_their_gradients(height: int, width: int, radius: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(2, 5, height, width, generator=generator, requires_grad=True) for _ in "ab")
+    wide = F.pad(b, (radius,) * 4)
+    window = range(2 * radius + 1)
+    twin = torch.stack([(a * wide[..., y : y + height, x : x + width]).sum(1) for y in window for x in window], 1)
+    own = midnet.local_correlation(a, b, radius)
+    torch.testing.assert_close(own, twin, atol=1e-5, rtol=1e-5)
+    grad = torch.randn(twin.shape, generator=generator)
+    for mine, other in zip(
+        torch.autograd.grad(own, (a, b), grad), torch.autograd.grad(twin, (a, b), grad), strict=True
+    ):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+
+
+def test_best_place_follows_a_permutation_and_the_side_lobe_does_not_pull() -> None:
+    rows, columns = 6, 7
+    places = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(4))
+    logits = torch.zeros(1, rows * columns, rows * columns)
+    logits[0, torch.arange(rows * columns), places] = 40.0
+    far = (places + 3 * columns) % (rows * columns)  # a second best, three rows away
+    logits[0, torch.arange(rows * columns), far] += 39.0
+    found = midnet._best_place(logits, rows, columns).flatten(2)[0]
+    torch.testing.assert_close(found[0], (places % columns).float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found[1], (places // columns).float(), atol=1e-3, rtol=0)
+
+
+def test_convex_upsampling_keeps_a_constant_flow() -> None:
+    logits = torch.randn(1, 36, 5, 6, generator=torch.Generator().manual_seed(5))
+    doubled = midnet.upsample_convex(constant(1.5, -2.0, 5, 6), logits)
+    torch.testing.assert_close(doubled, constant(3.0, -4.0, 10, 12))
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0.4, 0.0), (-0.3, 0.25)])
+def test_polish_finds_what_is_left_of_the_motion(dx: float, dy: float) -> None:
+    image = texture(64, 64)
+    step = midnet.polish(image, moved(image, dx, dy))[..., 8:-8, 8:-8]
+    # one step of Gauss-Newton: most of the way, in the right direction
+    assert step[:, 0].mean().item() == pytest.approx(dx, abs=0.08)
+    assert step[:, 1].mean().item() == pytest.approx(dy, abs=0.08)
+    assert midnet.polish(torch.full((1, 3, 16, 16), 0.5), torch.full((1, 3, 16, 16), 0.6)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("t", [0.25, 0.5, 0.8])
+def test_carry_brings_a_translation_to_t(t: float) -> None:
+    ab = constant(3.0, -1.0, 16, 20)
+    nothing = torch.zeros(1, 2, 16, 20)
+    to_a, to_b, seen = midnet.carry(Motion(ab, -ab, nothing, nothing), torch.tensor(t).view(1, 1, 1, 1))
+    inside = (..., slice(4, -4), slice(4, -4))
+    torch.testing.assert_close(to_a[inside], (-t * ab)[inside], atol=1e-4, rtol=0)
+    torch.testing.assert_close(to_b[inside], ((1 - t) * ab)[inside], atol=1e-4, rtol=0)
+    assert seen[inside][:, :2].min() > 0.7
+
+
+def test_carry_lets_the_front_cover_and_tells_what_is_seen_in_one_only() -> None:
+    # a square moves right by 8 over a ground at rest; behind it the ground appears
+    ab, ba = torch.zeros(1, 2, 24, 40), torch.zeros(1, 2, 24, 40)
+    ab[:, 0, 8:16, 10:18] = 8.0
+    ba[:, 0, 8:16, 18:26] = -8.0
+    sure_a, sure_b = torch.zeros(1, 2, 24, 40), torch.zeros(1, 2, 24, 40)
+    sure_a[:, 1, 8:16, 18:26] = -4.0  # hidden in b, so of little importance
+    sure_b[:, 1, 8:16, 10:18] = -4.0
+    t = torch.tensor(0.5).view(1, 1, 1, 1)
+    to_a, _, _ = midnet.carry(Motion(ab, ba, sure_a, sure_b), t)
+    assert to_a[0, 0, 12, 16].item() == pytest.approx(-4, abs=0.3)  # the square, half way
+    nothing = torch.zeros(1, 2, 24, 40)
+    _, _, seen = midnet.carry(Motion(ab, ba, nothing, nothing), t)
+    assert seen[0, 2, 12, 11].item() < -0.5  # where the square was: seen in b
+    assert seen[0, 2, 12, 24].item() > 0.5  # where it will be: seen in a
+
+
+def test_acceleration_is_exact_for_even_acceleration_and_silent_where_the_ends_disagree() -> None:
+    nothing = torch.zeros(1, 2, 12, 12)
+
+    def motion(ab: float, ba: float) -> Motion:
+        return Motion(constant(ab, 0, 12, 12), constant(ba, 0, 12, 12), nothing, nothing)
+
+    # x(s) = 4 s + s^2 at s = -1, 0, 1, 2: -3, 0, 5, 12
+    here, before, after = motion(5, -5), motion(3, -3), motion(7, -7)
+    at_a, at_b = midnet.acceleration(here, before, after)
+    torch.testing.assert_close(at_a, constant(2.0, 0, 12, 12), atol=1e-4, rtol=0)
+    torch.testing.assert_close(at_b, constant(2.0, 0, 12, 12), atol=1e-4, rtol=0)
+    t = torch.tensor(0.5).view(1, 1, 1, 1)
+    to_a, to_b, _ = midnet.carry(here, t, (at_a, at_b))
+    assert to_a[0, 0, 6, 6].item() == pytest.approx(-2.25, abs=1e-3)  # x(1/2) = 2.25
+    assert to_b[0, 0, 6, 6].item() == pytest.approx(2.75, abs=1e-3)
+    jerked = midnet.acceleration(here, before, motion(1, -1))  # 2 at one end, -4 at the other
+    assert jerked[0].abs().max() < 1e-6
+    wild = midnet.acceleration(motion(2, -2), motion(-6, 6), motion(10, -10))
+    assert wild[0].abs().max() <= 1.0 + 1e-5  # capped at half of the velocity
+
+
+# Doors
+
+
+def test_a_translation_is_rendered_at_any_t(classical: Midnet) -> None:
+    image = texture(96, 128)
+    a, b = classical.encode(image), classical.encode(moved(image, 6.0, 2.0))
+    with torch.no_grad():
+        motion = classical.match(a, b)
+        made = classical.render(a, b, motion, torch.tensor([0.25, 0.5, 0.75]))
+    for t, picture in zip((0.25, 0.5, 0.75), made, strict=True):
+        error = (picture - moved(image, 6.0 * t, 2.0 * t))[..., 16:-16, 16:-16]
+        assert -10 * math.log10(error.square().mean().item()) > 30  # untrained; a plain mean of the two has 20
+    flow = classical.flow(motion)
+    assert flow is not None
+    assert flow[..., 16:-16, 16:-16].mean((0, 2, 3)).tolist() == pytest.approx([6, 2], abs=0.2)
+
+
+@pytest.mark.parametrize("net", ["small", "classical"])
+def test_a_batch_equals_its_members_and_nothing_of_the_caller_is_touched(
+    net: str, request: pytest.FixtureRequest
+) -> None:
+    model: Midnet = request.getfixturevalue(net)
+    images = torch.cat([texture(64, 96, seed) for seed in range(4)])
+    before = images.clone()
+    t = torch.tensor([0.3, 0.6])
+    with torch.no_grad():
+        a, b = model.encode(images[:2]), model.encode(images[2:])
+        together = model.render(a, b, model.match(a, b), t)
+        for k in range(2):
+            one, two = (Features(*(x[k : k + 1] for x in f)) for f in (a, b))
+            alone = model.render(one, two, model.match(one, two), t[k : k + 1])
+            torch.testing.assert_close(together[k : k + 1], alone, atol=2e-4, rtol=0)
+    assert torch.equal(images, before)
+    assert together.shape == (2, 3, 64, 96)
+    assert together.dtype == torch.float32
+
+
+def test_neighbours_change_the_picture_only_when_both_are_there(classical: Midnet) -> None:
+    image = texture(64, 96)
+    frames = [classical.encode(moved(image, x, 0.0)) for x in (-3.0, 0.0, 5.0, 12.0)]
+    with torch.no_grad():
+        before, here, after = (classical.match(frames[k], frames[k + 1]) for k in range(3))
+        t = torch.tensor([0.5])
+        linear = classical.render(frames[1], frames[2], here, t)
+        one_sided = classical.render(frames[1], frames[2], here, t, before=before)
+        bent = classical.render(frames[1], frames[2], here, t, before, after)
+    assert torch.equal(linear, one_sided)
+    truth = moved(image, 2.25, 0.0)[..., 8:-8, 24:-24]
+    errors = [(x[..., 8:-8, 24:-24] - truth).square().mean().item() for x in (linear, bent)]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_global_match_of_a_large_picture_is_limited(small: Midnet, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = texture(128, 192)
+    with torch.no_grad():
+        features = small.encode(image)
+        full = small.match_all(features, features)
+        monkeypatch.setattr(midnet, "GLOBAL_TOKENS", 50)  # 8x12 places at 1/16: averaged to 4x6
+        coarse = small.match_all(features, features)
+    assert full.logits.shape == (1, 96, 96)
+    assert coarse.logits.shape == (1, 24, 24)
+    assert coarse.sixteenth[0].shape == full.sixteenth[0].shape
+    assert coarse.sixteenth[0].abs().max() < 1.5  # of a picture with itself: at rest
+
+
+def test_bf16_convolutions_leave_flow_and_picture_in_float32(small: Midnet) -> None:
+    image = texture(64, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        a, b = small.encode(image), small.encode(moved(image, 1.0, 0.0))
+        motion = small.match(a, b)
+        made = small.render(a, b, motion, torch.tensor([0.5]))
+    assert motion.ab.dtype == made.dtype == torch.float32
+    assert made.isfinite().all()
+
+
+# Cost
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "frame", "gap", "instant"),
+    [("midnet-s", 0.90, 6.5, 59.8, 19.2), ("midnet-m", 1.41, 9.4, 74.7, 49.5), ("midnet-l", 2.61, 20.9, 113.4, 114.6)],
+)
+def test_gflop_per_stage_at_720p(name: str, millions: float, frame: float, gap: float, instant: float) -> None:
+    """GFLOP (2 x multiply-adds) of encode, match (both ways) and render, at 1280x736, counted without computing."""
+
+    def counted(work: object) -> float:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            results.append(work())  # type: ignore[operator]
+        return counter.get_total_flops() / 1e9
+
+    results: list[object] = []
+    with FakeTensorMode():
+        net = Midnet(SIZES[name])
+        image = torch.rand(1, 3, 736, 1280)
+        assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+        assert counted(lambda: net.encode(image)) == pytest.approx(frame, rel=0.02)
+        features = results[-1]
+        assert counted(lambda: net.match(features, features)) == pytest.approx(gap, rel=0.02)
+        motion = results[-1]
+        cost = counted(lambda: net.render(features, features, motion, torch.rand(1)))
+        assert cost == pytest.approx(instant, rel=0.02)
+
+
+# Weights
+
+
+def test_weights_come_back_with_their_architecture(small: Midnet, tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    midnet.save_midnet(path, small.state_dict(), small.architecture, {"step": "7"})
+    again = midnet.load_midnet(path)
+    assert again.architecture == small.architecture
+    for name, value in small.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, atol=1e-3, rtol=1e-3)  # 16 bits on disk
+    assert midnet.load_midnet(tmp_path, "mine").architecture == small.architecture
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_bad_weights_are_told_apart(small: Midnet, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no weights at"):
+        midnet.load_midnet(tmp_path / "absent.safetensors")
+    (tmp_path / "text.safetensors").write_text("not tensors")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        midnet.load_midnet(tmp_path / "text.safetensors")
+    midnet.save_midnet(tmp_path / "other.safetensors", small.state_dict(), SIZES["midnet-m"], {})
+    with pytest.raises(WeightsError, match="no weights of a midnet"):
+        midnet.load_midnet(tmp_path / "other.safetensors")
+
+
+def test_architecture_survives_json() -> None:
+    for architecture in SIZES.values():
+        assert Architecture.from_json(architecture.to_json()) == architecture
+
+
+def test_warp_cubic_looks_where_warp_looks() -> None:
+    image = texture(32, 40)
+    flow = 0.3 * torch.randn(1, 2, 32, 40, generator=torch.Generator().manual_seed(8))
+    torch.testing.assert_close(midnet.warp_cubic(image, flow), warp(image, flow), atol=0.08, rtol=0)
+    whole = constant(2.0, 1.0, 32, 40)
+    torch.testing.assert_close(
+        midnet.warp_cubic(image, whole)[..., :-4, :-4], image[..., 1:-3, 2:-2], atol=1e-4, rtol=0
+    )
+    assert coordinates(2, 3)[0, :, 1, 2].tolist() == [2, 1]
