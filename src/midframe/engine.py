@@ -17,11 +17,12 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from midframe import colour, ops
+from midframe import colour, ops, overlays
 from midframe.errors import DeviceError, InputError
 from midframe.models.base import Features, Model, Motion
 from midframe.models.tiled import Tiled
@@ -101,6 +102,8 @@ class Engine:
         max_batch: int = 8,
         fill: str = "hold",
         flow_scale: float | None = None,
+        static: str = "off",
+        mask: str | Path | None = None,
     ) -> None:
         """Put the model on the device.
 
@@ -113,6 +116,9 @@ class Engine:
             fill: pictures across a cut: "hold" the left one, "nearest", or "blend" both.
             flow_scale: side of the pictures in which motion is sought over that of the pictures; None: the
                 model's own choice.
+            static: "auto" finds logos, subtitles and displays that stay put over a moving picture, and copies
+                them from the nearest source frame; "off" does not look.
+            mask: path of a picture that says where pixels are so copied: white is protected, black is not.
 
         Raises:
             InputError: a wish that the model cannot honour.
@@ -120,6 +126,8 @@ class Engine:
         """
         if fill not in ("hold", "nearest", "blend"):
             raise InputError(f"scene fill {fill!r} is not known; allowed: hold, nearest, blend")
+        if static not in ("auto", "off"):
+            raise InputError(f"static {static!r} is not known; allowed: auto, off")
         if max_batch < 1:
             raise InputError(f"batches of {max_batch} pictures cannot be made; 1 is the least")
         if flow_scale is not None and flow_scale != model.flow_scale:
@@ -133,6 +141,8 @@ class Engine:
         self.precision = pick_precision(precision, model, self.device)
         self.fill = fill
         self.max_batch = max_batch
+        self.static = static
+        self._mask = None if mask is None else overlays.load_mask(mask)
         self._tile = tile
         if isinstance(tile, int):
             self._use_tiles(tile)
@@ -142,7 +152,7 @@ class Engine:
     @property
     def context(self) -> int:
         """Neighbour frames on each side of a gap that are made use of: what to ask of `timeline.gaps`."""
-        return self.model.context
+        return max(self.model.context, 1 if self.static == "auto" else 0)
 
     def run(self, gaps: Iterable[Gap]) -> Iterator[Frame]:
         """Make every slot of every gap, in order.
@@ -251,6 +261,7 @@ class Engine:
     def _make(self, gap: Gap, slots: list[Slot], memory: _Memory) -> Iterator[tuple[Slot, Planes, str]]:
         """Let the model make the slots of a gap, a batch at a time, with less memory at each failure."""
         assert gap.b is not None
+        protections = self._protections(gap)
         while slots:
             batch = slots[: self.max_batch]
             try:
@@ -261,8 +272,20 @@ class Engine:
                 memory.clear()
                 continue
             for slot, planes in zip(batch, made, strict=True):
+                for protection in protections:
+                    overlays.protect(planes, gap.a if 2 * slot.t < 1 else gap.b, protection)
                 yield slot, planes, "made"
             slots = slots[len(batch) :]
+
+    def _protections(self, gap: Gap) -> list[overlays.Protection]:
+        """What of the source shall stay as it is, once per gap."""
+        assert gap.b is not None
+        found = []
+        if self._mask is not None:
+            found.append(overlays.from_mask(self._mask, gap.a))
+        if self.static == "auto":
+            found.append(overlays.find(gap.before, gap.a, gap.b, gap.after))
+        return [protection for protection in found if protection is not None]
 
     def _pictures(self, gap: Gap, times: list[float], memory: _Memory) -> list[Planes]:
         a, b = gap.a, gap.b
@@ -282,7 +305,7 @@ class Engine:
     def _alpha(self, a: Frame, b: Frame, times: list[float], memory: _Memory) -> list[Tensor]:
         """Alpha travels with the motion of the picture it belongs to: rendered like a grey one."""
         if _equal(a.planes[-1:], b.planes[-1:]):
-            return [a.planes[-1]] * len(times)
+            return [a.planes[-1].clone() for _ in times]
         grey = PixelFormat("gray", "gray", a.format.depth, full_range=True)
         for frame in (a, b):
             if frame.index not in memory.alpha:
