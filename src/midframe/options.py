@@ -28,7 +28,7 @@ _NTSC_TOLERANCE = Fraction(5, 1000)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "slow_audio": ("drop", "stretch"),
-    "scene": ("auto", "off"),
+    "scene": ("auto", "off", "modelscope"),
     "scene_fill": ("hold", "nearest", "blend"),
     "dedup": ("off", "auto"),
     "static": ("auto", "off"),
@@ -36,6 +36,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "deinterlace": ("auto", "off"),
     "vfr": ("cfr", "keep"),
+    "compat": ("off", "modelscope"),
 }
 
 # These say how a run goes about its work, not what its pictures are: a resumed run may change them.
@@ -82,6 +83,7 @@ class Options:
     chapters: bool = True
     deinterlace: str = "auto"
     vfr: str = "cfr"
+    compat: str = "off"  # "modelscope": clock, frame count and cut rule of its pipeline, see `midframe.compat`
     # job
     resume: bool = True
     overwrite: bool = False
@@ -109,6 +111,12 @@ class Options:
             raise InputError("--vfr keep puts in-betweens between the source's own instants; use it with --ratio")
         if self.vfr == "keep" and self.ratio is not None and self.ratio.denominator != 1:
             raise InputError(f"--vfr keep takes a whole --ratio (2, 3 ...); {float(self.ratio):g} was given")
+        if self.compat != "off":
+            against = {"slowmo": self.slowmo, "start": self.start, "end": self.end}
+            against["vfr"] = "keep" if self.vfr == "keep" else None
+            for name, given in against.items():
+                if given is not None:
+                    raise InputError(f"--compat {self.compat} knows no {_flag(name)}; drop one of the two")
         if self.scene_threshold is not None and not 0 <= self.scene_threshold <= 1:
             raise InputError(f"--scene-threshold {self.scene_threshold:g} is not within 0 to 1; lower finds more cuts")
         if self.tile not in ("auto", "off") and not (self.tile.isdigit() and 64 <= int(self.tile) <= 16384):

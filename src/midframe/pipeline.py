@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import copy
 import errno
 import hashlib
 import json
@@ -26,12 +27,14 @@ from typing import Any
 
 import torch
 
-from midframe import __version__, shots, timeline
+from midframe import __version__, compat, shots, timeline
 from midframe.engine import Engine
 from midframe.errors import InputError, Interrupted, JobError, MediaError
 from midframe.journal import Journal, fingerprint, segments_from_json, segments_to_json, write_whole
 from midframe.models import load_model
 from midframe.models.base import Model
+from midframe.models.tiled import Tiled
+from midframe.models.vfinet import FlowCuts, Remembering, VFINet
 from midframe.options import Options
 from midframe.plan import Plan, check_target, make_plan, report_of
 from midframe.types import Frame, Gap, Segment, Slot
@@ -149,8 +152,13 @@ def options_of(wishes: dict[str, Any]) -> Options:
 
 def make_engine(options: Options, network: Model | None = None) -> Engine:
     """The engine that the options ask for, with a model of the caller's own if there is one."""
-    return Engine(
-        network if network is not None else load_model(options.model, options.weights),
+    network = network if network is not None else load_model(options.model, options.weights)
+    flow_cuts = _cuts_by_flow(options, network)
+    if options.compat == "modelscope" and isinstance(network, VFINet):
+        network = copy.copy(network)  # shares the weights; the caller's stays as it is
+        network.large = "reference"
+    engine = Engine(
+        network,
         options.device,
         options.precision,
         tile=int(options.tile) if options.tile.isdigit() else options.tile,
@@ -158,6 +166,20 @@ def make_engine(options: Options, network: Model | None = None) -> Engine:
         flow_scale=None if options.flow_scale == "auto" else float(options.flow_scale),
         static=options.static,
         mask=options.mask,
+    )
+    if flow_cuts and isinstance(engine.model, VFINet):
+        engine.model = Remembering(engine.model)  # so that flows are found once for cuts and pictures
+    return engine
+
+
+def _cuts_by_flow(options: Options, network: Model) -> bool:
+    """Whether cuts are found by ModelScope's rule, which takes vfinet's flows."""
+    if options.scene == "modelscope" and not isinstance(network, VFINet):
+        raise InputError(
+            f"--scene modelscope goes by vfinet's flows, and the model is {network.name}; try --scene auto"
+        )
+    return options.scene == "modelscope" or (
+        options.scene == "auto" and options.compat == "modelscope" and isinstance(network, VFINet)
     )
 
 
@@ -259,15 +281,7 @@ class Run:
             return
         todo = Segment(plan.segments[self.first].start, plan.segments[-1].end)
         with reading(plan, todo.start) as frames, SegmentWriter(plan, self.journal, self.first, self.drain) as writer:
-            gaps = timeline.gaps(
-                writer.watch(labelled(frames, plan)),
-                plan.rate,
-                slowmo=plan.slowmo,
-                keep=plan.keep,
-                context=self.engine.context,
-                segment=todo,
-                start=plan.start,
-            )
+            gaps = gaps_of(writer.watch(labelled(frames, plan, self.engine)), plan, self.engine.context, todo)
             for frame in self.engine.run(gaps):
                 writer.write(frame)
                 self.report(frame, writer)
@@ -469,13 +483,36 @@ def reading(plan: Plan, start: Fraction | None) -> Iterator[Reader]:
         yield frames
 
 
-def labelled(frames: Reader, plan: Plan) -> Iterator[Frame]:
+def gaps_of(frames: Iterator[Frame], plan: Plan, context: int, todo: Segment) -> Iterator[Gap]:
+    """Gaps by the clock of the plan."""
+    if plan.options.compat == "modelscope":
+        assert plan.info.rate is not None  # or there would be no plan
+        rates = float(plan.info.rate), float(plan.rate)
+        return compat.gaps(frames, *rates, rate=plan.rate, context=context, start=plan.start)
+    return timeline.gaps(
+        frames, plan.rate, slowmo=plan.slowmo, keep=plan.keep, context=context, segment=todo, start=plan.start
+    )
+
+
+def _detector(options: Options, engine: Engine) -> shots.Detector | None:
+    """What finds the cuts."""
+    if options.scene == "off":
+        return None
+    model = engine.model.inner if isinstance(engine.model, Tiled) else engine.model
+    network = model.inner if isinstance(model, Remembering) else model
+    if _cuts_by_flow(options, network):
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(engine.precision)
+        return FlowCuts(model, engine.device, half)
+    return shots.Thumbnails(options.scene_threshold)
+
+
+def labelled(frames: Reader, plan: Plan, engine: Engine) -> Iterator[Frame]:
     """Frames with their clock put right, numbered by shot."""
     info, options = frames.info, plan.options
     stream: Iterator[Frame] = frames
     if not info.vfr and info.rate is not None:
         stream = timeline.regular(stream, info.rate, info.time_base, plan.start)
-    stream = shots.label(stream, None if options.scene == "off" else shots.Thumbnails(options.scene_threshold))
+    stream = shots.label(stream, _detector(options, engine))
     return shots.dedup(stream) if options.dedup == "auto" else stream
 
 
@@ -524,6 +561,7 @@ def enter(journal: Journal, plan: Plan, model: Model | None = None) -> Plan:
     mine = {
         "midframe": __version__,
         "source": fingerprint(Path(plan.source)),
+        "mask": None if plan.options.mask is None else fingerprint(Path(plan.options.mask))["sha256"],
         "model": [plan.model, plan.device, plan.precision],
         "weights": None if model is None else weights_digest(model),
         "options": plan.options.to_json(),
@@ -537,6 +575,8 @@ def enter(journal: Journal, plan: Plan, model: Model | None = None) -> Plan:
     changed = plan.options.differences(theirs.get("options", {}))
     if theirs.get("source") != mine["source"]:
         changed.append("the source has changed")
+    if theirs.get("mask") != mine["mask"]:
+        changed.append("the mask has changed")
     if theirs.get("midframe") != mine["midframe"]:
         changed.append(f"midframe {theirs.get('midframe')}, now {mine['midframe']}")
     if theirs.get("model") != mine["model"] and not any(text.startswith("model") for text in changed):

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from midframe import timeline
+from midframe import compat, timeline
 from midframe.errors import InputError, MediaError
 from midframe.journal import segments_to_json
 from midframe.options import FASTEST, Options
@@ -177,6 +177,11 @@ def make_plan(
             frames_out = timeline.segment_count(Segment(first, last), start, last, rate, slowmo)
         elif frames_in is not None:
             frames_out = frames_in * keep - keep + 1
+    if options.compat == "modelscope":
+        if info.rate is None:
+            raise InputError(f"'{info.path}' does not say its rate, which --compat modelscope counts with")
+        segments = (Segment(),)  # its clock counts from the first frame on
+        frames_out = None if frames_in is None else compat.count(frames_in, float(info.rate), float(rate))
     target = Path(dst) if dst is not None else default_target(Path(info.path), options, rate)
     encoding = choose_encoder(
         info,

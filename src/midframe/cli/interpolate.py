@@ -49,7 +49,7 @@ HEADINGS = {
     "Range": ("start", "end", "preview"),
     "Output": (
         "output", "overwrite", "codec", "crf", "preset", "pix_fmt", "encoder", "audio", "subtitles", "chapters",
-        "deinterlace", "vfr",
+        "deinterlace", "vfr", "compat",
     ),
     "Run": ("resume", "strict", "dry_run", "progress", "quiet", "verbose", "help"),
 }  # fmt: skip
@@ -63,7 +63,11 @@ HEADINGS = {
 @click.option("--slowmo", metavar="X", help="X times slower at the same rate; with --fps at that rate.")
 @click.option("--slow-audio", type=click.Choice(["drop", "stretch"]), help="Sound of a slowed film. Default: drop.")
 @click.option("--in-fps", metavar="RATE", help="Rate of a folder of pictures, which has none of its own.")
-@click.option("--scene", type=click.Choice(["auto", "off"]), help="Look for cuts, or not. Default: auto.")
+@click.option(
+    "--scene",
+    type=click.Choice(["auto", "off", "modelscope"]),
+    help="Look for cuts; modelscope: its rule, with vfinet.",
+)
 @click.option("--scene-threshold", metavar="X", help="0 to 1; lower finds more cuts.")
 @click.option(
     "--scene-fill", type=click.Choice(["hold", "nearest", "blend"]), help="Pictures across a cut. Default: hold."
@@ -94,6 +98,7 @@ HEADINGS = {
 @click.option("--chapters/--no-chapters", default=None, help="Keep chapters. Default: yes.")
 @click.option("--deinterlace", type=click.Choice(["auto", "off"]), help="Interlaced film to its field rate.")
 @click.option("--vfr", type=click.Choice(["cfr", "keep"]), help="keep: the source's instants, in-betweens between.")
+@click.option("--compat", type=click.Choice(["off", "modelscope"]), help="Clock and frame count of ModelScope.")
 @click.option("--resume/--no-resume", default=None, help="Go on with unfinished work. Default: yes.")
 @click.option("--strict", is_flag=True, default=None, help="A damaged source is an error, not a shorter film.")
 @click.option("-y", "--overwrite", is_flag=True, default=None, help="Replace a file that is there.")
