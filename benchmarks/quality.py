@@ -33,7 +33,7 @@ AT_HAND = {
     "middlebury-other": "eval/middlebury-other",
     "vimeo90k-septuplet": "eval/vimeo90k_septuplets",
     "vimeo90k-septuplet-6x": "eval/vimeo90k_septuplets",
-    "frames": "eval/middlebury_rubberwhale_8frames",
+    "frames:2": "eval/middlebury_rubberwhale_8frames",
     "videos:2": "clips",
     "videos:4": "clips",
     "sintel": "eval/sintel_flow",
