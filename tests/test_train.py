@@ -22,6 +22,7 @@ from midframe.errors import InputError
 from midframe.models.midnet import SIZES, Midnet, load_midnet
 from midframe.training import train as page
 from midframe.training.curves import draw_curves
+from midframe.training.feed import Feed
 from midframe.training.quick import find_triplets, quick_score
 from midframe.training.shards import Arrays, Batches, Shards, Share
 
@@ -216,6 +217,24 @@ def test_two_processes_share_gradients_and_stop_together() -> None:
     for process in processes:
         process.join()
     assert told == [(0, 0.5, True), (1, 0.5, True)]
+
+
+@pytest.mark.slow
+def test_batches_are_the_same_however_many_processes_draw_them(tmp_path: Path) -> None:
+    def shares(name: str) -> list[Share]:
+        return [
+            Share(Shards(tmp_path / name, Sliding(), 4, reuse=2, window=1, ahead=8, workers=int(name != "one")), 1.0)
+        ]
+
+    plain = Batches(shares("one"), 2, 64, seed=3, position=4)
+    feed = Feed(shares("two"), 2, 64, seed=3, position=4, loaders=2)
+    try:
+        for _ in range(9):
+            one, two = next(plain), next(feed)
+            assert one.keys() == two.keys()
+            assert all(torch.equal(one[name], two[name]) for name in one)
+    finally:
+        feed.close()
 
 
 def _write(path: Path, picture: np.ndarray) -> None:

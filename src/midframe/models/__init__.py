@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from midframe.errors import InputError
+from midframe.errors import InputError, WeightsError
 from midframe.models.base import Model
 
 
@@ -43,9 +43,25 @@ def _vfinet_first(weights: Path | None) -> Model:
     return load(RECORDS["vfinet-first"], weights)
 
 
+def _midnet(name: str) -> Callable[[Path | None], Model]:
+    def build(weights: Path | None) -> Model:
+        from midframe.models.midnet import load_midnet
+        from midframe.weights import shipped
+
+        path = weights or shipped(name)
+        if path is None:
+            raise WeightsError(f"{name} has no weights here; train them (midframe train) and name them with --weights")
+        return load_midnet(path, name)
+
+    return build
+
+
 BUILDERS: dict[str, Callable[[Path | None], Model]] = {
     "dis": _dis,
     "blend": _blend,
+    "midnet-s": _midnet("midnet-s"),
+    "midnet-m": _midnet("midnet-m"),
+    "midnet-l": _midnet("midnet-l"),
     "vfinet": _vfinet,
     "vfinet-first": _vfinet_first,
 }

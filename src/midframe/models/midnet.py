@@ -24,7 +24,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -248,7 +248,7 @@ class Update(nn.Module):
 
 
 class Midnet(Model):
-    """The network; see the head of this file for the figure."""
+    """Our own network: learned or classical flow, splatted to t, refined and blended by what is seen."""
 
     name = "midnet"
     context = 1
@@ -591,9 +591,13 @@ def load_midnet(path: Path, name: str = "") -> Midnet:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
     try:
-        net = Midnet(Architecture.from_json(json.loads(told or "")))
+        architecture = Architecture.from_json(json.loads(told or ""))
+        if name in SIZES and replace(architecture, matcher=SIZES[name].matcher) != SIZES[name]:
+            raise ValueError(f"they are not of the size of {name}")
+        net = Midnet(architecture)
         net.load_state_dict(state)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} holds no weights of a midnet that this version can build: {reason}") from error
+    net.name = name or Midnet.name  # type: ignore[misc]
     return net

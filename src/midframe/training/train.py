@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -31,8 +30,9 @@ from midframe.models.midnet import SIZES, Architecture, Features, Matching, Midn
 from midframe.training import losses
 from midframe.training.clips import ClipSource
 from midframe.training.curves import draw_curves
+from midframe.training.feed import Feed, spread
 from midframe.training.quick import Triplet, find_triplets, quick_score
-from midframe.training.shards import Batches, SceneSource, Shards, Share
+from midframe.training.shards import SAMPLES, Batches, SceneSource, Shards, Share, Source
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ class Recipe:
     clip_share: float = 0.4  # of the samples after that, if there are clips
     reuse: float = 5.0  # times each rendered sample is used, cropped and coloured anew
     workers: int = 1  # processes that render, for each source
+    loaders: int = 0  # processes that draw batches; 0: the trainer does it itself, which is enough on a CPU
+    gpu_render: bool = False  # render scenes in batches on the GPU that trains
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -75,6 +77,8 @@ class Recipe:
             raise InputError(f"train: matcher {self.matcher!r} is neither learned nor dis")
         if self.steps is None and self.minutes is None:
             raise InputError("train: give steps or minutes")
+        if self.gpu_render and not torch.cuda.is_available():
+            raise DeviceError("train: there is no GPU to render on; leave --gpu-render out")
         if self.size % 32 or self.size < 64:
             raise InputError(f"train: crops of {self.size} px; a multiple of 32, 64 or more, is needed")
         for name in ("batch", "rate", "reuse"):
@@ -259,7 +263,7 @@ def train(recipe: Recipe, report: Callable[[str], None] = log.info) -> Path:
                     batches.close()
                 batches = open_batches(recipe, everything, step * recipe.batch, rank, world)
             assert batches is not None
-            batch = {name: value.to(device) for name, value in next(batches).items()}
+            batch = {name: value.to(device, non_blocking=True) for name, value in next(batches).items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss, notes = objective(net, batch, weights_at(progress, flow_share), everything)
             optimiser.zero_grad(set_to_none=False)
@@ -275,7 +279,7 @@ def train(recipe: Recipe, report: Callable[[str], None] = log.info) -> Path:
                 report(f"step {step}: the gradient is not finite; this batch is skipped")
             step += 1
             follow(average, net, min(AVERAGE, (1 + step) / (10 + step)))
-            line = diary.add(step, {"loss": loss.detach(), "norm": norm, **notes}, rate, progress)
+            line = diary.add(step, {"loss": loss, "norm": norm, **notes}, rate, progress)
             if line and rank == 0:
                 report(line)
     if batches is not None:
@@ -318,16 +322,28 @@ def half_precision(recipe: Recipe, device: torch.device) -> bool:
     return device.type == "cuda" or bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def open_batches(recipe: Recipe, everything: bool, position: int, rank: int, world: int) -> Batches:
+def open_batches(recipe: Recipe, everything: bool, position: int, rank: int, world: int) -> Batches | Feed:
     """Samples of rendered scenes, and in the second phase of clips; each process draws its own."""
     room = recipe.size + 64
     shards = recipe.out / "shards" / str(rank)
-    scenes = SceneSource(recipe.photos, room, neighbours=False, first_seed=10_000_000 * rank)
-    sources = [Share(Shards(shards / "scenes", scenes, reuse=recipe.reuse, workers=recipe.workers), 1.0)]
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if recipe.gpu_render else ""
+    scenes = SceneSource(recipe.photos, room, neighbours=False, first_seed=10_000_000 * rank, device=device)
+    # a batch of hundreds wants to be drawn from more scenes than a batch of sixteen
+    window = max(4, recipe.batch // 16)
+    ahead = max(2, recipe.workers) + int(2 * spread(recipe.loaders, recipe.batch) / (SAMPLES * recipe.reuse))
+
+    def stored(folder: str, source: Source) -> Shards:
+        return Shards(shards / folder, source, SAMPLES, recipe.reuse, window, ahead, recipe.workers)
+
+    sources = [Share(stored("scenes", scenes), 1.0)]
     if everything and recipe.clips:
-        clips = Shards(shards / "clips", ClipSource(recipe.clips, room), reuse=recipe.reuse, workers=recipe.workers)
-        sources = [replace(sources[0], share=1.0 - recipe.clip_share), Share(clips, recipe.clip_share)]
-    return Batches(sources, recipe.batch, recipe.size, seed=recipe.seed * 1000 + rank, position=position)
+        clips = Share(stored("clips", ClipSource(recipe.clips, room)), recipe.clip_share)
+        sources = [replace(sources[0], share=1.0 - recipe.clip_share), clips]
+    seed = recipe.seed * 1000 + rank
+    if recipe.loaders:
+        pinned = torch.cuda.is_available()
+        return Feed(sources, recipe.batch, recipe.size, seed, position, recipe.loaders, pinned)
+    return Batches(sources, recipe.batch, recipe.size, seed, position)
 
 
 def share_gradients(net: Midnet, world: int) -> None:
@@ -462,7 +478,7 @@ class Diary:
 
     def __init__(self, folder: Path, writes: bool) -> None:
         self.path, self.writes = folder / "log.jsonl", writes
-        self.sums: dict[str, list[float]] = {}
+        self.sums: dict[str, list[Tensor]] = {}
         self.since = time.monotonic()
         self.events: Any = None
         if writes:
@@ -476,10 +492,10 @@ class Diary:
     def add(self, step: int, values: dict[str, Tensor], rate: float, progress: float) -> str | None:
         """Take the values of a step; every `EVERY` steps return a line that tells their means."""
         for name, value in values.items():
-            self.sums.setdefault(name, []).append(float(value))
+            self.sums.setdefault(name, []).append(value.detach())  # read later: reading makes a GPU wait
         if step % self.EVERY:
             return None
-        means = {name: float(np.mean(noted)) for name, noted in self.sums.items()}
+        means = {name: float(torch.stack(noted).mean()) for name, noted in self.sums.items()}
         seconds = (time.monotonic() - self.since) / max(len(self.sums["loss"]), 1)
         self.sums, self.since = {}, time.monotonic()
         self.note(step, {**means, "rate": rate, "seconds": seconds, "progress": progress})
