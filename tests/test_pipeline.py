@@ -253,6 +253,28 @@ def test_an_end_before_the_first_picture_is_refused(tmp_path: Path) -> None:
         run(source, end="0.5")
 
 
+def test_painted_pixels_stay_as_they_are(tmp_path: Path) -> None:
+    source = clips.make(tmp_path / "in.mkv", Clip(codec="ffv1", frames=6))
+    mask = tmp_path / "mask.pgm"
+    half = bytearray(64 * 48)
+    for row in range(48):
+        half[row * 64 : row * 64 + 32] = b"\xff" * 32
+    mask.write_bytes(b"P5 64 48 255\n" + bytes(half))
+    plain = run(source, tmp_path / "plain.mkv", codec="ffv1", static="off", ratio=4)
+    masked = run(source, tmp_path / "masked.mkv", codec="ffv1", static="off", ratio=4, mask=str(mask))
+
+    def luma(path: Path) -> list[Any]:
+        with av.open(str(path)) as film:
+            return [frame.to_ndarray(format="gray").astype(int) for frame in film.decode(video=0)]
+
+    before, after = luma(plain.path), luma(masked.path)
+    assert abs(after[1][:, :24] - after[0][:, :24]).max() == 0, "copied from the nearest source frame"
+    assert abs(after[1][:, 40:] - before[1][:, 40:]).max() == 0, "made as without a mask"
+    assert abs(before[1][:, :24] - before[0][:, :24]).max() > 0
+    with pytest.raises(InputError, match="is not a picture"):
+        run(source, tmp_path / "no.mkv", mask=str(tmp_path / "none.png"))
+
+
 def test_slow_motion_lasts_longer(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(frames=24, sounds=1))
     result = run(source, slowmo=4)
