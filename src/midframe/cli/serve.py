@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,21 +57,25 @@ def command(
 ) -> None:  # fmt: skip
     """A page to drop films on, and an API for programs (see /api/v1/openapi.json)."""
     try:
-        import uvicorn
-
-        from midframe.server import app, guard, runner
+        from midframe.server import guard
     except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"{error.name} is not installed; the page needs: pip install 'midframe[web]'"
-        ) from error
+        raise _no_web(error) from error
     from midframe.errors import InputError
     from midframe.options import Options
-    from midframe.server.house import Bench, Limits, Settings
 
     guard.check_address(host, token)
     for device in devices:
         Options(device=device)  # refuses what no device is called
-    models = runnable_models()
+    with ThreadPoolExecutor(1) as beside:  # torch is imported there while the web framework is imported here
+        listing = beside.submit(runnable_models)
+        try:
+            import uvicorn
+
+            from midframe.server import app, runner
+            from midframe.server.house import Bench, Limits, Settings
+        except ModuleNotFoundError as error:
+            raise _no_web(error) from error
+        models = listing.result()
     model = model or Options().model
     if model not in models:
         raise InputError(f"--model {model} cannot run here; {', '.join(models)} can")
@@ -99,6 +104,10 @@ def command(
             "Every request needs the token; the page asks for it. Without TLS in front, anyone on the way can read it."
         )
     server.run(sockets=sockets)
+
+
+def _no_web(error: ModuleNotFoundError) -> click.ClickException:
+    return click.ClickException(f"{error.name} is not installed; the page needs: pip install 'midframe[web]'")
 
 
 def runnable_models() -> list[str]:

@@ -14,12 +14,14 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from midframe.errors import Interrupted, MediaError
 from midframe.server import plan
 from midframe.server.worker import OnProgress, Progress, Task
-from midframe.types import Frame, Segment, VideoInfo
+
+if TYPE_CHECKING:  # the server imports this file too, and needs no torch
+    from midframe.types import Frame, Segment, VideoInfo
 
 PICTURE_SECONDS = 1.0  # how often the page gets a picture of a running job
 TELL_SECONDS = 0.2  # and how often it hears of progress
@@ -48,6 +50,7 @@ def probe_film(path: str) -> Mapping[str, Any]:
 
 def make_still(path: str, seconds: float, width: int, upright: bool) -> bytes:
     """The picture shown at `seconds` from the film's start as JPEG, at most `width` wide, turned as a player would."""
+    from midframe.types import Segment
     from midframe.video.probe import probe
     from midframe.video.reader import open_reader
 
@@ -105,6 +108,7 @@ class _Reporter:
 def run_job(task: Task, on_progress: OnProgress, cancel: threading.Event) -> Mapping[str, Any]:
     """Run a job; see `worker.RunJob`. A second call with the same task goes on from finished segments."""
     from midframe import pipeline
+    from midframe.types import Segment
 
     options = replace(plan.wish(task.options), device=task.device, mask=task.mask, overwrite=True)
     target = Path(task.folder) / f"result.{task.options.get('container', 'mp4')}"
