@@ -170,7 +170,7 @@ def test_a_batch_equals_its_members_and_nothing_of_the_caller_is_touched(
     net: str, request: pytest.FixtureRequest
 ) -> None:
     model: Midnet = request.getfixturevalue(net)
-    images = torch.cat([texture(64, 96, seed) for seed in range(4)])
+    images = torch.cat([texture(64, 64, seed) for seed in range(4)])
     before = images.clone()
     t = torch.tensor([0.3, 0.6])
     with torch.no_grad():
@@ -181,7 +181,7 @@ def test_a_batch_equals_its_members_and_nothing_of_the_caller_is_touched(
             alone = model.render(one, two, model.match(one, two), t[k : k + 1])
             torch.testing.assert_close(together[k : k + 1], alone, atol=2e-4, rtol=0)
     assert torch.equal(images, before)
-    assert together.shape == (2, 3, 64, 96)
+    assert together.shape == (2, 3, 64, 64)
     assert together.dtype == torch.float32
 
 
@@ -274,6 +274,9 @@ def test_bad_weights_are_told_apart(small: Midnet, tmp_path: Path) -> None:
     midnet.save_midnet(tmp_path / "other.safetensors", small.state_dict(), SIZES["midnet-m"], {})
     with pytest.raises(WeightsError, match="no weights of a midnet"):
         midnet.load_midnet(tmp_path / "other.safetensors")
+    midnet.save_midnet(tmp_path / "small.safetensors", small.state_dict(), small.architecture, {})
+    with pytest.raises(WeightsError, match="not of the size of midnet-m"):
+        midnet.load_midnet(tmp_path / "small.safetensors", "midnet-m")
 
 
 def test_architecture_survives_json() -> None:

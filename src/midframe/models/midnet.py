@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from midframe.errors import WeightsError
 from midframe.models.base import Model
-from midframe.ops import coordinates, splat, warp
+from midframe.ops import coordinates, resize_flow, splat, warp
 
 LUMA = (0.299, 0.587, 0.114)
 DOUBT = 0.5  # log importance lost per pixel by which forward and backward flow miss each other
@@ -367,15 +367,13 @@ class Midnet(Model):
         coarse = keys
         while coarse.shape[-2] * coarse.shape[-1] > GLOBAL_TOKENS:
             coarse = _unit(halve(coarse))
-        scale = width / coarse.shape[-1]
         rows, columns = coarse.shape[-2:]
         a, b = coarse.flatten(2).chunk(2)
-        logits = torch.einsum("bcn,bcm->bnm", a, b) * self.temperature.exp()
+        with torch.autocast(keys.device.type, enabled=False):
+            logits = torch.bmm(a.transpose(1, 2), b) * self.temperature.exp()
         flow = torch.cat([_best_place(logits, rows, columns), _best_place(logits.transpose(1, 2), rows, columns)])
         flow = flow - coordinates(rows, columns, flow.device)
-        if (rows, columns) != (height, width):
-            flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False) * scale
-        return logits, flow
+        return logits, resize_flow(flow, height, width)
 
     # ---- per instant
 
