@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from midframe.types import Frame
 
 RATE = Fraction(24)
+FINE = 8  # crf
 
 
 @click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,7 +52,8 @@ def run(place: Path, scene: Scene, model: str) -> None:
     click.echo(f"wrote {source}: {scene.width}x{scene.height}, {scene.seconds:g} s at {RATE} fps")
     for rate in (48, 60):
         target = place / f"scene.{rate}fps.mp4"
-        result = pipeline.interpolate(source, target, fps=rate, model=model, overwrite=True, resume=False)
+        # a fine encoder: what is measured shall be the pictures, not their compression
+        result = pipeline.interpolate(source, target, fps=rate, model=model, crf=FINE, overwrite=True, resume=False)
         click.echo(result_text(result))
         click.echo(f"  {scores(scene, source, result)}")
         side = place / f"side-by-side.{rate}fps.mp4"
@@ -93,7 +95,7 @@ def render(scene: Scene, target: Path, rate: Fraction = RATE) -> None:
         path="", container="", codec="", width=scene.width, height=scene.height, format=form, rate=rate,
         time_base=1 / rate, start=Fraction(0), duration=None, header_frames=None,
     )  # fmt: skip
-    encoding = choose_encoder(info, target, crf=12)
+    encoding = choose_encoder(info, target, crf=FINE)
     with open_writer(target, info, encoding, rate=rate) as writer:
         for number in range(int(scene.seconds * rate)):
             writer.write(drawn(scene, number / rate, number, 1 / rate))
