@@ -78,7 +78,7 @@ def test_flow_carries_each_picture_onto_the_other(textures: Textures, block: int
                 continue
             error = np.abs(warped(pictures[two], flow) - pictures[one]).mean(-1)[good]
             assert error.mean() < 0.6, (seed, name)  # levels; rounding both pictures costs 0.35
-            assert np.percentile(error, 99) < 2.5, (seed, name)
+            assert np.percentile(error, 99) < 3.5, (seed, name)
             blind = np.abs(pictures[two].astype(float) - pictures[one]).mean(-1)[good]
             telling += int(blind.mean() > 1.8)
             checked += 1
