@@ -9,8 +9,7 @@ export function openMask(source, at, onSaved) {
   const dialog = $("mask-dialog"), { width, height } = source.info;
   const canvas = el("canvas", { width, height, "aria-label": t("maskHelp"), role: "img" });
   const context = canvas.getContext("2d");
-  canvas.style.backgroundImage = `url("${API}/sources/${source.id}/still?at=${at}&width=1280&upright=false")`;
-  canvas.style.aspectRatio = `${width} / ${height}`;
+  const behind = el("img", { alt: "", src: `${API}/sources/${source.id}/still?at=${at}&width=1280&upright=false` });
   const brush = el("input", { type: "range", min: "1", max: "20", value: "5", "aria-label": t("brush") });
   let erase = false, lastPoint = null;
   // the colour shown is the colour painted; saving makes it white on black
@@ -26,7 +25,7 @@ export function openMask(source, at, onSaved) {
     context.stroke();
     lastPoint = [x, y];
   };
-  canvas.style.width = `min(100%, ${(60 * width / height).toFixed(2)}vh)`;
+  for (const layer of [behind, canvas]) { layer.style.aspectRatio = `${width} / ${height}`; layer.style.width = `min(100%, ${(60 * width / height).toFixed(2)}vh)`; }
   canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); lastPoint = null; stroke(event); });
   canvas.addEventListener("pointermove", (event) => { if (canvas.hasPointerCapture(event.pointerId)) stroke(event); });
   const mode = (label, value) => el("button", { type: "button", "aria-pressed": String(erase === value), onclick: (event) => { erase = value; for (const b of event.target.parentElement.children) b.setAttribute("aria-pressed", String(b === event.target)); } }, t(label));
@@ -49,7 +48,7 @@ export function openMask(source, at, onSaved) {
   const remove = async () => { await call("DELETE", `/sources/${source.id}/mask`); dialog.close(); onSaved(false); };
   dialog.replaceChildren(
     el("h2", { id: "mask-title" }, t("maskTitle")), el("p", { class: "soft small" }, t("maskHelp")),
-    el("div", { class: "paint" }, canvas),
+    el("div", { class: "paint" }, behind, canvas),
     el("div", { class: "controls" }, el("div", { class: "group" }, mode("paint", false), mode("erase", true)), el("label", { class: "row small" }, t("brush"), brush), Object.keys(REGIONS).map(region)),
     el("div", { class: "row end controls" }, el("button", { type: "button", onclick: () => context.clearRect(0, 0, width, height) }, t("clear")), source.mask ? el("button", { type: "button", onclick: remove }, t("noMask")) : null,
       el("button", { type: "button", onclick: () => dialog.close() }, t("close")), el("button", { type: "button", class: "main save", onclick: save }, t("save"))));
