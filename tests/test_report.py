@@ -156,6 +156,18 @@ def test_markdown_tables_are_regular(report: Report) -> None:
     assert len(widths) >= 6
 
 
+def test_wide_tables_are_turned(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "WIDEST_TABLE", 1)
+    good = report.result("moving", "good")
+    assert good is not None
+    value = f"{good.summary['regions']['pan']:.2f}"
+    lines = reports.markdown(report).splitlines()
+    row = next(line for line in lines if line.startswith("| pan, dB |"))
+    assert row.rstrip(" |").endswith(value)
+    assert lines[lines.index(row) - 3].count("|") == row.count("|")
+    assert f"<td class=best>{value}</td></tr>" in reports.html(report)
+
+
 def test_write_and_load(report: Report, tmp_path: Path) -> None:
     paths = reports.write(report, tmp_path / "new/out")
     assert sorted(p.name for p in (tmp_path / "new/out").iterdir()) == ["report.html", "report.json", "report.md"]

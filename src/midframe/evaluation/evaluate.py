@@ -370,7 +370,8 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
         "worst": metrics.worst_mean([r.psnr for r in rows], WORST_SHARE) if rows else None,
         "regions": {name: region_psnr(parts) for name, parts in regions.items()},
         "kinds": split(lambda r: r.kind),
-        "instants": split(lambda r: r.t) if len({r.t for r in rows}) <= 16 else {},
+        # only where every case has every instant: means over different cases say nothing about t
+        "instants": split(lambda r: r.t) if len({r.t for r in rows}) * len(cases) == len(rows) else {},
         "motion": _by_motion(rows),
         "flicker": means((c.flicker for c in cases), ("sharpness_percent", "luma_levels", "colour_levels")),
         "static": means((r.static for r in rows), ("share", "mean_levels", "moved_percent", "psnr")),

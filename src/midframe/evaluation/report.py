@@ -29,6 +29,10 @@ from midframe.evaluation.evaluate import PSNR_CAP, WORST_SHARE, Exhibit, Report,
 HUES = ("#8a8f98", "#b58a3c", "#c2622d", "#3b8ea5", "#4e9a4e", "#8a63c7", "#c7508a", "#5b74d6", "#7a9a2e", "#b0474a")
 ERROR_GAIN = 4  # error pictures show |made - truth| times this
 WEBP_QUALITY = 88
+WIDEST_TABLE = 7  # columns; wider ones are turned
+AXIS_END = (
+    60.0  # dB; better pictures are drawn there, so that identical ones at 100 dB do not press the others together
+)
 
 Picture = np.ndarray[Any, Any]
 
@@ -230,6 +234,14 @@ def markdown(report: Report, title: str = "midframe evaluation") -> str:
         lines += [f"## {data['name']}", "", _set_line(data), ""]
         for caption, columns, rows in _tables(report, data["name"]):
             lines += [f"{caption}:", ""]
+            if _tall(columns):
+                lines += ["| | " + " | ".join(r.contestant for r in rows) + " |", "|---" + "|---:" * len(rows) + "|"]
+                for c in columns:
+                    lines.append(
+                        f"| {c.title} | " + " | ".join(_number(c.pick(r.summary), c.digits) for r in rows) + " |"
+                    )
+                lines.append("")
+                continue
             lines += ["| | " + " | ".join(c.title for c in columns) + " |", "|---" + "|---:" * len(columns) + "|"]
             for r in rows:
                 cells = [r.failure] if r.failure else [_number(c.pick(r.summary), c.digits) for c in columns]
@@ -331,9 +343,33 @@ def _ladder_table(report: Report, hues: Mapping[str, str]) -> str:
     )
 
 
+def _tall(columns: Sequence[Column]) -> bool:
+    """Whether a table of so many columns is better turned: contestants across."""
+    return len(columns) > WIDEST_TABLE
+
+
+def _html_tall(caption: str, columns: Sequence[Column], rows: Sequence[Result], hues: Mapping[str, str]) -> str:
+    """A table with what is measured down and the contestants across."""
+    head = "".join(f"<th>{_label(r.contestant, hues)}</th>" for r in rows)
+    lines = []
+    for c in columns:
+        values = [c.pick(r.summary) for r in rows]
+        top = _best(values, c.better)
+        cells = "".join(
+            f"<td{' class=best' if v is not None and v == top else ''}>{_number(v, c.digits)}</td>" for v in values
+        )
+        lines.append(f"<tr><td>{escape(c.title)}</td>{cells}</tr>")
+    return (
+        f'<div class="card scroll"><table><caption>{escape(caption)}</caption><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
 def _html_table(
     caption: str, columns: Sequence[Column], rows: Sequence[Result], focus: str, hues: Mapping[str, str]
 ) -> str:
+    if _tall(columns):
+        return _html_tall(caption, columns, rows, hues)
     head = "".join(f"<th>{escape(c.title)}</th>" for c in columns)
     best = [_best([c.pick(r.summary) for r in rows if not r.failure], c.better) for c in columns]
     lines = []
@@ -397,12 +433,12 @@ def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:
 def _distribution(results: Sequence[Result], hues: Mapping[str, str]) -> str:
     """A strip of dots a contestant over a PSNR axis; a fixed scatter, so that the same report gives the same page."""
     width, row, left, right = 560, 40, 104, 14
-    everything = [r.psnr for result in results for r in result.rows]
+    everything = [min(r.psnr, AXIS_END) for result in results for r in result.rows]
     low, high = min(everything), max(everything)
     low, high = low - 0.03 * (high - low + 1), high + 0.03 * (high - low + 1)
 
     def x(value: float) -> float:
-        return left + (value - low) / (high - low) * (width - left - right)
+        return left + (min(value, AXIS_END) - low) / (high - low) * (width - left - right)
 
     height = row * len(results) + 26
     parts = []
