@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ def default_data() -> Path:
 @click.option(
     "--device", "devices", multiple=True, metavar="DEVICE", help="cpu, cuda:0 ...; one worker for each. [auto]"
 )
+@click.option("--ray", metavar="ADDRESS", help="Make the films on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT.")
+@click.option("--workers", type=int, metavar="N", help="Segments at a time on the cluster. Default: as it carries.")
 @click.option("--model", metavar="NAME", help="Model used when none is named.")
 @click.option("--max-upload-gb", default=20.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--max-hours", default=4.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
@@ -52,7 +55,8 @@ def default_data() -> Path:
               help="Above it the oldest are deleted.")  # fmt: skip
 def command(
     host: str, port: int, token: str | None, names: tuple[str, ...], allow: tuple[Path, ...], data: Path | None,
-    devices: tuple[str, ...], model: str | None, max_upload_gb: float, max_hours: float, max_jobs: int,
+    devices: tuple[str, ...], ray: str | None, workers: int | None, model: str | None, max_upload_gb: float,
+    max_hours: float, max_jobs: int,
     keep_days: float, keep_gb: float,
 ) -> None:  # fmt: skip
     """A page to drop films on, and an API for programs (see /api/v1/openapi.json)."""
@@ -87,7 +91,8 @@ def command(
             keep_seconds=keep_days * 86400, keep_bytes=int(keep_gb * 1e9),
         ),
     )  # fmt: skip
-    web = app.create_app(settings, Bench(runner.run_job, runner.probe_film, runner.make_still))
+    run_job = runner.run_job if ray is None else partial(runner.run_job, make=_farm(ray, workers))
+    web = app.create_app(settings, Bench(run_job, runner.probe_film, runner.make_still))
     server = uvicorn.Server(
         uvicorn.Config(
             web, host=host, port=port, log_level="warning", access_log=False, server_header=False,
@@ -104,6 +109,13 @@ def command(
             "Every request needs the token; the page asks for it. Without TLS in front, anyone on the way can read it."
         )
     server.run(sockets=sockets)
+
+
+def _farm(address: str, workers: int | None) -> Callable[..., Any]:
+    """What makes a film on a Ray cluster."""
+    from midframe import cluster
+
+    return partial(cluster.interpolate, farm=cluster.Farm(address=address, workers=workers))
 
 
 def _no_web(error: ModuleNotFoundError) -> click.ClickException:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from itertools import groupby
@@ -105,17 +105,28 @@ class _Reporter:
         self._tell(self.last, picture)
 
 
-def run_job(task: Task, on_progress: OnProgress, cancel: threading.Event) -> Mapping[str, Any]:
-    """Run a job; see `worker.RunJob`. A second call with the same task goes on from finished segments."""
+def run_job(
+    task: Task, on_progress: OnProgress, cancel: threading.Event, make: Callable[..., Any] | None = None
+) -> Mapping[str, Any]:
+    """Run a job; see `worker.RunJob`. A second call with the same task goes on from finished segments.
+
+    Args:
+        task: what is wished.
+        on_progress: hears how far it is.
+        cancel: stops it.
+        make: what makes a film, called as `pipeline.interpolate` is; a farm, say. That one if None.
+    """
     from midframe import pipeline
     from midframe.types import Segment
+
+    make = make if make is not None else pipeline.interpolate
 
     options = replace(plan.wish(task.options), device=task.device, mask=task.mask, overwrite=True)
     target = Path(task.folder) / f"result.{task.options.get('container', 'mp4')}"
     report = _Reporter(on_progress)
     began = time.monotonic()
     on_progress(Progress(0, 0), None)
-    result = pipeline.interpolate(task.source, target, options=options, on_progress=report, cancel=cancel)
+    result = make(task.source, target, options=options, on_progress=report, cancel=cancel)
     seconds = time.monotonic() - began
     on_progress(replace(report.last, frames=result.frames_out, total=result.frames_out, stage="comparison"), None)
     made = result.frames_out - int(result.statistics.get("resumed_frames", 0))
