@@ -21,7 +21,7 @@ from midframe.errors import InputError, MediaError, UnsupportedError
 from midframe.types import Frame, PixelFormat, VideoInfo
 from midframe.video.probe import probe
 from midframe.video.reader import open_reader
-from midframe.video.writer import choose_encoder, mastering_text, open_writer, write_error
+from midframe.video.writer import DecodingTimes, choose_encoder, mastering_text, open_writer, write_error
 
 PLAIN = PixelFormat("yuv420p", "yuv", 8, 1, 1)
 
@@ -68,6 +68,27 @@ def test_times_are_exact(tmp_path: Path, rate: Fraction, name: str) -> None:
         assert all(abs(a - b) <= Fraction(1, 2000) for a, b in zip(found, exact, strict=True))
     else:
         assert found == exact
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4", "libvpx-vp9", "libsvtav1"])
+@pytest.mark.parametrize("frames", [1, 2, 3, 8])
+def test_films_of_a_few_frames(tmp_path: Path, codec: str, frames: int) -> None:
+    # x265 makes up decoding times where it got fewer pictures than it delays
+    info = info_of(width=64, height=64)
+    for segment in (False, True):
+        encoding = choose_encoder(info, tmp_path / "a.mkv", codec)
+        with open_writer(tmp_path / "a.mkv", info, encoding, rate=Fraction(24), segment=segment) as writer:
+            for n in range(frames):
+                writer.write(flat(PLAIN, n, 64, 64))
+        assert probe(tmp_path / "a.mkv", count=True).counted_frames == frames
+
+
+def test_decoding_times() -> None:
+    times = DecodingTimes(2, 10)
+    shown = [0, 40, 20, 10, 30, 80, 60, 50, 70]
+    found = [times(pts) for pts in shown]
+    assert found == [-20, -10, 0, 10, 20, 30, 40, 50, 60]
+    assert all(dts <= pts for dts, pts in zip(found, shown, strict=True))
 
 
 def test_a_variable_rate_is_kept(tmp_path: Path) -> None:

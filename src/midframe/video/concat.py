@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import heapq
 import io
 import math
 import os
@@ -35,7 +34,7 @@ from midframe.options import Options
 from midframe.types import VideoInfo
 from midframe.video import images
 from midframe.video.probe import OPEN_SECONDS, is_cover, named, open_source
-from midframe.video.writer import check_target, container_of, muxer_options, timescale, write_error
+from midframe.video.writer import DecodingTimes, check_target, container_of, muxer_options, timescale, write_error
 
 SEGMENT_SUFFIX = ".mkv"
 TRIAL_PACKETS = 4  # of each stream, written to memory to see whether a container takes it
@@ -463,16 +462,12 @@ class _Join:
     def _pictures(self, tick: Fraction, offset: Fraction, scale: int) -> Iterator[tuple[Any, Fraction]]:
         """Packets of all segments with exact pts and rising dts, and when each is due."""
         step = tick * scale  # output units per tick; whole unless the offset forced a rounding
-        depth = ahead = beat = 0  # packets of reordering, and the output units they and one of them take
-        heap: list[int] = []
-        last: int | None = None
+        times = DecodingTimes(0)
         delay: int | None = None  # output units from the first dts to the first pts
         extradata: bytes | None = None
         for number, segment in enumerate(self.segments):
             if number == 0:
-                depth = _reorder_depth(segment)
-                beat = _beat(segment, step)
-                ahead = depth * beat
+                times = DecodingTimes(_reorder_depth(segment), _beat(segment, step))
             stamps = _stamps(segment) if number == len(self.segments) - 1 else []
             latest = max(stamps, default=None)
             place = 0
@@ -492,15 +487,10 @@ class _Join:
                     # a block of Matroska does not say how long it lasts, but the file says where it ends
                     length = end - packet.pts if packet.pts == latest else packet.duration or 1
                     pts = round((packet.pts * tick + offset + own) * scale)
-                    heapq.heappush(heap, pts)
-                    # the first packets have nothing before them in order of time: evenly up to the first pts
-                    early = heap[0] - ahead + (len(heap) - 1) * beat
-                    dts = heapq.heappop(heap) if len(heap) > depth else early
-                    if last is not None and dts <= last:
-                        dts = last + 1
+                    dts = times(pts)
                     if dts > pts:
                         raise MediaError(f"{named(segment)} has pictures in an order that cannot be joined")
-                    last, delay = dts, pts - dts if delay is None else delay
+                    delay = pts - dts if delay is None else delay
                     packet.pts, packet.dts = pts, dts
                     packet.duration = max(1, round(length * step))
                     place += 1
@@ -713,7 +703,11 @@ class _SoundLine(_Line):
         self.rate = context.sample_rate
         rate = 48000 if self.plan.target == "libopus" else self.rate
         made = out.add_stream(self.plan.target, rate=rate)
-        made.codec_context.layout = context.layout
+        count = context.layout.nb_channels
+        # an order of channels that is not said is the usual one
+        usual = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+        said = "channels" not in context.layout.name
+        made.codec_context.layout = context.layout if said else usual.get(count, "stereo")
         if made.codec_context.codec.name in ("aac", "libopus", "libmp3lame"):
             made.codec_context.bit_rate = 96_000 * max(1, context.layout.nb_channels)
         self.out_rate = rate
@@ -725,8 +719,16 @@ class _SoundLine(_Line):
     def _open(self, frame: Any) -> None:
         """A chain of atempo filters: each goes down to half speed."""
         graph = av.filter.Graph()
-        nodes = [graph.add_abuffer(template=None, sample_rate=frame.sample_rate, format=frame.format.name,
-                                   layout=frame.layout.name, time_base=Fraction(1, frame.sample_rate))]  # fmt: skip
+        said = "channels" not in frame.layout.name
+        nodes = [
+            graph.add_abuffer(
+                sample_rate=frame.sample_rate,
+                format=frame.format.name,
+                layout=frame.layout.name if said else None,
+                channels=None if said else frame.layout.nb_channels,
+                time_base=Fraction(1, frame.sample_rate),
+            )
+        ]
         speed = 1 / self.clock.slowmo
         while speed < Fraction(1, 2):
             nodes.append(graph.add("atempo", "0.5"))
@@ -743,7 +745,11 @@ class _SoundLine(_Line):
 
     def packets(self, packet: Any, origin: Fraction) -> Iterator[Any]:
         base = Fraction(packet.time_base)
-        for frame in self.stream.decode(packet):
+        try:
+            frames = self.stream.decode(packet)
+        except (av.error.FFmpegError, ValueError):  # a damaged packet costs itself
+            return
+        for frame in frames:
             if self.graph is None:
                 self._open(frame)
                 stamp = frame.pts if frame.pts is not None else packet.pts or 0

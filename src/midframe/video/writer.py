@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import heapq
 import os
 import queue
 import threading
@@ -75,6 +76,39 @@ class Encoding:
     def __str__(self) -> str:
         quality = "" if self.crf is None else f" crf {self.crf:g}"
         return f"{self.codec}{quality}, {self.format.name}"
+
+
+class DecodingTimes:
+    """Rising dts for packets in order of decoding, from their pts alone.
+
+    Encoders' own are not trusted: x265 4.2 makes up the first ones where it got fewer pictures than it delays.
+    """
+
+    def __init__(self, depth: int, beat: int = 1) -> None:
+        self._depth = depth  # packets that wait in decoding order for one shown before them
+        self._beat = beat  # least distance of two pictures
+        self._heap: list[int] = []
+        self._last: int | None = None
+
+    def __call__(self, pts: int) -> int:
+        """The dts of the next packet; beyond its pts only if the depth was too small."""
+        heapq.heappush(self._heap, pts)
+        # the first packets have nothing before them in order of time: evenly up to the first pts
+        early = self._heap[0] - (self._depth - len(self._heap) + 1) * self._beat
+        dts = heapq.heappop(self._heap) if len(self._heap) > self._depth else early
+        if self._last is not None and dts <= self._last:
+            dts = self._last + 1
+        self._last = dts
+        return dts
+
+
+def reorder_depth(context: Any) -> int:
+    """How many packets of an opened encoder may wait for one that is shown before them, at most."""
+    declared: int = context.reorder_depth  # which libx265's wrapper leaves at 0
+    if context.codec.canonical_name in ("h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"):
+        software = context.codec.name in ("libx264", "libx265", "mpeg4", "mpeg2video", "mpeg1video")
+        return max(declared, 2 if software else 4)  # one level of a pyramid of B frames; hardware may have two
+    return declared
 
 
 class Writer(Protocol):
@@ -492,6 +526,8 @@ class VideoWriter:
                 container.metadata["MIDFRAME_START"] = str(self.start)
             last = -1
             lengths: dict[int, int] = {}  # ticks, by pts: not every encoder hands them on
+            stream.codec_context.open()
+            self._times = DecodingTimes(reorder_depth(stream.codec_context))
             while not self._abandoned.is_set():
                 frame = self._queue.get()
                 if frame is None:
@@ -518,6 +554,7 @@ class VideoWriter:
     def _mux(self, container: Any, packets: Sequence[Any], lengths: dict[int, int]) -> None:
         for packet in packets:
             packet.duration = lengths.pop(packet.pts, packet.duration)
+            packet.dts = min(self._times(packet.pts), packet.pts)
             if self._counted:
                 packet.time_base = Fraction(1, 1000)  # one tick for each of Matroska's milliseconds
             container.mux(packet)
