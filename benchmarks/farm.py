@@ -43,7 +43,7 @@ class Assumptions:
     start_seconds: float = 2.0  # of a segment: seek, lead-in frames, network warm-up
     segment_mbytes: float = 20.0  # 8 s of 1080p60 at 20 Mbit/s
     head_mbytes_per_second: float = 1000.0  # what the head takes in, through a 10 Gbit/s line
-    join_seconds_per_segment: float = 0.004  # measured by `join`
+    join_seconds_per_segment: float = 0.01  # measured by `join`, on two busy cores
     back_seconds: float = 60.0  # until a dead node's place is filled again
 
 
