@@ -255,7 +255,9 @@ def _read_pytorch(path: Path) -> dict[str, Tensor]:
         with _quiet():
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "callable" in str(error) or "Unsupported" in str(error):
+        with path.open("rb") as file:
+            starts = file.read(2)
+        if starts == b"PK" or starts[:1] == b"\x80":  # an archive or a pickle, and it asks for more than tensors
             raise WeightsError(
                 f"'{path}' holds more than tensors, which could be harmful code; it was not run"
             ) from error
