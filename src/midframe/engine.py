@@ -261,7 +261,7 @@ class Engine:
     def _make(self, gap: Gap, slots: list[Slot], memory: _Memory) -> Iterator[tuple[Slot, Planes, str]]:
         """Let the model make the slots of a gap, a batch at a time, with less memory at each failure."""
         assert gap.b is not None
-        protections = self._protections(gap)
+        protections = self._protections(gap, memory)
         while slots:
             batch = slots[: self.max_batch]
             try:
@@ -277,14 +277,14 @@ class Engine:
                 yield slot, planes, "made"
             slots = slots[len(batch) :]
 
-    def _protections(self, gap: Gap) -> list[overlays.Protection]:
+    def _protections(self, gap: Gap, memory: _Memory) -> list[overlays.Protection]:
         """What of the source shall stay as it is, once per gap."""
         assert gap.b is not None
         found = []
         if self._mask is not None:
             found.append(overlays.from_mask(self._mask, gap.a))
         if self.static == "auto":
-            found.append(overlays.find(gap.before, gap.a, gap.b, gap.after))
+            found.append(overlays.find(gap.before, gap.a, gap.b, gap.after, memory.changes))
         return [protection for protection in found if protection is not None]
 
     def _pictures(self, gap: Gap, times: list[float], memory: _Memory) -> list[Planes]:
@@ -372,6 +372,7 @@ class _Memory:
         self.features: dict[int, Features] = {}
         self.alpha: dict[int, Features] = {}
         self.motion: dict[tuple[int, int], Motion] = {}
+        self.changes: dict[tuple[int, int], overlays.Change] = {}
 
     def keep(self, gap: Gap) -> None:
         """Forget all but the frames of this gap."""
@@ -379,6 +380,7 @@ class _Memory:
         self.features = {key: value for key, value in self.features.items() if key in near}
         self.alpha = {key: value for key, value in self.alpha.items() if key in near}
         self.motion = {pair: value for pair, value in self.motion.items() if near.issuperset(pair)}
+        self.changes = {pair: value for pair, value in self.changes.items() if near.issuperset(pair)}
 
     def clear(self) -> None:
         """Forget all: the model works differently from here on."""

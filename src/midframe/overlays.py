@@ -30,6 +30,8 @@ _SAME = 3  # 8-bit levels by which noise and recoding change what stands still
 _EDGE = 24  # 8-bit levels within 5x5 pixels that make a detail
 _MOVED = 8  # 8-bit levels by which a moving detail changes its pixels
 _CELL = 8  # side of the cells in which surroundings are judged, pixels
+_LIVELY_CELL = 10  # of 255: part of a cell that must change for it to move
+_FILM_MOVES = 0.02  # part of the cells that must move for an overlay to be worth a search
 _DENSE = 0.15  # part of a cell that details must fill
 _REACH = 3  # cells from a detail to the surroundings that must move
 _LIVELY = 0.5  # part of the cells around that must have moved, in every gap
@@ -51,44 +53,95 @@ class Protection:
     right: int
 
 
-def find(before: Frame | None, a: Frame, b: Frame, after: Frame | None) -> Protection | None:
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What changes from one frame to the next."""
+
+    same: Array  # (H, W) uint8: 255 where the picture stays
+    lively: Array  # (H / 8, W / 8) uint8: 255 for cells in which something moves
+
+
+def compare(first: Frame, second: Frame) -> Change:
+    """Where two frames of one size differ; what `find` starts from, to be kept from gap to gap."""
+    changed = cv2.absdiff(_luma8(first), _luma8(second))
+    size = max(1, first.width // _CELL), max(1, first.height // _CELL)
+    part = cv2.resize(cv2.inRange(changed, _MOVED + 1, 255), size, interpolation=cv2.INTER_AREA)
+    return Change(cv2.inRange(changed, 0, _SAME), cv2.inRange(part, _LIVELY_CELL, 255))
+
+
+def find(
+    before: Frame | None,
+    a: Frame,
+    b: Frame,
+    after: Frame | None,
+    known: dict[tuple[int, int], Change] | None = None,
+) -> Protection | None:
     """Static overlays between a and b, or None where there are none.
 
     At least one neighbour must be there: two frames alone do not tell an overlay from what happens to agree.
+
+    Args:
+        before: the frame before a, or None.
+        a: left frame of the gap.
+        b: right frame.
+        after: the frame after b, or None.
+        known: changes by the indexes of both frames; looked up here, and added to.
     """
-    if before is None and after is None:
+    frames = [f for f in (before, a, b, after) if f is not None and f.format == a.format]
+    frames = [f for f in frames if (f.height, f.width) == (a.height, a.width)]
+    if len(frames) < 3 or (len(frames) == 3 and b.format != a.format):
         return None
-    frames = [frame for frame in (before, a, b, after) if frame is not None]
-    lumas = [_luma8(frame) for frame in frames]
-    still: Array | None = None  # 255 where no gap changes a pixel
-    restless: Array | None = None  # 255 where every gap does
-    lively: Array | None = None  # 1 for cells in which something moves in every gap
-    for first, second in pairwise(lumas):
-        changed = cv2.absdiff(first, second)
-        same = cv2.inRange(changed, 0, _SAME)
-        moved = _cells(cv2.inRange(changed, _MOVED + 1, 255))
-        still = same if still is None else cv2.min(still, same)
-        restless = cv2.bitwise_not(same) if restless is None else cv2.subtract(restless, same)
-        lively = moved if lively is None else np.minimum(lively, moved)
-    assert still is not None and restless is not None and lively is not None
-    if lively.mean() < 0.02:  # nothing moves; nothing to protect
+    known = {} if known is None else known
+    changes = []
+    for first, second in pairwise(frames):
+        key = first.index, second.index
+        if key not in known:
+            known[key] = compare(first, second)
+        changes.append(known[key])
+    lively = changes[0].lively
+    for change in changes[1:]:
+        lively = cv2.min(lively, change.lively)
+    if cv2.countNonZero(lively) < _FILM_MOVES * lively.size:  # nothing moves; nothing to protect
         return None
-    here = lumas[0 if before is None else 1]
-    contrast = cv2.subtract(cv2.dilate(here, np.ones((5, 5), np.uint8)), cv2.erode(here, np.ones((5, 5), np.uint8)))
+    still, restless = changes[0].same, cv2.bitwise_not(changes[0].same)
+    for change in changes[1:]:
+        still = cv2.min(still, change.same)
+        restless = cv2.subtract(restless, change.same)
     # still over at least 2x2 pixels; opposite anchors, or an even kernel would shift the picture
     pair = np.ones((2, 2), np.uint8)
     solid = cv2.dilate(cv2.erode(still, pair, anchor=(0, 0)), pair, anchor=(1, 1))
-    # Patches of sky between moving leaves are still too, but their outlines move: what changes beside them changes in
-    # one gap and not in the next. Beside an overlay the same pixels change every time.
-    steady = cv2.blur(restless, (15, 15)) >= _STEADY * cv2.blur(cv2.bitwise_not(still), (15, 15)).astype(np.float32)
-    detail = ((solid > 0) & (contrast >= _EDGE) & steady).astype(np.uint8)
-    if not detail.any():
+    here, square = _luma8(a), np.ones((5, 5), np.uint8)
+    contrast = cv2.subtract(cv2.dilate(here, square), cv2.erode(here, square))
+    detail: Array = cv2.min(solid, cv2.inRange(contrast, _EDGE, 255))
+    if not _dense(detail, lively).any():
         return None
-    protected = _enclosed(detail, (still > 0).astype(np.uint8), lively)
+    detail = cv2.min(detail, _steady(still, restless))
+    protected = _enclosed((detail > 0).astype(np.uint8), (still > 0).astype(np.uint8), lively)
     if protected is None:
         return None
     grown = cv2.dilate(protected * np.uint8(255), np.ones((3, 3), np.uint8))
     return _protection(cv2.blur(grown, (3, 3)), a)
+
+
+def _dense(detail: Array, lively: Array) -> Array:
+    """(H / 8, W / 8) uint8: 1 for the cells that details, 255, fill well enough."""
+    cells = cv2.resize(detail, (lively.shape[1], lively.shape[0]), interpolation=cv2.INTER_AREA)
+    return (cells > 255 * _DENSE).astype(np.uint8)
+
+
+def _steady(still: Array, restless: Array) -> Array:
+    """(H, W) uint8: 255 where what changes nearby changes in every gap.
+
+    Patches of sky between moving leaves are still too, but their outlines move: what changes beside them changes in
+    one gap and not in the next. Beside an overlay the same pixels change every time.
+    """
+    height, width = still.shape
+    small = max(1, width // 4), max(1, height // 4)
+    always = cv2.blur(cv2.resize(restless, small, interpolation=cv2.INTER_AREA), (5, 5))
+    ever = cv2.blur(cv2.resize(cv2.bitwise_not(still), small, interpolation=cv2.INTER_AREA), (5, 5))
+    enough = (always >= _STEADY * ever.astype(np.float32)).astype(np.uint8) * np.uint8(255)
+    out: Array = cv2.resize(enough, (width, height), interpolation=cv2.INTER_NEAREST)
+    return out
 
 
 def load_mask(path: str | Path) -> Array:
@@ -139,22 +192,11 @@ def _luma8(frame: Frame) -> Array:
     return plane if frame.format.depth == 8 else (plane >> (frame.format.depth - 8)).astype(np.uint8)
 
 
-def _cells(moved: Array) -> Array:
-    """(H / 8, W / 8) float32: 1 where a good part of a cell has moved."""
-    height, width = moved.shape
-    size = max(1, width // _CELL), max(1, height // _CELL)
-    part = cv2.resize(moved.astype(np.float32), size, interpolation=cv2.INTER_AREA) / 255
-    out: Array = (part > 0.04).astype(np.float32)
-    return out
-
-
 def _enclosed(detail: Array, still: Array, lively: Array) -> Array | None:
     """(H, W) 0 or 1: the still details with movement on all sides, grown over the still pixels between them."""
     height, width = detail.shape
     rows, columns = lively.shape
-    cells = (cv2.resize(detail.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA) > _DENSE).astype(
-        np.uint8
-    )
+    cells = _dense(detail * np.uint8(255), lively)
     joined = cv2.dilate(cells, np.ones((3, 3), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
     kept = np.zeros_like(cells)
@@ -186,7 +228,7 @@ def _enclosed(detail: Array, still: Array, lively: Array) -> Array | None:
 
 def _moves_on_all_sides(own: Array, around: Array, lively: Array) -> bool:
     """Whether half of the ring has moved, and something on every side of it that the picture has."""
-    ring = around.astype(bool)
+    ring, lively = around.astype(bool), lively > 0
     if lively[ring].mean() < _LIVELY:
         return False
     y, x = np.nonzero(own)
