@@ -112,7 +112,7 @@ class Options:
         if self.vfr == "keep" and self.ratio is not None and self.ratio.denominator != 1:
             raise InputError(f"--vfr keep takes a whole --ratio (2, 3 ...); {float(self.ratio):g} was given")
         if self.compat != "off":
-            against = {"slowmo": self.slowmo, "start": self.start, "end": self.end}
+            against: dict[str, object] = {"slowmo": self.slowmo, "start": self.start, "end": self.end}
             against["vfr"] = "keep" if self.vfr == "keep" else None
             for name, given in against.items():
                 if given is not None:
