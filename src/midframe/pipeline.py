@@ -510,7 +510,7 @@ def labelled(frames: Reader, plan: Plan, engine: Engine) -> Iterator[Frame]:
     """Frames with their clock put right, numbered by shot."""
     info, options = frames.info, plan.options
     stream: Iterator[Frame] = frames
-    if not info.vfr and info.rate is not None:
+    if info.rate is not None:  # also where frames are left out: those that are there fall on the grid
         stream = timeline.regular(stream, info.rate, info.time_base, plan.start)
     stream = shots.label(stream, _detector(options, engine))
     return shots.dedup(stream) if options.dedup == "auto" else stream

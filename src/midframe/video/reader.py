@@ -65,6 +65,7 @@ class Reader:
                 header_frames=source.header_frames * 2 if source.header_frames else None,
             )
         self._warnings: list[str] = []
+        self._broken_off = False  # the file ends before its header says: its last picture is not held until then
         self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(maxsize=queue_frames)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -171,7 +172,7 @@ class Reader:
         is what is left to the end of the stream.
         """
         info = self.info
-        if info.vfr and info.duration is not None:
+        if info.vfr and info.duration is not None and not self._broken_off:
             left = info.start + info.duration - frame.pts
             if info.time_base <= left <= LONGEST_STEP:
                 return left
@@ -223,6 +224,7 @@ class Reader:
         if last is not None and self.segment.end is None and info.duration is not None:
             missing = info.start + info.duration - (last + lasting)
             if missing > max(4 * step, info.duration / 50, Fraction(1, 2)):
+                self._broken_off = True
                 self._warn(
                     f"it ends {float(missing):.1f} s early: {float(last + lasting - info.start):.1f} s of "
                     f"{float(info.duration):.1f} s could be read"
