@@ -27,6 +27,12 @@ CHROMA = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "440": (0, 1), "411": (2,
 SPACES = {"bt709": 1, "smpte170m": 5, "bt2020nc": 9, "smpte240m": 7, "fcc": 4}  # libswscale's numbers
 
 
+@pytest.fixture(autouse=True)
+def several_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pictures, cut as large ones are."""
+    monkeypatch.setattr(colour, "STRIP_ROWS", 64)
+
+
 def yuv(chroma: str = "420", depth: int = 8, **more: object) -> PixelFormat:
     name = f"yuv{chroma}p" + ("" if depth == 8 else f"{depth}le")
     return replace(PixelFormat(name, "yuv", depth, *CHROMA[chroma]), **more)
@@ -214,18 +220,14 @@ def test_convert_keeps_what_both_formats_have() -> None:
     assert opaque[3].min() == 255
 
 
-def test_a_column_of_strips_equals_one_picture() -> None:
+def test_a_column_of_strips_equals_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     # strips are an arrangement in memory, not in the picture
     format = yuv("420", siting="topleft")
     planes = noise(format, 300, 40)
     whole = colour.to_rgb(planes, format)
-    rows = colour.STRIP_ROWS
-    colour.STRIP_ROWS = 300
-    try:
-        assert torch.equal(colour.to_rgb(planes, format), whole)
-        assert all(torch.equal(a, b) for a, b in zip(colour.from_rgb(whole, format), planes, strict=True))
-    finally:
-        colour.STRIP_ROWS = rows
+    monkeypatch.setattr(colour, "STRIP_ROWS", 300)
+    assert torch.equal(colour.to_rgb(planes, format), whole)
+    assert all(torch.equal(a, b) for a, b in zip(colour.from_rgb(whole, format), planes, strict=True))
 
 
 @pytest.mark.gpu
