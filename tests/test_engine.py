@@ -124,6 +124,13 @@ def test_one_encode_a_frame_and_one_match_a_gap() -> None:
     assert model.calls["slots"] == 35 and model.calls["render"] == 5 * 3  # 7 slots in batches of 3, 3, 1
 
 
+def test_large_pictures_come_in_smaller_batches() -> None:
+    model = Counting()
+    a, b = torch.rand(3, 1080, 1920), torch.rand(3, 1080, 1920)
+    Engine(model).between(a, b, [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert model.calls["render"] == 2  # four pictures of 2 MP, then one
+
+
 def test_context_gives_the_neighbours_motion_from_the_cache() -> None:
     model = Counting(context=1)
     interpolate(film(7, cuts=(4,)), 48, Engine(model))

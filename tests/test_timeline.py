@@ -20,6 +20,9 @@ from midframe.types import Frame, Gap, PixelFormat, Segment
 GRAY = PixelFormat("gray", "gray", 8)
 PLANES = (torch.zeros(1, 1, dtype=torch.uint8),)
 
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
+
 NTSC24, NTSC30, NTSC60 = Fr(24000, 1001), Fr(30000, 1001), Fr(60000, 1001)
 
 
@@ -237,7 +240,6 @@ def test_any_lengths_give_a_constant_rate(parts: list[Fr], start: Fr, rate: Fr, 
                 assert slot.t == 0 and gap.a.pts <= instant < gap.a.pts + gap.a.duration
 
 
-@settings(max_examples=200)
 @given(
     lengths,
     starts,

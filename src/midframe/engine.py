@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 Planes = tuple[Tensor, ...]
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Pixels of all pictures that are rendered at once: beyond, batches save no time and cost memory (100 MB per 8 MP).
+_BATCH_PIXELS = 8_500_000
 # Sides of the tiles that are tried, one after the other, when memory does not suffice; pixels.
 _TILES = (1024, 512, 256)
 
@@ -217,7 +219,7 @@ class Engine:
         around = (before, a, b, after) if self.model.context else (None, a, b, None)
         memory = _Memory()
         while inner:
-            batch = inner[: self.max_batch]
+            batch = inner[: self._batch(*a.shape[-2:])]
             try:
                 with self._arithmetic():
                     for key, picture in enumerate(around):
@@ -263,7 +265,7 @@ class Engine:
         assert gap.b is not None
         protections = self._protections(gap, memory)
         while slots:
-            batch = slots[: self.max_batch]
+            batch = slots[: self._batch(gap.a.height, gap.a.width)]
             try:
                 with self._arithmetic():
                     made = self._pictures(gap, [float(slot.t) for slot in batch], memory)
@@ -358,6 +360,10 @@ class Engine:
             raise DeviceError(f"out of memory on {self.device} after every step down; {what}") from error
         log.warning("out of memory on %s; going on with tiles of %d pixels", self.device, smaller[0])
         self._use_tiles(smaller[0])
+
+    def _batch(self, height: int, width: int) -> int:
+        """Pictures of this size to render at once."""
+        return max(1, min(self.max_batch, _BATCH_PIXELS // (height * width)))
 
     def _use_tiles(self, side: int) -> None:
         inner = self.model.inner if isinstance(self.model, Tiled) else self.model
