@@ -183,7 +183,6 @@ def test_copy_mask_language_and_phone(page: Any, films: dict[str, Path], server:
     page.wait_for_selector("#predict dd")
     page.click("button.copy")
     said = page.inner_text("#copy-dialog pre >> nth=0")
-    page.wait_for_timeout(100)
     assert said.startswith("midframe interpolate 'short ride.mp4' -o 'short ride-48fps.mp4'")
     assert "--mask 'short ride-mask.png'" in said
     page.keyboard.press("Escape")

@@ -179,9 +179,10 @@ class House:
         for job in finished:
             if (job.finished or job.created) < old:
                 self.remove_job(job.id)
+        used = {job.source for job in self.store.jobs(limit=1_000_000)}
         for source in self.store.sources():
             day_old = source.state in ("receiving", "refused") and source.touched < now - 86400
-            if (source.touched < old or day_old) and not self._jobs_of(source.id):
+            if (source.touched < old or day_old) and source.id not in used:
                 self.remove_source(source.id)
         sizes = self.sizes()
         self._remove_strays(sizes)
@@ -201,9 +202,6 @@ class House:
             elif not self.remove_source(id):
                 continue
             total -= sizes.get(folder, 0)
-
-    def _jobs_of(self, source: str) -> bool:
-        return any(job.source == source for job in self.store.jobs(limit=1_000_000))
 
     def _remove_strays(self, sizes: Mapping[Path, int]) -> None:
         """Folders that no row knows: a server was killed between removing the one and the other."""

@@ -225,7 +225,8 @@ function showPlan() {
   $("basis").textContent = t({ "this film": "basisFilm", "other films": "basisOther", nothing: "basisNothing" }[plan.basis]);
 }
 
-function openCopy(source) {
+async function openCopy(source) {
+  await askPlan(); // the words must be those of the choices as they are now
   if (!plan) return;
   const dialog = $("copy-dialog");
   const part = (title, text) => [el("h3", {}, t(title)), el("pre", { tabindex: "0" }, text), el("div", { class: "row end" }, el("button", { type: "button", onclick: (event) => copyText(text, event.target) }, t("copyIt")))];
