@@ -116,6 +116,12 @@ def test_a_variable_rate_is_kept(tmp_path: Path) -> None:
         (replace(PLAIN, name="yuva420p", alpha=True), "a.mov", "prores_ks", "yuva444p10le"),
         (replace(PLAIN, name="yuva420p", alpha=True), "a.mkv", "ffv1", "yuva420p"),
         (PixelFormat("gbrap", "rgb", 8, alpha=True, full_range=True), "a.mkv", "ffv1", None),
+        (
+            replace(PLAIN, name="yuva444p12le", depth=12, chroma_w=0, chroma_h=0, alpha=True),
+            "a.webm",
+            "libvpx-vp9",
+            None,
+        ),
         (PixelFormat("gbrp", "rgb", 8, full_range=True), "a.mp4", "libx264", "yuv420p"),
         (PixelFormat("gray", "gray", 8), "a.mp4", "libx264", "yuv420p"),
         (PLAIN, "a.webm", "libvpx-vp9", "yuv420p"),

@@ -172,7 +172,6 @@ def choose_encoder(
     """
     container = container_of(target)
     source = info.format
-    notes: list[str] = []
     if container == "pictures":
         return _picture_encoding(source, target, codec)
     if codec == "auto":
@@ -193,17 +192,37 @@ def choose_encoder(
     supported = [pixel.name for pixel in encoder.video_formats or ()]
     usable = [name for name in supported if formats.is_planar(name) and not name.startswith("yuvj")]
     if pix_fmt != "auto":
-        wanted = pix_fmt.replace("yuvj", "yuv")
-        if supported and wanted not in usable:
+        names = [pix_fmt.replace("yuvj", "yuv")]
+        if supported and names[0] not in usable:
             raise UnsupportedError(f"{codec} takes no {pix_fmt}; allowed: {' '.join(usable)}")
-        name = wanted
     elif not usable:
-        name = formats.name_of(source)
-        if supported and name not in supported:
+        names = [formats.name_of(source)]
+        if supported and names[0] not in supported:
             raise UnsupportedError(f"{codec} takes none of the formats that midframe makes; try -c libx264")
-    else:
-        name = min(usable, key=lambda option: _loss(source, option, codec))
-    made = _target_format(info, name)
+    else:  # encoders claim more than they do: libvpx lists yuva444p and refuses it
+        names = sorted(usable, key=lambda option: _loss(source, option, codec))[:3]
+    refusal: UnsupportedError | None = None
+    for name in names:
+        made = _target_format(info, name)
+        settings = _settings(codec, crf, preset, options, info, made)
+        if container == "avi" and codec in ("libx264", "libx265", "mpeg4") and "bf" not in dict(settings):
+            settings = (*settings, ("bf", "0"))  # AVI keeps the order of decoding only
+        plain = codec in _LOSSLESS or codec.startswith("prores")
+        quality = None if plain else (crf if crf is not None else _CRF.get(codec))
+        encoding = Encoding(codec, container, made, settings, quality, _losses(info, codec, container, made))
+        try:
+            _try_out(info, encoding)
+        except UnsupportedError as error:
+            refusal = refusal or error
+        else:
+            return encoding
+    assert refusal is not None
+    raise refusal
+
+
+def _losses(info: VideoInfo, codec: str, container: str, made: PixelFormat) -> tuple[str, ...]:
+    """What pictures lose on their way into the encoder, in words."""
+    source, notes = info.format, []
     if source.alpha and not made.alpha:
         notes.append(f"transparency is left out: {codec} in {container} has none")
     if made.depth < source.depth:
@@ -214,15 +233,7 @@ def choose_encoder(
             f"{codec} takes even sizes only: {info.width}x{info.height} becomes {wide}x{high} by repeating the last "
             f"column or row; --pix-fmt yuv444p keeps the size"
         )
-    settings = _settings(codec, crf, preset, options, info, made)
-    if container == "avi" and codec in ("libx264", "libx265", "mpeg4") and "bf" not in dict(settings):
-        settings = (*settings, ("bf", "0"))  # AVI keeps the order of decoding only
-    quality = (
-        None if codec in _LOSSLESS or codec.startswith("prores") else (crf if crf is not None else _CRF.get(codec))
-    )
-    encoding = Encoding(codec, container, made, settings, quality, tuple(notes))
-    _try_out(info, encoding)
-    return encoding
+    return tuple(notes)
 
 
 def _try_out(info: VideoInfo, encoding: Encoding) -> None:
