@@ -81,7 +81,7 @@ def _instance_norm(x: Tensor) -> Tensor:
     """
     rows = x.float().permute(0, 2, 3, 1)  # (B, H, W, C)
     centred = rows - rows.mean(2, keepdim=True).mean(1, keepdim=True)
-    variance = centred.square().mean(2, keepdim=True).mean(1, keepdim=True)
+    variance = (centred * centred).mean(2, keepdim=True).mean(1, keepdim=True)
     return centred.mul_(torch.rsqrt(variance + NORM_EPS)).permute(0, 3, 1, 2)
 
 

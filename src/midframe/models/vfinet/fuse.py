@@ -144,7 +144,8 @@ class Fuse(nn.Module):
             self.static,
             _together([*colours.chunk(2), *edges.chunk(2), *images.chunk(2), *slopes.chunk(2), features]),
         )
-        static = F.max_pool2d(static, 2 * STATIC_REACH + 1, stride=1, padding=STATIC_REACH)
+        size, reach = 2 * STATIC_REACH + 1, STATIC_REACH  # a square maximum is one of columns, then of rows
+        static = F.max_pool2d(F.max_pool2d(static, (size, 1), 1, (reach, 0)), (1, size), 1, (0, reach))
         if full is not None:
             images = full.flatten(0, 1)
             fine = F.interpolate(2.0 * fine, scale_factor=2, mode="bilinear", align_corners=False)
