@@ -285,6 +285,18 @@ def test_rotation_aspect_and_tags_come_through(tmp_path: Path) -> None:
         assert (after.rotation, after.sample_aspect) == (270, Fraction(4, 3)), name
 
 
+@pytest.mark.parametrize("name", ["b.webm", "b.mov", "b.mkv"])
+def test_transparency_comes_through(tmp_path: Path, name: str) -> None:
+    source = make(tmp_path / "a.mkv", Clip(codec="ffv1", pixels="yuva420p"))
+    through(source, tmp_path / name)
+    with open_reader(source) as before, open_reader(tmp_path / name) as after:
+        assert after.info.format.alpha
+        for a, b in zip(before, after, strict=True):
+            scale = ((1 << b.format.depth) - 1) / 255
+            apart = a.planes[3].float() - b.planes[3].float() / scale
+            assert apart.abs().mean() < 3
+
+
 def test_a_lost_source_costs_the_sound_and_not_the_film(tmp_path: Path) -> None:
     source = make(tmp_path / "a.mkv", Clip(sounds=1))
     info = probe(source)

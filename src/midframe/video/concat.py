@@ -411,6 +411,8 @@ class _Join:
         template = first.streams.video[0]
         made = out.add_stream_from_template(template, opaque=True)
         made.time_base = Fraction(1, scale)
+        if alpha := {k.lower(): v for k, v in template.metadata.items()}.get("alpha_mode"):
+            made.metadata["alpha_mode"] = alpha  # without it nobody looks for the transparency of VP9
         if self.info.display_matrix is not None:
             made.set_display_matrix(self.info.display_matrix)
         of_source = next((s for s in self.info.streams if s.index == self.info.video_index), None)

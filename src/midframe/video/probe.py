@@ -162,6 +162,24 @@ def choose_stream(container: Any, path: str | os.PathLike[str]) -> Any:
     return max(known, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))
 
 
+def decoder_of(stream: Any, threads: bool = False) -> Any:
+    """A decoder for a video stream: libav's own, but libvpx where VP8 or VP9 carries transparency.
+
+    Args:
+        stream: of an opened file; its decoder is known.
+        threads: decode several pictures at a time; the first then comes later.
+    """
+    context = stream.codec_context
+    alpha = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode") == "1"
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(context.codec.canonical_name)
+    if alpha and name is not None and name in av.codecs_available:
+        context = av.CodecContext.create(name, "r")
+    if threads:
+        context.thread_type = "AUTO"
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    return context
+
+
 def is_cover(stream: Any) -> bool:
     """Whether a video stream is a still picture that belongs to the file: cover art or thumbnails."""
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
@@ -204,7 +222,7 @@ class _Look:
 def _look(container: Any, stream: Any) -> _Look:
     look = _Look()
     size = 0
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    decoder = decoder_of(stream)
     for other in container.streams:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
@@ -221,7 +239,7 @@ def _look(container: Any, stream: Any) -> _Look:
                     look.durations.append(packet.duration or 0)
             if len(look.pictures) < FIRST_PICTURES:
                 try:
-                    look.pictures += stream.decode(packet)
+                    look.pictures += decoder.decode(packet)
                 except (av.error.FFmpegError, ValueError):
                     look.corrupt += 1
             enough = LOOK_PACKETS, LOOK_BYTES
@@ -235,7 +253,7 @@ def _look(container: Any, stream: Any) -> _Look:
         look.whole = True
     if not look.pictures:
         try:
-            look.pictures += stream.decode(None)
+            look.pictures += decoder.decode(None)
         except (av.error.FFmpegError, ValueError):
             look.corrupt += 1
     return look
@@ -546,12 +564,11 @@ def _count(path: str | os.PathLike[str], index: int) -> int:
     total = 0
     with open_source(path) as container:
         stream = container.streams[index]
-        stream.thread_type = "AUTO"
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        decoder = decoder_of(stream, threads=True)
         try:
             for packet in container.demux(stream):
                 try:
-                    total += len(stream.decode(packet))
+                    total += len(decoder.decode(packet))
                 except (av.error.FFmpegError, ValueError):
                     continue
         except (av.error.FFmpegError, OSError):

@@ -27,7 +27,7 @@ import av.filter
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Frame, Segment, VideoInfo
 from midframe.video import formats, images
-from midframe.video.probe import MAX_PIXELS, named, open_source, probe
+from midframe.video.probe import decoder_of, named, open_source, probe
 
 QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB
 # A step of the clock that no film means: broadcast clocks wrap round and splices jump, damaged stamps are anything.
@@ -304,8 +304,7 @@ class Reader:
             for other in container.streams:
                 if other.index != stream.index:
                     other.discard = av.stream.Discard.all
-            stream.thread_type = "AUTO"
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            decoder = decoder_of(stream, threads=True)
             tick = Fraction(stream.time_base)
             if wanted is not None:
                 try:
@@ -322,7 +321,7 @@ class Reader:
                     self._warn(f"reading stops at a damaged place ({error.strerror or error})")
                     break
                 try:
-                    pictures = stream.decode(packet)
+                    pictures = decoder.decode(packet)
                 except av.error.EOFError:
                     break
                 except (av.error.FFmpegError, ValueError):
