@@ -365,6 +365,14 @@ def test_a_restart_keeps_sources_jobs_and_uploads(tmp_path: Path) -> None:
         assert api.settled(half)["state"] == "ready"
 
 
+def test_later_answers_have_larger_revisions(api: Api) -> None:
+    source = api.upload(server_fakes.film(steps=1))
+    job = api.add(source["id"])
+    later = [api.job(job["id"])["revision"] for _ in range(3)]
+    assert [job["revision"], *later] == sorted({job["revision"], *later})
+    assert api.http.get(f"/api/v1/sources/{source['id']}").json()["revision"] > source["revision"]
+
+
 def test_openapi_names_every_route_and_no_other_host(api: Api) -> None:
     document = api.http.get("/api/v1/openapi.json").json()
     assert all(path.startswith("/api/v1/") for path in document["paths"])

@@ -142,7 +142,7 @@ def _list_models(request: Mapping[str, Any], note: Note, cancel: threading.Event
     for name in BUILDERS:
         try:
             load_model(name)
-        except MidframeError:
+        except (MidframeError, ImportError):  # no weights, or a library that is an extra
             continue
         found.append(name)
     return {"models": found}, None

@@ -249,6 +249,7 @@ class House:
             error=ErrorText(**job.error) if job.error else None, warnings=list(job.outcome.get("warnings", ())),
             files=files, **job.about, size=job.outcome.get("size"), device=job.device,
             created=job.created, started=job.started, finished=job.finished,
+            revision=job.revision,
         )  # fmt: skip
 
 
@@ -258,7 +259,7 @@ def source_state(source: Source) -> SourceState:
         id=source.id, name=source.name, kind=source.kind, size=source.size,  # type: ignore[arg-type]
         received=source.received, state=source.state,  # type: ignore[arg-type]
         info=dict(source.info) if source.info else None, error=ErrorText(**source.error) if source.error else None,
-        mask=source.mask, created=source.created,
+        mask=source.mask, created=source.created, revision=source.revision,
     )  # fmt: skip
 
 

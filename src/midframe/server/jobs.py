@@ -73,6 +73,7 @@ class Source:
     client: str
     created: float  # seconds since the epoch, as every time here
     touched: float
+    revision: int = 0  # of two looks at the same row, the larger is the newer
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Job:
     created: float = 0.0
     started: float | None = None
     finished: float | None = None
+    revision: int = 0  # as in Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class Store:
         """Open or make the file. Raises JobError where another server has it open."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
+        self._revision = 0
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=2.0)
         self._db.row_factory = sqlite3.Row
         try:
@@ -150,6 +153,13 @@ class Store:
         with self._lock:
             return self._db.execute(sql, values).fetchall()
 
+    def _look(self, sql: str, *values: Any) -> list[dict[str, Any]]:
+        """Rows as dicts, with the revision of this look: answers can overtake each other on their way to a page."""
+        with self._lock:
+            self._revision = max(self._revision + 1, time.time_ns() // 1000)  # goes on growing over a restart
+            rows = self._db.execute(sql, values).fetchall()
+            return [{**dict(row), "revision": self._revision} for row in rows]
+
     def _change(self, sql: str, *values: Any) -> int:
         with self._lock:
             return self._db.execute(sql, values).rowcount
@@ -169,14 +179,14 @@ class Store:
 
     def source(self, id: str) -> Source:
         """The source with this id. Raises NotFoundError."""
-        rows = self._rows("SELECT * FROM sources WHERE id = ?", id)
+        rows = self._look("SELECT * FROM sources WHERE id = ?", id)
         if not rows:
             raise NotFoundError(f"no source {id}: it never was, or its time was up")
         return _source(rows[0])
 
     def sources(self) -> list[Source]:
         """All sources, oldest first."""
-        return [_source(row) for row in self._rows("SELECT * FROM sources ORDER BY created, id")]
+        return [_source(row) for row in self._look("SELECT * FROM sources ORDER BY created, id")]
 
     def receive(self, id: str, received: int) -> None:
         """Write down how many bytes of an upload are on disk; the last byte sends it to the probe."""
@@ -238,7 +248,7 @@ class Store:
 
     def job(self, id: str) -> Job:
         """The job with this id. Raises NotFoundError."""
-        rows = self._rows("SELECT * FROM jobs WHERE id = ?", id)
+        rows = self._look("SELECT * FROM jobs WHERE id = ?", id)
         if not rows:
             raise NotFoundError(f"no job {id}: it never was, or its time was up")
         return _job(rows[0])
@@ -247,7 +257,7 @@ class Store:
         """Jobs, newest first, of one state or of all."""
         where, values = ("WHERE state = ?", [state]) if state else ("", [])
         sql = f"SELECT * FROM jobs {where} ORDER BY number DESC LIMIT ? OFFSET ?"
-        return [_job(row) for row in self._rows(sql, *values, limit, offset)]
+        return [_job(row) for row in self._look(sql, *values, limit, offset)]
 
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state."""
@@ -365,19 +375,17 @@ def _load(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def _source(row: sqlite3.Row) -> Source:
-    fields = {key: row[key] for key in row.keys()}  # noqa: SIM118  sqlite3.Row iterates over values
-    fields.update(info=_load(row["info"]), error=_load(row["error"]), mask=bool(row["mask"]))
-    return Source(**fields)
+def _source(row: dict[str, Any]) -> Source:
+    row.update(info=_load(row["info"]), error=_load(row["error"]), mask=bool(row["mask"]))
+    return Source(**row)
 
 
-def _job(row: sqlite3.Row) -> Job:
-    fields = {key: row[key] for key in row.keys()}  # noqa: SIM118
-    fields.update(
+def _job(row: dict[str, Any]) -> Job:
+    row.update(
         options=_load(row["options"]),
         about=_load(row["about"]),
         progress=_load(row["progress"]) or {},
         outcome=_load(row["outcome"]) or {},
         error=_load(row["error"]),
     )
-    return Job(**fields)
+    return Job(**row)

@@ -74,6 +74,7 @@ class SourceState(BaseModel):
     error: ErrorText | None
     mask: bool
     created: float = Field(description="seconds since 1970")
+    revision: int = Field(description="of two answers about the same source, the larger is the newer")
 
 
 class NewPlan(BaseModel):
@@ -140,6 +141,7 @@ class JobState(BaseModel):
     created: float
     started: float | None
     finished: float | None
+    revision: int = Field(description="of two answers about the same job, the larger is the newer")
 
 
 class Marks(BaseModel):

@@ -330,6 +330,7 @@ function drawSoon() { // two hundred events in one moment make one drawing
 
 function takeSource(source) {
   const old = sources.get(source.id);
+  if (old && old.revision > source.revision) return; // an answer that an event has overtaken
   sources.set(source.id, source);
   if (source.id === film) {
     if (!old || old.state !== source.state || old.mask !== source.mask) drawFilm();
@@ -340,6 +341,7 @@ function takeSource(source) {
 
 function takeJob(job) {
   const old = jobs.get(job.id);
+  if (old && old.revision > job.revision) return;
   jobs.set(job.id, job);
   if (old && old.state !== job.state) {
     if (job.state === "done") { say(t("saidDone", { name: job.source_name })); if (job.source === film) askPlan(); if (job.kind === "preview" && !viewed()) view(job); }
