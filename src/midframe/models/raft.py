@@ -364,7 +364,8 @@ class Raft(nn.Module):
 
     Args:
         size: "basic" (5.3 M parameters) or "small" (1.0 M).
-        volume_limit: bytes that comparisons may take; above, they are computed as they are looked up.
+        volume_limit: bytes that comparisons may take; above, they are computed as they are looked up. On a GPU
+            half of the free memory, if that is more.
     """
 
     def __init__(self, size: str = "basic", volume_limit: int = VOLUME_LIMIT) -> None:
@@ -445,7 +446,10 @@ class Raft(nn.Module):
             a, b = a / math.sqrt(self.shape.features), b
             pixels = a.shape[-2] * a.shape[-1]
             needed = 4 * len(a) * pixels * pixels * (1.34 if not both else 1.68)
-            if needed <= self.volume_limit:
+            limit = self.volume_limit
+            if a.is_cuda:  # tiles ask the GPU for numbers all the time; there the volume is kept while half is free
+                limit = max(limit, torch.cuda.mem_get_info(a.device)[0] // 2)
+            if needed <= limit:
                 return VolumeLookup(a, b, self.shape, both)
             return TiledLookup(a, b, self.shape, both)
 
