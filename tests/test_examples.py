@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 
 import clips
+import vfinet_reference
 from clips import Clip
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -21,7 +25,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(name: str, *words: object) -> str:
     done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *map(str, words)], capture_output=True, text=True, timeout=120
+        [sys.executable, EXAMPLES / name, *map(str, words)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -57,3 +61,26 @@ def test_own_model(film: Path, tmp_path: Path) -> None:
 
 def test_put_back(film: Path) -> None:
     assert run("put_back.py", film).startswith("5 pictures: ")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files as ModelScope's hub has them, with weights that follow from the tensors' names."""
+    folder = tmp_path_factory.mktemp("weights")
+    for part, name in (("flownet", "raft-sintel.pt"), ("internet", "interpnet.pt")):
+        torch.save(vfinet_reference.named_weights(vfinet_reference.shapes(part)), folder / name)
+    return folder
+
+
+def test_modelscope_interpolation(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIDFRAME_CACHE", str(tmp_path / "cache"))
+    film = clips.make(tmp_path / "in.mp4", Clip(frames=2))
+    assert run("modelscope_interpolation.py", film, "--weights", weights).count("_interpolated.mp4") == 3
+
+
+def test_modelscope_evaluation(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIDFRAME_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    for i, part in enumerate(("frame1", "frame2", "framet", "frame3", "frame4")):
+        cv2.imwrite(str(tmp_path / "set" / f"{part}.png"), np.full((64, 64, 3), 40 * i, np.uint8))
+    assert "'psnr'" in run("modelscope_evaluation.py", tmp_path, "--weights", weights)
