@@ -142,6 +142,14 @@ def test_kill_9_and_again_gives_the_same_frames(tmp_path: Path, small_segments: 
     ]  # fmt: skip
 
 
+def test_equal_frames_are_encoded_equally(tmp_path: Path, small_segments: None) -> None:
+    """Larger pictures, so that the encoder uses all that it has."""
+    source = clips.make(tmp_path / "in.mkv", Clip(width=320, height=240, frames=60, options={"g": "12"}))
+    first = hashes(run(source, tmp_path / "0.mp4").path)
+    for n in range(1, 4):
+        assert hashes(run(source, tmp_path / f"{n}.mp4").path) == first
+
+
 def half_done(source: Path, target: Path, **wishes: Any) -> None:
     drain = threading.Event()
 

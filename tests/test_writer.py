@@ -265,7 +265,8 @@ def test_wishes_reach_the_encoder(tmp_path: Path) -> None:
     sizes = []
     for crf in (10, 45):
         encoding = choose_encoder(info, tmp_path / "a.mp4", crf=crf, preset="ultrafast", options=[("tune", "grain")])
-        assert dict(encoding.options) == {"crf": str(crf), "preset": "ultrafast", "tune": "grain"}
+        own = {key: value for key, value in encoding.options if key != "x264-params"}  # that depends on the processor
+        assert own == {"crf": str(crf), "preset": "ultrafast", "tune": "grain"}
         with open_writer(tmp_path / "a.mp4", info, encoding, rate=Fraction(24)) as writer:
             torch.manual_seed(0)
             for n in range(4):
