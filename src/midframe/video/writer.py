@@ -383,8 +383,8 @@ def _x264(made: PixelFormat) -> dict[str, str]:
     found = {}
     if made.siting == "topleft" and made.chroma_h:
         found["chromaloc"] = "2"
-    # Its AVX-512 code for mbtree gives one of several results at random (x264 165 in PyAV 18.1: 3 different files from 6
-    # encodes of equal frames; with AVX2 8 of 8 were equal). A resumed run must make the frames it would have made.
+    # Its AVX-512 code for mbtree gives one of several results at random (x264 165 in PyAV 18.1: 3 different files from
+    # 6 encodes of equal frames; with AVX2 8 of 8 were equal). A resumed run must make the frames it would have made.
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
         found["asm"] = "AVX2"
     return found
