@@ -21,7 +21,7 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -254,11 +254,8 @@ class _Head:
                 self._hand_out()
                 self._take_in()
                 if self.cancel.is_set() or (self.drain.is_set() and not self.running):
-                    held = len(self.journal.held(len(self.plan.segments)))
-                    raise Interrupted(
-                        f"stopped; {held} of {len(self.plan.segments)} segments are finished and kept: the same "
-                        "command goes on from there"
-                    )
+                    count = len(self.plan.segments)
+                    raise Interrupted(pipeline.kept(len(self.journal.held(count)), count))
         finally:
             for ticket in list(self.running):
                 self._drop(ticket)
@@ -516,8 +513,7 @@ def _make_segment(job: Job, number: int) -> Iterator[dict[str, Any]]:
                 job.plan, segments=(job.plan.segments[number],), source=str(source), target=work / job.plan.target.name
             )
             journal = stack.enter_context(Journal(plan.target))
-            yield from _running(plan, journal, stack)
-            run_warnings = _warnings.pop(str(plan.target), [])
+            run_warnings = yield from _running(plan, journal)
             record = pipeline.segment_record(journal, 0)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
@@ -547,12 +543,13 @@ def _make_segment(job: Job, number: int) -> Iterator[dict[str, Any]]:
         yield {**done, "where": "chunks", "packed": packed}
 
 
-_warnings: dict[str, list[str]] = {}
+def _running(plan: Plan, journal: Journal) -> Generator[dict[str, Any], None, list[str]]:
+    """Make the plan's one segment in a thread; yields how far it is. A generator that is given up stops the thread.
 
-
-def _running(plan: Plan, journal: Journal, stack: contextlib.ExitStack) -> Iterator[dict[str, Any]]:
-    """Make the plan's one segment in a thread; yields how far it is. A generator that is given up stops the thread."""
-    news: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
+    Returns:
+        The warnings of the run.
+    """
+    news: queue.Queue[dict[str, Any] | BaseException | list[str]] = queue.Queue()
     cancel = threading.Event()
 
     def on_progress(progress: Progress) -> None:
@@ -565,8 +562,7 @@ def _running(plan: Plan, journal: Journal, stack: contextlib.ExitStack) -> Itera
                 pipeline.enter(journal, plan), journal, _engine(plan.options), on_progress, cancel, threading.Event()
             )
             run.make()
-            _warnings[str(plan.target)] = run.warnings
-            news.put(None)
+            news.put(run.warnings)
         except BaseException as error:
             news.put(error)
 
@@ -575,8 +571,8 @@ def _running(plan: Plan, journal: Journal, stack: contextlib.ExitStack) -> Itera
     try:
         while True:
             one = news.get()
-            if one is None:
-                return
+            if isinstance(one, list):
+                return one
             if isinstance(one, BaseException):
                 raise one
             yield one

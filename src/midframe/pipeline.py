@@ -294,7 +294,7 @@ class Run:
         if self.on_progress is not None:
             self.on_progress(self._progress("frames", frame.pts, writer.number, writer.cuts_met, frame))
         if self.cancel.is_set():
-            raise Interrupted(_kept(writer.number, len(self.plan.segments)))
+            raise Interrupted(kept(writer.number, len(self.plan.segments)))
 
     def join(self) -> Result:
         """The segments become one film under its own name, with a report beside it."""
@@ -463,7 +463,7 @@ class SegmentWriter:
         self._kinds.clear()
         self.number += 1
         if self._drain.is_set() and not last:
-            raise Interrupted(_kept(self.number, len(self.plan.segments)))
+            raise Interrupted(kept(self.number, len(self.plan.segments)))
 
 
 @contextlib.contextmanager
@@ -591,7 +591,8 @@ def enter(journal: Journal, plan: Plan, model: Model | None = None) -> Plan:
     return replace(plan, segments=segments_from_json(theirs["segments"]))
 
 
-def _kept(done: int, segments: int) -> str:
+def kept(done: int, segments: int) -> str:
+    """What a run that is stopped on request says."""
     return f"stopped; {done} of {segments} segments are finished and kept: the same command goes on from there"
 
 
