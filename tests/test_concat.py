@@ -13,6 +13,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clips import NTSC_FILM, Clip, make
 from midframe.errors import MediaError
@@ -384,3 +386,16 @@ def test_a_thousand_segments_join_in_seconds(tmp_path: Path) -> None:
     concat.join(paths, tmp_path / "a.mp4", None, info)
     assert time.monotonic() - begin < 10
     assert len(stamps(tmp_path / "a.mp4")) == 2000
+
+
+@given(
+    base=st.sampled_from([Fraction(1, 1000), Fraction(1, 90_000), Fraction(1001, 24_000), Fraction(1, 3)]),
+    origin=st.fractions(-50, 50, max_denominator=1000),
+    slowmo=st.fractions(1, 8, max_denominator=30),
+    stamp=st.integers(-(10**9), 10**9),
+)
+def test_whole_numbers_give_what_fractions_give(base: Fraction, origin: Fraction, slowmo: Fraction, stamp: int) -> None:
+    clock = concat._Clock(Fraction(0), None, Fraction(1, 7), slowmo, Fraction(-3, 11))
+    seconds, units = clock.rulers(base, origin)
+    assert seconds.exact(stamp) == clock.out(stamp * base - origin)
+    assert units.nearest(stamp) == round(clock.out(stamp * base - origin) / base)

@@ -262,6 +262,33 @@ class _Clock:
     def out(self, instant: Fraction) -> Fraction:
         return self.start + (instant - self.start) * self.slowmo - self.shift
 
+    def rulers(self, base: Fraction, origin: Fraction) -> tuple[_Ruler, _Ruler]:
+        """(seconds of output time, the same in units of `base`) from stamps of a stream whose film begins at origin."""
+        zero = self.out(-origin)
+        return _Ruler.of(base * self.slowmo, zero), _Ruler.of(self.slowmo, zero / base)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruler:
+    """stamp * slope + offset, exactly and in whole numbers, because every packet of a film is measured with it."""
+
+    slope: int
+    offset: int
+    whole: int  # what both are parts of
+
+    @classmethod
+    def of(cls, slope: Fraction, offset: Fraction) -> _Ruler:
+        whole = math.lcm(slope.denominator, offset.denominator)
+        return cls(int(slope * whole), int(offset * whole), whole)
+
+    def exact(self, stamp: int) -> Fraction:
+        return Fraction(stamp * self.slope + self.offset, self.whole)
+
+    def nearest(self, stamp: int) -> int:
+        """Rounded as `round` does: halves to the even side."""
+        down, rest = divmod(stamp * self.slope + self.offset, self.whole)
+        return down + (2 * rest > self.whole or (2 * rest == self.whole and down % 2 == 1))
+
 
 def _clock(info: VideoInfo, options: Options) -> _Clock:
     slowmo = options.slowmo if options.slowmo is not None else Fraction(1)
@@ -483,25 +510,27 @@ class _Join:
                     raise MediaError(f"{named(segment)} was encoded with other settings than the first segment")
                 own = _ticks(opened, segment)[1] - self.clock.shift - offset
                 end = round((opened.duration or 0) / 1000)  # microseconds of a clock that counts ticks as milliseconds
+                shown, base = _Ruler.of(step, (offset + own) * scale), Fraction(1, scale)
+                lasts = _Ruler.of(step, Fraction(0))
                 for packet in opened.demux(stream):
                     if packet.pts is None or not packet.size:
                         continue
                     # a block of Matroska does not say how long it lasts, but the file says where it ends
                     length = end - packet.pts if packet.pts == latest else packet.duration or 1
-                    pts = round((packet.pts * tick + offset + own) * scale)
+                    pts = shown.nearest(packet.pts)
                     dts = times(pts)
                     if dts > pts:
                         raise MediaError(f"{named(segment)} has pictures in an order that cannot be joined")
                     delay = pts - dts if delay is None else delay
                     packet.pts, packet.dts = pts, dts
-                    packet.duration = max(1, round(length * step))
+                    packet.duration = max(1, lasts.nearest(length))
                     place += 1
                     if place == len(stamps) and self.container in ("mp4", "mov"):
                         # QuickTime adds up distances in order of decoding; the last one makes the sum right
-                        packet.duration = max(1, round((end * tick + offset + own) * scale) - delay - dts)
-                    packet.time_base = Fraction(1, scale)
+                        packet.duration = max(1, shown.nearest(end) - delay - dts)
+                    packet.time_base = base
                     packet.stream = self.video
-                    yield packet, Fraction(dts, scale)
+                    yield packet, dts * base
 
     def _others(self, source: Any) -> Iterator[tuple[Fraction, int, Any]]:
         """(when due, stream index, packet of the source) for all packets of copied streams in the range."""
@@ -534,18 +563,17 @@ class _Join:
             if stamp is None or line.cover:
                 yield Fraction(0), index, packet
                 continue
-            base = Fraction(packet.time_base)
-            instant = stamp * base - self.info.origin
-            shown = instant if packet.pts is None else packet.pts * base - self.info.origin
-            if end is not None and instant >= end:
+            base = packet.time_base
+            if end is not None and stamp * base - self.info.origin >= end:
                 done.add(index)
                 if len(done) >= len(keep):
                     return
                 continue
-            length = (packet.duration or 0) * base
-            if begin is not None and not line.takes(shown, length, begin, packet):
-                continue
-            yield self.clock.out(instant), index, packet
+            if begin is not None:
+                shown = (stamp if packet.pts is None else packet.pts) * base - self.info.origin
+                if not line.takes(shown, (packet.duration or 0) * base, begin, packet):
+                    continue
+            yield line.rulers(base, self.info.origin)[0].exact(stamp), index, packet
 
     def _mux_other(self, out: Any, index: int, packet: Any) -> None:
         line = self.lines[index]
@@ -587,6 +615,7 @@ class _Line:
         self.cover = is_cover(stream)
         self.flows = stream.type != "attachment"
         self.last: int | None = None
+        self._base: Fraction | None = None  # seconds per unit of the latest packet
         self.begun = False
         self.video = stream.type == "video"
         self.made = self.declare(out, stream)
@@ -618,13 +647,19 @@ class _Line:
         packet.stream = self.made
         yield packet
 
+    def rulers(self, base: Fraction, origin: Fraction) -> tuple[_Ruler, _Ruler]:
+        """`_Clock.rulers` for stamps in this unit; made once, for a stream hardly ever changes it."""
+        if base != self._base:
+            self._base, self._rulers = base, self.clock.rulers(base, origin)
+        return self._rulers
+
     def retime(self, packet: Any, origin: Fraction) -> None:
         """Film time to output time, in the packet's own units; dts kept rising."""
-        base = Fraction(packet.time_base)
-        for name in ("pts", "dts"):
-            stamp = getattr(packet, name)
-            if stamp is not None:
-                setattr(packet, name, round(self.clock.out(stamp * base - origin) / base))
+        _, units = self.rulers(packet.time_base, origin)
+        if packet.pts is not None:
+            packet.pts = units.nearest(packet.pts)
+        if packet.dts is not None:
+            packet.dts = units.nearest(packet.dts)
         if self.plan.kind == "subtitle" and packet.pts is not None and packet.pts < 0:
             packet.duration = max(0, (packet.duration or 0) + packet.pts)
             packet.pts = packet.dts = 0
