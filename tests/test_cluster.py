@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -15,8 +20,10 @@ import pytest
 
 import clips
 from clips import Clip
+from commands import Call
 from midframe import pipeline, storage
-from midframe.errors import InputError, Interrupted, JobError
+from midframe.dispatch import Dispatch
+from midframe.errors import DeviceError, InputError, Interrupted, JobError, MediaError
 from midframe.plan import Plan
 
 ray = pytest.importorskip("ray")
@@ -179,18 +186,256 @@ def test_a_poisoned_segment_is_named_and_the_rest_is_kept(
     target = tmp_path / "out.mkv"
     plans: list[Plan] = []
     why = "a bad picture" if how == "raises" else "its worker died 3 times"
-    with pytest.raises(JobError, match=rf"1 of \d+ segments failed again and again: segment 2 .*{why}"):
+    with pytest.raises(JobError, match=rf"1 of \d+ segments failed again and again: segment 2 .*{why}") as error:
         cluster.interpolate(film, target, farm=Farm(workers=2), on_plan=plans.append, **WISHES)
+    assert error.value.exit_code == 1
     kept = {int(path.stem) for path in target.with_name("out.mkv.midframe").glob("[0-9]*.json")}
     assert kept == set(range(len(plans[0].segments))) - {2}
     assert not target.exists()
 
 
 def test_a_wish_that_no_worker_can_fulfil_ends_at_once(nodes: Any, film: Path, tmp_path: Path) -> None:
-    from midframe.errors import DeviceError
-
     with pytest.raises(DeviceError, match="no GPU"):
         cluster.interpolate(film, tmp_path / "out.mkv", **{**WISHES, "device": "cuda"})
+
+
+def test_a_straggler_runs_again_elsewhere(
+    nodes: Any, film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = tmp_path / "began"
+    began.mkdir()
+
+    def stuck(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
+        import time
+
+        from midframe import cluster
+
+        mine = began / f"{number}-{time.monotonic_ns()}"
+        mine.touch()
+        if number == 1 and len(list(began.glob("1-*"))) == 1:
+            yield {"kind": "began", "node": ""}
+            time.sleep(3600)
+        yield from cluster._make_segment(job, number)
+
+    monkeypatch.setattr(cluster, "_make_segment", stuck)
+    monkeypatch.setattr(cluster, "Dispatch", partial(Dispatch, grace=0.5))
+    result = cluster.interpolate(film, tmp_path / "out.mkv", farm=Farm(workers=2), **WISHES)
+    assert hashes(result.path) == truth
+    assert len(list(began.glob("1-*"))) == 2
+
+
+def test_a_node_that_cannot_is_left_out(
+    nodes: Any, film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weak = {ray.nodes()[0]["NodeID"]}
+
+    def mixed(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
+        from unittest import mock
+
+        from midframe import cluster
+        from midframe.errors import DeviceError
+
+        small = DeviceError("out of memory") if cluster._node() in weak else None
+        with mock.patch.object(cluster, "_engine", side_effect=small, wraps=cluster._engine):
+            yield from cluster._make_segment(job, number)
+
+    monkeypatch.setattr(cluster, "_make_segment", mixed)
+    result = cluster.interpolate(film, tmp_path / "out.mkv", farm=Farm(), **WISHES)
+    assert hashes(result.path) == truth
+    assert "a node of the farm was left out: out of memory" in result.warnings
+    weak |= {node["NodeID"] for node in ray.nodes()}
+    with pytest.raises(DeviceError, match="out of memory"):
+        cluster.interpolate(film, tmp_path / "again.mkv", farm=Farm(), **WISHES)
+
+
+def test_a_worker_waits_while_the_head_is_slow(
+    nodes: Any, film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = tmp_path / "sent"
+
+    def apart(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
+        from dataclasses import replace
+
+        from midframe import cluster
+
+        cluster.CHUNK_BYTES = 2000
+        for news in cluster._make_segment(replace(job, token="not there"), number):
+            if news["kind"] == "chunk":
+                with open(sent, "a") as file:
+                    file.write(".")
+            yield news
+
+    taken, ahead = 0, 0
+    take = cluster._Head._news
+
+    def slow(head: Any, ticket: int, news: Mapping[str, Any]) -> None:
+        nonlocal taken, ahead
+        if news["kind"] == "chunk":
+            time.sleep(0.02)
+            ahead = max(ahead, sent.stat().st_size - taken)
+            taken += 1
+        take(head, ticket, news)
+
+    monkeypatch.setattr(cluster, "_make_segment", apart)
+    monkeypatch.setattr(cluster._Head, "_news", slow)
+    result = cluster.interpolate(film, tmp_path / "out.mkv", farm=Farm(workers=1), **WISHES)
+    assert hashes(result.path) == truth
+    assert taken > 20 * cluster.CHUNKS_AHEAD
+    assert ahead <= cluster.CHUNKS_AHEAD + 2
+
+
+def test_nothing_is_handed_out_that_the_disk_does_not_carry(
+    nodes: Any, film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, room = tmp_path / "out.mkv", cluster.SPARE_BYTES + 1
+    most = 0
+    usage = shutil.disk_usage
+
+    def disk(path: Any) -> Any:
+        full = len(list(target.with_name("out.mkv.midframe").glob("[0-9]*.json"))) >= limit
+        return SimpleNamespace(free=0 if full else room) if limit else usage(path)
+
+    take = cluster._Head._take_in
+
+    def watched(head: Any) -> None:
+        nonlocal most
+        if head.largest:
+            most = max(most, len(head.running))
+        take(head)
+
+    monkeypatch.setattr(cluster._Head, "_take_in", watched)
+    monkeypatch.setattr(cluster.shutil, "disk_usage", disk)
+    limit = 3
+    with pytest.raises(MediaError, match="nearly full"):
+        cluster.interpolate(film, target, farm=Farm(workers=2), **WISHES)
+    assert most == 1, "room for one segment: no second one beside it"
+    limit = 0
+    result = cluster.interpolate(film, target, farm=Farm(workers=2), **WISHES)
+    assert result.statistics["resumed_frames"] >= 90
+    assert hashes(result.path) == truth
+
+
+def share_of(nodes: list[dict[str, float]], farm: Farm, device: str, film: Path, tmp_path: Path) -> cluster._Share:
+    alive = [{"NodeID": str(n), "Alive": True, "Resources": resources} for n, resources in enumerate(nodes)]
+    made = cluster.plan_run(film, tmp_path / "out.mkv", pipeline.options_of({**WISHES, "device": device}))
+    return cluster._Share(SimpleNamespace(nodes=lambda: alive), farm, made)  # type: ignore[arg-type]
+
+
+def test_a_farm_carries_what_its_cores_cards_and_memory_carry(film: Path, tmp_path: Path) -> None:
+    big, small, card = {"CPU": 16.0, "memory": 64e9}, {"CPU": 4.0, "memory": 0.9e9}, {"CPU": 8.0, "GPU": 2.0}
+    every = partial(share_of, film=film, tmp_path=tmp_path)
+    assert every([big, small], Farm(), "auto").lanes() == 4 + 1
+    assert every([{"CPU": 16.0, "memory": 0.9e9}], Farm(), "auto").lanes() == 2, "memory for two"
+    assert every([big, {**card, "memory": 64e9}], Farm(), "auto").lanes() == 2, "one for each card, none without"
+    assert every([{**card, "memory": 64e9}], Farm(gpus_per_worker=0.5), "cuda").lanes() == 4
+    assert every([{**card, "memory": 64e9}], Farm(), "cpu").lanes() == 2
+    assert every([big], Farm(workers=3), "auto").lanes() == 3
+    assert every([{"memory": 1e9}, big], Farm(), "auto").lanes() == 4, "a head without cores"
+    grown = every([small], Farm(), "auto")
+    assert grown.lanes() == 1
+    grown.ray.nodes().append({"NodeID": "new", "Alive": True, "Resources": big})
+    assert grown.lanes() == 5
+    grown.unfit.add("new")
+    assert grown.lanes() == 1
+    with pytest.raises(DeviceError, match="no worker"):
+        every([], Farm(), "auto")
+
+
+class InProcess:
+    """As much of Ray as the head uses, without processes: a task runs when it is waited for."""
+
+    exceptions = ray.exceptions
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_node_id=lambda: "here")
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeID": "here", "Alive": True, "Resources": {"CPU": 2.0, "memory": 8e9}}]
+
+    def remote(self, **options: Any) -> Any:
+        def of(function: Any) -> Any:
+            return SimpleNamespace(options=lambda **more: SimpleNamespace(remote=function))
+
+        return of
+
+    def wait(self, refs: list[Any], **how: Any) -> tuple[list[Any], list[Any]]:
+        return refs[:1], refs[1:]
+
+    def get(self, news: Any) -> Any:
+        return news
+
+
+def test_everything_may_lie_behind_urls(
+    film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Source, work place and target behind `memory://`, as behind `s3://`: no folder is shared."""
+    monkeypatch.setattr(cluster, "_ray", InProcess)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    real, stored = storage.store, []
+    monkeypatch.setattr(storage, "store", lambda local, url: (stored.append(url), real(local, url)))
+    monkeypatch.setattr(cluster, "_make_segment", partial(unseen, cluster._make_segment))
+    real(film, "memory://films/a.mkv")
+    result = cluster.interpolate(
+        "memory://films/a.mkv", "memory://films/a60.mkv", farm=Farm(workers=2, work="memory://films/work"), **WISHES
+    )
+    assert result.frames_out == 240
+    assert hashes(storage.fetch("memory://films/a60.mkv", tmp_path)) == truth
+    assert json.loads(storage.fetch("memory://films/a60.mkv.json", tmp_path).read_text())["frames_out"] == 240
+    assert len([url for url in stored if url.startswith("memory://films/work/segments/")]) >= 4
+    import fsspec
+
+    left = fsspec.filesystem("memory").find("/films")
+    assert left == ["/films/a.mkv", "/films/a60.mkv", "/films/a60.mkv.json"]
+    assert [p for p in (tmp_path / "cache").rglob("*.mkv") if "sources" not in p.parts] == []
+
+
+def unseen(make: Any, job: Any, number: int) -> Iterator[Mapping[str, Any]]:
+    """A worker that does not see the head's folder."""
+    from dataclasses import replace
+
+    yield from make(replace(job, token="not there"), number)
+
+
+def test_the_commands_use_the_farm(nodes: Any, film: Path, truth: list[int], tmp_path: Path, call: Call) -> None:
+    wishes = ("--fps", "60", "--model", "blend", "--device", "cpu", "--ray", nodes.address, "--workers", "2")
+    target = f"file://{tmp_path}/there/out.mkv"
+    assert call("interpolate", film, "-o", target, "--codec", "ffv1", *wishes).code == 0
+    assert hashes(tmp_path / "there" / "out.mkv") == truth
+    films = tmp_path / "films"
+    films.mkdir()
+    for name in ("a.mkv", "b.mkv"):
+        shutil.copy(film, films / name)
+    (films / "bad.mkv").write_text("no film")
+    done = call("batch", films, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *wishes)
+    assert done.code == 1 and "2 of 3 films are done" in done.out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {Path(entry["source"]).name: entry["state"] for entry in report} == {
+        "a.mkv": "done", "b.mkv": "done", "bad.mkv": "failed"
+    }  # fmt: skip
+    assert [len(hashes(path)) for path in (tmp_path / "made").glob("*.mkv")] == [240, 240]
+    again = call("batch", films, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *wishes)
+    assert "done: " not in again.out and "failed: " in again.out, "what is done is not made twice"
+
+
+def test_the_web_server_hands_its_jobs_to_the_farm(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
+    from midframe.cli.serve import _farm
+    from midframe.server import runner
+    from midframe.server.worker import Task
+
+    options = {"model": "blend", "fps": "60", "codec": "ffv1", "container": "mkv"}
+    told: list[Any] = []
+    outcome = runner.run_job(
+        Task("0" * 16, "full", str(film), str(tmp_path), options, None, "auto"),
+        lambda *step: told.append(step),
+        threading.Event(),
+        make=_farm(nodes.address, 2),
+    )
+    assert hashes(tmp_path / outcome["result"]) == truth
+    assert told[-1][0].frames == 240
+    assert json.loads((tmp_path / outcome["report"]).read_text())["statistics"]["workers"] == 2
 
 
 def test_wishes_for_a_farm_are_checked() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midframe.dispatch import Dispatch
+from midframe.dispatch import Dispatch, piece_outputs
 
 
 def test_dearest_first_then_in_order() -> None:
@@ -60,6 +61,8 @@ def test_a_straggler_is_doubled_once_and_its_first_result_counts() -> None:
     dispatch = Dispatch([1, 1], grace=0.0)
     first, second = dispatch.next(0.0), dispatch.next(0.0)
     assert first is not None and second is not None
+    for ticket, _ in (first, second):
+        dispatch.started(ticket, 0.0)
     assert dispatch.finished(first[0], 10.0)
     assert dispatch.next(15.0) is None, "not yet late: twice 10 s have not gone by"
     copy = dispatch.next(20.5)
@@ -69,6 +72,45 @@ def test_a_straggler_is_doubled_once_and_its_first_result_counts() -> None:
     assert dispatch.obsolete() == [second[0]]
     assert not dispatch.finished(second[0], 31.0)
     assert dispatch.over
+
+
+def test_what_waits_for_a_place_is_no_straggler() -> None:
+    dispatch = Dispatch([1, 1], grace=0.0)
+    first, second = dispatch.next(0.0), dispatch.next(0.0)
+    assert first is not None and second is not None
+    dispatch.started(first[0], 0.0)
+    assert dispatch.finished(first[0], 1.0)
+    assert dispatch.next(100.0) is None, "the second has not begun"
+    dispatch.started(second[0], 100.0)
+    assert dispatch.next(101.5) is None
+    assert dispatch.next(102.5) is not None
+
+
+def test_each_worker_takes_what_it_can() -> None:
+    """Four slow workers and one that is eight times as fast: it makes two thirds, and all end together."""
+    paces = [8.0, 8.0, 8.0, 8.0, 1.0]
+    dispatch = Dispatch([1.0] * 300, grace=1.0)
+    busy: list[tuple[float, int, int]] = []
+    made = [0] * len(paces)
+    idle, now = list(range(len(paces))), 0.0
+    while not dispatch.over:
+        while idle and (handed := dispatch.next(now)) is not None:
+            dispatch.started(handed[0], now)
+            worker = idle.pop()
+            busy.append((now + paces[worker], worker, handed[0]))
+        busy.sort()
+        now, worker, ticket = busy.pop(0)
+        made[worker] += dispatch.finished(ticket, now)
+        idle.append(worker)
+    assert made[4] == pytest.approx(200, abs=5)
+    assert now < 300 / (1 + 4 / 8) + 9, "the slowest last piece and no more"
+
+
+@pytest.mark.parametrize(
+    ("total", "workers", "outputs"), [(3600, 1, 480), (3600, 2, 450), (432_000, 100, 480), (432_000, 1000, 120)]
+)
+def test_many_workers_get_smaller_pieces(total: int, workers: int, outputs: int) -> None:
+    assert piece_outputs(total, workers, 480) == outputs
 
 
 @settings(max_examples=60, deadline=None)
@@ -86,6 +128,7 @@ def test_every_piece_is_made_exactly_once_through_random_deaths(costs: list[floa
     for _ in range(100_000):
         while len(busy) < workers and (handed := dispatch.next(now)) is not None:
             ticket, attempt = handed
+            dispatch.started(ticket, now)
             busy.append((now + costs[attempt.piece] * rng.choice([1, 1, 1, 8]), ticket, attempt.piece))
         if not busy:
             break

@@ -29,9 +29,10 @@ from types import ModuleType
 from typing import Any
 
 from midframe import pipeline, storage
-from midframe.dispatch import Dispatch
+from midframe import plan as planning
+from midframe.dispatch import Dispatch, piece_outputs
 from midframe.engine import Engine
-from midframe.errors import DeviceError, InputError, Interrupted, JobError, MediaError, MidframeError
+from midframe.errors import DeviceError, InputError, Interrupted, JobError, MediaError, MidframeError, WeightsError
 from midframe.journal import Journal
 from midframe.models import load_model
 from midframe.options import Options
@@ -43,6 +44,11 @@ CHUNKS_AHEAD = 4  # a worker waits when the head has not taken so many: 32 MiB a
 NEWS_FRAMES = 16  # a worker tells how far it is every so many pictures
 SPARE_BYTES = 512 << 20  # of disk beside the journal; with less nothing new is handed out
 CORES_PER_WORKER = 4  # convolutions on a CPU gain little from more
+# Memory of a worker: torch, Ray and libav, and for every pixel of a picture. With dis a run takes 447 MB at 540p and
+# 763 MB at 1080p (benchmarks/memory.py).
+WORKER_BYTES = 400 << 20
+BYTES_PER_PIXEL = 256
+LOOK_SECONDS = 5.0  # how often a farm is asked whether it has grown
 DEATHS = 20  # of workers over one segment, however they came, after which it is given up
 DEATHS_APART = 3.0  # seconds; workers that die closer together over different segments die of something else
 RETRY_SECONDS = 20.0  # how long a farm without any worker is waited for
@@ -93,6 +99,7 @@ class _Attempt:
     frames: int = 0
     part: Path | None = None  # what has come of its segment through the object store
     began: bool = False
+    node: str = ""  # where it runs, once it has begun
 
 
 def interpolate(
@@ -135,11 +142,16 @@ def interpolate(
         target = None if dst is None else Path(dst)
     plan = plan_run(source, target, options)
     check_target(plan.target, source, options.overwrite)
-    if on_plan is not None:
-        on_plan(plan)
-    with Journal(plan.target) as journal, connected(ray, farm):
+    with pipeline.disk_trouble(plan.target), Journal(plan.target) as journal, connected(ray, farm):
+        share = _Share(ray, farm, plan)
+        if plan.frames_out is not None and len(plan.segments) > 1:
+            outputs = piece_outputs(plan.frames_out, share.lanes(), planning.SEGMENT_OUTPUTS)
+            if outputs < planning.SEGMENT_OUTPUTS:
+                plan = plan_run(source, target, options, outputs)
+        if on_plan is not None:
+            on_plan(plan)
         plan = pipeline.enter(journal, plan)
-        head = _Head(ray, farm, plan, journal, os.fspath(src), on_progress, cancel, drain)
+        head = _Head(share, plan, journal, os.fspath(src), on_progress, cancel, drain)
         head.make()
         result = head.join()
     if url is not None:
@@ -150,10 +162,23 @@ def interpolate(
     return result
 
 
-def plan_run(src: str | os.PathLike[str], dst: str | os.PathLike[str] | None, options: Options) -> Plan:
+def plan_run(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str] | None,
+    options: Options,
+    segment_outputs: int | None = None,
+) -> Plan:
     """What a farm would do. The device is the workers' affair, so the plan names the wish."""
     model = load_model(options.model, options.weights)  # missing weights are known before the work
-    return pipeline.plan_run(src, dst, options, model=model.name, device=options.device, precision=options.precision)
+    return pipeline.plan_run(
+        src,
+        dst,
+        options,
+        model=model.name,
+        device=options.device,
+        precision=options.precision,
+        segment_outputs=segment_outputs,
+    )
 
 
 @contextlib.contextmanager
@@ -194,13 +219,76 @@ def joined(farm: Farm) -> Iterator[None]:
         yield
 
 
+class _Share:
+    """What of the farm one task takes, and how many tasks the farm carries at a time.
+
+    Raises:
+        DeviceError: the farm has no worker, or none of the kind that is wished.
+    """
+
+    def __init__(self, ray: ModuleType, farm: Farm, plan: Plan) -> None:
+        self.ray, self.farm = ray, farm
+        self.unfit: set[str] = set()  # nodes that cannot do this film
+        nodes = self.nodes()
+        cores = [node.get("CPU", 0.0) for node in nodes.values()]
+        gpus = sum(node.get("GPU", 0.0) for node in nodes.values())
+        wish = plan.options.device
+        self.gpus = 0.0
+        if farm.devices:
+            self.cores = max(1.0, sum(cores) // len(farm.devices))
+            self.gpus = float(farm.devices[0] != "cpu")
+        elif gpus > 0 and wish != "cpu":
+            self.gpus = farm.gpus_per_worker
+            lanes = farm.workers or max(1, int(gpus / farm.gpus_per_worker))
+            self.cores = max(1.0, min(float(CORES_PER_WORKER), sum(cores) // lanes))
+        elif wish.startswith("cuda"):
+            raise DeviceError("the farm has no GPU; add --device cpu, or start its nodes with --num-gpus")
+        elif not any(cores):
+            raise DeviceError("the farm has no worker; start nodes with: ray start --address=HEAD:6379")
+        elif farm.workers is not None:  # a task lives on one node
+            self.cores = max(1.0, min(max(cores), sum(cores) // farm.workers))
+        else:
+            self.cores = max(1.0, min(CORES_PER_WORKER, *(core for core in cores if core)))
+        wanted = WORKER_BYTES + BYTES_PER_PIXEL * plan.info.width * plan.info.height
+        largest = max((node.get("memory", 0.0) for node in nodes.values()), default=0.0)
+        self.memory = min(float(wanted), largest)  # a node with less than is wanted may still try
+
+    def nodes(self) -> dict[str, dict[str, float]]:
+        """Resources of the nodes that are alive and fit, by Ray's name for them."""
+        return {
+            node["NodeID"]: node["Resources"]
+            for node in self.ray.nodes()
+            if node["Alive"] and node["NodeID"] not in self.unfit
+        }
+
+    def lanes(self) -> int:
+        """How many tasks at a time. What is asked for, or what cores, GPUs and memory of the nodes carry now."""
+        if self.farm.devices:
+            return len(self.farm.devices)
+        if self.farm.workers is not None:
+            return self.farm.workers
+        each = {"CPU": self.cores, "GPU": self.gpus, "memory": self.memory}
+        carried = [
+            min(int(node.get(kind, 0.0) / part) for kind, part in each.items() if part > 0)
+            for node in self.nodes().values()
+        ]
+        return max(1, sum(carried))
+
+    def strategy(self) -> Any:
+        """Where Ray may run a task: anywhere but on nodes that cannot do it."""
+        if not self.unfit:
+            return "DEFAULT"
+        from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+
+        return NodeLabelSchedulingStrategy(hard={"ray.io/node-id": NotIn(*self.unfit)})  # type: ignore[no-untyped-call]
+
+
 class _Head:
     """Hands segments out until all are in the journal, then joins them."""
 
     def __init__(
         self,
-        ray: ModuleType,
-        farm: Farm,
+        share: _Share,
         plan: Plan,
         journal: Journal,
         source: str,
@@ -208,7 +296,7 @@ class _Head:
         cancel: threading.Event | None,
         drain: threading.Event | None,
     ) -> None:
-        self.ray, self.farm, self.plan, self.journal = ray, farm, plan, journal
+        self.ray, self.share, self.plan, self.journal = share.ray, share, plan, journal
         self.on_progress = on_progress
         self.cancel = cancel if cancel is not None else threading.Event()
         self.drain = drain if drain is not None else threading.Event()
@@ -222,7 +310,8 @@ class _Head:
         self.running: dict[int, _Attempt] = {}  # by ticket
         self.deaths: list[tuple[float, int, int]] = []  # of workers: when, over which segment, after how many pictures
         self.idle_since: float | None = None
-        cores, gpus, self.lanes = self._resources()
+        self.lanes, self.looked = share.lanes(), time.monotonic()
+        self.largest = 0  # bytes of a finished segment
         token = f"seen-{secrets.token_hex(8)}"
         (journal.folder / token).touch()
         self.job = Job(
@@ -231,12 +320,13 @@ class _Head:
             size=Path(plan.source).stat().st_size if Path(plan.source).is_file() else 0,
             folder=str(journal.folder.resolve()),
             token=token,
-            work=farm.work,
-            threads=max(1, int(cores)),
+            work=share.farm.work,
+            threads=max(1, int(share.cores)),
         )
-        self.task = ray.remote(
-            num_cpus=cores,
-            num_gpus=gpus,
+        self.task = self.ray.remote(
+            num_cpus=share.cores,
+            num_gpus=share.gpus,
+            memory=share.memory or None,
             max_retries=0,
             num_returns="streaming",
             _generator_backpressure_num_objects=CHUNKS_AHEAD,
@@ -274,45 +364,26 @@ class _Head:
             self.plan, self.journal, self.warnings, seconds, self.made, self.resumed, workers=self.lanes
         )
 
-    def _resources(self) -> tuple[float, float, int]:
-        """(cores, GPUs, workers): of one task, and how many of them at a time."""
-        total = self.ray.cluster_resources()
-        cores, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-        wish = self.plan.options.device
-        if self.farm.devices:
-            lanes = len(self.farm.devices)
-            cuda = self.farm.devices[0] != "cpu"
-            return max(1, cores // lanes), float(cuda), lanes
-        if gpus > 0 and wish != "cpu":
-            lanes = max(1, int(gpus / self.farm.gpus_per_worker))
-            lanes = lanes if self.farm.workers is None else min(lanes, self.farm.workers)
-            return max(1, min(CORES_PER_WORKER, cores // lanes)), self.farm.gpus_per_worker, lanes
-        if wish.startswith("cuda"):
-            raise DeviceError("the farm has no GPU; add --device cpu, or start its nodes with --num-gpus")
-        nodes = [node["Resources"].get("CPU", 0.0) for node in self.ray.nodes() if node["Alive"]]
-        if not nodes:
-            raise DeviceError("the farm has no worker; start nodes with: ray start --address=HEAD:6379")
-        if self.farm.workers is not None:
-            # a task lives on one node
-            return max(1, min(max(nodes), cores // self.farm.workers)), 0, self.farm.workers
-        each = max(1, min(CORES_PER_WORKER, *nodes))
-        return each, 0, max(1, sum(int(node // each) for node in nodes))
-
     def _hand_out(self) -> None:
         """Give every idle worker a segment, as long as the disk carries what comes back."""
+        now = time.monotonic()
+        if now - self.looked > LOOK_SECONDS:
+            self.lanes, self.looked = self.share.lanes(), now
         while len(self.running) < self.lanes and not self.drain.is_set():
-            if shutil.disk_usage(self.journal.folder).free < SPARE_BYTES:
+            coming = self.largest * len(self.running)
+            if shutil.disk_usage(self.journal.folder).free < SPARE_BYTES + coming:
                 if not self.running:
                     raise MediaError(
                         f"the disk of '{self.journal.target.parent}' is nearly full; finished segments are kept: "
                         "free some space and give the same command again"
                     )
                 return
-            handed = self.dispatch.next(time.monotonic())
+            handed = self.dispatch.next(now)
             if handed is None:
                 return
             ticket, attempt = handed
-            self.running[ticket] = _Attempt(attempt.piece, self.task.remote(self.job, attempt.piece))
+            task = self.task.options(scheduling_strategy=self.share.strategy())
+            self.running[ticket] = _Attempt(attempt.piece, task.remote(self.job, attempt.piece))
 
     def _take_in(self) -> None:
         """Wait a little for news, and act on what has come."""
@@ -324,11 +395,13 @@ class _Head:
         for ref in ready:
             ticket = owner[ref]
             try:
-                self._news(ticket, self.ray.get(next(ref)))
+                news = self.ray.get(next(ref))
             except StopIteration:
                 self._failed(ticket, "ended without a segment")
             except Exception as error:
                 self._trouble(ticket, error)
+            else:
+                self._news(ticket, news)
         for ticket in self.dispatch.obsolete():
             self._drop(ticket)
         if not ready:
@@ -349,11 +422,14 @@ class _Head:
         attempt = self.running[ticket]
         kind = news["kind"]
         if kind == "began":
-            attempt.began = True
+            attempt.began, attempt.node = True, news["node"]
             self.dispatch.started(ticket, time.monotonic())
         elif kind == "frames":
             attempt.frames = news["frames"]
             self._tell("frames", Fraction(news["pts"]), attempt.number)
+        elif kind == "unfit":
+            self._lost(ticket)
+            self._unfit(attempt.node, news["error"])
         elif kind == "chunk":
             if attempt.part is None:
                 attempt.part = self.journal.folder / f"{attempt.number:05d}.{ticket}.part.in"
@@ -365,6 +441,20 @@ class _Head:
                 self._keep(attempt, news)
             else:
                 _forget(attempt.part)
+
+    def _unfit(self, node: str, error: MidframeError) -> None:
+        """A node cannot do this film: no such GPU, too little memory, no weights, no sight of the source. Others may.
+
+        Raises:
+            MidframeError: what it said, if no other node is left.
+        """
+        if node in self.share.unfit:
+            return
+        self.share.unfit.add(node)
+        if not any(resources.get("CPU", 0.0) >= self.share.cores for resources in self.share.nodes().values()):
+            raise error
+        self.warnings.append(f"a node of the farm was left out: {error}")
+        self.lanes = self.share.lanes()
 
     def _keep(self, attempt: _Attempt, news: Mapping[str, Any]) -> None:
         """A segment is whole: it takes its place in the journal."""
@@ -387,6 +477,7 @@ class _Head:
             if news["packed"]:
                 _unpack(part)
         self.journal.finish(attempt.number, suffix, record)
+        self.largest = max(self.largest, pipeline.segment_record(self.journal, attempt.number).get("size", 0))
         self.made += record["frames_out"]
         self.cuts += len(record["cuts"])
         self.warnings += news["warnings"]
@@ -418,7 +509,7 @@ class _Head:
                 self._lost(ticket)
         elif isinstance(error, nodes_doing):
             self._lost(ticket)
-        elif isinstance(cause, InputError | DeviceError):
+        elif isinstance(cause, InputError):
             raise cause  # a wish that no worker can fulfil: the other segments would say the same
         else:
             said = str(cause) if isinstance(cause, MidframeError) else f"{type(cause).__name__}: {cause}"
@@ -491,16 +582,17 @@ _engines: dict[str, Engine] = {}  # one a worker process: Ray uses a process for
 
 
 def _make_segment(job: Job, number: int) -> Iterator[dict[str, Any]]:
-    """Make one segment; yields news for the head. Runs in a worker process.
-
-    Raises:
-        MediaError: the worker cannot see the source.
-    """
+    """Make one segment; yields news for the head. Runs in a worker process."""
     import torch
 
     torch.set_num_threads(job.threads)
-    yield {"kind": "began"}
-    source = _source(job)
+    yield {"kind": "began", "node": _node()}
+    try:
+        source = _source(job)
+        _engine(job.plan.options)
+    except (MediaError, WeightsError, DeviceError) as error:
+        yield {"kind": "unfit", "error": error}
+        return
     seen = (Path(job.folder) / job.token).is_file()
     with contextlib.ExitStack() as stack:
         if seen:
@@ -515,6 +607,10 @@ def _make_segment(job: Job, number: int) -> Iterator[dict[str, Any]]:
             journal = stack.enter_context(Journal(plan.target))
             run_warnings = yield from _running(plan, journal)
             record = pipeline.segment_record(journal, 0)
+        except DeviceError as error:  # out of memory after every step down; another card may have more
+            shutil.rmtree(work, ignore_errors=True)
+            yield {"kind": "unfit", "error": error}
+            return
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
@@ -589,6 +685,12 @@ def _engine(options: Options) -> Engine:
         _engines.clear()
         _engines[key] = pipeline.make_engine(options)
     return _engines[key]
+
+
+def _node() -> str:
+    """Ray's name for the node of this process."""
+    ray = _ray()
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def _source(job: Job) -> Path:

@@ -7,7 +7,9 @@ own doing, or the worker died over it) or `lost` (the worker's node went away: n
   "Bounds on multiprocessing timing anomalies").
 - A piece that failed `attempts` times is poisoned: it is given up and named, the others go on.
 - When nothing is left to hand out, an idle worker doubles a straggler: a piece that has run longer than `patience`
-  times what the finished ones lead to expect. The first of the two that finishes counts; the other is dropped.
+  times what the finished ones lead to expect. The first of the two that finishes counts; the other is dropped. What
+  waits for a place on a machine is no straggler: a second one would wait behind it.
+- A worker asks when it is idle, so a fast one takes more pieces than a slow one.
 
 `cluster` drives this with Ray, and `benchmarks/farm.py` with a thousand simulated workers: the same rules.
 """
@@ -18,13 +20,29 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+PIECES_PER_WORKER = 4  # at the least, where the job can be cut so finely: with fewer, the last round idles many workers
+LEAST_OUTPUTS = 120  # of a piece: with fewer, reading up to its begin costs more than the better balance saves
+
+
+def piece_outputs(total: int, workers: int, most: int) -> int:
+    """How many pictures a piece should have so that so many workers share a job of `total` pictures evenly.
+
+    Args:
+        total: pictures of the whole job.
+        workers: at work at a time, >= 1.
+        most: of a piece, as a job on one machine has it.
+    """
+    if workers == 1:
+        return most
+    return min(most, max(LEAST_OUTPUTS, -(-total // (PIECES_PER_WORKER * workers))))
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One worker's go at one piece."""
 
     piece: int
-    began: float  # seconds, on the caller's clock
+    began: float | None = None  # seconds, on the caller's clock; None: waits for a place
     copy: bool = False  # whether another worker had it already
 
 
@@ -88,12 +106,12 @@ class Dispatch:
         while self._waiting:
             number = self._waiting.pop()
             if not self._pieces[number].done and not self._pieces[number].poisoned:
-                return self._hand_out(Attempt(number, now))
+                return self._hand_out(Attempt(number))
         straggler = self._straggler(now)
-        return None if straggler is None else self._hand_out(Attempt(straggler, now, copy=True))
+        return None if straggler is None else self._hand_out(Attempt(straggler, copy=True))
 
     def started(self, ticket: int, now: float) -> None:
-        """The worker has really begun: what it waited for a place does not count as work."""
+        """The worker has begun: what it waited for a place does not count as work."""
         if ticket in self._running:
             self._running[ticket] = replace(self._running[ticket], began=now)
 
@@ -103,7 +121,8 @@ class Dispatch:
         if attempt is None:
             return False
         piece = self._pieces[attempt.piece]
-        self._paces.append((now - attempt.began) / piece.cost)
+        if attempt.began is not None:
+            self._paces.append((now - attempt.began) / piece.cost)
         first = not piece.done
         piece.done = True
         return first
@@ -160,7 +179,7 @@ class Dispatch:
             (now - attempt.began - max(self._grace, self._patience * pace * self._pieces[attempt.piece].cost), number)
             for attempt in self._running.values()
             for number in (attempt.piece,)
-            if self._pieces[number].running == 1 and not self._pieces[number].done
+            if attempt.began is not None and self._pieces[number].running == 1 and not self._pieces[number].done
         ]
         behind = max(late, default=(0.0, -1))
         return behind[1] if behind[0] > 0 else None

@@ -129,13 +129,10 @@ def interpolate(
     check_target(plan.target, Path(src), options.overwrite)
     if on_plan is not None:
         on_plan(plan)
-    try:
-        with Journal(plan.target) as journal:
-            run = Run(enter(journal, plan, engine.model), journal, engine, on_progress, cancel, drain)
-            run.make()
-            return run.join()
-    except OSError as error:
-        raise _disk_trouble(error, plan.target) from error
+    with disk_trouble(plan.target), Journal(plan.target) as journal:
+        run = Run(enter(journal, plan, engine.model), journal, engine, on_progress, cancel, drain)
+        run.make()
+        return run.join()
 
 
 def options_of(wishes: dict[str, Any]) -> Options:
@@ -183,11 +180,28 @@ def _cuts_by_flow(options: Options, network: Model) -> bool:
     )
 
 
-def plan_run(src: PathLike, dst: PathLike | None, options: Options, *, model: str, device: str, precision: str) -> Plan:
+def plan_run(
+    src: PathLike,
+    dst: PathLike | None,
+    options: Options,
+    *,
+    model: str,
+    device: str,
+    precision: str,
+    segment_outputs: int | None = None,
+) -> Plan:
     """What a run with this model, on this device in this precision, would do. Writes nothing."""
     info = probe(src, in_rate=options.in_fps)
-    keys = partial(key_times, src, info)
-    return make_plan(info, dst, options, keys=keys, model=model, device=device, precision=precision)
+    return make_plan(
+        info,
+        dst,
+        options,
+        keys=partial(key_times, src, info),
+        model=model,
+        device=device,
+        precision=precision,
+        segment_outputs=segment_outputs,
+    )
 
 
 def _plan_here(src: PathLike, dst: PathLike | None, options: Options, engine: Engine) -> Plan:
@@ -596,10 +610,19 @@ def kept(done: int, segments: int) -> str:
     return f"stopped; {done} of {segments} segments are finished and kept: the same command goes on from there"
 
 
-def _disk_trouble(error: OSError, target: Path) -> MediaError:
-    if error.errno == errno.ENOSPC:
-        return MediaError(
-            f"the disk of '{target.parent}' is full; finished segments are kept: free some space and give the same "
-            "command again"
-        )
-    return MediaError(f"'{target}' cannot be written: {error.strerror or error}")
+@contextlib.contextmanager
+def disk_trouble(target: Path) -> Iterator[None]:
+    """What the system says of a disk inside becomes one clear line.
+
+    Raises:
+        MediaError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise MediaError(
+                f"the disk of '{target.parent}' is full; finished segments are kept: free some space and give the same "
+                "command again"
+            ) from error
+        raise MediaError(f"'{target}' cannot be written: {error.strerror or error}") from error

@@ -118,6 +118,7 @@ def make_plan(
     model: str,
     device: str,
     precision: str,
+    segment_outputs: int | None = None,
 ) -> Plan:
     """Decide everything that can be decided before the work.
 
@@ -130,6 +131,7 @@ def make_plan(
         model: name of the model, with device and precision as the engine settled them.
         device: see `model`.
         precision: see `model`.
+        segment_outputs: the least pictures of a segment; `SEGMENT_OUTPUTS` if None.
 
     Raises:
         InputError: a wish that this source cannot have.
@@ -161,8 +163,9 @@ def make_plan(
         raise InputError(
             f"--end {float(last):g} s is not after {float(first):.6g} s, where the film's first picture is shown"
         )
-    short = last is not None and (last - first) * rate * slowmo < 2 * SEGMENT_OUTPUTS
-    segments = plan_segments(() if short else keys(), first, last, rate * slowmo)
+    outputs = segment_outputs or SEGMENT_OUTPUTS
+    short = last is not None and (last - first) * rate * slowmo < 2 * outputs
+    segments = plan_segments(() if short else keys(), first, last, rate * slowmo, outputs)
     # the outer ends are the wished ones: open where nothing was wished
     segments = (replace(segments[0], start=wished.start), *segments[1:])
     segments = (*segments[:-1], replace(segments[-1], end=wished.end))
@@ -217,9 +220,13 @@ def make_plan(
 
 
 def plan_segments(
-    keys: Iterable[Fraction], start: Fraction, end: Fraction | None, outputs_per_second: Fraction
+    keys: Iterable[Fraction],
+    start: Fraction,
+    end: Fraction | None,
+    outputs_per_second: Fraction,
+    outputs: int | None = None,
 ) -> tuple[Segment, ...]:
-    """Cut a range of source time into segments of `SEGMENT_OUTPUTS` outputs or more, at key frames where there are any.
+    """Cut a range of source time into segments of `outputs` pictures or more, at key frames where there are any.
 
     A pure function of its arguments: a cluster plans with it, and a resumed run finds the same borders.
 
@@ -228,11 +235,12 @@ def plan_segments(
         start: seconds; begin of the range.
         end: seconds; end of the range; None: unknown, and the last segment is open.
         outputs_per_second: outputs for each second of the source.
+        outputs: the least of a segment; `SEGMENT_OUTPUTS` if None.
 
     Returns:
         Segments in order. The first has no start and the last no end: they reach to the ends of the range.
     """
-    least = SEGMENT_OUTPUTS / outputs_per_second
+    least = (outputs or SEGMENT_OUTPUTS) / outputs_per_second
     borders: list[Fraction] = []
     at = start
 

@@ -22,8 +22,10 @@ TABLE_SECONDS = 0.5  # between two pictures of the table
 
 @click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("films", metavar="LIST.csv|FOLDER")
-@click.option("-o", "--output", metavar="DIR", help="Folder for the results; a list may do without: beside each film.")
-@click.option("--report", metavar="JSON", help="Default: batch.json in the output folder, or LIST.csv.json.")
+@click.option(
+    "-o", "--output", metavar="DIR|URL", help="Folder for the results; a list may do without: beside each film."
+)
+@click.option("--report", metavar="JSON", help="Default: batch.json in the output folder, else LIST.csv.json.")
 @click.option("--fps", metavar="RATE", help="Output rate for films whose line says none.")
 @click.option("--ratio", metavar="X", help="Output rate over input rate. Default: 2.")
 @click.option("--model", metavar="NAME", help="See: midframe models list.")
@@ -55,20 +57,23 @@ def command(
     from midframe.cli.telling import Teller
     from midframe.errors import InputError, MediaError
     from midframe.options import Options
+    from midframe.storage import is_url
 
     farm = farm_of(wishes, ray, workers, gpus_per_worker, work)
+    if farm is None and output is not None and is_url(output):
+        raise InputError(f"the URL '{output}' is for a farm; add --ray auto or --ray local")
     options = Options.parse(**wishes)
     source = Path(films)
     if source.is_dir() and output is None:
         raise InputError(f"results in '{films}' itself would be films of the next batch; give a folder with -o")
-    folder = None if output is None else Path(output)
-    if folder is not None:
+    where = source.absolute().with_name(source.absolute().name + ".json")
+    if output is not None and not is_url(output):
+        where = Path(output) / "batch.json"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            where.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise MediaError(f"the folder '{folder}' cannot be made: {error.strerror}") from error
-    entries = _entries(source, folder, options)
-    where = folder / "batch.json" if folder is not None else source.with_name(source.name + ".json")
+            raise MediaError(f"the folder '{output}' cannot be made: {error.strerror}") from error
+    entries = _entries(source, output, options)
     table = _Table()
     work_list = batch.Batch(
         entries,
@@ -87,7 +92,7 @@ def command(
         sys.exit(1)
 
 
-def _entries(source: Path, folder: Path | None, options: Any) -> list[Entry]:
+def _entries(source: Path, folder: str | None, options: Any) -> list[Entry]:
     """The films of a list or a folder, each with its target.
 
     Raises:
@@ -107,20 +112,21 @@ def _entries(source: Path, folder: Path | None, options: Any) -> list[Entry]:
     ]
 
 
-def _target(entry: Entry, folder: Path) -> str:
+def _target(entry: Entry, folder: str) -> str:
     """A name in the batch's folder; a source that cannot be probed keeps its own, and fails with its own reason."""
     from midframe.errors import MidframeError
     from midframe.options import Options
     from midframe.plan import default_target
+    from midframe.storage import name_in
     from midframe.video.probe import probe
 
     options = Options.from_json(entry.options)
     try:
         info = probe(entry.source)
     except MidframeError:
-        return str(folder / Path(entry.source).name)
+        return name_in(folder, Path(entry.source).name)
     rate = options.fps or (info.rate or Fraction(30)) * (options.ratio or 2)
-    return str(folder / default_target(Path(entry.source), options, rate).name)
+    return name_in(folder, default_target(Path(entry.source), options, rate).name)
 
 
 def _connection(farm: Any) -> Any:

@@ -183,9 +183,14 @@ def run(
 ) -> None:
     """Do what the command line asks, one input after the other; the exit code is that of the first failure."""
     from midframe.cli.telling import teller
-    from midframe.errors import Interrupted, MidframeError
+    from midframe.errors import InputError, Interrupted, MidframeError
+    from midframe.storage import is_url
 
-    if farm is not None and any("://" in name for name in inputs):
+    if any(is_url(name) for name in (*inputs, output or "")):
+        if farm is None:
+            raise InputError("a URL is for a farm; add --ray auto or --ray local")
+        if dry_run:
+            raise InputError("--dry-run is for films in folders; one behind a URL would have to be copied first")
         urls(inputs, output, options, progress, farm)
         return
     sources = [Path(name) for name in inputs]

@@ -1,0 +1,144 @@
+"""Twenty kills at random moments, of a worker, a node or the head: the film is the one of a single machine each time.
+
+The head runs in a process of its own; nodes and workers are killed from here with SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+import clips
+from clips import Clip
+from midframe import pipeline
+from midframe.journal import folder_of
+from midframe.video.probe import probe
+
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+from test_cluster import hashes, worker_pids  # noqa: E402
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
+
+WISHES: dict[str, Any] = {"fps": "60", "model": "blend", "device": "cpu", "codec": "ffv1"}
+FRAMES = 480  # of the source, at 24 a second
+SEGMENT_OUTPUTS = 60
+KINDS = ("worker", "node", "head")
+
+HEAD = f"""
+import sys
+from midframe import cluster, plan
+plan.SEGMENT_OUTPUTS = {SEGMENT_OUTPUTS}
+source, target, address = sys.argv[1:]
+result = cluster.interpolate(
+    source, target, farm=cluster.Farm(address=address, workers=2),
+    on_progress=lambda p: print("frames", p.frames, p.stage, flush=True), **{WISHES!r},
+)
+print("resumed", int(result.statistics["resumed_frames"]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Any]:
+    """A head node that makes no pictures, and two that do, of one core each."""
+    store = 120 << 20
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": store})
+    made.add_node(num_cpus=1, object_store_memory=store)
+    made.add_node(num_cpus=1, object_store_memory=store)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty seconds with sound."""
+    return clips.make(tmp_path_factory.mktemp("film") / "film.mkv", Clip(320, 180, frames=FRAMES, sounds=1))
+
+
+@pytest.fixture(scope="module")
+def truth(film: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    """Hashes of the pictures that one machine makes."""
+    return hashes(pipeline.interpolate(film, tmp_path_factory.mktemp("truth") / "out.mkv", **WISHES).path)
+
+
+class Head:
+    """A run in a process of its own."""
+
+    def __init__(self, film: Path, target: Path, address: str) -> None:
+        words = [sys.executable, "-W", "ignore", "-c", HEAD, str(film), str(target), address]
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        self.resumed = 0
+
+    def until(self, frames: int) -> None:
+        """Follow the run until it has made so many pictures, or has begun to join them."""
+        for line in self._lines():
+            if line[0] == "frames" and (int(line[1]) >= frames or line[2] == "joining"):
+                return
+
+    def end(self) -> int:
+        """Follow it to its end; the exit code."""
+        for line in self._lines():
+            if line[0] == "resumed":
+                self.resumed = int(line[1])
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(60)
+
+    def _lines(self) -> Iterator[list[str]]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if words := line.split():
+                yield words
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_killed_the_film_is_whole(
+    farm: Any, film: Path, truth: list[int], tmp_path: Path, seed: int
+) -> None:
+    dice, kind, target = random.Random(seed), KINDS[seed % 3], tmp_path / "out.mkv"
+    total = FRAMES * 60 // 24
+    head = Head(film, target, farm.address)
+    head.until(dice.randrange(total))
+    time.sleep(dice.random() / 4)  # between two words of progress, or while joining
+    if kind == "worker":
+        for _ in range(100):  # there is none for a moment between two segments
+            if pids := worker_pids():
+                os.kill(dice.choice(pids), signal.SIGKILL)
+                break
+            time.sleep(0.02)
+    elif kind == "node":
+        farm.remove_node(dice.choice(sorted(farm.worker_nodes, key=str)), allow_graceful=False)
+        farm.add_node(num_cpus=1, object_store_memory=120 << 20)
+    else:
+        head.kill()
+        kept = len(list(folder_of(target).glob("[0-9]*.json")))
+        if not target.exists():  # or it was killed behind its last breath
+            head = Head(film, target, farm.address)
+            assert head.end() == 0
+            assert head.resumed >= kept * SEGMENT_OUTPUTS
+    if kind != "head":
+        assert head.end() == 0
+    assert hashes(target) == truth
+    assert instants(target) == [Fraction(n, 60) for n in range(total)]
+    assert probe(target).streams[1].kind == "audio"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mkv", "out.mkv.json"]
+
+
+def instants(path: Path) -> list[Fraction]:
+    """When each picture is shown, in seconds; Matroska's milliseconds go back to sixtieths."""
+    with av.open(str(path)) as film:
+        stamps = [Fraction(frame.pts) * frame.time_base for frame in film.decode(video=0)]
+    return [Fraction(round(stamp * 60), 60) for stamp in stamps]
