@@ -13,7 +13,7 @@ FLOORS = {
     "types": 0, "options": 0,
     "timeline": 1, "dispatch": 1, "storage": 1, "ops": 1, "colour": 1, "metrics": 1, "weights": 1, "journal": 1,
     "compat": 1,
-    "video": 2, "models": 2, "shots": 2, "overlays": 2, "scenes": 2,
+    "video": 2, "models": 2, "shots": 2, "overlays": 2, "certainty": 2, "scenes": 2,
     "engine": 3, "plan": 3,
     "pipeline": 4, "interpolator": 4, "evaluation": 4, "training": 4,
     "modelscope": 5, "cluster": 5, "batch": 5, "server": 5,

@@ -13,6 +13,8 @@ from typing import Any
 
 import av
 import pytest
+import torch
+from torch import Tensor
 
 import clips
 import midframe
@@ -20,6 +22,7 @@ from clips import Clip
 from midframe import pipeline, plan
 from midframe.errors import InputError, Interrupted, JobError, MediaError
 from midframe.journal import folder_of
+from midframe.models.blend import Blend
 from midframe.options import Options
 from midframe.pipeline import Progress
 from midframe.plan import plan_segments
@@ -88,6 +91,39 @@ def test_segments_change_nothing(tmp_path: Path, small_segments: None) -> None:
     whole = run(source, tmp_path / "one.mp4", fps=50)
     assert whole.kinds == result.kinds
     assert times(whole.path) == times(result.path)
+
+
+class Stumbling(Blend):
+    """Holds still, and in two gaps of the film it draws part of the picture wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gaps = 0
+
+    def match(self, a: Tensor, b: Tensor) -> int:
+        self.gaps += a.shape[-1] == 64  # the plan's estimate uses a larger picture
+        return self.gaps
+
+    def flow(self, motion: int) -> Tensor:
+        return torch.zeros(1, 2, 12, 16)
+
+    def render(self, a: Tensor, b: Tensor, motion: int, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
+        made = a.expand(len(t), -1, -1, -1).clone()
+        made[..., : {10: 24, 31: 12}.get(motion, 0), :] = 0
+        return made
+
+
+def test_the_least_certain_pictures_are_told(tmp_path: Path, small_segments: None) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=48, options={"g": "10"}))
+    result = midframe.interpolate(source, tmp_path / "out.mp4", network=Stumbling(), device="cpu", ratio=2)
+    (worst, second), rest = result.doubts[:2], result.doubts[2:]
+    assert (worst.picture, second.picture) == (19, 61)  # the tenth gap, the 31st; counted through the segments
+    assert worst.certainty < second.certainty < min((doubt.certainty for doubt in rest), default=1) - 0.1
+    half_seconds = [doubt.picture // 24 for doubt in result.doubts]
+    assert len(half_seconds) <= 96 // 24 + 5, "one of a moment, and segments begin anew"
+    told = json.loads(result.report.read_text())["doubts"]
+    assert told[0] == {"picture": 19, "seconds": 19 / 48, "certainty": worst.certainty}
+    assert run(source, tmp_path / "blend.mp4").doubts == ()
 
 
 @pytest.mark.parametrize("stop_at", [1, 33, 71])

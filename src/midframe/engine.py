@@ -18,11 +18,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from midframe import colour, ops, overlays
+from midframe import certainty, colour, ops, overlays
 from midframe.errors import DeviceError, InputError
 from midframe.models.base import Features, Model, Motion
 from midframe.models.tiled import Tiled
@@ -161,7 +162,7 @@ class Engine:
 
         Yields:
             Frames with the pts and duration of their slots, numbered from 0. `kind` says how each came to be:
-            "source" (planes of a, untouched), "held", "repeated", "made".
+            "source" (planes of a, untouched), "held", "repeated", "made"; `certainty` how far a made one is borne out.
 
         Raises:
             DeviceError: out of memory after every step down.
@@ -170,9 +171,10 @@ class Engine:
         index = 0
         for gap in gaps:
             memory.keep(gap)
-            for slot, planes, kind in self._fill_gap(gap, memory):
-                frame = replace(gap.a, planes=planes, pts=slot.pts, duration=slot.duration, index=index, kind=kind)
-                yield frame
+            for slot, planes, kind, sure in self._fill_gap(gap, memory):
+                yield replace(
+                    gap.a, planes=planes, pts=slot.pts, duration=slot.duration, index=index, kind=kind, certainty=sure
+                )
                 index += 1
 
     def between(
@@ -234,21 +236,21 @@ class Engine:
             inner = inner[len(batch) :]
         return out
 
-    def _fill_gap(self, gap: Gap, memory: _Memory) -> Iterator[tuple[Slot, Planes, str]]:
-        """(slot, planes, kind) for every slot of a gap, in order."""
+    def _fill_gap(self, gap: Gap, memory: _Memory) -> Iterator[_Filled]:
+        """Every slot of a gap, in order."""
         a, b = gap.a, gap.b
         slots = list(gap.slots)
         if slots and slots[0].t == 0 and (b is not None or slots[0].pts == a.pts):
-            yield slots[0], a.planes, "source"
+            yield _Filled(slots[0], a.planes, "source")
             slots = slots[1:]
         if not slots:
             return
         if b is None or b.format != a.format or (b.height, b.width) != (a.height, a.width):
-            yield from ((slot, a.planes, "held") for slot in slots)
+            yield from (_Filled(slot, a.planes, "held") for slot in slots)
         elif gap.cut:
-            yield from ((slot, self._across(a, b, slot.t), "held") for slot in slots)
+            yield from (_Filled(slot, self._across(a, b, slot.t), "held") for slot in slots)
         elif _equal(a.planes, b.planes):
-            yield from ((slot, a.planes, "repeated") for slot in slots)
+            yield from (_Filled(slot, a.planes, "repeated") for slot in slots)
         else:
             yield from self._make(gap, slots, memory)
 
@@ -260,23 +262,25 @@ class Engine:
             return b.planes
         return tuple(mix(p, q, float(t)) for p, q in zip(a.planes, b.planes, strict=True))
 
-    def _make(self, gap: Gap, slots: list[Slot], memory: _Memory) -> Iterator[tuple[Slot, Planes, str]]:
+    def _make(self, gap: Gap, slots: list[Slot], memory: _Memory) -> Iterator[_Filled]:
         """Let the model make the slots of a gap, a batch at a time, with less memory at each failure."""
         assert gap.b is not None
         protections = self._protections(gap, memory)
         while slots:
             batch = slots[: self._batch(gap.a.height, gap.a.width)]
             try:
+                times = [float(slot.t) for slot in batch]
                 with self._arithmetic():
-                    made = self._pictures(gap, [float(slot.t) for slot in batch], memory)
+                    made = self._pictures(gap, times, memory)
+                    sure = self._certainties(gap, times, made, memory)
             except Exception as error:
                 self._step_down(error)
                 memory.clear()
                 continue
-            for slot, planes in zip(batch, made, strict=True):
+            for slot, planes, share in zip(batch, made, sure, strict=True):
                 for protection in protections:
                     overlays.protect(planes, gap.a if 2 * slot.t < 1 else gap.b, protection)
-                yield slot, planes, "made"
+                yield _Filled(slot, planes, "made", share)
             slots = slots[len(batch) :]
 
     def _protections(self, gap: Gap, memory: _Memory) -> list[overlays.Protection]:
@@ -303,6 +307,24 @@ class Engine:
         if a.format.alpha:
             made = [(*planes, alpha) for planes, alpha in zip(made, self._alpha(a, b, times, memory), strict=True)]
         return made
+
+    def _certainties(
+        self, gap: Gap, times: list[float], made: list[Planes], memory: _Memory
+    ) -> list[float | None]:  # fmt: skip
+        """How far each picture is borne out; None for a model that has no flow."""
+        a, b = gap.a, gap.b
+        assert b is not None
+        flow = self.model.flow(memory.motion[a.index, b.index])
+        if flow is None:
+            return [None] * len(made)
+        for frame in (a, b):
+            if frame.index not in memory.thumbnails:
+                memory.thumbnails[frame.index] = certainty.thumbnail(frame.planes, frame.format)
+        high, wide = self.model.padded_size(a.height, a.width)  # what the flow covers
+        rows, columns = round(flow.shape[-2] * a.height / high), round(flow.shape[-1] * a.width / wide)
+        flow = flow[..., : max(1, rows), : max(1, columns)]
+        seen = certainty.witnesses(memory.thumbnails[a.index], memory.thumbnails[b.index], flow)
+        return [seen.certainty(certainty.thumbnail(planes, a.format), t) for planes, t in zip(made, times, strict=True)]
 
     def _alpha(self, a: Frame, b: Frame, times: list[float], memory: _Memory) -> list[Tensor]:
         """Alpha travels with the motion of the picture it belongs to: rendered like a grey one."""
@@ -371,6 +393,15 @@ class Engine:
         self._tile = side
 
 
+class _Filled(NamedTuple):
+    """A slot and what is shown in it."""
+
+    slot: Slot
+    planes: Planes
+    kind: str
+    certainty: float | None = None
+
+
 class _Memory:
     """What is known of the frames around the present gap. Keys are frame indexes."""
 
@@ -379,6 +410,7 @@ class _Memory:
         self.alpha: dict[int, Features] = {}
         self.motion: dict[tuple[int, int], Motion] = {}
         self.changes: dict[tuple[int, int], overlays.Change] = {}
+        self.thumbnails: dict[int, certainty.Array] = {}
 
     def keep(self, gap: Gap) -> None:
         """Forget all but the frames of this gap."""
@@ -387,6 +419,7 @@ class _Memory:
         self.alpha = {key: value for key, value in self.alpha.items() if key in near}
         self.motion = {pair: value for pair, value in self.motion.items() if near.issuperset(pair)}
         self.changes = {pair: value for pair, value in self.changes.items() if near.issuperset(pair)}
+        self.thumbnails = {key: value for key, value in self.thumbnails.items() if key in near}
 
     def clear(self) -> None:
         """Forget all: the model works differently from here on."""

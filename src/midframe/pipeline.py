@@ -50,6 +50,10 @@ SECONDS_PER_PIXEL = 1.5e-8  # decoding, colour and encoding of one output: 30 ms
 # Read before the first border of a run: neighbours, the cut detector's window, runs of duplicates, bwdif's fields.
 LEAD_FRAMES = 16
 LEAD_SECONDS = Fraction(1, 2)
+# Made pictures less certain than this are noted, one for each moment; their PSNR was 25 dB in the median.
+DOUBTFUL = 0.98
+MOMENT_SECONDS = Fraction(1, 2)  # of the output: who looks at one picture sees its neighbours too
+MOST_DOUBTS = 500
 
 PathLike = str | os.PathLike[str]
 
@@ -72,6 +76,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """A made picture that its neighbours bear out little: where to look first."""
+
+    picture: int  # 0-based, of the output
+    certainty: float  # share of it that both neighbours bear out, 0..1
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What a run made. The same stands beside the output as JSON."""
 
@@ -85,6 +97,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()  # streams that could not be kept, and why
     statistics: Mapping[str, float] = field(default_factory=dict)  # seconds, fps, resumed pictures
+    doubts: tuple[Doubt, ...] = ()  # the least certain picture of each half second that has one below 0.98, worst first
 
 
 OnPlan = Callable[[Plan], None]
@@ -382,6 +395,7 @@ def join(
         cuts=tuple(Fraction(at) for r in records for at in r["cuts"]),
         warnings=tuple(dict.fromkeys([*plan.info.warnings, *plan.notes, *warnings])),
         dropped=tuple(dropped),
+        doubts=_doubts(records),
         statistics={
             "seconds": round(seconds, 3),
             "frames_per_second": round(made / seconds, 3),
@@ -394,6 +408,15 @@ def join(
     write_whole(result.report, report_text(plan, result))
     journal.discard()
     return result
+
+
+def _doubts(records: Iterable[Mapping[str, Any]]) -> tuple[Doubt, ...]:
+    """The doubts of all segments, counted through the film, worst first."""
+    found, first = [], 0
+    for record in records:
+        found += [Doubt(first + picture, certainty) for picture, certainty in record.get("doubts", ())]
+        first += record["frames_out"]
+    return tuple(sorted(found, key=lambda doubt: doubt.certainty)[:MOST_DOUBTS])
 
 
 class SegmentWriter:
@@ -413,6 +436,7 @@ class SegmentWriter:
         self._open = contextlib.ExitStack()  # holds the writer of the segment at hand
         self._writer: Writer | None = None
         self._kinds: list[str] = []
+        self._doubts: dict[int, tuple[int, float]] = {}  # moment of the segment -> its least certain picture
         self._cuts: dict[int, list[Fraction]] = {}
         self._sources: dict[int, int] = {}
 
@@ -452,6 +476,10 @@ class SegmentWriter:
                 )
             )
         self._writer.write(frame)
+        if frame.certainty is not None and frame.certainty < DOUBTFUL:
+            moment = int(len(self._kinds) / (self.plan.rate * MOMENT_SECONDS))
+            if moment not in self._doubts or frame.certainty < self._doubts[moment][1]:
+                self._doubts[moment] = len(self._kinds), round(frame.certainty, 4)
         self._kinds.append(LETTERS[frame.kind])
 
     def finish(self) -> None:
@@ -472,9 +500,11 @@ class SegmentWriter:
             "frames_out": len(self._kinds),
             "kinds": "".join(self._kinds),
             "cuts": [str(at) for at in self._cuts.pop(number, [])],
+            "doubts": list(self._doubts.values()),
         }
         self.journal.finish(number, self._suffix, record)
         self._kinds.clear()
+        self._doubts.clear()
         self.number += 1
         if self._drain.is_set() and not last:
             raise Interrupted(kept(self.number, len(self.plan.segments)))
@@ -546,6 +576,10 @@ def report_text(plan: Plan, result: Result) -> str:
             "cuts": [str(at) for at in result.cuts],
             "letters": {letter: kind for kind, letter in LETTERS.items()},
             "kinds": result.kinds,
+            "doubts": [
+                {"picture": d.picture, "seconds": float(d.picture / result.rate), "certainty": d.certainty}
+                for d in result.doubts
+            ],
         },
         indent=1,
         ensure_ascii=False,

@@ -64,6 +64,8 @@ class Frame:
     index: int  # 0-based position in the stream
     shot: int = 0  # grows by one at each cut
     kind: str = "source"  # how it came to be: "source", "made" (in-between), "held" (at a cut, the tail), "repeated"
+    # of a made picture: the share of it, 0..1, that both neighbours bear out (see certainty.py); else None
+    certainty: float | None = None
 
     def __post_init__(self) -> None:
         """Check the planes against the format."""

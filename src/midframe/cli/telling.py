@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0  # between two plain lines
 JSON_SECONDS = 0.5  # between two JSON lines
+MOST_DOUBTS = 5  # of the least certain pictures told; the report has more
 
 
 class Teller:
@@ -173,6 +174,7 @@ class Json(Teller):
             warnings=list(result.warnings),
             dropped=list(result.dropped),
             statistics=dict(result.statistics),
+            doubts=[{"picture": doubt.picture, "certainty": doubt.certainty} for doubt in result.doubts],
         )
 
     def note(self, text: str) -> None:
@@ -220,12 +222,14 @@ def progress_text(progress: Progress) -> str:
 
 
 def result_text(result: Result) -> str:
-    """The last line: what was made and how long it took."""
+    """The last lines: what was made, how long it took, and where to look first."""
     from midframe.plan import duration_text
 
     seconds = result.statistics.get("seconds", 0.0)
     made = result.kinds.count("m")
-    return (
+    text = (
         f"wrote {result.path}: {result.frames_out} frames ({made} new), {len(result.cuts)} "
         f"cut{'' if len(result.cuts) == 1 else 's'}, {duration_text(seconds)}"
     )
+    worst = [f"{float(d.picture / result.rate):.2f} s ({100 * d.certainty:.0f} %)" for d in result.doubts[:MOST_DOUBTS]]
+    return f"{text}\nleast certain at {', '.join(worst)}" if worst else text

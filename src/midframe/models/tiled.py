@@ -8,12 +8,14 @@ a tile's edge: the larger the tiles the better, and no tiles where memory suffic
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from midframe import ops
 from midframe.models.base import Features, Model, Motion
 
 # Part of a tile's side that it shares with each neighbour.
@@ -22,13 +24,13 @@ OVERLAP = 0.25
 
 @dataclass(frozen=True, slots=True)
 class _Tiles:
-    """Where the tiles lie, and what the model made of each."""
+    """Where the tiles lie, and what the model made of each: features, or motion."""
 
     height: int
     width: int
     side: tuple[int, int]
     corners: tuple[tuple[int, int], ...]  # (top, left)
-    parts: tuple[Features, ...]
+    parts: tuple[Any, ...]
 
 
 class Tiled(Model):
@@ -64,7 +66,13 @@ class Tiled(Model):
 
     def match(self, a: Features, b: Features) -> Motion:
         """Motion of every tile."""
-        return tuple(self.inner.match(p, q) for p, q in zip(a.parts, b.parts, strict=True))
+        return replace(a, parts=tuple(self.inner.match(p, q) for p, q in zip(a.parts, b.parts, strict=True)))
+
+    def flow(self, motion: Motion) -> Tensor | None:
+        """(B, 2, H, W), mixed from the tiles' as their pictures are; None where the model inside has none."""
+        flows = [self.inner.flow(part) for part in motion.parts]
+        found = [ops.resize_flow(flow.float(), *motion.side) for flow in flows if flow is not None]
+        return _mixed(motion, found) if found else None
 
     def render(
         self,
@@ -76,22 +84,25 @@ class Tiled(Model):
         after: Motion | None = None,
     ) -> Tensor:
         """Pictures (N, 3, H, W), mixed from those of the tiles."""
-        rows = _window(a.side[0], t.device)
-        columns = _window(a.side[1], t.device)
-        window = rows[:, None] * columns[None, :]
-        total = torch.zeros(1, 1, a.height, a.width, device=t.device)
-        out: Tensor | None = None
         nothing: Sequence[None] = [None] * len(a.parts)
-        tiles = zip(a.corners, a.parts, b.parts, motion, before or nothing, after or nothing, strict=True)
-        for (top, left), part_a, part_b, part_motion, part_before, part_after in tiles:
-            picture = self.inner.render(part_a, part_b, part_motion, t, part_before, part_after).float()
-            if out is None:
-                out = picture.new_zeros(*picture.shape[:2], a.height, a.width)
-            place = (..., slice(top, top + a.side[0]), slice(left, left + a.side[1]))
-            out[place] += picture * window
-            total[place] += window
-        assert out is not None
-        return out.div_(total)
+        around = (nothing if beside is None else beside.parts for beside in (before, after))
+        tiles = zip(a.parts, b.parts, motion.parts, *around, strict=True)
+        return _mixed(a, (self.inner.render(p, q, m, t, was, then).float() for p, q, m, was, then in tiles))
+
+
+def _mixed(tiles: _Tiles, pictures: Iterable[Tensor]) -> Tensor:
+    """(N, C, H, W) from one (N, C, h, w) for every tile."""
+    out = total = torch.zeros(())
+    for number, ((top, left), picture) in enumerate(zip(tiles.corners, pictures, strict=True)):
+        if number == 0:
+            out = picture.new_zeros(*picture.shape[:2], tiles.height, tiles.width)
+            total = picture.new_zeros(1, 1, tiles.height, tiles.width)
+            rows, columns = (_window(side, picture.device) for side in tiles.side)
+            window = rows[:, None] * columns[None, :]
+        place = (..., slice(top, top + tiles.side[0]), slice(left, left + tiles.side[1]))
+        out[place] += picture * window
+        total[place] += window
+    return out.div_(total)
 
 
 def _starts(length: int, side: int, stride: int) -> list[int]:

@@ -145,7 +145,7 @@ def run_job(
 
 
 def marks(result: Any, start: Fraction, slowmo: Fraction) -> dict[str, Any]:
-    """Cuts, held and repeated stretches of a result, in seconds of the result, half-open."""
+    """Cuts, held and repeated stretches (half-open) and the least certain pictures of a result, in its seconds."""
     spans: dict[str, list[list[float]]] = {"h": [], "r": []}
     position = 0
     for letter, group in groupby(result.kinds):
@@ -154,7 +154,11 @@ def marks(result: Any, start: Fraction, slowmo: Fraction) -> dict[str, Any]:
             spans[letter].append([float(position / result.rate), float((position + length) / result.rate)])
         position += length
     cuts = [float((at - start) * slowmo) for at in result.cuts]
-    return {"cuts": cuts[:MAX_MARKS], "holds": spans["h"][:MAX_MARKS], "duplicates": spans["r"][:MAX_MARKS]}
+    doubts = [[float(doubt.picture / result.rate), doubt.certainty] for doubt in result.doubts]
+    return {
+        "cuts": cuts[:MAX_MARKS], "holds": spans["h"][:MAX_MARKS], "duplicates": spans["r"][:MAX_MARKS],
+        "doubts": sorted(doubts),
+    }  # fmt: skip
 
 
 def _probe(path: Path) -> VideoInfo:

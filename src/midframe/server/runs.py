@@ -154,7 +154,7 @@ def picture(h: InHouse, id: Id, number: Annotated[int, Query(ge=0)] = 0) -> Resp
 
 @router.get("/jobs/{id}/marks")
 def marks(h: InHouse, id: Id) -> Marks:
-    """Cuts, held stretches and repeated pictures of a finished job."""
+    """Cuts, held and repeated stretches and the least certain pictures of a finished job."""
     return Marks(**h.store.job(id).outcome.get("marks", {}))
 
 

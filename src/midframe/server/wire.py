@@ -150,6 +150,9 @@ class Marks(BaseModel):
     cuts: list[float] = []
     holds: list[tuple[float, float]] = []
     duplicates: list[tuple[float, float]] = []
+    doubts: list[tuple[float, float]] = Field(
+        default=[], description="where the least certain pictures begin, and how certain each is, 0 to 1"
+    )
 
 
 class ServerState(BaseModel):

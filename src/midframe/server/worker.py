@@ -63,9 +63,9 @@ class RunJob(Protocol):
     """Runs a job in a worker process and returns its outcome, JSON with these keys, all names within `task.folder`.
 
     result: name of the finished film; before, after: names of what a browser can play beside each other;
-    report: name of a JSON file, or None; marks: {"cuts": [s], "holds": [[s, s]], "duplicates": [[s, s]]} in seconds of
-    the output; warnings: [str]; size: bytes; seconds, pixels, bits: what the run cost. Raises Interrupted once
-    `cancel` is set.
+    report: name of a JSON file, or None; marks: {"cuts": [s], "holds": [[s, s]], "duplicates": [[s, s]],
+    "doubts": [[s, certainty]]} in seconds of the output; warnings: [str]; size: bytes; seconds, pixels, bits: what the
+    run cost. Raises Interrupted once `cancel` is set.
     """
 
     def __call__(self, task: Task, on_progress: OnProgress, cancel: threading.Event) -> Mapping[str, Any]:
