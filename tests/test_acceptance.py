@@ -168,6 +168,17 @@ def test_7_shapes_and_formats_are_kept(tmp_path: Path, clip: Clip, suffix: str) 
         assert after.format.matrix == before.format.matrix
 
 
+@pytest.mark.parametrize(("number", "siting"), [(0, "left"), (1, "center"), (2, "topleft")])
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_7_chroma_stays_where_it_is(tmp_path: Path, codec: str, number: int, siting: str) -> None:
+    deep = codec == "libx265"
+    parameters = {f"{codec[3:]}-params": f"chromaloc={number}" + (":log-level=none" if deep else "")}
+    clip = Clip(codec=codec, pixels="yuv420p10le" if deep else "yuv420p", frames=4, options=parameters)
+    source = clips.make(tmp_path / "in.mkv", clip)
+    result = run(source)
+    assert midframe.probe(source).format.siting == midframe.probe(result.path).format.siting == siting
+
+
 def test_7_odd_sizes_in_420_are_said(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", Clip(width=33, height=17, codec="ffv1", frames=4))
     result = run(source, tmp_path / "out.mp4")

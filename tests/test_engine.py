@@ -240,6 +240,58 @@ def test_out_of_memory_steps_down_and_gives_the_same_pictures() -> None:
     assert torch.allclose(engine.between(a, b, [0.5, 0.6]), Engine(Blend()).between(a, b, [0.5, 0.6]), atol=1e-5)
 
 
+class Seeking(Hungry):
+    """Seeks motion: half the scale needs a quarter of the memory."""
+
+    flow_scales = (1.0, 0.5)
+
+    def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
+        side = self.flow_scale or 1.0
+        if a.shape[-1] * a.shape[-2] * len(t) * side * side > self.pixels:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Blend.render(self, a, b, motion, t, before, after)
+
+
+def test_steps_down_are_batch_then_scale_then_tiles(caplog: pytest.LogCaptureFixture) -> None:
+    frames = film(2, height=300, width=640)
+    model = Seeking(130 * 130)
+    engine = Engine(model, max_batch=4)
+    made = interpolate(frames, 24 * 8, engine)
+    assert len(made) == 16
+    steps = [record.message.partition("going on with ")[2] for record in caplog.records]
+    assert steps == [
+        "batches of 2", "batches of 1", "motion sought at scale 0.5", "tiles of 1024 pixels", "tiles of 512 pixels",
+        "tiles of 256 pixels",
+    ]  # fmt: skip
+    assert model.flow_scale is None, "another engine's setting stays as it is"
+    asked = Engine(Seeking(130 * 130), max_batch=1, flow_scale=1.0)
+    with pytest.raises(DeviceError, match="every step down"):
+        interpolate(frames, 24 * 8, asked)
+    assert asked.model.inner.flow_scale == 1.0, "a scale that was asked for is kept"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    ],
+    ids=lambda error: str(error)[:20],
+)
+def test_all_allocators_are_understood(error: Exception) -> None:
+    class Once(Blend):
+        def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
+            if len(t) > 1:
+                raise error
+            return super().render(a, b, motion, t, before, after)
+
+    assert len(interpolate(film(2), 24 * 4, Engine(Once()))) == 8
+
+
 def test_out_of_memory_ends_in_one_clear_line() -> None:
     frames = film(2, height=64, width=64)
     with pytest.raises(DeviceError, match="every step down"):

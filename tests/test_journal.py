@@ -91,8 +91,31 @@ def test_a_changed_source_is_noticed(tmp_path: Path) -> None:
     with open(source, "r+b") as file:
         file.seek(2_600_000)
         file.write(b"x")
-    os.utime(source, ns=(before["changed_ns"], before["changed_ns"]))
     assert fingerprint(source) != before
+
+
+def test_a_time_of_change_is_no_change(tmp_path: Path) -> None:
+    """A copy, a restored backup, a touched file: the same film. Any other picture in a folder is another sequence."""
+    source = tmp_path / "film.bin"
+    source.write_bytes(bytes(20_000_000))
+    folder = tmp_path / "shots"
+    folder.mkdir()
+    for n in range(3):
+        (folder / f"{n}.png").write_bytes(bytes([n]) * 500_000)
+    known, shots = fingerprint(source), fingerprint(folder)
+    for path in (source, *folder.iterdir()):
+        os.utime(path, (1, 1))
+    assert fingerprint(source) == known
+    assert fingerprint(folder) == shots
+    with open(source, "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    assert fingerprint(source) != known
+    (folder / "1.png").write_bytes(b"y" * 500_000)
+    assert fingerprint(folder) != shots
+    (folder / "1.png").write_bytes(bytes([1]) * 500_000)
+    (folder / "1.png").rename(folder / "4.png")
+    assert fingerprint(folder) != shots
 
 
 def test_segments_round_trip() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -242,6 +243,33 @@ def test_a_second_run_on_one_target_is_refused(tmp_path: Path) -> None:
 
     run(source, target, on_progress=again)
     assert refused
+
+
+def test_a_source_that_was_touched_or_copied_is_the_same(tmp_path: Path, small_segments: None) -> None:
+    source, target = clips.make(tmp_path / "in.mp4", Clip(frames=48, options={"g": "12"})), tmp_path / "out.mp4"
+    half_done(source, target)
+    content = source.read_bytes()
+    source.unlink()
+    source.write_bytes(content)
+    os.utime(source, (1, 1))
+    assert run(source, target).statistics["resumed_frames"] >= 20
+
+
+def test_an_interlaced_film_counts_by_its_fields(tmp_path: Path) -> None:
+    """25 interlaced frames a second are 50 instants: twice of that is 100, with a new picture between any two."""
+    source = clips.make(tmp_path / "in.mkv", Clip(interlaced=True, height=64, rate=Fraction(25), frames=25, sounds=1))
+    result = run(source)
+    assert (result.rate, result.frames_in, result.frames_out) == (100, 50, 100)
+    assert result.kinds == "sm" * 49 + "sh"
+    assert str(pipeline.plan(source)).startswith("25 interlaced (50 fields/s) -> 100 fps, x2, 50 -> 100 frames")
+    at_field_rate = run(source, tmp_path / "fields.mkv", fps=50)
+    assert at_field_rate.kinds == "s" * 50
+    kept = run(source, tmp_path / "kept.mkv", vfr="keep")
+    assert kept.kinds == "sm" * 49 + "s"
+    slow = run(source, tmp_path / "slow.mkv", slowmo=2)
+    assert (slow.rate, slow.frames_out) == (50, 100)
+    woven = run(source, tmp_path / "woven.mkv", deinterlace="off")
+    assert (woven.rate, woven.frames_in) == (50, 25)
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:

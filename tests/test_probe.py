@@ -74,7 +74,7 @@ def test_colour_is_read_and_guessed_only_where_it_is_not_said(tmp_path: Path) ->
 
 def test_hdr(tmp_path: Path) -> None:
     clip = Clip(codec="libx265", pixels="yuv420p10le", matrix=9, primaries=9, transfer=16,
-                options={"x265-params": f"log-level=none:{MASTER}"}, frames=4)  # fmt: skip
+                options={"x265-params": f"log-level=none:chromaloc=2:{MASTER}"}, frames=4)  # fmt: skip
     info = probe(make(tmp_path / "a.mkv", clip))
     assert (info.hdr, info.format.depth, info.format.siting) == ("PQ", 10, "topleft")
     assert info.content_light == (1000, 400)
@@ -82,7 +82,7 @@ def test_hdr(tmp_path: Path) -> None:
     assert info.mastering.red == (Fraction(68, 100), Fraction(32, 100))
     assert (info.mastering.brightest, info.mastering.darkest) == (1000, Fraction(1, 10000))
     hlg = probe(make(tmp_path / "b.mkv", replace(clip, transfer=18, options={"x265-params": "log-level=none"})))
-    assert (hlg.hdr, hlg.mastering) == ("HLG", None)
+    assert (hlg.hdr, hlg.mastering, hlg.format.siting) == ("HLG", None, "left")
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,20 @@ def test_a_header_without_frames_is_refused(tmp_path: Path) -> None:
         out.start_encoding()
     with pytest.raises(MediaError):
         probe(path)
+
+
+def test_pictures_that_do_not_decode_are_no_part_of_the_length(tmp_path: Path) -> None:
+    """As in a broadcast that was recorded from anywhere on: the first key frame comes half a second late."""
+    whole = make(tmp_path / "a.ts", Clip(frames=72, options={"g": "12", "bf": "0", "x264-params": "scenecut=0"}))
+    with av.open(str(whole)) as film, av.open(str(tmp_path / "b.ts"), "w") as out:
+        stream = out.add_stream_from_template(film.streams.video[0])
+        for n, packet in enumerate(film.demux(video=0)):
+            if n > 5 and packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    info = probe(tmp_path / "b.ts")
+    assert info.duration is not None
+    assert abs(info.duration - Fraction(60, 24)) <= Fraction(1, 12)
 
 
 def test_half_a_file(tmp_path: Path) -> None:

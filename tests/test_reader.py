@@ -19,7 +19,7 @@ from midframe.errors import MediaError
 from midframe.types import Frame, Segment
 from midframe.video import formats
 from midframe.video.probe import probe
-from midframe.video.reader import open_reader
+from midframe.video.reader import _sorted_stamps, open_reader
 
 LOSSLESS = Clip(codec="ffv1")
 
@@ -261,6 +261,17 @@ def test_fields_become_frames(tmp_path: Path) -> None:
     # a progressive film is left alone
     other = make(tmp_path / "b.mkv", Clip())
     assert len(frames_of(other, deinterlace=True)) == 24
+
+
+def test_packed_b_frames_in_avi(tmp_path: Path) -> None:
+    """DivX and Xvid put two pictures into one packet and an empty one after it; times of neighbours change places."""
+    stamps = iter([(n, stamp) for n, stamp in enumerate([1, 2, 4, 3, 5, 7, 6, None, 9, 8])])
+    found = [(n, stamp) for n, stamp, _ in _sorted_stamps((n, stamp, Fraction(1)) for n, stamp in stamps)]
+    assert found == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, None), (8, 8), (9, 9)]
+    path = make(tmp_path / "a.avi", Clip(codec="mpeg4", options={"bf": "2"}, frames=24))
+    times = [frame.pts for frame in frames_of(path)]
+    assert len(times) == 24
+    assert [b - a for a, b in pairwise(times)] == [Fraction(1, 24)] * 23
 
 
 def test_leaving_early_joins_the_thread(tmp_path: Path) -> None:

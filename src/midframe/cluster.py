@@ -345,7 +345,7 @@ class _Head:
                 self._take_in()
                 if self.cancel.is_set() or (self.drain.is_set() and not self.running):
                     count = len(self.plan.segments)
-                    raise Interrupted(pipeline.kept(len(self.journal.held(count)), count))
+                    raise Interrupted(f"stopped; {pipeline.kept(len(self.journal.held(count)), count)}")
         finally:
             for ticket in list(self.running):
                 self._drop(ticket)

@@ -36,6 +36,11 @@ Planes = tuple[Tensor, ...]
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Pixels of all pictures that are rendered at once: beyond, batches save no time and cost memory (100 MB per 8 MP).
 _BATCH_PIXELS = 8_500_000
+# Allocators without a type of their own for it: the CPU's, OpenCV's, cuBLAS, cuDNN, CUDA outside torch's own, Metal's.
+_MEMORY_WORDS = (
+    "can't allocate memory", "Failed to allocate", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory", "MPS backend out of memory",
+)  # fmt: skip
 # Sides of the tiles that are tried, one after the other, when memory does not suffice; pixels.
 _TILES = (1024, 512, 256)
 
@@ -147,6 +152,7 @@ class Engine:
         self.static = static
         self._mask = None if mask is None else overlays.load_mask(mask)
         self._tile = tile
+        self._may_rescale = flow_scale is None  # a scale that was asked for is kept
         if isinstance(tile, int):
             self._use_tiles(tile)
         elif tile not in ("auto", "off"):
@@ -367,7 +373,10 @@ class Engine:
             yield
 
     def _step_down(self, error: Exception) -> None:
-        """After a failure for want of memory: smaller batches, then smaller tiles. Any other error goes on its way."""
+        """After a failure for want of memory: smaller batches, motion sought in smaller pictures, then smaller tiles.
+
+        Any other error goes on its way.
+        """
         if not _out_of_memory(error):
             raise error
         if self.device.type == "cuda":
@@ -376,9 +385,17 @@ class Engine:
             self.max_batch //= 2
             log.warning("out of memory on %s; going on with batches of %d", self.device, self.max_batch)
             return
+        if (scale := self._smaller_scale()) is not None:
+            log.warning("out of memory on %s; going on with motion sought at scale %g", self.device, scale)
+            self._use_scale(scale)
+            return
         smaller = [side for side in _TILES if not isinstance(self._tile, int) or side < self._tile]
         if self._tile == "off" or not smaller:
-            what = "tiles are off; try --tile auto" if self._tile == "off" else "try --model dis or --device cpu"
+            what = (
+                "tiles are off; try --tile auto"
+                if self._tile == "off"
+                else "try --model dis, a smaller picture, or --device cpu"
+            )
             raise DeviceError(f"out of memory on {self.device} after every step down; {what}") from error
         log.warning("out of memory on %s; going on with tiles of %d pixels", self.device, smaller[0])
         self._use_tiles(smaller[0])
@@ -388,9 +405,23 @@ class Engine:
         return max(1, min(self.max_batch, _BATCH_PIXELS // (height * width)))
 
     def _use_tiles(self, side: int) -> None:
-        inner = self.model.inner if isinstance(self.model, Tiled) else self.model
-        self.model = Tiled(inner, side)
+        self.model = Tiled(self._whole_model(), side)
         self._tile = side
+
+    def _smaller_scale(self) -> float | None:
+        """The next smaller scale of flow that the model knows, where the choice of it is free."""
+        model = self._whole_model()
+        smaller = [scale for scale in model.flow_scales if scale < (model.flow_scale or 1.0)]
+        return max(smaller) if smaller and self._may_rescale else None
+
+    def _use_scale(self, scale: float) -> None:
+        model = copy.copy(self._whole_model())  # shares the weights; another engine's setting stays as it is
+        model.flow_scale = scale
+        self.model = Tiled(model, self.model.side) if isinstance(self.model, Tiled) else model
+
+    def _whole_model(self) -> Model:
+        """The model without its tiles."""
+        return self.model.inner if isinstance(self.model, Tiled) else self.model
 
 
 class _Filled(NamedTuple):
@@ -447,5 +478,4 @@ def _signed(plane: Tensor) -> Tensor:
 def _out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # the CPU allocator, and OpenCV's, have no type of their own for it
-    return "can't allocate memory" in str(error) or "Failed to allocate" in str(error)
+    return any(words in str(error) for words in _MEMORY_WORDS)

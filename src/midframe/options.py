@@ -49,7 +49,7 @@ class Options:
 
     # rate: at most one of fps, ratio; neither is 2x
     fps: Fraction | None = None  # frames per second of the output; the duration is kept
-    ratio: Fraction | None = None  # output rate over input rate
+    ratio: Fraction | None = None  # output rate over input rate; over the field rate of an interlaced film
     slowmo: Fraction | None = None  # the film lasts this many times longer; the rate is kept
     slow_audio: str = "drop"  # sound of a slowed film: "drop", "stretch" (pitch kept)
     in_fps: Fraction | None = None  # rate of an image sequence, which has none of its own

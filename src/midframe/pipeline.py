@@ -29,7 +29,7 @@ import torch
 
 from midframe import __version__, compat, shots, timeline
 from midframe.engine import Engine
-from midframe.errors import InputError, Interrupted, JobError, MediaError
+from midframe.errors import InputError, Interrupted, JobError, MediaError, MidframeError
 from midframe.journal import Journal, fingerprint, segments_from_json, segments_to_json, write_whole
 from midframe.models import load_model
 from midframe.models.base import Model
@@ -144,8 +144,13 @@ def interpolate(
         on_plan(plan)
     with disk_trouble(plan.target), Journal(plan.target) as journal:
         run = Run(enter(journal, plan, engine.model), journal, engine, on_progress, cancel, drain)
-        run.make()
-        return run.join()
+        try:
+            run.make()
+            return run.join()
+        except (MidframeError, MemoryError) as error:
+            if (done := journal.finished(len(run.plan.segments))) and not isinstance(error, Interrupted):
+                error.add_note(kept(done, len(run.plan.segments)))
+            raise
 
 
 def options_of(wishes: dict[str, Any]) -> Options:
@@ -321,7 +326,7 @@ class Run:
         if self.on_progress is not None:
             self.on_progress(self._progress("frames", frame.pts, writer.number, writer.cuts_met, frame))
         if self.cancel.is_set():
-            raise Interrupted(kept(writer.number, len(self.plan.segments)))
+            raise Interrupted(f"stopped; {kept(writer.number, len(self.plan.segments))}")
 
     def join(self) -> Result:
         """The segments become one film under its own name, with a report beside it."""
@@ -377,10 +382,19 @@ def join(
 
     Raises:
         JobError: a segment is missing.
-        MediaError: a segment is damaged or the target cannot be written.
+        MediaError: a segment is damaged, the source's sound is gone, or the target cannot be written.
     """
     records = [segment_record(journal, n) for n in range(len(plan.segments))]
     pictures = plan.encoding.container == "pictures"
+    beside = [s for s in plan.info.streams if s.index != plan.info.video_index]
+    if beside and not pictures:
+        source, manifest = Path(plan.source), journal.manifest() or {}
+        if not source.exists() or fingerprint(source) != manifest.get("source"):
+            what = "has changed" if source.exists() else "is gone"
+            raise MediaError(
+                f"'{source}' {what} since its pictures were read, and its {beside[0].kind} is still to be copied; "
+                "bring it back"
+            )
     whole = plan.target if pictures else journal.folder / f"whole.part{plan.target.suffix}"
     dropped = concat.join(
         [journal.folder / r["file"] for r in records if r["file"]], whole, plan.source, plan.info, plan.options
@@ -507,7 +521,7 @@ class SegmentWriter:
         self._doubts.clear()
         self.number += 1
         if self._drain.is_set() and not last:
-            raise Interrupted(kept(self.number, len(self.plan.segments)))
+            raise Interrupted(f"stopped; {kept(self.number, len(self.plan.segments))}")
 
 
 @contextlib.contextmanager
@@ -530,8 +544,8 @@ def reading(plan: Plan, start: Fraction | None) -> Iterator[Reader]:
 def gaps_of(frames: Iterator[Frame], plan: Plan, context: int, todo: Segment) -> Iterator[Gap]:
     """Gaps by the clock of the plan."""
     if plan.options.compat == "modelscope":
-        assert plan.info.rate is not None  # or there would be no plan
-        rates = float(plan.info.rate), float(plan.rate)
+        assert plan.film.rate is not None  # or there would be no plan
+        rates = float(plan.film.rate), float(plan.rate)
         return compat.gaps(frames, *rates, rate=plan.rate, context=context, start=plan.start)
     return timeline.gaps(
         frames, plan.rate, slowmo=plan.slowmo, keep=plan.keep, context=context, segment=todo, start=plan.start
@@ -640,8 +654,8 @@ def enter(journal: Journal, plan: Plan, model: Model | None = None) -> Plan:
 
 
 def kept(done: int, segments: int) -> str:
-    """What a run that is stopped on request says."""
-    return f"stopped; {done} of {segments} segments are finished and kept: the same command goes on from there"
+    """What is said of the work when a run ends before its time."""
+    return f"{done} of {segments} segments are finished and kept: the same command goes on from there"
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from midframe.options import FASTEST, Options
 from midframe.types import Segment, VideoInfo
 from midframe.video import concat
 from midframe.video.images import SUFFIXES
+from midframe.video.reader import deinterlaced
 from midframe.video.writer import Encoding, choose_encoder
 
 SEGMENT_OUTPUTS = 480  # pictures per segment at least: what a crash can cost; x264 has a key frame every 250 anyway
@@ -56,10 +57,11 @@ class Plan:
 
     def __str__(self) -> str:
         """One line, said before the work."""
-        info = self.info
-        parts = [f"{info.rate or 'rate unknown'} -> {'variable' if self.keep else self.rate} fps"]
-        if info.rate:
-            parts.append(f"x{self.rate * self.slowmo / info.rate}")
+        info, film = self.info, self.film
+        fields = f" interlaced ({film.rate} fields/s)" if info.rate and film.rate != info.rate else ""
+        parts = [f"{info.rate or 'rate unknown'}{fields} -> {'variable' if self.keep else self.rate} fps"]
+        if film.rate:
+            parts.append(f"x{self.rate * self.slowmo / film.rate}")
         if self.slowmo != 1:
             parts.append(f"{float(self.slowmo):g} times slower")
         parts.append(f"{_count(self.frames_in)} -> {_count(self.frames_out)} frames")
@@ -82,7 +84,7 @@ class Plan:
         return {
             "source": self.source,
             "target": str(self.target),
-            "rate_in": None if self.info.rate is None else str(self.info.rate),
+            "rate_in": None if self.film.rate is None else str(self.film.rate),
             "rate": str(self.rate),
             "slowmo": str(self.slowmo),
             "frames_in": self.frames_in,
@@ -97,11 +99,16 @@ class Plan:
         }
 
     @property
+    def film(self) -> VideoInfo:
+        """The source as its pictures arrive: an interlaced film has one for each field."""
+        return deinterlaced(self.info) if self.options.deinterlace == "auto" else self.info
+
+    @property
     def tick(self) -> Fraction:
         """Seconds that divide all output instants exactly, counted from `start`."""
         if self.keep is None:
             return 1 / self.rate
-        step = self.info.time_base if self.info.vfr or self.info.rate is None else 1 / self.info.rate
+        step = self.film.time_base if self.film.vfr or self.film.rate is None else 1 / self.film.rate
         return step / self.keep
 
     def instant(self, pts: Fraction) -> Fraction:
@@ -139,14 +146,16 @@ def make_plan(
     """
     slowmo = options.slowmo or Fraction(1)
     keep = None
+    # wishes count against the instants that the film has: 25 interlaced frames a second are 50 of them
+    film = deinterlaced(info) if options.deinterlace == "auto" else info
     if options.fps is not None:
         rate = options.fps
-    elif info.rate is None:
+    elif film.rate is None:
         raise InputError(f"'{info.path}' does not say its rate; give --fps")
     elif options.slowmo is not None:
-        rate = info.rate
+        rate = film.rate
     else:
-        rate = info.rate * (options.ratio or 2)
+        rate = film.rate * (options.ratio or 2)
     if options.vfr == "keep":
         keep = int(options.ratio or 2)
     if rate > FASTEST:
@@ -172,8 +181,8 @@ def make_plan(
 
     frames_in = frames_out = None
     if last is not None:
-        if info.rate is not None:
-            frames_in = timeline.segment_count(Segment(first, last), start, last, info.rate)
+        if film.rate is not None:
+            frames_in = timeline.segment_count(Segment(first, last), start, last, film.rate)
         if wished == Segment() and info.header_frames and not info.interlaced:
             frames_in = info.header_frames
         if keep is None:
@@ -181,10 +190,10 @@ def make_plan(
         elif frames_in is not None:
             frames_out = frames_in * keep - keep + 1
     if options.compat == "modelscope":
-        if info.rate is None:
+        if film.rate is None:
             raise InputError(f"'{info.path}' does not say its rate, which --compat modelscope counts with")
         segments = (Segment(),)  # its clock counts from the first frame on
-        frames_out = None if frames_in is None else compat.count(frames_in, float(info.rate), float(rate))
+        frames_out = None if frames_in is None else compat.count(frames_in, float(film.rate), float(rate))
     target = Path(dst) if dst is not None else default_target(Path(info.path), options, rate)
     encoding = choose_encoder(
         info,

@@ -87,6 +87,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: runs a command and turns midframe's errors into one line and an exit code."""
+    from midframe.cli.telling import said
     from midframe.errors import MidframeError
 
     # Read when torch is loaded. Threads that spin while they wait take the processors that decoder, encoder and
@@ -95,7 +96,7 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except MidframeError as error:
-        _say(str(error))
+        _say(said(error))
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
@@ -109,8 +110,8 @@ def main() -> None:
         # whoever read our output has gone (`midframe probe x | head -1`); nothing is left to be said to them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except MemoryError:
-        _say("out of memory; try --tile 512, or a smaller picture")
+    except MemoryError as error:
+        _say(said(error, "out of memory; try --tile 512, or a smaller picture"))
         sys.exit(5)
 
 

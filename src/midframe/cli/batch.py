@@ -119,10 +119,12 @@ def _target(entry: Entry, folder: str) -> str:
     from midframe.plan import default_target
     from midframe.storage import name_in
     from midframe.video.probe import probe
+    from midframe.video.reader import deinterlaced
 
     options = Options.from_json(entry.options)
     try:
         info = probe(entry.source)
+        info = deinterlaced(info) if options.deinterlace == "auto" else info
     except MidframeError:
         return name_in(folder, Path(entry.source).name)
     rate = options.fps or (info.rate or Fraction(30)) * (options.ratio or 2)

@@ -96,7 +96,7 @@ HEADINGS = {
 @click.option("--audio/--no-audio", default=None, help="Keep sound. Default: yes.")
 @click.option("--subtitles/--no-subtitles", default=None, help="Keep subtitles. Default: yes.")
 @click.option("--chapters/--no-chapters", default=None, help="Keep chapters. Default: yes.")
-@click.option("--deinterlace", type=click.Choice(["auto", "off"]), help="Interlaced film to its field rate.")
+@click.option("--deinterlace", type=click.Choice(["auto", "off"]), help="To the field rate, of which --ratio counts.")
 @click.option("--vfr", type=click.Choice(["cfr", "keep"]), help="keep: the source's instants, in-betweens between.")
 @click.option("--compat", type=click.Choice(["off", "modelscope"]), help="Clock and frame count of ModelScope.")
 @click.option("--resume/--no-resume", default=None, help="Go on with unfinished work. Default: yes.")

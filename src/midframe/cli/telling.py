@@ -45,7 +45,7 @@ class Teller:
 
     def failure(self, source: str, error: Exception) -> None:
         """One of several inputs failed; the others go on."""
-        click.echo(f"midframe: {error}", err=True)
+        click.echo(f"midframe: {said(error)}", err=True)
 
 
 class Plain(Teller):
@@ -183,10 +183,15 @@ class Json(Teller):
 
     def failure(self, source: str, error: Exception) -> None:
         """An error, with its exit code."""
-        self._say("error", source=source, text=str(error), code=getattr(error, "exit_code", 1))
+        self._say("error", source=source, text=said(error), code=getattr(error, "exit_code", 1))
 
     def _say(self, event: str, **what: Any) -> None:
         click.echo(json.dumps({"event": event, **what}, ensure_ascii=True))
+
+
+def said(error: BaseException, text: str = "") -> str:
+    """An error, in other words if given, and what was noted with it: how much of the work is kept."""
+    return "; ".join([text or str(error), *getattr(error, "__notes__", ())])
 
 
 def teller(how: str) -> Teller:

@@ -34,13 +34,15 @@ MAX_MARKS = 2000  # of a kind; a timeline of a thousand points cannot show more
 def probe_film(path: str) -> Mapping[str, Any]:
     """What the page and the predictions need to know of a film, as JSON. Raises MediaError."""
     from midframe.video.probe import probe
+    from midframe.video.reader import deinterlaced
 
     info = probe(path)
-    frames = info.counted_frames or info.header_frames
-    duration = info.duration if info.duration else (frames / info.rate if frames and info.rate else None)
+    film = deinterlaced(info)  # what rates are counted against
+    frames = None if info.interlaced else info.counted_frames or info.header_frames  # headers may count fields
+    duration = film.duration if film.duration else (frames / film.rate if frames and film.rate else None)
     return {
         "width": info.width, "height": info.height, "duration": None if duration is None else float(duration),
-        "rate": None if info.rate is None else str(info.rate), "frames": frames, "container": info.container,
+        "rate": None if film.rate is None else str(film.rate), "frames": frames, "container": info.container,
         "codec": info.codec, "pixels": info.format.name, "depth": info.format.depth, "vfr": info.vfr,
         "interlaced": info.interlaced, "hdr": info.hdr, "rotation": info.rotation,
         "streams": [{"kind": s.kind, "codec": s.codec, "language": s.language} for s in info.streams],

@@ -33,7 +33,7 @@ from midframe.errors import MediaError, UnsupportedError
 from midframe.options import Options
 from midframe.types import VideoInfo
 from midframe.video import images
-from midframe.video.probe import OPEN_SECONDS, is_cover, named, open_source
+from midframe.video.probe import OPEN_SECONDS, is_cover, named, open_source, witness
 from midframe.video.writer import DecodingTimes, check_target, container_of, muxer_options, timescale, write_error
 
 SEGMENT_SUFFIX = ".mkv"
@@ -197,7 +197,10 @@ def _fate(stream: Any, samples: dict[int, list[Any]], container: str, suffix: st
         return StreamPlan(
             stream.index, kind, codec, "encode", _sound_codec(codec, container), f"{suffix} cannot hold {codec}{hint}"
         )
-    return _drop(plan, f"{suffix} cannot hold {codec}{'; .mkv can' if mkv else ''}")
+    hint = "; .mkv can" if mkv else ""
+    if not hint and container != "mpegts" and _trial(stream, samples.get(stream.index, []), "mpegts"):
+        hint = "; .ts can"
+    return _drop(plan, f"{suffix} cannot hold {codec}{hint}")
 
 
 def _drop(plan: StreamPlan, why: str) -> StreamPlan:
@@ -320,7 +323,8 @@ def join(
         One line for each stream that is not in the output as it was in the source, and why.
 
     Raises:
-        MediaError: a segment is damaged or the target cannot be written. Nothing is left at the target then.
+        MediaError: a segment is damaged, the source is lost midway, or the target cannot be written. Nothing is left at
+            the target then.
     """
     options = options if options is not None else Options()
     path = Path(target)
@@ -539,41 +543,44 @@ class _Join:
         for stream in source.streams:
             if stream.index not in keep:
                 stream.discard = av.stream.Discard.all
-        if not wanted:
+        if not wanted or self.source is None:
             return
         begin, end = self.options.start, self.clock.end
         if begin is not None and begin > 30:  # seconds; nearer starts are read up to
             with contextlib.suppress(av.error.FFmpegError, OverflowError):
                 source.seek(int((begin + self.info.origin - 10) * av.time_base), backward=True)
-        done: set[int] = set()
-        packets = source.demux(wanted)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except (av.error.FFmpegError, OSError) as error:
-                self.problems.append(f"the source breaks off ({error.strerror or error}); sound ends there")
-                return
-            index = packet.stream_index
-            stamp = packet.dts if packet.dts is not None else packet.pts
-            if not packet.size or index not in keep or index in done:
-                continue
-            line = self.lines[index]
-            if stamp is None or line.cover:
-                yield Fraction(0), index, packet
-                continue
-            base = packet.time_base
-            if end is not None and stamp * base - self.info.origin >= end:
-                done.add(index)
-                if len(done) >= len(keep):
+        with witness(self.source) as check_still_there:
+            done: set[int] = set()
+            packets = source.demux(wanted)
+            while True:
+                try:
+                    packet = next(packets)
+                except StopIteration:
+                    check_still_there()
                     return
-                continue
-            if begin is not None:
-                shown = (stamp if packet.pts is None else packet.pts) * base - self.info.origin
-                if not line.takes(shown, (packet.duration or 0) * base, begin, packet):
+                except (av.error.FFmpegError, OSError) as error:
+                    check_still_there()
+                    self.problems.append(f"the source breaks off ({error.strerror or error}); sound ends there")
+                    return
+                index = packet.stream_index
+                stamp = packet.dts if packet.dts is not None else packet.pts
+                if not packet.size or index not in keep or index in done:
                     continue
-            yield line.rulers(base, self.info.origin)[0].exact(stamp), index, packet
+                line = self.lines[index]
+                if stamp is None or line.cover:
+                    yield Fraction(0), index, packet
+                    continue
+                base = packet.time_base
+                if end is not None and stamp * base - self.info.origin >= end:
+                    done.add(index)
+                    if len(done) >= len(keep):
+                        return
+                    continue
+                if begin is not None:
+                    shown = (stamp if packet.pts is None else packet.pts) * base - self.info.origin
+                    if not line.takes(shown, (packet.duration or 0) * base, begin, packet):
+                        continue
+                yield line.rulers(base, self.info.origin)[0].exact(stamp), index, packet
 
     def _mux_other(self, out: Any, index: int, packet: Any) -> None:
         line = self.lines[index]

@@ -8,8 +8,10 @@ references to other files and network addresses inside a file are refused by lib
 from __future__ import annotations
 
 import os
+import re
 import struct
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -21,6 +23,8 @@ from typing import Any
 import av
 import av.container
 import av.error
+import av.filter
+import av.logging
 import av.stream
 
 from midframe.errors import MediaError, UnsupportedError
@@ -111,6 +115,39 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Any]:
         yield container
     finally:
         container.close()
+
+
+@contextmanager
+def witness(path: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
+    """Tell a file that ends or is damaged, which gives a shorter film, from one that is taken away while it is read.
+
+    libav reports both as the end of the file. A file that has grown is still being recorded, and one whose name is gone
+    can be read on: both are fine.
+
+    Yields:
+        A function to call where reading has come to an end; it raises a `MediaError` if the file is shorter than it was
+        when this was entered, or if its disk does not answer.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+
+        def check() -> None:
+            try:
+                now = os.fstat(file.fileno()).st_size
+                last = max(0, min(now, size) - 1)
+                if hasattr(os, "posix_fadvise"):  # or the system answers from memory for a disk that is gone
+                    os.posix_fadvise(file.fileno(), last >> 16 << 16, 0, os.POSIX_FADV_DONTNEED)
+                file.seek(last)
+                file.read(1)
+            except OSError as error:
+                why = error.strerror or str(error)
+            else:
+                if now >= size:
+                    return
+                why = f"{size} bytes have become {now}"
+            raise MediaError(f"{named(path)} was lost while it was read ({why}); bring it back")
+
+        yield check
 
 
 def _refusal(path: str | os.PathLike[str], error: Exception) -> MediaError:
@@ -337,14 +374,44 @@ def _format_of(frame: Any, context: Any, codec: str) -> tuple[PixelFormat, froze
         full = codec in _PICTURES and name.startswith("gray")
     primaries = formats.PRIMARIES.get(frame.color_primaries, "unknown")
     transfer = formats.TRANSFERS.get(frame.color_trc, "unknown")
-    if codec in _CENTRED or (source.startswith("yuvj") and codec not in ("h264", "hevc", "av1")):
+    if said := _siting_said(frame):
+        siting = said
+    elif codec in _CENTRED or (source.startswith("yuvj") and codec not in ("h264", "hevc", "av1")):
         siting = "center"
-    elif codec in ("hevc", "av1") and primaries == "bt2020":
-        siting = "topleft"  # what UHD discs and broadcasts do (ITU-T H.273 type 2); others leave it at the default
+    elif codec == "av1" and primaries == "bt2020":
+        siting = "topleft"  # what UHD discs and broadcasts do (ITU-T H.273 type 2)
     else:
         siting = "left"
     made = formats.describe(name, matrix=matrix, full_range=full, primaries=primaries, transfer=transfer, siting=siting)
     return made, frozenset(untagged)
+
+
+_log_level = threading.Lock()  # libav has one for the whole process
+
+
+def _siting_said(frame: Any) -> str | None:
+    """Where chroma sits, as the decoder says; None if it does not.
+
+    PyAV hands on all of a picture's colour but this; libav's filter showinfo writes it to the log.
+    """
+    graph = av.filter.Graph()
+    feed = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
+    sink = graph.add("buffersink")
+    graph.link_nodes(feed, graph.add("showinfo", "checksum=0"), sink)
+    graph.configure()
+    with _log_level:
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        try:
+            with av.logging.Capture(local=True) as lines:
+                graph.push(frame)
+                graph.pull()
+        finally:
+            av.logging.set_level(level)
+    for _, _, line in lines:
+        if found := re.search(r" cl:(\w+)", line):
+            return found[1] if found[1] in ("left", "center", "topleft", "top", "bottomleft", "bottom") else None
+    return None
 
 
 def _uses_alpha(frame: Any) -> bool:
@@ -476,7 +543,8 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         warnings.append(f"{look.corrupt} packet(s) at the start could not be decoded")
     other = [s.index for s in container.streams if s.type == "video" and not is_cover(s) and s.index != stream.index]
     if other:
-        warnings.append(f"several video streams: stream {stream.index} is used, {other} left out")
+        rest = ", ".join(str(index) for index in other)
+        warnings.append(f"several video streams: stream {stream.index} is made smoother; {rest} not, but copied")
     frames = stream.frames or int(_number(stream.metadata.get("NUMBER_OF_FRAMES")))
     return VideoInfo(
         path=os.fspath(path),
@@ -488,7 +556,7 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         rate=rate,
         time_base=tick,
         start=start,
-        duration=_duration(container, stream, look, tick),
+        duration=_duration(container, stream, look, tick, first),
         header_frames=frames or None,
         vfr=variable,
         interlaced=interlaced,
@@ -540,8 +608,19 @@ def _number(text: str | None) -> int:
         return 0
 
 
-def _duration(container: Any, stream: Any, look: _Look, tick: Fraction) -> Fraction | None:
-    """Seconds of the video stream: what the header says, else what was seen where the look saw all of it."""
+def _duration(container: Any, stream: Any, look: _Look, tick: Fraction, first: Any) -> Fraction | None:
+    """Seconds of the video stream: what the header says, else what was seen where the look saw all of it.
+
+    Pictures before the `first` that decodes, as broadcasts have them where recording began, do not count.
+    """
+    seconds = _header_duration(container, stream, look, tick)
+    if seconds is None or first.pts is None or stream.start_time is None:
+        return seconds
+    late = (first.pts - stream.start_time) * tick
+    return seconds - late if 0 < late < seconds else seconds
+
+
+def _header_duration(container: Any, stream: Any, look: _Look, tick: Fraction) -> Fraction | None:
     if stream.duration and stream.duration > 0:
         return Fraction(stream.duration) * tick
     text = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng") or ""

@@ -11,9 +11,11 @@ they must not be written to.
 
 from __future__ import annotations
 
+import heapq
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -27,8 +29,9 @@ import av.filter
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Frame, Segment, VideoInfo
 from midframe.video import formats, images
-from midframe.video.probe import decoder_of, named, open_source, probe
+from midframe.video.probe import decoder_of, named, open_source, probe, witness
 
+SORTED_STAMPS = 2  # pictures whose time stamps may have changed places
 QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB
 # A step of the clock that no film means: broadcast clocks wrap round and splices jump, damaged stamps are anything.
 LONGEST_STEP = Fraction(10)  # seconds; longer holds are believed only where the file's own length has room for them
@@ -49,21 +52,12 @@ class Reader:
         deinterlace: bool = False,
         queue_frames: int = QUEUE_FRAMES,
     ) -> None:
-        source = info
         self.path = os.fspath(path)
         self.segment = segment if segment is not None else Segment()
         self.strict = strict
-        self._deinterlace = deinterlace and source.interlaced
-        self._source = source
-        self.info = source
-        if self._deinterlace:
-            self.info = replace(
-                source,
-                rate=source.rate * 2 if source.rate else None,
-                time_base=source.time_base / 2,
-                interlaced=False,
-                header_frames=source.header_frames * 2 if source.header_frames else None,
-            )
+        self._deinterlace = deinterlace and info.interlaced
+        self._source = info
+        self.info = deinterlaced(info) if deinterlace else info
         self._warnings: list[str] = []
         self._broken_off = False  # the file ends before its header says: its last picture is not held until then
         self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(maxsize=queue_frames)
@@ -232,13 +226,14 @@ class Reader:
 
     def _pictures(self) -> Iterator[tuple[Any, int | None, Fraction]]:
         """(decoded picture, time stamp, seconds per unit of it), from a key frame at or before the segment."""
+        decoded = _sorted_stamps(self._decoded())
         if not self._deinterlace:
-            yield from self._decoded()
+            yield from decoded
             return
         graph: Any = None
         sink: Any = None
         tick = self._source.time_base
-        for picture, stamp, tick in self._decoded():
+        for picture, stamp, tick in decoded:
             if graph is None:
                 graph = av.filter.Graph()
                 feed = graph.add_buffer(
@@ -295,7 +290,7 @@ class Reader:
     def _decode_from(self, wanted: Fraction | None) -> Iterator[tuple[Any, int | None, Fraction]]:
         source = self._source
         damaged = 0
-        with open_source(self.path) as container:
+        with open_source(self.path) as container, witness(self.path) as check_still_there:
             if source.video_index >= len(container.streams):
                 raise MediaError(f"{named(self.path)} has changed since it was looked at")
             stream = container.streams[source.video_index]
@@ -318,6 +313,7 @@ class Reader:
                 except StopIteration:
                     break
                 except (av.error.FFmpegError, OSError) as error:
+                    check_still_there()
                     self._warn(f"reading stops at a damaged place ({error.strerror or error})")
                     break
                 try:
@@ -330,8 +326,52 @@ class Reader:
                 for picture in pictures:
                     stamp = picture.pts if picture.pts is not None else picture.dts
                     yield picture, stamp, tick
+            else:
+                return  # stopped from outside: nothing is known of the rest
+            check_still_there()
         if damaged:
             self._warn(f"{damaged} damaged packet(s) could not be decoded")
+
+
+def _sorted_stamps(pictures: Iterator[tuple[Any, int | None, Fraction]]) -> Iterator[tuple[Any, int | None, Fraction]]:
+    """Pictures as they come, each with the least of the time stamps at hand.
+
+    A decoder gives pictures in order, but their stamps may be those of the order of decoding: AVI keeps no others (and
+    DivX and Xvid packed B frames into one), and VC-1 was copied from it into MP4. Where the clock jumps nothing is
+    sorted.
+    """
+    waiting: deque[tuple[Any, int | None, Fraction]] = deque()
+    stamps: list[int] = []
+
+    def due() -> tuple[Any, int | None, Fraction]:
+        picture, stamp, tick = waiting.popleft()
+        return picture, None if stamp is None else heapq.heappop(stamps), tick
+
+    for item in pictures:
+        stamp, tick = item[1:]
+        if stamp is not None and stamps and abs(stamp - stamps[0]) * tick > LONGEST_STEP:
+            while waiting:
+                yield due()
+        waiting.append(item)
+        if stamp is not None:
+            heapq.heappush(stamps, stamp)
+        if len(waiting) > SORTED_STAMPS:
+            yield due()
+    while waiting:
+        yield due()
+
+
+def deinterlaced(info: VideoInfo) -> VideoInfo:
+    """What a film is once every field is a picture of its own: twice as many, twice as fast. Others are left alone."""
+    if not info.interlaced:
+        return info
+    return replace(
+        info,
+        rate=info.rate * 2 if info.rate else None,
+        time_base=info.time_base / 2,
+        interlaced=False,
+        header_frames=info.header_frames * 2 if info.header_frames else None,
+    )
 
 
 def open_reader(

@@ -380,9 +380,7 @@ def _joined(own: str | None, separator: str, made: dict[str, str]) -> str:
 
 
 def _x264(made: PixelFormat) -> dict[str, str]:
-    found = {}
-    if made.siting == "topleft" and made.chroma_h:
-        found["chromaloc"] = "2"
+    found = _chromaloc(made)
     # Its AVX-512 code for mbtree gives one of several results at random (x264 165 in PyAV 18.1: 3 different files from
     # 6 encodes of equal frames; with AVX2 8 of 8 were equal). A resumed run must make the frames it would have made.
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
@@ -390,12 +388,17 @@ def _x264(made: PixelFormat) -> dict[str, str]:
     return found
 
 
+def _chromaloc(made: PixelFormat) -> dict[str, str]:
+    """chroma_sample_loc_type of H.264 and HEVC, said where it is not the usual "left" (0)."""
+    number = {"center": 1, "topleft": 2, "top": 3, "bottomleft": 4, "bottom": 5}.get(made.siting)
+    return {"chromaloc": str(number)} if number and made.chroma_h else {}
+
+
 def _x265(info: VideoInfo, made: PixelFormat) -> dict[str, str]:
     found = {"log-level": "none"}
     if info.width < X265_NARROW:
         found["cutree"] = "0"
-    if made.siting == "topleft" and made.chroma_h:
-        found["chromaloc"] = "2"
+    found |= _chromaloc(made)
     if info.mastering is not None:
         found["master-display"] = mastering_text(info.mastering)
     if info.content_light is not None:

@@ -113,7 +113,7 @@ class Remembering(Model):
         # a class states these once; a wrapper is as its content is
         self.name, self.context, self.pad_mode = inner.name, inner.context, inner.pad_mode  # type: ignore[misc]
         self.stride, self.min_side, self.fast_half = inner.stride, inner.min_side, inner.fast_half  # type: ignore[misc]
-        self.flow_scales, self.flow_scale = inner.flow_scales, inner.flow_scale  # type: ignore[misc]
+        self.flow_scale = inner.flow_scale  # and stays there: what is remembered was found at it
         self._seen: list[tuple[Tensor, Features]] = []
         self._matched: OrderedDict[tuple[int, int], tuple[Features, Features, Motion]] = OrderedDict()
         self._lock = threading.Lock()
