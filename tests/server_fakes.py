@@ -34,7 +34,7 @@ def read(path: str) -> dict[str, Any]:
         said = json.loads(Path(path).read_bytes())
         assert said["fake"]
     except (ValueError, KeyError, AssertionError, TypeError, UnicodeDecodeError) as error:
-        raise MediaError("this is not a film: nothing in it can be decoded") from error
+        raise MediaError(f"{path} is no film: nothing in it can be decoded") from error
     return dict(said)
 
 
@@ -76,7 +76,7 @@ def run_job(task: Task, on_progress: OnProgress, cancel: threading.Event) -> Map
     with log.open("a") as file:
         file.write(f"start {done} {os.getpid()}\n")
     if said.get("fail"):
-        raise MediaError(said["fail"])
+        raise MediaError(said["fail"].format(source=task.source, folder=task.folder))
     if said.get("die") or (said.get("die_once") and done == 0 and len(log.read_text().splitlines()) == 1):
         os._exit(9)
     total = int(said.get("steps", 5))

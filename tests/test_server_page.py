@@ -43,6 +43,23 @@ def make_film(path: Path, frames: int, cut: int | None = None) -> Path:
     return path
 
 
+def make_wild_film(path: Path) -> Path:
+    """Its lower half is new in every frame: no neighbour bears that out."""
+    av = pytest.importorskip("av")
+    import numpy as np
+
+    dice = np.random.default_rng(1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 160, 90, "yuv420p"
+        for _ in range(48):
+            picture = np.full((90, 160, 3), 90, np.uint8)
+            picture[45:] = dice.integers(0, 2, (9, 32, 1)).repeat(5, 0).repeat(5, 1) * 200
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("films")
@@ -50,6 +67,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "short": make_film(folder / "short ride.mp4", 60, cut=30),
         "long": make_film(folder / "long ride.mp4", 240),
+        "wild": make_wild_film(folder / "wild.mp4"),
         "broken": folder / "holiday.mp4",
     }
 
@@ -164,6 +182,38 @@ def test_upload_preview_run_compare_download(page: Any, films: dict[str, Path], 
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "out.mp4")) as film:
         assert sum(1 for _ in film.decode(video=0)) == 150
+
+
+def test_the_least_certain_pictures_are_marked_and_reached(page: Any, films: dict[str, Path]) -> None:
+    upload(page, films["wild"])
+    page.click("summary:has-text('More options')")
+    page.select_option("select[name=model]", "dis")
+    page.select_option("select[name=scene]", "off")
+    page.select_option(".pick select", "2")
+    page.click("button.preview")
+    page.wait_for_selector(".clock:has-text('of 96')")
+    marked = page.locator(".track .doubt").count()
+    assert 2 <= marked <= 5  # one for a half second
+    assert page.inner_text(".legend .to-doubt") == f"Least certain: {marked}"
+    reached = []
+    for _ in range(marked + 1):
+        before = page.inner_text(".clock")
+        page.keyboard.press("d")
+        page.wait_for_function("(was) => document.querySelector('.clock').textContent !== was", arg=before)
+        page.wait_for_selector(".where .sure:has-text('% certain')")
+        reached.append((float(page.inner_text(".where .sure").split(" ")[0]), page.inner_text(".clock")))
+    assert len(set(reached)) == marked and reached[0] == reached[-1]  # each once, then the first again
+    assert reached[0][0] == min(reached)[0] < 90
+    page.keyboard.press("Shift+D")
+    page.click(".legend .to-doubt")
+    page.wait_for_selector(f".clock:text-is('{reached[0][1]}')")
+    page.focus(".track")  # the timeline by keyboard
+    page.keyboard.press("End")
+    page.wait_for_selector(".clock:has-text('frame 96 of 96')")
+    assert page.get_attribute(".track", "aria-valuenow") == "96"
+    box = page.locator(".track .doubt").first.bounding_box()
+    page.mouse.click(box["x"] - 3, box["y"])  # beside a mark is meant for it
+    page.wait_for_selector(".where .sure:has-text('% certain')")
 
 
 def test_copy_mask_language_and_phone(page: Any, films: dict[str, Path], server: Server) -> None:

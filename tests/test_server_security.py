@@ -19,7 +19,8 @@ import server_fakes
 from midframe.errors import InputError, MediaError
 from midframe.server import guard, paths
 from midframe.server.app import create_app
-from midframe.server.house import Limits, Settings
+from midframe.server.events import MAX_LISTENERS
+from midframe.server.house import House, Limits, Settings
 
 BASE = "http://127.0.0.1:8642"
 TOKEN = "correct horse battery"
@@ -129,6 +130,62 @@ def test_a_file_that_becomes_a_link_is_not_followed(allowed: Path, http: TestCli
         lambda: http.get(f"/api/v1/jobs/{job}").json(), lambda found: found["state"] in ("failed", "done")
     )
     assert found["error"]["code"] == "forbidden"
+    still = http.get(f"/api/v1/sources/{source}/still?at=1")  # nor to look at it once more
+    assert still.status_code == 422
+    assert "link" in still.json()["error"]["message"]
+
+
+def test_what_went_wrong_does_not_tell_where_the_server_keeps_things(http: TestClient) -> None:
+    def sent(data: bytes) -> str:
+        source = http.post("/api/v1/sources", json={"name": "my film.mp4", "size": len(data)}).json()["id"]
+        http.put(f"/api/v1/sources/{source}/content", content=data)
+        return str(source)
+
+    refused = sent(b"no film " * 20)
+    found = server_fakes.wait_for(lambda: http.get(f"/api/v1/sources/{refused}").json(), lambda s: s["error"])
+    assert found["error"]["message"] == "my film.mp4 is no film: nothing in it can be decoded"
+    bad = sent(server_fakes.film(fail="{source} broke off, {folder}/00000.part.mkv too"))
+    server_fakes.wait_for(lambda: http.get(f"/api/v1/sources/{bad}").json()["state"], lambda state: state == "ready")
+    job = http.post("/api/v1/jobs", json={"source": bad}).json()["id"]
+    failed = server_fakes.wait_for(lambda: http.get(f"/api/v1/jobs/{job}").json(), lambda j: j["state"] == "failed")
+    assert failed["error"]["message"] == "my film.mp4 broke off, 00000.part.mkv too"
+
+
+def test_nesting_and_ranges_cost_nothing(http: TestClient) -> None:
+    deep = b"[" * 100_000
+    headers = {"content-type": "application/json"}
+    assert http.post("/api/v1/jobs", content=deep, headers=headers).status_code in (400, 422)
+    deep_name = b'{"name": ' + b"[" * 50_000 + b"]" * 50_000 + b', "size": 1}'
+    assert http.post("/api/v1/sources", content=deep_name, headers=headers).status_code in (400, 422)
+    many = "bytes=" + ",".join(f"{n}-{n}" for n in range(0, 4000, 2))
+    answer = http.get("/static/style.css", headers={"range": many})
+    assert len(answer.content) < 1_000_000
+
+
+def test_streams_that_nobody_reads_take_no_place(http: TestClient) -> None:
+    import asyncio
+
+    house: House = http.app.state.house  # type: ignore[attr-defined]
+
+    async def never_started() -> None:
+        for _ in range(MAX_LISTENERS + 1):
+            await house.hub.stream(list).aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(never_started())
+    assert not house.hub.full
+    for _ in range(3):
+        assert "event: ready" in http.get("/api/v1/events?follow=false").text
+    assert not house.hub._listeners
+
+
+def test_looks_that_wait_are_limited(tmp_path: Path, allowed: Path) -> None:
+    settings = Settings(
+        tmp_path, folders=(allowed,), limits=Limits(uploads_per_client=2, probe_seconds=5, probe_bytes=None)
+    )
+    (allowed / "hang.mp4").write_bytes(server_fakes.film(probe="hang"))
+    with TestClient(create_app(settings, server_fakes.bench()), BASE) as client:
+        codes = [client.post("/api/v1/sources", json={"path": "hang.mp4"}).status_code for _ in range(4)]
+    assert codes == [201, 201, 429, 429]
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,7 @@ async def events(h: InHouse, follow: bool = True) -> StreamingResponse:
 
     With `follow=false` the stream ends after `ready`.
     """
-    listener = h.hub.listen()
-    if listener is None:
+    if h.hub.full:
         raise Deny(429, "too_many_listeners", "too many event streams are open")
 
     def snapshot() -> list[str]:
@@ -74,10 +73,7 @@ async def events(h: InHouse, follow: bool = True) -> StreamingResponse:
         first += [event("job", h.job_state(job).model_dump_json()) for job in reversed(h.store.jobs())]
         return [*first, event("ready", "{}")]
 
-    first = await asyncio.to_thread(snapshot)
-    if not follow:
-        listener.close()
-    return StreamingResponse(h.hub.stream(listener, first), media_type="text/event-stream")
+    return StreamingResponse(h.hub.stream(snapshot, follow), media_type="text/event-stream")
 
 
 def create_app(settings: Settings, bench: Bench) -> FastAPI:

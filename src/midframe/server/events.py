@@ -42,19 +42,32 @@ class Hub:
         for listener in list(self._listeners):
             listener.close()
 
+    @property
+    def full(self) -> bool:
+        """Whether there are as many listeners as there may be."""
+        return len(self._listeners) >= MAX_LISTENERS
+
     def listen(self) -> Listener | None:
         """A new listener; None when there are too many."""
-        if len(self._listeners) >= MAX_LISTENERS:
+        if self.full:
             return None
         listener = Listener()
         self._listeners.add(listener)
         return listener
 
-    async def stream(self, listener: Listener, first: list[str]) -> AsyncIterator[str]:
-        """The text of a listener's event stream: `first`, then changes."""
+    async def stream(self, snapshot: Callable[[], list[str]], follow: bool = True) -> AsyncIterator[str]:
+        """The text of an event stream: what `snapshot`, called in a thread, tells, then changes if they are followed.
+
+        It listens from its first step on, so a stream that nobody reads takes no place.
+        """
+        listener = self.listen()
+        if listener is None:
+            return  # others came between the question whether there is room and the first step
         try:
-            for text in first:
+            for text in await asyncio.to_thread(snapshot):
                 yield text
+            if not follow:
+                return
             while not listener.closed:
                 texts = await listener.wait(SILENCE_SECONDS)
                 yield "".join(texts) or ": still here\n\n"

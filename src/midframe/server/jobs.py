@@ -225,9 +225,10 @@ class Store:
             )
         )
 
-    def open_uploads(self, client: str) -> int:
-        """How many uploads this client has begun and not finished."""
-        rows = self._rows("SELECT count(*) FROM sources WHERE client = ? AND state = 'receiving'", client)
+    def unready(self, client: str) -> int:
+        """How many of this client's films are on their way: not here as a whole, or not looked at."""
+        sql = "SELECT count(*) FROM sources WHERE client = ? AND state IN ('receiving', 'probing')"
+        rows = self._rows(sql, client)
         return int(rows[0][0])
 
     # -- jobs

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from midframe.errors import MidframeError
 from midframe.server import paths
 from midframe.server.house import House, InHouse, Upload, client, source_state
-from midframe.server.jobs import ConflictError, Source
+from midframe.server.jobs import ConflictError, Source, new_id
 from midframe.server.wire import JPEG, Deny, Id, NewSource, SourceState, raw_body
 
 MASK_BYTES = 8 * 1024 * 1024
@@ -30,6 +30,8 @@ router = APIRouter(prefix="/api/v1", tags=["sources"])
 @router.post("/sources", status_code=201)
 def add_source(h: InHouse, new: NewSource, request: Request) -> SourceState:
     """Announce an upload by name and size, or name a film under an allowed folder by its path."""
+    if h.store.unready(client(request)) >= h.limits.uploads_per_client:
+        raise Deny(429, "too_many_uploads", f"{h.limits.uploads_per_client} films of this client are on their way")
     if new.path is not None and new.name is None and new.size is None:
         path = paths.allowed(new.path, h.settings.folders)
         source = h.store.add_source(paths.safe_name(path.name), "path", str(path), path.stat().st_size, client(request))
@@ -40,8 +42,6 @@ def add_source(h: InHouse, new: NewSource, request: Request) -> SourceState:
     if new.size > h.limits.upload_bytes:
         text = f"{new.size} bytes; this server takes {h.limits.upload_bytes}"
         raise Deny(413, "too_large", text)
-    if h.store.open_uploads(client(request)) >= h.limits.uploads_per_client:
-        raise Deny(429, "too_many_uploads", f"{h.limits.uploads_per_client} uploads of this client are unfinished")
     h.settings.data.mkdir(parents=True, exist_ok=True)
     promised = sum(s.size - s.received for s in h.store.sources() if s.state == "receiving")
     if new.size + promised > shutil.disk_usage(h.settings.data).free:
@@ -234,7 +234,7 @@ def _write_at(file: int, data: bytes, position: int) -> None:
 
 def _write_whole(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
+    new = path.with_suffix(f".{new_id()}")  # two at once must not write into each other
     new.write_bytes(data)
     new.replace(path)
 

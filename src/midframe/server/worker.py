@@ -103,6 +103,12 @@ def _look_handler(
     return {}, still(request["path"], request["seconds"], request["width"], request["upright"])
 
 
+def _same_place(path: str) -> None:
+    """Refuse a path that has become a link since it was judged. Raises ChildFailedError."""
+    if os.path.realpath(path) != path:
+        raise ChildFailedError("forbidden", "the file has become a link since it was named")
+
+
 class Live:
     """What is known of running jobs beyond the store: the latest progress and picture. Kept in memory only."""
 
@@ -208,8 +214,7 @@ class Keeper:
             mask=str(mask) if source.mask and job.options.get("use_mask") else None, device=self._device,
         )  # fmt: skip
         try:
-            if source.kind == "path" and os.path.realpath(source.path) != source.path:
-                raise ChildFailedError("forbidden", "the file has become a link since it was looked at")
+            _same_place(source.path)
             outcome, _ = self._child.request(asdict(task), note=lambda *step: self._step(job, *step), idle=self._idle)
             for key in ("result", "before", "after", "report"):
                 name = outcome.get(key)
@@ -218,7 +223,8 @@ class Keeper:
         except Interrupted:
             self._store.stopped(job.id)
         except ChildFailedError as error:
-            self._store.fail(job.id, {"code": error.code, "message": str(error)})
+            said = str(error).replace(f"{folder}{os.sep}", "").replace(source.path, source.name)
+            self._store.fail(job.id, {"code": error.code, "message": said})
         except ChildDiedError as error:
             _log.warning("job %s: the worker died: %s", job.id, error)
             if self._closing or self._stop_sent is not None:
@@ -304,6 +310,7 @@ class Prober:
         self._thread.join(5)
 
     def _ask(self, request: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes | None]:
+        _same_place(request["path"])
         seconds = self._seconds if self._warm else self._seconds + WARM_UP_SECONDS
         try:
             answer = self._child.request(request, seconds=seconds)
@@ -340,7 +347,8 @@ class Prober:
         except NotFoundError:
             return
         except ChildFailedError as error:
-            self._store.judge_source(id, None, {"code": error.code, "message": str(error)})
+            said = str(error).replace(source.path, source.name)  # where the server keeps it is nobody's business
+            self._store.judge_source(id, None, {"code": error.code, "message": said})
         except ChildSlowError as error:
             self._store.judge_source(id, None, {"code": "too_slow", "message": f"looking at this file {error}"})
         except ChildDiedError as error:

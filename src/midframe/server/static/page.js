@@ -1,13 +1,14 @@
 // The page: films, the film at hand, the queue. State lives on the server; this file shows it and asks for changes.
 
 import { API, ApiError, $, call, el, say, toast } from "./base.js";
-import { closeViewer, openViewer, viewed } from "./viewer.js";
+import { closeViewer, openViewer, place, viewed } from "./viewer.js";
 import { openMask } from "./mask.js";
 import { bytes, duration, errorText, getLanguage, number, rateText, rateValue, setLanguage, t } from "./words.js";
 
 const PIECE = 8 * 1024 * 1024; // bytes of one PUT: small enough to lose little, large enough to be quick
 const STILLS = 8;
 const sources = new Map(), jobs = new Map(), uploads = new Map(), rows = new Map();
+let whole = false; // all that the server has was told
 let server = null, film = null, plan = null, planNumber = 0;
 let wish = fresh();
 
@@ -174,7 +175,7 @@ function drawPreview(source) {
     at.value = String(wish.start);
     windowBox.style.left = `${100 * wish.start / total}%`;
     windowBox.style.width = `${Math.min(100, 100 * wish.length / total)}%`;
-    text.textContent = `${number(wish.start, 1)} – ${number(Math.min(total, wish.start + wish.length), 1)} s`;
+    text.textContent = t("seconds", { n: `${number(wish.start, 1)} – ${number(Math.min(total, wish.start + wish.length), 1)}` });
     at.setAttribute("aria-valuetext", text.textContent);
   };
   at.addEventListener("input", () => { wish.start = Number(at.value); show(); });
@@ -219,8 +220,8 @@ async function askPlan() {
 function showPlan() {
   const box = $("predict");
   if (!box || !plan) return;
-  const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
-  box.replaceChildren(fact(t("predictFrames"), number(plan.frames)), fact(t("predictRate"), `${t("fps", { n: rateText(plan.rate) })}, ${duration(plan.duration)}`), fact(t("predictSize"), bytes(plan.bytes)),
+  const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, ...[value].flat()));
+  box.replaceChildren(fact(t("predictFrames"), number(plan.frames)), fact(t("predictRate"), [t("fps", { n: rateText(plan.rate) }), ", ", el("span", {}, duration(plan.duration))]), fact(t("predictSize"), bytes(plan.bytes)),
     fact(t("predictTime"), plan.work_seconds === null ? t("unknownTime") : duration(plan.work_seconds)));
   $("basis").textContent = t({ "this film": "basisFilm", "other films": "basisOther", nothing: "basisNothing" }[plan.basis]);
 }
@@ -245,7 +246,10 @@ async function copyText(text, button) {
   say(t("copied"));
 }
 
+function showSteps() { document.body.classList.toggle("fresh", whole && !sources.size && !jobs.size); } // for who comes to an empty page
+
 function drawFilms() {
+  showSteps();
   const others = [...sources.values()].filter((source) => source.id !== film && !uploads.has(source.id));
   $("films").hidden = !others.length;
   $("film-list").replaceChildren(...others.map((source) => el("li", { class: "card film-row" }, el("span", {}, source.name, source.state === "ready" ? null : el("em", { class: "soft small" }, ` ${source.state === "refused" ? t("notReady") : ""}`)),
@@ -305,12 +309,13 @@ function jobButtons(job) {
   return [ask("retry"), remove()];
 }
 
-async function view(job) {
-  await openViewer(job, () => { if (film) history.replaceState(null, "", `#film=${film}`); drawJob(jobs.get(job.id)); rows.get(job.id)?.buttons.querySelector("button")?.focus(); });
+async function view(job, at = 0) {
+  await openViewer(job, () => { if (film) history.replaceState(null, "", `#film=${film}`); drawJob(jobs.get(job.id)); rows.get(job.id)?.buttons.querySelector("button")?.focus(); }, at);
   history.replaceState(null, "", `#job=${job.id}`);
 }
 
 function drawQueue() {
+  showSteps();
   const order = { running: 0, queued: 1, paused: 2 };
   const list = [...jobs.values()].sort((a, b) => (order[a.state] ?? 3) - (order[b.state] ?? 3) || (a.state === "queued" ? (before(a, b) ? -1 : 1) : b.number - a.number));
   $("jobs").hidden = !list.length;
@@ -360,7 +365,7 @@ function gone(id) {
 
 function listen() {
   const stream = new EventSource(`${API}/events`);
-  let seen = new Set(), whole = false;
+  let seen = new Set();
   stream.addEventListener("open", () => { $("link").hidden = true; seen = new Set(); whole = false; });
   stream.addEventListener("error", () => { $("link").hidden = false; });
   stream.addEventListener("source", (event) => { const source = JSON.parse(event.data); seen.add(source.id); takeSource(source); });
@@ -369,6 +374,7 @@ function listen() {
   stream.addEventListener("ready", () => {
     if (!whole) for (const id of [...sources.keys(), ...jobs.keys()]) if (!seen.has(id) && !uploads.has(id)) gone(id);
     whole = true;
+    showSteps();
     const [, kind, id] = location.hash.match(/^#(film|job)=([0-9a-f]{16})$/) ?? [];
     if (kind === "film" && sources.has(id) && film !== id) chooseFilm(id);
     if (kind === "job" && jobs.get(id)?.state === "done" && viewed() !== id) { const job = jobs.get(id); if (sources.has(job.source)) chooseFilm(job.source); view(job); }
@@ -407,7 +413,7 @@ function setUpChoices() {
     drawFilms();
     drawSoon();
     const job = jobs.get(viewed());
-    if (job) view(job);
+    if (job) view(job, place());
   });
 }
 

@@ -4,6 +4,7 @@ const WORDS = {
   en: {
     skip: "Skip to content", tagline: "Smoother video at any rate", offline: "Connection lost; trying again", theme: "Light or dark",
     add: "Add a film", drop: "Drop a video here, or choose one", dropSub: "It stays on this server and is deleted after a while.",
+    step1: "Choose how smooth", step1Sub: "any rate, or slow motion; sound, subtitles and colour are kept", step2: "Look at a few seconds", step2Sub: "before and after, beside each other, frame by frame", step3: "Make the whole film", step3Sub: "it goes on where it was after any interruption",
     byPath: "Use a film that is already on the server", pathLabel: "Path under an allowed folder", use: "Use",
     queue: "Queue and results", films: "Films on the server", tokenTitle: "This server asks for its token", token: "Token",
     tokenWrong: "This is not the server's token.", open: "Open", close: "Close", uploading: "Uploading {name}", stopUpload: "Stop",
@@ -19,14 +20,16 @@ const WORDS = {
     copyTitle: "The same run elsewhere", commandLine: "Command line", python: "Python", copyIt: "Copy", copied: "Copied", maskNote: "Save the painted mask beside the film as {name}.", downloadMask: "Download the mask",
     queued: "waiting", queuedAt: "waiting, place {n}", running: "running", paused: "paused", done: "done", failed: "failed", cancelled: "cancelled", pausing: "pausing", cancelling: "cancelling", comparison: "preparing the comparison", joining: "putting together", starting: "starting",
     pause: "Pause", resume: "Resume", cancel: "Cancel", retry: "Try again", view: "Compare", download: "Download", previewKind: "preview", fullKind: "whole film", left: "{t} left", ofFrames: "{a} of {b} frames", took: "took {t}",
+    inSeconds: "{s} s", inMinutes: "{m} min {s} s", inHours: "{h} h {m} min",
     before: "before, {r} fps", after: "after, {r} fps", slider: "Slider", side: "Side by side", difference: "Difference ×3", afterOnly: "After", play: "Play", pausePlay: "Pause", back: "Back one frame", forward: "Forward one frame", quarter: "¼ speed", half: "½ speed", normal: "1×", sliderLabel: "Border between before and after", seek: "Position",
-    frameOf: "frame {a} of {b}", nCuts: "Cuts: {n}", nHolds: "Held stretches: {n}", nDups: "Repeated stretches: {n}", nothingMarked: "No cuts, held or repeated pictures", keys: "<space> play · <,> <.> one frame · <[> <]> marks · <q> speed · <1>–<4> views",
+    frameOf: "frame {a} of {b}", nCuts: "Cuts: {n}", nHolds: "Held stretches: {n}", nDups: "Repeated stretches: {n}", nDoubts: "Least certain: {n}", doubtsHelp: "Made pictures that their neighbours bear out least, the worst first", doubtOf: "Least certain {a} of {b}", certain: "{n} % certain", nothingMarked: "Nothing to mark: no cuts, no held, repeated or doubtful pictures", keys: "<space> play · <,> <.> one frame · <[> <]> marks · <d> least certain · <q> speed · <1>–<4> views",
     maskTitle: "Paint what must stay still", maskHelp: "Painted parts come from the nearest source frame: logos, subtitles, a clock. Drag to paint, or use the buttons.", brush: "Brush", paint: "Paint", erase: "Erase", clear: "Clear", save: "Save", topLeft: "Top left", topRight: "Top right", bottomLeft: "Bottom left", bottomRight: "Bottom right", bottomStrip: "Subtitle strip", noMask: "Remove the mask", maskSaved: "Mask saved",
     saidDone: "{name} is done", saidFailed: "{name} failed: {why}", saidReady: "{name} can be used", cannotPlay: "This browser cannot play the comparison; download the result instead.", warnings: "Notes", notReady: "This film cannot be used", noPicture: "no picture",
   },
   zh: {
     skip: "跳到正文", tagline: "让视频在任意帧率下更流畅", offline: "连接已断开，正在重试", theme: "浅色或深色",
     add: "添加影片", drop: "把视频拖到这里，或点击选择", dropSub: "文件只保存在本服务器上，过一段时间会自动删除。",
+    step1: "选择流畅程度", step1Sub: "任意帧率或慢动作；声音、字幕和颜色都会保留", step2: "先看几秒", step2Sub: "处理前后并列，逐帧比较", step3: "生成整部影片", step3Sub: "任何中断之后都会从中断处继续",
     byPath: "使用服务器上已有的影片", pathLabel: "允许目录下的路径", use: "使用",
     queue: "队列与结果", films: "服务器上的影片", tokenTitle: "此服务器需要令牌", token: "令牌",
     tokenWrong: "令牌不正确。", open: "打开", close: "关闭", uploading: "正在上传 {name}", stopUpload: "停止",
@@ -42,8 +45,9 @@ const WORDS = {
     copyTitle: "在别处执行同样的任务", commandLine: "命令行", python: "Python", copyIt: "复制", copied: "已复制", maskNote: "把涂好的遮罩存为影片旁边的 {name}。", downloadMask: "下载遮罩",
     queued: "等待中", queuedAt: "等待中，第 {n} 位", running: "运行中", paused: "已暂停", done: "完成", failed: "失败", cancelled: "已取消", pausing: "正在暂停", cancelling: "正在取消", comparison: "正在准备对比", joining: "正在合成", starting: "正在启动",
     pause: "暂停", resume: "继续", cancel: "取消", retry: "重试", view: "对比", download: "下载", previewKind: "预览", fullKind: "整部影片", left: "还剩 {t}", ofFrames: "{a} / {b} 帧", took: "用时 {t}",
+    inSeconds: "{s} 秒", inMinutes: "{m} 分 {s} 秒", inHours: "{h} 小时 {m} 分",
     before: "之前，{r} 帧/秒", after: "之后，{r} 帧/秒", slider: "滑块", side: "并排", difference: "差异 ×3", afterOnly: "之后", play: "播放", pausePlay: "暂停", back: "后退一帧", forward: "前进一帧", quarter: "¼ 速", half: "½ 速", normal: "1×", sliderLabel: "之前与之后的分界", seek: "位置",
-    frameOf: "第 {a} 帧，共 {b} 帧", nCuts: "{n} 处切换", nHolds: "{n} 段停留", nDups: "{n} 段重复", nothingMarked: "没有切换、停留或重复画面", keys: "<空格> 播放 · <,> <.> 单帧 · <[> <]> 标记 · <q> 速度 · <1>–<4> 视图",
+    frameOf: "第 {a} 帧，共 {b} 帧", nCuts: "{n} 处切换", nHolds: "{n} 段停留", nDups: "{n} 段重复", nDoubts: "最不确定：{n} 处", doubtsHelp: "与前后原始帧最不吻合的新画面，从最差的开始", doubtOf: "最不确定第 {a} 处，共 {b} 处", certain: "可信度 {n}%", nothingMarked: "没有需要标记的：无切换、停留、重复或存疑画面", keys: "<空格> 播放 · <,> <.> 单帧 · <[> <]> 标记 · <d> 最不确定 · <q> 速度 · <1>–<4> 视图",
     maskTitle: "涂出必须保持静止的部分", maskHelp: "涂过的部分取自最近的原始帧：台标、字幕、时钟。拖动涂抹，或使用按钮。", brush: "画笔", paint: "涂抹", erase: "擦除", clear: "清空", save: "保存", topLeft: "左上", topRight: "右上", bottomLeft: "左下", bottomRight: "右下", bottomStrip: "字幕区", noMask: "去掉遮罩", maskSaved: "遮罩已保存",
     saidDone: "{name} 已完成", saidFailed: "{name} 失败：{why}", saidReady: "{name} 可以使用了", cannotPlay: "此浏览器无法播放对比；请下载结果。", warnings: "说明", notReady: "无法使用这部影片", noPicture: "无画面",
     error: {
@@ -89,10 +93,11 @@ export function bytes(n) {
 }
 
 export function duration(seconds) {
-  if (seconds < 60) return `${number(seconds, seconds < 10 ? 1 : 0)} s`;
-  const whole = Math.round(seconds);
-  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  return h ? `${h} h ${String(m).padStart(2, "0")} min` : `${m} min ${String(s).padStart(2, "0")} s`;
+  const two = (n) => String(n).padStart(2, "0");
+  if (seconds < 59.5) return t("inSeconds", { s: number(seconds, seconds < 10 ? 1 : 0) });
+  const whole = Math.round(seconds), m = Math.floor(whole / 60) % 60;
+  if (whole < 3600) return t("inMinutes", { m, s: two(whole % 60) });
+  return t("inHours", { h: Math.floor(whole / 3600), m: two(m) });
 }
 
 export function clock(seconds) {
