@@ -266,12 +266,16 @@ def test_cancel_and_reload_in_mid_run(page: Any, films: dict[str, Path], server:
     page.wait_for_function("(row) => row.querySelector('progress').value > 0.005", arg=row)
     page.wait_for_function("(row) => row.querySelector('img').src.includes('/picture?')", arg=row)
     page.reload()
+    page.wait_for_selector("[data-rate='slowmo:8'][aria-checked=true]")  # the choice is still there
     row = newest_job(page, "running")  # still there, still going
     page.wait_for_selector(f"#film h2:has-text('{films['long'].name}')")
     before = page.evaluate("(row) => row.querySelector('progress').value", row)
     page.wait_for_function("([row, before]) => row.querySelector('progress').value > before", arg=[row, before])
-    row.query_selector("button.pause").click()
-    newest_job(page, "paused").query_selector("button.resume").click()
+    row.query_selector("button.pause").focus()
+    page.keyboard.press("Enter")
+    newest_job(page, "paused")
+    page.wait_for_selector("#job-list .job button.resume:focus")  # who works by keyboard stays in the row
+    page.keyboard.press("Enter")
     newest_job(page, "running").query_selector("button.cancel").click()
     cancelled = newest_job(page, "cancelled")
     assert cancelled.query_selector("button.retry") is not None

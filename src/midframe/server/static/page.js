@@ -25,6 +25,8 @@ async function attempt(action) {
   }
 }
 
+function kept(id) { try { return JSON.parse(sessionStorage.getItem(`wish ${id}`)) ?? {}; } catch { return {}; } } // choices outlive a reload
+
 // -- uploading
 
 async function addFile(file) {
@@ -82,7 +84,7 @@ function setUpDrop() {
 // -- the film at hand
 
 function chooseFilm(id) {
-  if (film !== id) { wish = fresh(); plan = null; }
+  if (film !== id) { wish = { ...fresh(), ...kept(id) }; plan = null; }
   film = id;
   history.replaceState(null, "", id ? `#film=${id}` : "#");
   document.body.classList.toggle("has-film", Boolean(id));
@@ -212,6 +214,7 @@ function options() {
 
 async function askPlan() {
   const mine = planNumber += 1, source = sources.get(film);
+  try { sessionStorage.setItem(`wish ${film}`, JSON.stringify(wish)); } catch { /* private window */ }
   if (source?.state !== "ready") return;
   const answer = await attempt(() => call("POST", "/plans", { source: source.id, options: options() }));
   if (answer && mine === planNumber) { plan = answer; showPlan(); }
@@ -292,7 +295,12 @@ function drawJob(job) {
   const wanted = picture ?? row.image.getAttribute("src") ?? (source?.state === "ready" ? still(source, job.options.start ?? 1, 240) : "");
   if (wanted && row.image.getAttribute("src") !== wanted) row.image.src = wanted;
   const signature = `${job.state} ${job.wish} ${job.files} ${getLanguage()} ${viewed() === job.id}`;
-  if (signature !== row.said) { row.said = signature; row.buttons.replaceChildren(...jobButtons(job)); } // keeps the focus while only numbers change
+  if (signature !== row.said) { // while only numbers change, buttons and focus stay
+    row.said = signature;
+    row.held = row.buttons.contains(document.activeElement) || (row.held && document.activeElement === document.body); // who works by keyboard stays here
+    row.buttons.replaceChildren(...jobButtons(job));
+    if (row.held) row.buttons.querySelector("button:not(:disabled), a")?.focus({ preventScroll: true });
+  }
 }
 
 function rateLabel(job) {

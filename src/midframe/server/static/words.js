@@ -78,7 +78,7 @@ export function t(key, values = {}) {
 // A server's message is English; in Chinese its code is said, with the message behind it.
 export function errorText(error) {
   const own = WORDS[language].error?.[error.code];
-  return own ? `${own}（${error.message}）` : error.message;
+  return own ? `${own}（${error.message}）` : error.message.charAt(0).toUpperCase() + error.message.slice(1);
 }
 
 export function number(n, digits = 0) {
