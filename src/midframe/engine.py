@@ -302,6 +302,8 @@ class Engine:
     def _pictures(self, gap: Gap, times: list[float], memory: _Memory) -> list[Planes]:
         a, b = gap.a, gap.b
         assert b is not None
+        if self.model.planar and self.model.padded_size(a.height, a.width) == (a.height, a.width):
+            return self._planes(a, b, times, memory)
         around = (gap.before, a, b, gap.after) if self.model.context else (None, a, b, None)
         for frame in around:
             if frame is not None and frame.index not in memory.features:
@@ -331,6 +333,15 @@ class Engine:
         flow = flow[..., : max(1, rows), : max(1, columns)]
         seen = certainty.witnesses(memory.thumbnails[a.index], memory.thumbnails[b.index], flow)
         return [seen.certainty(certainty.thumbnail(planes, a.format), t) for planes, t in zip(made, times, strict=True)]
+
+    def _planes(self, a: Frame, b: Frame, times: list[float], memory: _Memory) -> list[Planes]:
+        """Planes made of planes, by a model that takes them as they are."""
+        for frame in (a, b):
+            if frame.index not in memory.features:
+                memory.features[frame.index] = self.model.encode_planes(frame.planes, frame.format)
+        motion = self._match(memory, a.index, b.index)
+        left, right = memory.features[a.index], memory.features[b.index]
+        return self.model.render_planes(left, right, motion, torch.tensor(times, dtype=torch.float32))
 
     def _alpha(self, a: Frame, b: Frame, times: list[float], memory: _Memory) -> list[Tensor]:
         """Alpha travels with the motion of the picture it belongs to: rendered like a grey one."""

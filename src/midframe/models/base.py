@@ -7,9 +7,12 @@ caches it: features by frame, motion by gap.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+
+from midframe.types import PixelFormat
 
 Features = Any  # what encode returns: opaque outside the model
 Motion = Any  # what match returns: opaque outside the model
@@ -29,6 +32,7 @@ class Model(nn.Module):
     pad_mode: ClassVar[str] = "replicate"  # how the engine pads right and bottom: "replicate", "zeros"
     fast_half: ClassVar[tuple[str, ...]] = ("cuda",)  # device types on which bf16 autocast was measured to be faster
     flow_scales: ClassVar[tuple[float, ...]] = (1.0,)  # what `flow_scale` may be set to, besides None
+    planar: ClassVar[bool] = False  # has the two doors for planes as decoders make them; spares the way through RGB
 
     # Side of the pictures in which motion is sought, over that of the pictures; None: the model chooses by size.
     # A setting, made once before use (the engine sets it on a shallow copy), not per-call state.
@@ -79,4 +83,16 @@ class Model(nn.Module):
         Returns:
             (N, 3, H, W) float32 RGB, about 0..1, neither rounded nor clamped.
         """
+        raise NotImplementedError
+
+    def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> Features:
+        """Features of one picture as `Frame.planes` holds it, alpha included: what `encode` is for RGB.
+
+        `match` takes them as it takes those of `encode`. The picture's sides are at least `min_side` and multiples of
+        `stride`: nothing is padded. Only models that are `planar` have this door.
+        """
+        raise NotImplementedError
+
+    def render_planes(self, a: Features, b: Features, motion: Motion, t: Tensor) -> list[tuple[Tensor, ...]]:
+        """Planes of the format given to `encode_planes`, rounded to its code values, for every t; see `render`."""
         raise NotImplementedError

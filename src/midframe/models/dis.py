@@ -7,13 +7,15 @@ forward-backward check and the visibility test in one. Pictures are then fetched
 interpolation, which is worth 0.9 dB over bilinear on Middlebury, and mixed; where one side does not bear the
 velocity out, the pixel is hidden there and the other side is taken.
 
-This model lives on the CPU and works in numpy, whatever device it is asked on.
+Pictures come as RGB or as planes. Planes are warped as they are, chroma at its own size: less than half of the samples
+of RGB, and no way there and back. This model lives on the CPU and works in numpy, whatever device it is asked on.
 """
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import cv2
@@ -22,7 +24,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from midframe.colour import levels
 from midframe.models.base import Features, Model, Motion
+from midframe.types import PixelFormat
 
 Array = npt.NDArray[Any]
 
@@ -41,14 +45,24 @@ _STILL_SPEED = 0.5  # pixels between a and b
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    rgb: Array  # (H, W, 3) float32, 0..1
+    layers: tuple[Array, ...]  # float32: one (H, W, 3) RGB 0..1, or planes (h, w) in code values
     gray: Array  # (h, w) uint8, at the size at which motion is sought
+    format: PixelFormat | None = None  # of planes
 
 
 @dataclass(frozen=True, slots=True)
 class _Flows:
     forward: Array  # (h, w, 2) float32, pixels of this grid: a -> b
     backward: Array  # b -> a
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """How the content at an instant moves."""
+
+    velocity: Array  # (h, w, 2) float32, pixels of this grid from a to b
+    share: Array  # (h, w) float32: weight of b
+    still: Array | None  # uint8, 255 where nothing moves; None: nowhere
 
 
 class Dis(Model):
@@ -58,14 +72,29 @@ class Dis(Model):
     min_side: ClassVar[int] = 16  # DIS seeks with patches of 8 pixels
     fast_half: ClassVar[tuple[str, ...]] = ()
     flow_scales: ClassVar[tuple[float, ...]] = (1.0, 0.5, 0.25)
+    planar: ClassVar[bool] = True
 
     def encode(self, image: Tensor) -> Features:
         """The pictures as numpy, and in grey at the size at which motion is sought."""
-        return [self._picture(picture) for picture in image.detach().cpu().float()]
+        found = []
+        for picture in image.detach().cpu().float():
+            rgb = cv2.merge([channel.numpy() for channel in picture.contiguous()])
+            found.append(_Picture((rgb,), self._gray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), 255, 0)))
+        return found
+
+    def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> Features:
+        """The planes in float32; grey is luma at full range, or a mean of R, G and B."""
+        layers = tuple(plane.cpu().numpy().astype(np.float32) for plane in planes)
+        black, span, _, _ = levels(format)
+        if format.layout == "rgb":
+            light = cv2.cvtColor(cv2.merge(layers[:3]), cv2.COLOR_RGB2GRAY)
+        else:
+            light = layers[0]
+        return [_Picture(layers, self._gray(light, 255 / span, -black * 255 / span), format)]
 
     def match(self, a: Features, b: Features) -> Motion:
-        """Flow both ways for every pair, each direction in a thread of its own."""
-        return [self._flows(p, q) for p, q in zip(a, b, strict=True)]
+        """Flow both ways for every pair."""
+        return [_Flows(_flow(p.gray, q.gray), _flow(q.gray, p.gray)) for p, q in zip(a, b, strict=True)]
 
     def flow(self, motion: Motion) -> Tensor | None:
         """(B, 2, h, w) from a to b, on the grid on which it was sought."""
@@ -82,21 +111,28 @@ class Dis(Model):
     ) -> Tensor:
         """(N, 3, H, W): one picture for every t."""
         many = len(t) if len(a) == 1 else 1
-        out = torch.empty((len(t), 3, *a[0].rgb.shape[:2]))
+        out = torch.empty((len(t), 3, *a[0].layers[0].shape[:2]))
         pairs = zip(a * many, b * many, motion * many, t.tolist(), out.numpy(), strict=True)
         for left, right, flows, instant, planes in pairs:
-            picture = _between(left, right, flows, instant)
+            picture = _between(left, right, flows, instant)[0]
             for channel, plane in enumerate(planes):
                 cv2.extractChannel(picture, channel, plane)
         return out.to(t.device)
 
-    def _picture(self, image: Tensor) -> _Picture:
-        rgb = cv2.merge([channel.numpy() for channel in image.contiguous()])
-        gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-        scale = self._scale(*gray.shape)
+    def render_planes(self, a: Features, b: Features, motion: Motion, t: Tensor) -> list[tuple[Tensor, ...]]:
+        """Planes like those given, for every t."""
+        (left,), (right,), (flows,) = a, b, motion
+        return [
+            tuple(torch.from_numpy(_rounded(layer, left.format)) for layer in _between(left, right, flows, instant))
+            for instant in t.tolist()
+        ]
+
+    def _gray(self, light: Array, gain: float, offset: float) -> Array:
+        """Light (H, W) float32 as 8-bit levels `gain * light + offset`, at the size at which motion is sought."""
+        scale = self._scale(*light.shape)
         if scale != 1:
-            gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        return _Picture(rgb, cv2.convertScaleAbs(np.maximum(gray, 0, out=gray), alpha=255))
+            light = cv2.resize(light, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return _saturated(light, cv2.CV_8U, gain, offset)
 
     def _scale(self, height: int, width: int) -> float:
         scale = self.flow_scale
@@ -105,19 +141,20 @@ class Dis(Model):
             scale = 0.25 if pixels > _QUARTER_ABOVE else 0.5 if pixels > _HALF_ABOVE else 1.0
         return max(scale, min(1.0, self.min_side / min(height, width)))
 
-    def _flows(self, a: _Picture, b: _Picture) -> _Flows:
-        found: dict[str, Array] = {}
 
-        def seek(name: str, first: Array, second: Array) -> None:
-            found[name] = _flow(first, second)
+def _saturated(values: Array, depth: int, gain: float = 1.0, offset: float = 0.0) -> Array:
+    """`gain * values + offset`, rounded, within the range of OpenCV's type `depth`."""
+    out: Array = cv2.addWeighted(values, gain, values, 0.0, offset, dtype=depth)
+    return out
 
-        other = threading.Thread(target=seek, args=("backward", b.gray, a.gray))
-        other.start()
-        try:
-            seek("forward", a.gray, b.gray)
-        finally:
-            other.join()
-        return _Flows(**found)
+
+def _rounded(layer: Array, format: PixelFormat) -> Array:
+    """A plane in code values of its format."""
+    if format.depth == 8:
+        return _saturated(layer, cv2.CV_8U)
+    if format.depth < 16:
+        layer = cv2.min(layer, float((1 << format.depth) - 1))
+    return _saturated(layer, cv2.CV_16U)
 
 
 def _flow(a: Array, b: Array) -> Array:
@@ -134,12 +171,23 @@ def _flow(a: Array, b: Array) -> Array:
     height, width = a.shape
     small = max(1, width // 2), max(1, height // 2)
     flow = cv2.resize(flow, small, interpolation=cv2.INTER_AREA)
-    return flow * np.array([small[0] / width, small[1] / height], np.float32)
+    return _scaled(flow, small[0] / width, small[1] / height)
 
 
-def _between(a: _Picture, b: _Picture, flows: _Flows, t: float) -> Array:
-    """The picture (H, W, 3) at t."""
-    height, width = a.rgb.shape[:2]
+def _scaled(vectors: Array, across: float, down: float) -> Array:
+    """Vectors (h, w, 2) times a number for each direction."""
+    out: Array = cv2.multiply(vectors, (across, down, 0.0, 0.0))
+    return out
+
+
+def _between(a: _Picture, b: _Picture, flows: _Flows, t: float) -> list[Array]:
+    """The layers of the picture at t, float32."""
+    course = _course(a, b, flows, t)
+    return [_mixed(p, q, course, t, n) for n, (p, q) in enumerate(zip(a.layers, b.layers, strict=True))]
+
+
+def _course(a: _Picture, b: _Picture, flows: _Flows, t: float) -> _Course:
+    """How the content at t moves, from where it is seen, and where nothing moves."""
     forward, backward = flows.forward, flows.backward
     grid = _grid(*forward.shape[:2])
     from_a, from_b = forward, backward
@@ -159,29 +207,32 @@ def _between(a: _Picture, b: _Picture, flows: _Flows, t: float) -> Array:
     hidden = [doubts[1][side] + share * (doubts[0][side] - doubts[1][side]) for side in (0, 1)]
     seen_a, seen_b = (np.exp(-np.maximum(cv2.blur(h, (3, 3)) - _SEEN, 0)) + _TRUST for h in hidden)
     weight = t * seen_b / (t * seen_b + (1 - t) * seen_a)  # of b
+    still = _still(a.gray, b.gray, velocity, a.layers[0].shape[1] / grid.shape[1])
+    return _Course(velocity, weight, still if still.any() else None)
 
-    velocity = velocity * np.array([width / grid.shape[1], height / grid.shape[0]], np.float32)
-    still = _still(a.gray, b.gray, velocity)
-    velocity = cv2.resize(velocity, (width, height))
-    weight = cv2.resize(weight, (width, height))
-    whole = _grid(height, width)
-    out: Array = cv2.blendLinear(
-        _picture_at(a.rgb, _along(whole, velocity, -t)),
-        _picture_at(b.rgb, _along(whole, velocity, 1 - t)),
-        1 - weight,
-        weight,
-    )
-    if still.any():
-        cv2.copyTo(
-            a.rgb if t < 0.5 else b.rgb, cv2.resize(still, (width, height), interpolation=cv2.INTER_NEAREST), out
-        )
+
+def _mixed(a: Array, b: Array, course: _Course, t: float, n: int) -> Array:
+    """One layer at t, of that of both sides."""
+    height, width = a.shape[:2]
+    rows, columns = course.share.shape
+    velocity = _scaled(course.velocity, width / columns, height / rows)
+    weight = course.share
+    if (rows, columns) != (height, width):
+        velocity, weight = cv2.resize(velocity, (width, height)), cv2.resize(weight, (width, height))
+    grid = _grid(height, width)
+    from_a, from_b = _picture_at(a, _along(grid, velocity, -t)), _picture_at(b, _along(grid, velocity, 1 - t))
+    out: Array = cv2.blendLinear(from_a, from_b, 1 - weight, weight)
+    if course.still is not None:
+        how = cv2.INTER_AREA if height < course.still.shape[0] else cv2.INTER_NEAREST
+        mask = cv2.resize(course.still, (width, height), interpolation=how)
+        cv2.copyTo(a if t < 0.5 else b, mask, out)
     return out
 
 
-def _still(a: Array, b: Array, velocity: Array) -> Array:
+def _still(a: Array, b: Array, velocity: Array, scale: float) -> Array:
     """(h, w) uint8 like a and b, not 0 where they agree in every 3x3 neighbour and no motion was found."""
     same = cv2.inRange(cv2.dilate(cv2.absdiff(a, b), np.ones((3, 3), np.uint8)), 0, _STILL_LEVEL)
-    slow = cv2.inRange(_length(velocity), 0, _STILL_SPEED)
+    slow = cv2.inRange(_length(velocity), 0, _STILL_SPEED / scale)
     out: Array = cv2.min(same, cv2.resize(slow, (a.shape[1], a.shape[0]), interpolation=cv2.INTER_NEAREST))
     return out
 
@@ -192,11 +243,13 @@ def _along(grid: Array, velocity: Array, t: float) -> Array:
     return out
 
 
+@lru_cache(maxsize=8)
 def _grid(height: int, width: int) -> Array:
     """(H, W, 2) float32: x, y of every pixel."""
     out = np.empty((height, width, 2), np.float32)
     out[..., 0] = np.arange(width, dtype=np.float32)
     out[..., 1] = np.arange(height, dtype=np.float32)[:, None]
+    out.setflags(write=False)
     return out
 
 
@@ -204,8 +257,8 @@ def _fetch(flow: Array, where: Array) -> Array:
     return _remap(flow, where, cv2.INTER_LINEAR)
 
 
-def _picture_at(rgb: Array, where: Array) -> Array:
-    return _remap(rgb, where, cv2.INTER_CUBIC)
+def _picture_at(layer: Array, where: Array) -> Array:
+    return _remap(layer, where, cv2.INTER_CUBIC)
 
 
 def _remap(values: Array, where: Array, how: int) -> Array:
