@@ -109,6 +109,10 @@ def overhead(clip: str, ratio: str) -> dict[str, Any]:
 if __name__ == "__main__":
     import os
 
+    from midframe.cli import settle
+
+    settle()
+
     import cv2
     import torch
 

@@ -128,9 +128,7 @@ def busy_seconds() -> float:
 def run(command: Sequence[str], threads: int, timeout: float = 900) -> Run:
     """One process pinned to the first `threads` processors; raises with its last words if it fails."""
     allowed = sorted(os.sched_getaffinity(0))[:threads]
-    # the wait policy is what the command line sets for itself
     environment = {
-        "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction as Fr
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from midframe import colour
 from midframe.engine import Engine
 from midframe.models.dis import Dis
+from midframe.types import Frame, Gap, PixelFormat, Slot
 
 
 def clouds(seed: int, height: int, width: int) -> Tensor:
@@ -98,6 +101,60 @@ def test_still_pixels_are_copied() -> None:
     b[:, 40:60, 60:80] = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(1))
     out = Engine(Dis()).between(a, b, [0.3])[0]
     assert torch.equal(out[:, 90:, 130:], a[:, 90:, 130:])
+
+
+FORMATS = [
+    PixelFormat("yuv420p", "yuv", 8, 1, 1),
+    PixelFormat("yuvj444p", "yuv", 8, full_range=True),
+    PixelFormat("yuv422p10le", "yuv", 10, 1, 0),
+    PixelFormat("gbrp", "rgb", 8, matrix="rgb", full_range=True),
+    PixelFormat("gbrp16le", "rgb", 16, matrix="rgb", full_range=True),
+    PixelFormat("gray12le", "gray", 12),
+]
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
+@pytest.mark.parametrize("height", [120, 121])
+def test_planes_move_as_rgb_does(format: PixelFormat, height: int) -> None:
+    """The way past RGB ends where the way through it does."""
+    scene = clouds(7, 200, 280)
+    if format.layout == "gray":
+        scene = scene.mean(0, keepdim=True).expand(3, -1, -1)
+    a, b, truth = (shifted(scene, dx, height, 200) for dx in (0.0, 7.0, 7.0 * 0.3))
+    frames = [Frame(colour.from_rgb(p, format), format, Fr(n), Fr(1), n) for n, p in enumerate((a, b))]
+    (made,) = Engine(Dis()).run([Gap(*frames, (Slot(Fr(3, 10), Fr(3, 10)),))])
+    assert made.kind == "made"
+    assert [(p.shape, p.dtype) for p in made.planes] == [(p.shape, p.dtype) for p in frames[0].planes]
+    out = colour.to_rgb(made.planes, format)
+    inside = (slice(None), slice(20, -20), slice(20, -20))
+    assert psnr(out[inside], truth[inside]) > 38
+    assert psnr(out[inside], Engine(Dis()).between(a, b, [0.3])[0][inside]) > 42
+
+
+def test_alpha_moves_with_its_picture_and_planes_stay_in_range() -> None:
+    form = PixelFormat("yuva420p10le", "yuv", 10, 1, 1, alpha=True)
+    scene = clouds(8, 200, 280)
+    sharp = (scene[:1] > 0.5).float()  # what bicubic interpolation overshoots
+    frames = []
+    for n, dx in enumerate((0.0, 8.0)):
+        cover = (shifted(sharp, dx, 120, 200)[0] * 1023).round().clamp(0, 1023).int().to(torch.uint16)
+        planes = colour.from_rgb(shifted(scene, dx, 120, 200), form)
+        frames.append(Frame((*planes, cover), form, Fr(n), Fr(1), n))
+    (made,) = Engine(Dis()).run([Gap(*frames, (Slot(Fr(1, 2), Fr(1, 2)),))])
+    truth = shifted(sharp, 4.0, 120, 200)[0].clamp(0, 1)
+    found = made.planes[3].int()
+    assert int(found.max()) <= 1023
+    assert psnr((found / 1023.0)[20:-20, 20:-20], truth[20:-20, 20:-20]) > 25
+    still = (frames[0].planes[3].int() / 1023.0)[20:-20, 20:-20]
+    assert psnr(still, truth[20:-20, 20:-20]) < 15
+
+
+def test_pictures_smaller_than_a_patch_go_the_long_way() -> None:
+    form = FORMATS[0]
+    planes = [colour.from_rgb(clouds(seed, 12, 10), form) for seed in (1, 2)]
+    frames = [Frame(p, form, Fr(n), Fr(1), n) for n, p in enumerate(planes)]
+    (made,) = Engine(Dis()).run([Gap(*frames, (Slot(Fr(1, 2), Fr(1, 2)),))])
+    assert made.kind == "made" and made.planes[0].shape == (12, 10)
 
 
 @pytest.mark.parametrize(("height", "width", "scale"), [(720, 1280, 1.0), (1080, 1920, 0.5), (2160, 3840, 0.25)])

@@ -16,7 +16,9 @@ from torch import Tensor
 from midframe import overlays, timeline
 from midframe.engine import Engine
 from midframe.errors import InputError
+from midframe.evaluation import suites
 from midframe.models.blend import Blend
+from midframe.scenes import Textures
 from midframe.types import Frame, PixelFormat
 
 YUV = PixelFormat("yuv420p", "yuv", 8, 1, 1)
@@ -105,6 +107,26 @@ def test_logo_and_subtitle_over_a_pan(format: PixelFormat) -> None:
         same = (frame.planes[0].numpy()[middle] == other.planes[0].numpy()[middle]).mean()
         assert same > 0.99
     assert psnr(plain[1], frames[1], where) < 30  # it was the protection that did it
+
+
+def test_overlays_of_the_stress_suite() -> None:
+    """Small outlined letters over pans of all speeds: 11 of 16 scenes keep 45 dB with a model that drags everything
+    along. The others have letters of which hardly a pixel is opaque.
+    """
+    kept = []
+    engine = Engine(Shaken(), static="auto")
+    plain = Engine(Shaken())
+    for sample in suites.stress(Textures(), range(16)):
+        case, drawn = sample.case(), sample.drawn[0]
+        inside = sample.regions[0][sample.kind]
+        scores = []
+        for one in (engine, plain):
+            made = one.between(case.a, case.b, [0.5], case.before, case.after)[0]
+            error = (made.permute(1, 2, 0).numpy() * 255 - drawn.b)[inside]
+            scores.append(10 * np.log10(255**2 / max(float((error**2).mean()), 1e-9)))
+        kept.append(scores[0] >= 45)
+        assert scores[1] < 45
+    assert len(kept) == 16 and sum(kept) >= 11
 
 
 def test_nothing_is_found_where_there_is_none() -> None:

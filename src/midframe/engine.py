@@ -240,7 +240,22 @@ class Engine:
                 memory.clear()
                 continue
             inner = inner[len(batch) :]
+        self._protect(out, instants, (before, a, b, after))
         return out
+
+    def _protect(self, out: Tensor, instants: Sequence[float], pictures: Sequence[Tensor | None]) -> None:
+        """Overlays in pictures (N, 3, H, W), made or not, from the nearer of the middle two of four."""
+        if self._mask is None and self.static == "off":
+            return
+        frames = [None if p is None else _frame_of(p, index) for index, p in enumerate(pictures)]
+        _, a, b, _ = frames
+        assert a is not None and b is not None
+        for protection in self._protections(Gap(a, b, (), frames[0], frames[3]), _Memory()):
+            share = protection.full.to(self.device).float().div_(255)
+            for made, t in zip(out, instants, strict=True):
+                source = pictures[1 if 2 * t < 1 else 2]
+                assert source is not None
+                made.lerp_(source.to(self.device, torch.float32), share)
 
     def _fill_gap(self, gap: Gap, memory: _Memory) -> Iterator[_Filled]:
         """Every slot of a gap, in order."""
@@ -468,6 +483,13 @@ class _Memory:
         self.features.clear()
         self.alpha.clear()
         self.motion.clear()
+
+
+def _frame_of(picture: Tensor, index: int) -> Frame:
+    """A picture (3, H, W) float RGB as a frame of 8 bits, for looking at only."""
+    planes = picture.detach().cpu().clamp(0, 1).mul(255).round().to(torch.uint8)
+    form = PixelFormat("gbrp", "rgb", 8, matrix="rgb", full_range=True)
+    return Frame(tuple(planes), form, Fraction(index), Fraction(1), index)
 
 
 def mix(a: Tensor, b: Tensor, t: float) -> Tensor:

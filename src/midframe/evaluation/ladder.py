@@ -163,7 +163,9 @@ def contestant(
         return Minterpolate()
     if name == "minterpolate-best":
         return Minterpolate(name, "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1")
-    return Modelled(Engine(load_model(name, weights), device, precision, flow_scale=flow_scale), name)
+    # overlays are kept as in a film: what is measured is what a user gets
+    static = "off" if name in CLASSICAL else "auto"
+    return Modelled(Engine(load_model(name, weights), device, precision, flow_scale=flow_scale, static=static), name)
 
 
 def known(name: str) -> bool:

@@ -53,10 +53,10 @@ class _Search:
     grid: int  # pixels of the picture for each vector that is kept
 
 
-# The preset has finest scale 1, stride 3, 25 steps of descent and 5 of refinement. In small pictures the finest scale is
-# worth 0.4 dB, at eight times the time. The other two were chosen on triplets of real clips: at 720p scale 2 with a
-# dense stride is as good as scale 1 with a wide one (29.6 and 29.5 dB) at three fifths of the time, and a vector for
-# 4x4 pixels is 0.05 dB better than one for 2x2.
+# The preset has finest scale 1, stride 3, 25 steps of descent and 5 of refinement. In small pictures the finest scale
+# is worth 0.4 dB, at eight times the time. The other two were chosen on triplets of real clips: at 720p scale 2 with
+# a dense stride is as good as scale 1 with a wide one (29.6 and 29.5 dB) at three fifths of the time, and a vector
+# for 4x4 pixels is 0.05 dB better than one for 2x2.
 _SEARCHES = (
     _Search(450_000, 0, 4, 12, 5, 2),
     _Search(700_000, 1, 5, 8, 1, 4),
@@ -107,10 +107,7 @@ class Dis(Model):
         """The planes in float32; grey is luma at full range, or a mean of R, G and B."""
         layers = tuple(plane.cpu().numpy().astype(np.float32) for plane in planes)
         black, span, _, _ = levels(format)
-        if format.layout == "rgb":
-            light = cv2.cvtColor(cv2.merge(layers[:3]), cv2.COLOR_RGB2GRAY)
-        else:
-            light = layers[0]
+        light = cv2.cvtColor(cv2.merge(layers[:3]), cv2.COLOR_RGB2GRAY) if format.layout == "rgb" else layers[0]
         return [_Picture(layers, self._gray(light, 255 / span, -black * 255 / span), format)]
 
     def match(self, a: Features, b: Features) -> Motion:
@@ -174,7 +171,7 @@ def _rounded(layer: Array, format: PixelFormat) -> Array:
     if format.depth == 8:
         return _saturated(layer, cv2.CV_8U)
     if format.depth < 16:
-        layer = cv2.min(layer, float((1 << format.depth) - 1))
+        layer = np.minimum(layer, np.float32((1 << format.depth) - 1))
     return _saturated(layer, cv2.CV_16U)
 
 
@@ -195,7 +192,7 @@ def _flow(a: Array, b: Array) -> Array:
 
 def _scaled(vectors: Array, across: float, down: float) -> Array:
     """Vectors (h, w, 2) times a number for each direction."""
-    out: Array = cv2.multiply(vectors, (across, down, 0.0, 0.0))
+    out: Array = cv2.multiply(vectors, (across, down, 0.0, 0.0))  # type: ignore[call-overload]
     return out
 
 
