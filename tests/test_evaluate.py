@@ -298,9 +298,8 @@ class Crippled(Modelled):
         from midframe.models.dis import Dis
 
         class Half(Dis):
-            def _flows(self, a: Any, b: Any) -> Any:
-                found = super()._flows(a, b)
-                return replace(found, forward=found.forward / 2, backward=found.backward / 2)
+            def match(self, a: Any, b: Any) -> Any:
+                return [replace(m, forward=m.forward / 2, backward=m.backward / 2) for m in super().match(a, b)]
 
         super().__init__(Engine(Half()), "crippled")
 
