@@ -152,6 +152,30 @@ def test_matroska_keeps_everything(tmp_path: Path) -> None:
     assert stamps(source) == stamps(target)
 
 
+def test_a_second_video_with_b_frames_is_copied(tmp_path: Path) -> None:
+    """Matroska says nothing of when the first pictures of such a stream are decoded."""
+    options = {"bf": "2", "x264-params": "b-adapt=0"}
+    parts = [make(tmp_path / f"{n}.mp4", Clip(frames=24, width=64 - 32 * n, options=options)) for n in range(2)]
+    source = tmp_path / "a.mkv"
+    with av.open(str(parts[0])) as one, av.open(str(parts[1])) as two, av.open(str(source), "w") as out:
+        made = [out.add_stream_from_template(film.streams.video[0]) for film in (one, two)]
+        for film, stream in zip((one, two), made, strict=True):
+            for packet in film.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+    with av.open(str(source)) as film:
+        assert next(film.demux(film.streams.video[1])).dts is None
+    assert through(source, tmp_path / "b.mkv") == []
+
+    def second(path: Path) -> list[tuple[int | None, bytes]]:
+        with av.open(str(path)) as film:
+            return [(packet.pts, bytes(packet)) for packet in film.demux(film.streams.video[1]) if packet.size]
+
+    assert len(second(source)) == 24
+    assert second(tmp_path / "b.mkv") == second(source)
+
+
 def test_what_mp4_cannot_hold_is_said_before_the_work(tmp_path: Path) -> None:
     source = make(tmp_path / "a.mkv", FULL)
     target = tmp_path / "b.mp4"

@@ -103,6 +103,7 @@ class Journal:
             # The holder before us may have removed the folder between our open and our lock.
             if _same_file(lock, self.folder / "lock"):
                 self._lock = lock
+                self._sweep()  # what a killed run was at
                 return self
             lock.close()
 

@@ -216,13 +216,9 @@ def _trial(stream: Any, packets: Sequence[Any], container: str) -> bool:
             if is_cover(stream):  # belongs to a film, which some containers insist on
                 _placeholder(trial, container)
             trial.start_encoding()
-            base = None
-            for packet in packets:
+            for n, packet in enumerate(packets):
                 copy = av.Packet(bytes(packet))
-                stamp = packet.dts if packet.dts is not None else packet.pts
-                base = stamp if base is None else base
-                copy.dts = None if stamp is None else stamp - (base or 0)
-                copy.pts = copy.dts
+                copy.pts = copy.dts = n * max(1, packet.duration or 0)  # any will do, and Matroska's first have none
                 copy.duration = packet.duration or 0
                 copy.time_base = packet.time_base
                 copy.is_keyframe = packet.is_keyframe
@@ -625,6 +621,8 @@ class _Line:
         self._base: Fraction | None = None  # seconds per unit of the latest packet
         self.begun = False
         self.video = stream.type == "video"
+        self.depth: int = stream.codec_context.reorder_depth if self.video and stream.codec_context is not None else 0
+        self.times: DecodingTimes | None = None
         self.made = self.declare(out, stream)
         if self.flows:
             self.made.metadata.update(_kept_tags(stream.metadata, out.format.name))
@@ -650,6 +648,10 @@ class _Line:
     def packets(self, packet: Any, origin: Fraction) -> Iterator[Any]:
         """What is written for one packet of the source."""
         if not self.cover:
+            if self.video and packet.dts is None and packet.pts is not None and self.last is None:
+                self.times = DecodingTimes(self.depth)  # Matroska does not say when its first pictures are decoded
+            if self.times is not None and packet.pts is not None:
+                packet.dts = min(self.times(packet.pts), packet.pts)
             self.retime(packet, origin)
         packet.stream = self.made
         yield packet

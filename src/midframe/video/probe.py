@@ -544,7 +544,7 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
     other = [s.index for s in container.streams if s.type == "video" and not is_cover(s) and s.index != stream.index]
     if other:
         rest = ", ".join(str(index) for index in other)
-        warnings.append(f"several video streams: stream {stream.index} is made smoother; {rest} not, but copied")
+        warnings.append(f"several video streams: stream {stream.index} is made smoother, {rest} not")
     frames = stream.frames or int(_number(stream.metadata.get("NUMBER_OF_FRAMES")))
     return VideoInfo(
         path=os.fspath(path),
