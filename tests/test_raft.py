@@ -121,6 +121,43 @@ def test_no_volume_is_ever_too_large() -> None:
     assert float(found[0, 40, 50, 100]) == pytest.approx(float(mixed), abs=1e-3)
 
 
+def test_a_convolution_in_parts_rounds_less() -> None:
+    generator = torch.Generator().manual_seed(5)
+    layer = raft.Conv(256, 32, 3, padding=1)
+    x = torch.randn(1, 256, 24, 24, generator=generator)
+    layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) / 48)
+    exact = torch.nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
+    whole = torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)
+    parts = layer(x)
+    assert torch.allclose(parts, whole, atol=1e-5)
+    assert float((parts - exact).square().mean()) <= float((whole - exact).square().mean())
+    assert torch.equal(raft.doubled(layer)(x.double()), exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_levels_are_exact_again() -> None:
+    levels = torch.arange(256, dtype=torch.float64)
+    assert torch.equal(raft.exact((levels / 255).float()), levels / 255)
+    halved = torch.nn.functional.avg_pool2d((levels.float() / 255).view(1, 1, 16, 16), 2)
+    assert torch.equal(raft.exact(halved) * 1020, (raft.exact(halved) * 1020).round())
+    between = torch.tensor([0.123456, 0.5])
+    assert torch.equal(raft.exact(between), between.double())
+
+
+def test_small_pictures_are_worked_on_in_float64(basic: Raft, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that their flow is the network's, whatever a machine's kernels round; near the float32 one."""
+    a, b = texture(128, 136), texture(128, 136, 1)
+    flow = basic.flow(a, b, 3)
+    assert flow.dtype == torch.float32
+    assert basic.encode(a).features.dtype == torch.float64
+    by_match = basic.match(basic.encode(a), basic.encode(b), 3)[0]
+    assert torch.allclose(flow, by_match, atol=1e-5)
+    monkeypatch.setattr(raft, "EXACT_AREA", 0)
+    assert basic.encode(a).features.dtype == torch.float32
+    assert torch.allclose(basic.flow(a, b, 3), flow, atol=1e-3)
+
+
 def test_norm_holds_where_most_of_a_picture_is_one_colour() -> None:
     """Black bars: summed up in one float32, the variance would be off by percents."""
     x = torch.randn(1, 8, 360, 640, generator=torch.Generator().manual_seed(4)) + 3

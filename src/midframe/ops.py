@@ -22,21 +22,26 @@ def coordinates(height: int, width: int, device: torch.device | str | None = Non
     return torch.stack([x[None, :].expand(height, width), y[:, None].expand(height, width)])[None]
 
 
+def wide(x: Tensor) -> Tensor:
+    """At least float32: half precision is widened, float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def warp(image: Tensor, flow: Tensor, padding_mode: str = "border") -> Tensor:
     """Backward warp: `out[y, x] = image[y + dy, x + dx]`, bilinear.
 
     Args:
-        image: (B, C, H, W), any float type; sampled in float32 and returned in its own type.
+        image: (B, C, H, W), any float type; sampled in float32 (float64 if it is that) and returned in its own type.
         flow: (B, 2, H, W) float32, pixels; may have another H, W than the image only if its values
             still are coordinates of the image (they are not scaled here).
         padding_mode: outside the picture: "border" repeats the edge, "zeros" gives zeros.
     """
     height, width = image.shape[-2:]
-    where = coordinates(flow.shape[-2], flow.shape[-1], flow.device) + flow.float()
+    where = coordinates(flow.shape[-2], flow.shape[-1], flow.device) + wide(flow)
     x = where[:, 0] * (2.0 / max(width - 1, 1)) - 1.0
     y = where[:, 1] * (2.0 / max(height - 1, 1)) - 1.0
     grid = torch.stack([x, y], dim=-1)  # (B, H, W, 2)
-    out = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode=padding_mode, align_corners=True)
+    out = F.grid_sample(wide(image), grid, mode="bilinear", padding_mode=padding_mode, align_corners=True)
     return out.to(image.dtype)
 
 

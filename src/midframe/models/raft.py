@@ -4,23 +4,26 @@ Every pixel of one picture is compared with every pixel of the other, at 1/8 of 
 network looks the comparisons up around its current estimate and corrects the estimate, twelve times by
 default. The arithmetic is the original's (github.com/princeton-vl/RAFT, BSD), the arrangement is ours:
 
-- batch norms are folded into their convolutions, and the three gates of the recurrent unit are split so that
-  what the context contributes is computed once and not in every iteration;
+- the three gates of the recurrent unit are split so that what the context contributes is computed once and not in
+  every iteration;
 - both directions of a pair run as one batch and share one comparison: the volume of b against a is
   the transpose of that of a against b;
 - only the last estimate is brought to full resolution;
 - where the volume does not fit (`volume_limit`), look-ups multiply features of a tile with features of the box
-  that the tile looks at: the same numbers, a few megabytes.
+  that the tile looks at: the same numbers, a few megabytes;
+- on a CPU in float32, convolutions add up in parts (`Conv`), and small pictures are worked on in float64: twelve
+  iterations magnify what is rounded off a hundred times.
 
 `load_state_dict` takes our own names, or the original's with or without `module.` in front.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +31,8 @@ from torch import Tensor, nn
 
 from midframe import ops
 from midframe.errors import InputError
+
+M = TypeVar("M", bound=nn.Module)
 
 STRIDE = 8  # pixels of the picture per pixel of the features
 MIN_SIDE = 128  # pixels; below, the fourth level of comparisons would be a single column, which has no scale
@@ -38,6 +43,13 @@ VOLUME_LIMIT = 2 << 30  # bytes
 # Elements of one tile's comparisons when the volume is not kept: 4 MiB, about what a core's caches hold.
 TILE_LIMIT = 1 << 20
 SMALLEST_TILE = 64  # pixels
+
+# Products that a convolution on a CPU adds up in one go: the rounding of a long sum grows with the root of its length.
+TERMS = 288
+LEAST_CHANNELS = 8  # of one part: what a vector register holds
+# Pictures of no more pixels than this are worked on in float64, which costs three times the time there.
+EXACT_AREA = 384 * 256
+LEVEL_ROUNDING = 6e-5  # 8-bit levels: a few roundings of float32, each 1.5e-5 of them at most
 
 
 @dataclass(frozen=True)
@@ -67,76 +79,152 @@ SHAPES = {
 class Encoded:
     """One picture (or a batch), ready to be matched with others."""
 
-    features: Tensor  # (B, C, H/8, W/8) float32, compared with other pictures'
+    features: Tensor  # (B, C, H/8, W/8) float32, compared with other pictures'; of small pictures all are float64
     hidden: Tensor  # (B, hidden, H/8, W/8) float32, the state to start from
     context: Tensor  # (B, context, H/8, W/8)
 
 
+def _in_full(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether float32 on a CPU is meant to be just that: no half precision was asked for."""
+    return device.type == "cpu" and dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def is_small(image: Tensor) -> bool:
+    """Whether pictures (B, C, H, W) are to be worked on in float64."""
+    return _in_full(image.device, image.dtype) and image.shape[-2] * image.shape[-1] <= EXACT_AREA
+
+
+def exact(image: Tensor) -> Tensor:
+    """A picture in float64, with what float32 rounded off its 8-bit levels put back.
+
+    Levels are n/255, or (halved pictures) n/4/255; others are left as they are.
+    """
+    level = 255.0 * image.double()
+    near = (4.0 * level).round() / 4.0
+    return torch.where((level - near).abs() < LEVEL_ROUNDING, near, level) / 255.0
+
+
+def doubled(module: M) -> M:
+    """A copy in float64, made when it is needed: some 20 ms, and nothing to keep in step with the weights."""
+    return copy.deepcopy(module).double()
+
+
+class Conv(nn.Conv2d):
+    """A convolution that adds up its input channels in parts of about `TERMS` products, then the parts.
+
+    The libraries' float32 kernels for CPUs add all products to one number, one after the other: 2304 in a 3x3
+    convolution over 256 channels, 6e-7 of the result in rounding, where parts of 288 have 2.3e-7.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `nn.Conv2d`."""
+        parts = 1
+        if _in_full(x.device, x.dtype):
+            terms = self.in_channels * self.kernel_size[0] * self.kernel_size[1]
+            while terms > parts * TERMS and self.in_channels % (2 * parts * LEAST_CHANNELS) == 0:
+                parts *= 2
+        if parts == 1:
+            return super().forward(x)
+        first, *rest = zip(x.chunk(parts, 1), self.weight.chunk(parts, 1), strict=True)
+        out = self._conv_forward(*first, self.bias)
+        for part, weight in rest:
+            out += self._conv_forward(part, weight, None)
+        return out
+
+
 def _instance_norm(x: Tensor) -> Tensor:
-    """Zero mean and unit variance of every channel of every picture, float32; x is channels-last.
+    """Zero mean and unit variance of every channel of every picture, at least float32; x is channels-last.
 
     Written out: PyTorch's instance norm takes six times as long on this memory, and its batch norm adds all pixels up
     in one float32, which is 5 % off where a large part of the picture is of one colour (black bars, padding). Here
     rows are added up first, then their sums.
     """
-    rows = x.float().permute(0, 2, 3, 1)  # (B, H, W, C)
+    rows = ops.wide(x).permute(0, 2, 3, 1)  # (B, H, W, C)
     centred = rows - rows.mean(2, keepdim=True).mean(1, keepdim=True)
     variance = (centred * centred).mean(2, keepdim=True).mean(1, keepdim=True)
     return centred.mul_(torch.rsqrt(variance + NORM_EPS)).permute(0, 3, 1, 2)
 
 
+class InstanceNorm(nn.Module):
+    """See `_instance_norm`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        return _instance_norm(x)
+
+
+class BatchNorm(nn.Module):
+    """A batch norm whose training is over: a scale and a shift for every channel.
+
+    Not folded into the convolution before it, which would round the weights once more.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, eps=NORM_EPS)
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    """Of kind "instance", "batch" or "none"."""
+    return {"instance": InstanceNorm, "batch": lambda: BatchNorm(channels), "none": nn.Identity}[kind]()
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions and a short cut (basic), or 1x1, 3x3, 1x1 through a quarter of the channels (small)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, bottleneck: bool, normalise: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, bottleneck: bool, norm: str) -> None:
         super().__init__()
-        self.normalise = normalise
         inner = outputs // 4
         if bottleneck:
             layers = [
-                nn.Conv2d(inputs, inner, 1),
-                nn.Conv2d(inner, inner, 3, stride, 1),
-                nn.Conv2d(inner, outputs, 1),
+                Conv(inputs, inner, 1),
+                Conv(inner, inner, 3, stride, 1),
+                Conv(inner, outputs, 1),
             ]
         else:
-            layers = [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.Conv2d(outputs, outputs, 3, 1, 1)]
+            layers = [Conv(inputs, outputs, 3, stride, 1), Conv(outputs, outputs, 3, 1, 1)]
         self.layers = nn.ModuleList(layers)
-        self.skip = nn.Conv2d(inputs, outputs, 1, stride) if stride != 1 else None
-
-    def _normal(self, x: Tensor) -> Tensor:
-        return _instance_norm(x) if self.normalise else x
+        self.norms = nn.ModuleList([_norm(norm, layer.out_channels) for layer in layers])
+        self.skip = nn.Sequential(Conv(inputs, outputs, 1, stride), _norm(norm, outputs)) if stride != 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
         y = x
-        for layer in self.layers:
-            y = self._normal(layer(y)).relu_()
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            y = norm(layer(y)).relu_()
         if self.skip is not None:
-            x = self._normal(self.skip(x))
+            x = self.skip(x)
         return torch.add(x, y).relu_()
 
 
 class Encoder(nn.Module):
-    """A picture -> features at 1/8. Instance norm for what is compared, none (folded) for the context."""
+    """A picture -> features at 1/8. Instance norm for what is compared, batch norm (small: none) for the context."""
 
-    def __init__(self, shape: Shape, outputs: int, bottleneck: bool, normalise: bool) -> None:
+    def __init__(self, shape: Shape, outputs: int, bottleneck: bool, norm: str) -> None:
         super().__init__()
-        self.normalise = normalise
         stem, *stages = shape.widths
-        self.stem = nn.Conv2d(3, stem, 7, 2, 3)
+        self.stem = nn.Sequential(Conv(3, stem, 7, 2, 3), _norm(norm, stem))
         blocks = []
         width = stem
         for i, stage in enumerate(stages):
-            blocks.append(Residual(width, stage, 1 if i == 0 else 2, bottleneck, normalise))
-            blocks.append(Residual(stage, stage, 1, bottleneck, normalise))
+            blocks.append(Residual(width, stage, 1 if i == 0 else 2, bottleneck, norm))
+            blocks.append(Residual(stage, stage, 1, bottleneck, norm))
             width = stage
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Conv2d(width, outputs, 1)
+        self.head = Conv(width, outputs, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W), -1..1 -> (B, outputs, H/8, W/8)."""
-        x = self.stem(image)  # (B, 64, H/2, W/2)
-        x = (_instance_norm(x) if self.normalise else x).relu_()
+        x = self.stem(image).relu_()  # (B, 64, H/2, W/2)
         x = self.blocks(x)  # (B, 128, H/8, W/8)
         return self.head(x)  # type: ignore[no-any-return]
 
@@ -152,9 +240,9 @@ class Gru(nn.Module):
         super().__init__()
         padding = (kernel[0] // 2, kernel[1] // 2)
         self.hidden = hidden
-        self.context = nn.Conv2d(context, 3 * hidden, kernel, padding=padding)
-        self.gates = nn.Conv2d(hidden + motion, 2 * hidden, kernel, padding=padding, bias=False)
-        self.candidate = nn.Conv2d(hidden + motion, hidden, kernel, padding=padding, bias=False)
+        self.context = Conv(context, 3 * hidden, kernel, padding=padding)
+        self.gates = Conv(hidden + motion, 2 * hidden, kernel, padding=padding, bias=False)
+        self.candidate = Conv(hidden + motion, hidden, kernel, padding=padding, bias=False)
 
     def forward(self, state: Tensor, motion: Tensor, share: Tensor) -> Tensor:
         """The next state (B, hidden, h, w) float32; `share` is what `self.context` made of the context."""
@@ -162,7 +250,7 @@ class Gru(nn.Module):
         gates = self.gates(torch.cat([state, motion], dim=1)).add_(share[:, :n]).sigmoid_()
         update, reset = gates[:, : self.hidden], gates[:, self.hidden :]
         candidate = self.candidate(torch.cat([reset * state, motion], dim=1)).add_(share[:, n:]).tanh_()
-        return torch.lerp(state, candidate.float(), update.float())
+        return torch.lerp(state, ops.wide(candidate), ops.wide(update))
 
 
 class Update(nn.Module):
@@ -172,15 +260,15 @@ class Update(nn.Module):
         super().__init__()
         look: tuple[int, ...] = (96,) if small else (256, 192)
         flow, join = ((64, 32), 80) if small else ((128, 64), 126)
-        self.look = nn.ModuleList([nn.Conv2d(shape.taps, look[0], 1)])
+        self.look = nn.ModuleList([Conv(shape.taps, look[0], 1)])
         if not small:
-            self.look.append(nn.Conv2d(look[0], look[1], 3, padding=1))
-        self.flow = nn.ModuleList([nn.Conv2d(2, flow[0], 7, padding=3), nn.Conv2d(flow[0], flow[1], 3, padding=1)])
-        self.join = nn.Conv2d(look[-1] + flow[-1], join, 3, padding=1)
+            self.look.append(Conv(look[0], look[1], 3, padding=1))
+        self.flow = nn.ModuleList([Conv(2, flow[0], 7, padding=3), Conv(flow[0], flow[1], 3, padding=1)])
+        self.join = Conv(look[-1] + flow[-1], join, 3, padding=1)
         kernels = [(3, 3)] if small else [(1, 5), (5, 1)]
         self.units = nn.ModuleList([Gru(shape.hidden, shape.context, join + 2, kernel) for kernel in kernels])
         width = 128 if small else 256
-        self.head = nn.ModuleList([nn.Conv2d(shape.hidden, width, 3, padding=1), nn.Conv2d(width, 2, 3, padding=1)])
+        self.head = nn.ModuleList([Conv(shape.hidden, width, 3, padding=1), Conv(width, 2, 3, padding=1)])
 
     def shares(self, context: Tensor) -> list[Tensor]:
         """What the context contributes to each unit in every iteration."""
@@ -199,7 +287,7 @@ class Update(nn.Module):
         for unit, share in zip(self.units, shares, strict=True):
             state = unit(state, motion, share)
         change = self.head[1](self.head[0](state).relu_())
-        return state, change.float()
+        return state, ops.wide(change)
 
 
 class Lookup(Protocol):
@@ -227,7 +315,7 @@ def _sample(volume: Tensor, where: Tensor, radius: int) -> Tensor:
     n, height, width = volume.shape
     base = where.floor()
     fraction = where - base  # (n, 2)
-    offset = torch.arange(-radius, radius + 2, device=where.device, dtype=torch.float32)
+    offset = torch.arange(-radius, radius + 2, device=where.device, dtype=where.dtype)
     scale = where.new_tensor([2.0 / (width - 1), 2.0 / (height - 1)])
     x, y = ((base[:, :, None] + offset) * scale[:, None] - 1.0).unbind(1)  # (n, 2r + 2) each
     size = offset.numel()
@@ -353,7 +441,7 @@ def upsample(flow: Tensor, mask: Tensor) -> Tensor:
         mask: (B, 9 * 64, h, w): logits; neighbour slowest, then row and column within the 8x8 cell.
     """
     batch, _, h, w = flow.shape
-    weights = mask.float().view(batch, 1, 9, 8, 8, h, w).softmax(dim=2)
+    weights = ops.wide(mask).view(batch, 1, 9, 8, 8, h, w).softmax(dim=2)
     near = F.unfold(8.0 * flow, 3, padding=1).view(batch, 2, 9, 1, 1, h, w)
     fine = (weights * near).sum(dim=2)  # (B, 2, 8, 8, h, w)
     return fine.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, 8 * h, 8 * w)
@@ -376,23 +464,32 @@ class Raft(nn.Module):
         self.shape = shape = SHAPES[size]
         self.volume_limit = volume_limit
         small = size == "small"
-        self.features = Encoder(shape, shape.features, bottleneck=small, normalise=True)
-        self.context = Encoder(shape, shape.hidden + shape.context, bottleneck=small, normalise=False)
+        self.features = Encoder(shape, shape.features, small, "instance")
+        self.context = Encoder(shape, shape.hidden + shape.context, small, "none" if small else "batch")
         self.update = Update(shape, small)
-        self.mask = None if small else nn.ModuleList([nn.Conv2d(128, 256, 3, padding=1), nn.Conv2d(256, 576, 1)])
+        self.mask = None if small else nn.ModuleList([Conv(128, 256, 3, padding=1), Conv(256, 576, 1)])
         self.register_load_state_dict_pre_hook(_accept_original)  # type: ignore[no-untyped-call]
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(self, image: Tensor) -> Encoded:
         """Features of pictures whose sides are multiples of 8 and at least 128: once per picture."""
+        if is_small(image):
+            return doubled(self).encode(exact(image))
         image = (2.0 * image - 1.0).contiguous(memory_format=torch.channels_last)
-        features = self.features(image).float()
+        features = ops.wide(self.features(image))
         context = self.context(image)
         hidden, fed = context[:, : self.shape.hidden], context[:, self.shape.hidden :]
-        return Encoded(features, hidden.float().tanh(), fed.relu())
+        return Encoded(features, ops.wide(hidden).tanh(), fed.relu())
 
     def match(self, a: Encoded, b: Encoded, iterations: int = 12) -> tuple[Tensor, Tensor]:
         """Flows from a to b and from b to a, each (B, 2, H, W) float32, pixels; both in one batch."""
+        forward, backward = self.match_unrounded(a, b, iterations)
+        return forward.float(), backward.float()
+
+    def match_unrounded(self, a: Encoded, b: Encoded, iterations: int = 12) -> tuple[Tensor, Tensor]:
+        """As `match`, in the type of the features."""
+        if a.features.dtype == torch.float64 and self.update.join.weight.dtype != torch.float64:
+            return doubled(self).match_unrounded(a, b, iterations)
         lookup = self._lookup(a.features, b.features, both=True)
         hidden, context = torch.cat([a.hidden, b.hidden]), torch.cat([a.context, b.context])
         _, flow = self._iterate(lookup, hidden, context, iterations, None)
@@ -435,17 +532,21 @@ class Raft(nn.Module):
             raise InputError(f"{width}x{height} is no multiple of {STRIDE} of at least {MIN_SIDE} px; pad the pictures")
         if iterations < 1:
             raise InputError(f"{iterations} iterations asked for; at least 1 is needed")
+        if is_small(image0):
+            start = None if flow_init is None else flow_init.double()
+            low, fine = doubled(self).flow_pyramid(exact(image0), exact(image1), iterations, start)
+            return low.float(), fine.float()
         encoded = self.encode(torch.cat([image0, image1]))
         a, b = encoded.features.chunk(2)
         lookup = self._lookup(a, b, both=False)
         return self._iterate(lookup, encoded.hidden[: len(a)], encoded.context[: len(a)], iterations, flow_init)
 
     def _lookup(self, a: Tensor, b: Tensor, both: bool) -> Lookup:
-        """Comparisons are float32 whatever the convolutions run in."""
+        """Comparisons are at least float32 whatever the convolutions run in."""
         with torch.autocast(a.device.type, enabled=False):
             a, b = a / math.sqrt(self.shape.features), b
             pixels = a.shape[-2] * a.shape[-1]
-            needed = 4 * len(a) * pixels * pixels * (1.34 if not both else 1.68)
+            needed = a.element_size() * len(a) * pixels * pixels * (1.34 if not both else 1.68)
             limit = self.volume_limit
             if a.is_cuda:  # tiles ask the GPU for numbers all the time; there the volume is kept while half is free
                 limit = max(limit, torch.cuda.mem_get_info(a.device)[0] // 2)
@@ -458,7 +559,7 @@ class Raft(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The recurrent part: flow at 1/8 and at full size."""
         start = ops.coordinates(state.shape[-2], state.shape[-1], state.device)
-        flow = state.new_zeros(len(state), 2, *state.shape[-2:]) if flow_init is None else flow_init.float()
+        flow = state.new_zeros(len(state), 2, *state.shape[-2:]) if flow_init is None else ops.wide(flow_init)
         shares = self.update.shares(context)
         for _ in range(iterations):
             with torch.autocast(state.device.type, enabled=False):
@@ -554,29 +655,33 @@ def original_shapes(size: str = "basic") -> dict[str, tuple[int, ...]]:
 
 def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors from an original checkpoint's, basic or small, `module.` in front or not."""
-    # in float64, so that folding adds no rounding of its own
-    state = {name.removeprefix("module."): value.double() for name, value in state.items()}
+    state = {name.removeprefix("module."): value for name, value in state.items()}
     small = "update_block.gru.convz.weight" in state
     shape = SHAPES["small" if small else "basic"]
     out: dict[str, Tensor] = {}
 
-    def take(target: str, source: str, norm: str | None = None, scale: float = 1.0) -> None:
-        weight, bias = state[f"{source}.weight"] * scale, state[f"{source}.bias"] * scale
-        if norm is not None:
-            gain = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + NORM_EPS)
-            weight = weight * gain[:, None, None, None]
-            bias = (bias - state[f"{norm}.running_mean"]) * gain + state[f"{norm}.bias"]
-        out[f"{target}.weight"], out[f"{target}.bias"] = weight, bias
+    def take(target: str, source: str, scale: float = 1.0) -> None:
+        for part in ("weight", "bias"):
+            out[f"{target}.{part}"] = state[f"{source}.{part}"] * scale
+
+    def take_norm(target: str, source: str) -> None:
+        """A batch norm, where there is one."""
+        own = {"weight": "weight", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
+        for part, name in own.items():
+            if f"{source}.{part}" in state:
+                out[f"{target}.{name}"] = state[f"{source}.{part}"]
 
     for ours, theirs in (("features", "fnet"), ("context", "cnet")):
-        normed = f"{theirs}.norm1.weight" in state
-        take(f"{ours}.stem", f"{theirs}.conv1", f"{theirs}.norm1" if normed else None)
+        take(f"{ours}.stem.0", f"{theirs}.conv1")
+        take_norm(f"{ours}.stem.1", f"{theirs}.norm1")
         for i in range(6):
             block, source = f"{ours}.blocks.{i}", f"{theirs}.layer{i // 2 + 1}.{i % 2}"
             for j in range(3 if small else 2):
-                take(f"{block}.layers.{j}", f"{source}.conv{j + 1}", f"{source}.norm{j + 1}" if normed else None)
+                take(f"{block}.layers.{j}", f"{source}.conv{j + 1}")
+                take_norm(f"{block}.norms.{j}", f"{source}.norm{j + 1}")
             if f"{source}.downsample.0.weight" in state:
-                take(f"{block}.skip", f"{source}.downsample.0", f"{source}.downsample.1" if normed else None)
+                take(f"{block}.skip.0", f"{source}.downsample.0")
+                take_norm(f"{block}.skip.1", f"{source}.downsample.1")
         take(f"{ours}.head", f"{theirs}.conv2")
     block = "update_block"
     for i in range(1 if small else 2):

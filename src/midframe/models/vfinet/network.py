@@ -16,6 +16,7 @@ from torch import Tensor
 
 from midframe import ops
 from midframe.errors import InputError
+from midframe.models import raft
 from midframe.models.base import Model
 from midframe.models.raft import Encoded, Raft
 from midframe.models.vfinet import motion as instants
@@ -124,8 +125,14 @@ class VFINet(Model):
 
     def match(self, a: Features, b: Features) -> Flows:
         """RAFT both ways, then the refinement."""
-        raw_forward, raw_backward = self.raft.match(a.encoded, b.encoded, ITERATIONS)
-        forward, backward = self.refine(a.image, b.image, raw_forward, raw_backward)
+        raw = self.raft.match_unrounded(a.encoded, b.encoded, ITERATIONS)
+        if raw[0].dtype == torch.float64:
+            mean = raw[0].new_tensor(MEAN).view(1, 3, 1, 1)
+            pictures = [raft.exact(x.image.double() + mean) - mean for x in (a, b)]
+            refined = raft.doubled(self.refine)(*pictures, *raw)
+        else:
+            refined = self.refine(a.image, b.image, *raw)
+        forward, backward, raw_forward, raw_backward = (flow.float() for flow in (*refined, *raw))
         return Flows(forward, backward, raw_forward, raw_backward, a.full is not None)
 
     def flow(self, motion: Flows) -> Tensor:

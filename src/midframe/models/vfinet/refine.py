@@ -46,7 +46,7 @@ class Stage(nn.Module):
         return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
     def forward(self, pictures: Tensor, flows: Tensor) -> Tensor:
-        """Pictures (B, 12, H, W), flows (B, 4, H, W): there and back -> corrections (B, 4, H, W) float32."""
+        """Pictures (B, 12, H, W), flows (B, 4, H, W): there and back -> corrections (B, 4, H, W), at least float32."""
         if self.scale != 1:
             pictures = self._resize(pictures, 1.0 / self.scale)
             flows = self._resize(flows, 1.0 / self.scale) / self.scale
@@ -56,7 +56,7 @@ class Stage(nn.Module):
             x = self.transformer(x)
         for body in self.bodies:
             x = body(x) + x
-        x = self.out(self.up(x)).float()
+        x = ops.wide(self.out(self.up(x)))
         change = self._resize(x, 2.0) * 2.0
         return change if self.scale == 1 else self._resize(change, float(self.scale)) * self.scale
 
@@ -75,7 +75,7 @@ class Refine(nn.Module):
         )
 
     def forward(self, a: Tensor, b: Tensor, forward: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
-        """Refined flows a -> b and b -> a, each (B, 2, H, W) float32."""
+        """Refined flows a -> b and b -> a, each (B, 2, H, W), at least float32."""
         pair, turned = torch.cat([a, b], dim=1), torch.cat([b, a])
         flows = torch.cat([forward, backward], dim=1)
         for stage in self.stages:
