@@ -45,9 +45,9 @@ TILE_LIMIT = 1 << 20
 SMALLEST_TILE = 64  # pixels
 
 # Products that a convolution on a CPU adds up in one go: the rounding of a long sum grows with the root of its length.
-TERMS = 288
+TERMS = 320
 LEAST_CHANNELS = 8  # of one part: what a vector register holds
-# Pictures of no more pixels than this are worked on in float64, which costs three times the time there.
+# Pictures of no more pixels than this are worked on in float64, which costs two to three times the time.
 EXACT_AREA = 384 * 256
 LEVEL_ROUNDING = 6e-5  # 8-bit levels: a few roundings of float32, each 1.5e-5 of them at most
 
@@ -110,7 +110,7 @@ def doubled(module: M) -> M:
 
 
 class Conv(nn.Conv2d):
-    """A convolution that adds up its input channels in parts of about `TERMS` products, then the parts.
+    """A convolution that adds up its input channels in parts of `TERMS` products at most, then the parts.
 
     The libraries' float32 kernels for CPUs add all products to one number, one after the other: 2304 in a 3x3
     convolution over 256 channels, 6e-7 of the result in rounding, where parts of 288 have 2.3e-7.
