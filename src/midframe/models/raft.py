@@ -129,7 +129,7 @@ class Conv(nn.Conv2d):
         out = self._conv_forward(*first, self.bias)
         for part, weight in rest:
             out += self._conv_forward(part, weight, None)
-        return out
+        return out  # type: ignore[no-any-return]
 
 
 def _instance_norm(x: Tensor) -> Tensor:
@@ -175,7 +175,9 @@ class BatchNorm(nn.Module):
 
 def _norm(kind: str, channels: int) -> nn.Module:
     """Of kind "instance", "batch" or "none"."""
-    return {"instance": InstanceNorm, "batch": lambda: BatchNorm(channels), "none": nn.Identity}[kind]()
+    if kind == "instance":
+        return InstanceNorm()
+    return BatchNorm(channels) if kind == "batch" else nn.Identity()
 
 
 class Residual(nn.Module):
