@@ -1,8 +1,10 @@
 """A farm: what it costs beside a plain run, how long a thousand segments take to join, and how far it carries.
 
     python benchmarks/farm.py simulate                 sizing table to 1,000 workers; seconds
+    python benchmarks/farm.py head                     what a message costs the head with 1,000 tasks; needs Ray
     python benchmarks/farm.py join                     1,000 segments into one film: time and peak memory
-    python benchmarks/farm.py overhead                 plain run, one worker, two workers; needs Ray; minutes
+    python benchmarks/farm.py overhead                 plain run against one worker; needs Ray; a pair more each time
+    python benchmarks/farm.py scaling                  two workers on two cores against one on one; likewise
 
 The simulation drives the very rules of the farm (`midframe.dispatch`) with simulated workers. Its assumptions stand in
 `Assumptions`, and are printed with its table.
@@ -35,28 +37,35 @@ class Assumptions:
 
     film_hours: float = 2.0
     rate: float = 60.0  # output pictures a second
-    segment_outputs: int = 480  # as plan.SEGMENT_OUTPUTS
     worker_fps: float = 10.0  # output pictures a second of one worker, encoding included
     spread: float = 0.2  # of the workers' speeds: standard deviation over mean
     stragglers: float = 0.01  # of attempts: a worker that is slowed down to a quarter
     deaths_per_hour: float = 0.05  # of each worker's node
     start_seconds: float = 2.0  # of a segment: seek, lead-in frames, network warm-up
-    segment_mbytes: float = 20.0  # 8 s of 1080p60 at 20 Mbit/s
-    head_mbytes_per_second: float = 1000.0  # what the head takes in, through a 10 Gbit/s line
-    join_seconds_per_segment: float = 0.01  # measured by `join`, on two busy cores
+    picture_mbytes: float = 0.042  # of the result: 1080p60 at 20 Mbit/s
+    line_mbytes_per_second: float = 1000.0  # into the head, or into the shared store: 10 Gbit/s
+    head_seconds_per_message: float = 0.001  # `head` measures it
+    join_seconds_per_segment: float = 0.0015  # `join` measures it
     back_seconds: float = 60.0  # until a dead node's place is filled again
 
 
 def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
     """One film on so many workers, by the farm's own rules. Times in seconds."""
-    from midframe.dispatch import Dispatch
+    from midframe.cluster import NEWS_FRAMES, NEWS_WORKERS
+    from midframe.dispatch import Dispatch, piece_outputs
+    from midframe.plan import SEGMENT_OUTPUTS
 
     rng = random.Random(seed)
-    count = max(1, round(a.film_hours * 3600 * a.rate / a.segment_outputs))
-    dispatch = Dispatch([float(a.segment_outputs)] * count)
+    total = round(a.film_hours * 3600 * a.rate)
+    outputs = piece_outputs(total, workers, SEGMENT_OUTPUTS)
+    count = max(1, total // outputs)
+    messages = 3 + outputs // (NEWS_FRAMES * -(-workers // NEWS_WORKERS))  # begun, so far ..., through; and its record
+    dispatch = Dispatch([float(outputs)] * count)
     speeds = [max(0.2, rng.gauss(1, a.spread)) for _ in range(workers)]
     events: list[tuple[float, int, int, str, int]] = []  # time, order, worker, kind, ticket
-    order, idle, now, line_free, wasted, doubled = 0, list(range(workers)), 0.0, 0.0, 0.0, 0
+    order, idle, now, wasted, doubled = 0, list(range(workers)), 0.0, 0.0, 0
+    looking = False
+    line_free = head_free = 0.0  # when the line into the head, and the head itself, are free again
     began: dict[int, float] = {}
 
     def at(when: float, worker: int, kind: str, ticket: int = 0) -> None:
@@ -69,44 +78,98 @@ def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
             ticket, attempt = handed
             worker = idle.pop()
             doubled += attempt.copy
+            # all that the head hears of a segment is reckoned when it hands it out
+            head_free = max(head_free, now) + messages * a.head_seconds_per_message
             slow = 4.0 if rng.random() < a.stragglers else 1.0
-            seconds = a.start_seconds + slow * a.segment_outputs / (a.worker_fps * speeds[worker])
+            seconds = a.start_seconds + slow * outputs / (a.worker_fps * speeds[worker])
             death = rng.expovariate(a.deaths_per_hour / 3600) if a.deaths_per_hour else float("inf")
-            began[ticket] = now
+            began[ticket] = head_free
+            dispatch.started(ticket, head_free)
             if death < seconds:
-                at(now + death, worker, "dies", ticket)
+                at(head_free + death, worker, "dies", ticket)
             else:
-                at(now + seconds, worker, "sends", ticket)
+                at(head_free + seconds, worker, "sends", ticket)
         if not events:
             break
-        if idle:  # someone waits for a straggler to become one
+        if idle and not looking:  # someone waits for a straggler to become one
             at(now + 1.0, -1, "looks")
+            looking = True
         now, _, worker, kind, ticket = heapq.heappop(events)
-        if kind == "dies":
+        if kind == "looks":
+            looking = False
+        elif kind == "dies":
             dispatch.lost(ticket)
             wasted += now - began[ticket]
             at(now + a.back_seconds, worker, "back")
         elif kind == "back":
             idle.append(worker)
         elif kind == "sends":  # one line into the head: transfers queue there
-            line_free = max(line_free, now) + a.segment_mbytes / a.head_mbytes_per_second
+            line_free = max(line_free, now) + outputs * a.picture_mbytes / a.line_mbytes_per_second
             at(line_free, worker, "done", ticket)
         elif kind == "done":
             if not dispatch.finished(ticket, now):
                 wasted += now - began[ticket]
             idle.append(worker)
     join = count * a.join_seconds_per_segment
-    work = count * (a.start_seconds + a.segment_outputs / a.worker_fps)
+    work = count * (a.start_seconds + outputs / a.worker_fps)
     return {
         "workers": workers,
         "segments": count,
+        "outputs": outputs,
         "hours": (now + join) / 3600,
         "join_share": join / (now + join),
-        "efficiency": work / (now + join) / sum(speeds),
-        "head_mbytes_per_second": count * a.segment_mbytes / now,
+        "efficiency": total / a.worker_fps / (now + join) / sum(speeds),
+        "head_share": count * messages * a.head_seconds_per_message / now,
+        "line_mbytes_per_second": total * a.picture_mbytes / now,
         "wasted_share": wasted / (work + wasted),
         "doubled": doubled,
     }
+
+
+def head(segments: int = 1000) -> dict[str, float]:
+    """Processor seconds of the head for a message, with so many tasks before it: real Ray, workers that only talk."""
+    import logging
+
+    import ray
+
+    from midframe import cluster, plan
+
+    plan.SEGMENT_OUTPUTS = 8
+    heard = 0
+    take = cluster._Head._news
+
+    def talk(job: Any, number: int) -> Any:
+        yield {"kind": "began", "node": ""}
+        for frames in range(16):
+            yield {"kind": "frames", "frames": frames, "pts": "0"}
+        record = {"frames_in": 0, "frames_out": 8, "kinds": "m" * 8, "cuts": [], "file": None}
+        yield {"kind": "done", "record": record, "warnings": [], "packed": False, "where": "nowhere"}
+
+    def count(one: Any, ticket: int, news: Any) -> None:
+        nonlocal heard
+        heard += 1
+        take(one, ticket, news)
+
+    cluster._make_segment, cluster._Head._news = talk, count
+    cluster._Head.join = lambda one: one  # there is nothing to join
+    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    begun = {}
+
+    def on_plan(made: Any) -> None:
+        begun.update(seconds=time.process_time(), segments=len(made.segments))
+
+    cluster.interpolate(
+        film("540p", segments * 4 // 24),
+        rig.storage() / "head-out.mkv",
+        farm=cluster.Farm(workers=segments),
+        on_plan=on_plan,
+        on_progress=lambda progress: None,
+        **WISHES,
+    )
+    seconds = time.process_time() - begun["seconds"]
+    ray.shutdown()
+    shutil.rmtree(rig.storage() / "head-out.mkv.midframe")
+    return {"tasks": begun["segments"], "messages": heard, "seconds_per_message": seconds / heard}
 
 
 def join(segments: int = 1000) -> dict[str, Any]:
@@ -169,51 +232,137 @@ def join(segments: int = 1000) -> dict[str, Any]:
     }
 
 
-def overhead(size: str, frames: int, repeats: int) -> dict[str, Any]:
-    """Wall seconds of the same film by a plain run, by one worker with all cores, and by two with half each."""
+WISHES: dict[str, Any] = {"ratio": "2", "model": "blend", "device": "cpu", "overwrite": True, "preset": "ultrafast"}
+
+
+def film(size: str, seconds: int) -> Path:
+    """An H.264 film of so many seconds at 24 a second in memory: two seconds that run to and fro. Made once."""
+    import av
+    import cv2
+
+    path = rig.storage() / f"film-{size}-{seconds}.mkv"
+    if path.exists():
+        return path
+    width, height = rig.SIZES[size]
+    there = [cv2.cvtColor(one, cv2.COLOR_BGR2YUV_I420) for one in rig.pictures(width, height, 48)]
+    loop = [*there, *there[-2:0:-1]]
+    aside = path.with_suffix(".part")
+    with av.open(str(aside), "w", format="matroska") as out:
+        stream = out.add_stream("libx264", rate=24, options={"preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for k in range(24 * seconds):
+            frame = av.VideoFrame.from_ndarray(loop[k % len(loop)], format="yuv420p")
+            frame.pts = k
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    aside.replace(path)
+    return path
+
+
+def timed(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def started(cores: int, short: Path, target: Path) -> dict[str, float]:
+    """Start Ray here and its first worker: seconds of each."""
     import logging
 
     import ray
 
+    from midframe import cluster
+
+    init = timed(
+        lambda: ray.init(num_cpus=cores, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    )
+    first, second = (
+        timed(lambda: cluster.interpolate(short, target, farm=cluster.Farm(workers=1), **WISHES)) for _ in range(2)
+    )
+    return {"ray": init, "worker": first - second}
+
+
+def overhead(size: str, seconds: int, swapped: bool) -> dict[str, Any]:
+    """Wall seconds of a film by a plain run and by one worker that has all cores; the start of Ray is told apart."""
+    import ray
+
     from midframe import cluster, pipeline
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    source, target = rig.clip(size, frames), rig.storage() / "farm-out.mkv"
-    wishes: dict[str, Any] = {"fps": "60", "model": "blend", "device": "cpu", "overwrite": True, "preset": "ultrafast"}
-    contestants = {
-        "plain": lambda: pipeline.interpolate(source, target, **wishes),
-        "one worker": lambda: cluster.interpolate(source, target, farm=cluster.Farm(workers=1), **wishes),
-        "two workers": lambda: cluster.interpolate(source, target, farm=cluster.Farm(workers=2), **wishes),
+    source, target = film(size, seconds), rig.storage() / "farm-out.mkv"
+    start = started(2, film(size, 2), target)
+    pipeline.interpolate(film(size, 2), target, **WISHES)  # warm-up
+    runs = {
+        "plain": lambda: pipeline.interpolate(source, target, **WISHES),
+        "farm": lambda: cluster.interpolate(source, target, farm=cluster.Farm(workers=1), **WISHES),
     }
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(repeats + 1):
-        for name, call in contestants.items():
-            start = time.perf_counter()
-            call()
-            if turn:  # the first is the warm-up
-                times[name].append(time.perf_counter() - start)
+    found = {name: timed(runs[name]) for name in (reversed(runs) if swapped else runs)}
     ray.shutdown()
-    target.unlink(missing_ok=True)
-    return {"size": size, "frames": frames, "seconds": times}
+    target.unlink()
+    return {"start": start, **found}
+
+
+def scaling(size: str, seconds: int, swapped: bool) -> dict[str, float]:
+    """Wall seconds of a film by one worker held to one core, and by two held to one core each."""
+    import os
+
+    import ray
+
+    from midframe import cluster
+
+    source, target, claims = film(size, seconds), rig.storage() / "farm-out.mkv", rig.storage() / "claims"
+    make = cluster._make_segment
+
+    def pinned(job: Any, number: int) -> Any:
+        import contextlib
+        from dataclasses import replace
+
+        for core in sorted(os.sched_getaffinity(0)):
+            with contextlib.suppress(FileExistsError):
+                (claims / str(core)).mkdir()
+                break
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), {core})
+        yield from make(replace(job, threads=1), number)
+
+    cluster._make_segment = pinned
+    found = {}
+    for workers in (2, 1) if swapped else (1, 2):
+        shutil.rmtree(claims, ignore_errors=True)
+        claims.mkdir()
+        started(workers, film(size, 2), target)
+        cluster.interpolate(film(size, 20), target, farm=cluster.Farm(workers=workers), **WISHES)  # wakes the second
+        found[str(workers)] = timed(
+            lambda n=workers: cluster.interpolate(source, target, farm=cluster.Farm(workers=n), **WISHES)
+        )
+        ray.shutdown()
+    target.unlink()
+    shutil.rmtree(claims)
+    return found
 
 
 def show(stored: dict[str, Any]) -> str:
     """All that is known, as Markdown."""
     parts = []
+    if h := stored.get("head"):
+        parts.append(
+            f"The head, with {h['tasks']} tasks before it: {1000 * h['seconds_per_message']:.2f} ms of processor time "
+            f"for a message ({h['messages']} counted)."
+        )
     if rows := stored.get("simulation"):
         a = stored["assumptions"]
         parts.append(
-            f"A film of {a['film_hours']:g} h at {a['rate']:g} pictures a second, {rows[0]['segments']} segments; "
-            + "; ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in a.items() if k not in ("film_hours", "rate"))
+            f"**Simulated**: a film of {a['film_hours']:g} h at {a['rate']:g} pictures a second; "
+            + "; ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in a.items() if k not in ("film_hours", "rate"))
             + "."
         )
         parts.append(
             rig.table(
-                ["workers", "hours", "efficiency", "into the head, MB/s", "join, share", "work lost", "doubled"],
+                ["workers", "hours", "efficiency", "segments", "of pictures", "traffic, MB/s", "head busy",
+                 "join, share", "work lost", "doubled"],
                 [
-                    [f"{r['workers']:g}", f"{r['hours']:.2f}", f"{r['efficiency']:.0%}",
-                     f"{r['head_mbytes_per_second']:.0f}", f"{r['join_share']:.1%}", f"{r['wasted_share']:.1%}",
-                     f"{r['doubled']:g}"]
+                    [f"{r['workers']:g}", f"{r['hours']:.2f}", f"{r['efficiency']:.0%}", f"{r['segments']:g}",
+                     f"{r['outputs']:g}", f"{r['line_mbytes_per_second']:.0f}", f"{r['head_share']:.1%}",
+                     f"{r['join_share']:.1%}", f"{r['wasted_share']:.1%}", f"{r['doubled']:g}"]
                     for r in rows
                 ],
             )
@@ -224,34 +373,55 @@ def show(stored: dict[str, Any]) -> str:
             f"the process {j['peak_mbytes']:.0f} MB, {j['grown_mbytes']:.0f} MB of it for the join."
         )
     if o := stored.get("overhead"):
-        medians = {name: statistics.median(times) for name, times in o["seconds"].items()}
+        ratios = sorted(run["farm"] / run["plain"] for run in o["runs"])
+        ray, worker = (statistics.median(run["start"][what] for run in o["runs"]) for what in ("ray", "worker"))
+        plain = statistics.median(run["plain"] for run in o["runs"])
         parts.append(
-            f"{o['frames']} frames of {o['size']} to 60 a second with the blend model on 2 cores, medians of "
-            f"{len(o['seconds']['plain'])} interleaved runs: plain {medians['plain']:.1f} s; one worker "
-            f"{medians['one worker'] / medians['plain']:.2f} of that; two workers are "
-            f"{medians['one worker'] / medians['two workers']:.2f} times as fast as one."
+            f"{o['seconds']} s of {o['size']} at 24 to 48 a second with the blend model on two cores: a plain run "
+            f"takes {plain:.0f} s, one worker {100 * statistics.median(ratios) - 100:+.1f} % of that (median of "
+            f"{len(ratios)} pairs, {100 * ratios[0] - 100:+.1f} to {100 * ratios[-1] - 100:+.1f} %). Apart from it the "
+            f"start of Ray, {ray:.1f} s, and of the first worker, {worker:.1f} s."
+        )
+    if o := stored.get("scaling"):
+        ratios = sorted(run["1"] / run["2"] for run in o["runs"])
+        parts.append(
+            f"{o['seconds']} s of {o['size']} with the blend model: two workers on a core each are "
+            f"{statistics.median(ratios):.2f} times as fast as one on one core (median of {len(ratios)} pairs, "
+            f"{ratios[0]:.2f} to {ratios[-1]:.2f})."
         )
     return "\n\n".join(parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["simulate", "join", "overhead"])
+    parser.add_argument("what", choices=["simulate", "join", "head", "overhead", "scaling"])
     parser.add_argument("--worker-fps", type=float, default=Assumptions.worker_fps)
     parser.add_argument("--segments", type=int, default=1000)
     parser.add_argument("--size", choices=rig.SIZES, default="720p")
-    parser.add_argument("--frames", type=int, default=1440)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=60, help="of the film, for overhead and scaling")
+    parser.add_argument("--anew", action="store_true", help="forget earlier pairs; else one more is added")
     arguments = parser.parse_args()
     stored = rig.load("farm")
     if arguments.what == "simulate":
-        assumed = Assumptions(worker_fps=arguments.worker_fps)
+        measured = {}
+        if known := stored.get("head"):
+            measured["head_seconds_per_message"] = known["seconds_per_message"]
+        if known := stored.get("join"):
+            measured["join_seconds_per_segment"] = known["seconds"] / known["segments"]
+        assumed = Assumptions(worker_fps=arguments.worker_fps, **measured)
         stored["assumptions"] = asdict(assumed)
         stored["simulation"] = [simulate(n, assumed) for n in WORKERS]
     elif arguments.what == "join":
         stored["join"] = join(arguments.segments)
+    elif arguments.what == "head":
+        stored["head"] = head(arguments.segments)
     else:
-        stored["overhead"] = overhead(arguments.size, arguments.frames, arguments.repeats)
+        what = {"size": arguments.size, "seconds": arguments.seconds}
+        old = {} if arguments.anew else stored.get(arguments.what, {})
+        runs = old["runs"] if old and {k: old[k] for k in what} == what else []
+        measure = overhead if arguments.what == "overhead" else scaling
+        runs.append(measure(arguments.size, arguments.seconds, swapped=len(runs) % 2 == 1))
+        stored[arguments.what] = {**what, "runs": runs}
     stored["machine"] = rig.machine(2)
     rig.store("farm", stored)
     text = show(stored)

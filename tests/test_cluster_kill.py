@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -34,11 +35,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mar
 WISHES: dict[str, Any] = {"fps": "60", "model": "blend", "device": "cpu", "codec": "ffv1"}
 FRAMES = 480  # of the source, at 24 a second
 SEGMENT_OUTPUTS = 60
+PATIENCE_SECONDS = 100  # with a head, which then says where it hangs
 KINDS = ("worker", "node", "head")
 
 HEAD = f"""
-import sys
+import faulthandler, sys
 from midframe import cluster, plan
+faulthandler.enable()
 plan.SEGMENT_OUTPUTS = {SEGMENT_OUTPUTS}
 source, target, address = sys.argv[1:]
 result = cluster.interpolate(
@@ -53,7 +56,15 @@ print("resumed", int(result.statistics["resumed_frames"]), flush=True)
 def farm() -> Iterator[Any]:
     """A head node that makes no pictures, and two that do, of one core each."""
     store = 120 << 20
-    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": store})
+    made = cluster_utils.Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 0,
+            "object_store_memory": store,
+            # a dead node is known after two seconds instead of half a minute
+            "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 4},
+        },
+    )
     made.add_node(num_cpus=1, object_store_memory=store)
     made.add_node(num_cpus=1, object_store_memory=store)
     yield made
@@ -77,8 +88,11 @@ class Head:
 
     def __init__(self, film: Path, target: Path, address: str) -> None:
         words = [sys.executable, "-W", "ignore", "-c", HEAD, str(film), str(target), address]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        with open(target.parent.parent / f"{target.parent.name}.log", "a") as log:
+            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
         self.resumed = 0
+        self._watch = threading.Timer(PATIENCE_SECONDS, self.process.send_signal, [signal.SIGABRT])
+        self._watch.start()
 
     def until(self, frames: int) -> None:
         """Follow the run until it has made so many pictures, or has begun to join them."""
@@ -91,9 +105,11 @@ class Head:
         for line in self._lines():
             if line[0] == "resumed":
                 self.resumed = int(line[1])
+        self._watch.cancel()
         return self.process.wait(60)
 
     def kill(self) -> None:
+        self._watch.cancel()
         self.process.kill()
         self.process.wait(60)
 

@@ -42,6 +42,7 @@ from midframe.plan import Plan, check_target
 CHUNK_BYTES = 8 << 20  # of a segment on its way through the object store
 CHUNKS_AHEAD = 4  # a worker waits when the head has not taken so many: 32 MiB a worker in the object store
 NEWS_FRAMES = 16  # a worker tells how far it is every so many pictures
+NEWS_WORKERS = 64  # with more of them each tells less often, so that the head keeps up with a thousand
 SPARE_BYTES = 512 << 20  # of disk beside the journal; with less nothing new is handed out
 CORES_PER_WORKER = 4  # convolutions on a CPU gain little from more
 # Memory of a worker: torch, Ray and libav, and for every pixel of a picture. With dis a run takes 447 MB at 540p and
@@ -88,6 +89,7 @@ class Job:
     token: str  # name of a file in it: who finds it there sees the same folder
     work: str | None
     threads: int
+    news_frames: int  # pictures from one word of progress to the next
 
 
 @dataclass(slots=True)
@@ -322,6 +324,7 @@ class _Head:
             token=token,
             work=share.farm.work,
             threads=max(1, int(share.cores)),
+            news_frames=NEWS_FRAMES * -(-self.lanes // NEWS_WORKERS),
         )
         self.task = self.ray.remote(
             num_cpus=share.cores,
@@ -391,7 +394,9 @@ class _Head:
             time.sleep(0.05)
             return
         owner = {attempt.ref: ticket for ticket, attempt in self.running.items()}
-        ready, _ = self.ray.wait(list(owner), timeout=0.5, num_returns=1)
+        ready, rest = self.ray.wait(list(owner), timeout=0.5, num_returns=1)
+        if ready and rest:  # all that is there already: asking once for each would be slow with many workers
+            ready += self.ray.wait(rest, timeout=0, num_returns=len(rest))[0]
         for ref in ready:
             ticket = owner[ref]
             try:
@@ -497,12 +502,12 @@ class _Head:
         )
         if isinstance(error, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError):
             # A poisoned segment kills its worker alone, and at the same picture each time; what something else kills
-            # dies anywhere, or several at once. Reports come every NEWS_FRAMES and the last may be lost on the way.
+            # dies anywhere, or several at once. The last report may be lost on the way.
             self.deaths.append((time.monotonic(), attempt.number, attempt.frames))
             mine = [(at, frames) for at, number, frames in self.deaths if number == attempt.number]
             others = [at for at, number, _ in self.deaths if number != attempt.number]
             alone = [frames for at, frames in mine if all(abs(at - other) > DEATHS_APART for other in others)]
-            alike = sum(abs(frames - attempt.frames) <= 2 * NEWS_FRAMES for frames in alone)
+            alike = sum(abs(frames - attempt.frames) <= 2 * self.job.news_frames for frames in alone)
             if alike >= 3 or len(mine) >= DEATHS:
                 self._failed(ticket, f"its worker died {len(mine)} times", final=True)
             else:
@@ -605,7 +610,7 @@ def _make_segment(job: Job, number: int) -> Iterator[dict[str, Any]]:
                 job.plan, segments=(job.plan.segments[number],), source=str(source), target=work / job.plan.target.name
             )
             journal = stack.enter_context(Journal(plan.target))
-            run_warnings = yield from _running(plan, journal)
+            run_warnings = yield from _running(plan, journal, job.news_frames)
             record = pipeline.segment_record(journal, 0)
         except DeviceError as error:  # out of memory after every step down; another card may have more
             shutil.rmtree(work, ignore_errors=True)
@@ -639,7 +644,7 @@ def _make_segment(job: Job, number: int) -> Iterator[dict[str, Any]]:
         yield {**done, "where": "chunks", "packed": packed}
 
 
-def _running(plan: Plan, journal: Journal) -> Generator[dict[str, Any], None, list[str]]:
+def _running(plan: Plan, journal: Journal, news_frames: int) -> Generator[dict[str, Any], None, list[str]]:
     """Make the plan's one segment in a thread; yields how far it is. A generator that is given up stops the thread.
 
     Returns:
@@ -649,7 +654,7 @@ def _running(plan: Plan, journal: Journal) -> Generator[dict[str, Any], None, li
     cancel = threading.Event()
 
     def on_progress(progress: Progress) -> None:
-        if progress.frames % NEWS_FRAMES == 0:
+        if progress.frames % news_frames == 0:
             news.put({"kind": "frames", "frames": progress.frames, "pts": str(progress.pts)})
 
     def work() -> None:

@@ -20,7 +20,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-PIECES_PER_WORKER = 4  # at the least, where the job can be cut so finely: with fewer, the last round idles many workers
+PIECES_PER_WORKER = 8  # at the least, where the job can be cut so finely: with fewer, the last round idles many workers
 LEAST_OUTPUTS = 120  # of a piece: with fewer, reading up to its begin costs more than the better balance saves
 
 
@@ -78,6 +78,7 @@ class Dispatch:
         self._pieces = [_Piece(max(cost, 1e-9)) for cost in costs]
         for number in done:
             self._pieces[number].done = True
+        self._open = {number for number, piece in enumerate(self._pieces) if not piece.done}
         self._attempts, self._patience, self._grace = attempts, patience, grace
         self._paces: list[float] = []  # seconds per cost of finished pieces
         self._running: dict[int, Attempt] = {}
@@ -89,12 +90,12 @@ class Dispatch:
     @property
     def over(self) -> bool:
         """Whether every piece is done or given up."""
-        return all(piece.done or piece.poisoned for piece in self._pieces)
+        return not self._open
 
     @property
     def left(self) -> int:
         """Pieces neither done nor given up."""
-        return sum(not piece.done and not piece.poisoned for piece in self._pieces)
+        return len(self._open)
 
     @property
     def poisoned(self) -> dict[int, tuple[str, ...]]:
@@ -125,6 +126,7 @@ class Dispatch:
             self._paces.append((now - attempt.began) / piece.cost)
         first = not piece.done
         piece.done = True
+        self._open.discard(attempt.piece)
         return first
 
     def failed(self, ticket: int, why: str, *, final: bool = False) -> None:
@@ -141,6 +143,8 @@ class Dispatch:
         piece = self._pieces[attempt.piece]
         piece.failures.append(why)
         piece.poisoned = final or len(piece.failures) >= self._attempts
+        if piece.poisoned:
+            self._open.discard(attempt.piece)
         self._requeue(attempt.piece)
 
     def lost(self, ticket: int) -> None:
