@@ -1,6 +1,7 @@
 """A farm: what it costs beside a plain run, how long a thousand segments take to join, and how far it carries.
 
-    python benchmarks/farm.py simulate                 sizing table to 1,000 workers; seconds
+    python benchmarks/farm.py costs                    processor seconds a picture, for the sizing table; minutes
+    python benchmarks/farm.py simulate                 the film on up to 1,000 workers; seconds
     python benchmarks/farm.py head                     what a message costs the head with 1,000 tasks; needs Ray
     python benchmarks/farm.py join                     1,000 segments into one film: time and peak memory
     python benchmarks/farm.py overhead                 plain run against one worker; needs Ray; a pair more each time
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import os
 import random
 import resource
 import shutil
@@ -152,7 +154,7 @@ def head(segments: int = 1000) -> dict[str, float]:
 
     cluster._make_segment, cluster._Head._news = talk, count
     cluster._Head.join = lambda one: one  # there is nothing to join
-    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     begun = {}
 
     def on_plan(made: Any) -> None:
@@ -265,6 +267,24 @@ def timed(call: Any) -> float:
     return time.perf_counter() - start
 
 
+def processor_seconds() -> float:
+    """Of this process and all that it has started and that run now: of Ray too, whatever else the machine does."""
+    parents, spent = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+            spent[int(entry.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    family, found = {os.getpid()}, 0
+    while len(family) > found:
+        found = len(family)
+        family |= {pid for pid, parent in parents.items() if parent in family}
+    return sum(spent.get(pid, 0.0) for pid in family)
+
+
 def started(cores: int, short: Path, target: Path) -> dict[str, float]:
     """Start Ray here and its first worker: seconds of each."""
     import logging
@@ -273,9 +293,8 @@ def started(cores: int, short: Path, target: Path) -> dict[str, float]:
 
     from midframe import cluster
 
-    init = timed(
-        lambda: ray.init(num_cpus=cores, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    )
+    quiet = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
+    init = timed(lambda: ray.init(address="local", num_cpus=cores, **quiet))
     first, second = (
         timed(lambda: cluster.interpolate(short, target, farm=cluster.Farm(workers=1), **WISHES)) for _ in range(2)
     )
@@ -295,7 +314,11 @@ def overhead(size: str, seconds: int, swapped: bool) -> dict[str, Any]:
         "plain": lambda: pipeline.interpolate(source, target, **WISHES),
         "farm": lambda: cluster.interpolate(source, target, farm=cluster.Farm(workers=1), **WISHES),
     }
-    found = {name: timed(runs[name]) for name in (reversed(runs) if swapped else runs)}
+    found: dict[str, float] = {}
+    for name in reversed(runs) if swapped else runs:
+        spent = processor_seconds()
+        found[name] = timed(runs[name])
+        found[f"{name} processor"] = processor_seconds() - spent
     ray.shutdown()
     target.unlink()
     return {"start": start, **found}
@@ -303,8 +326,6 @@ def overhead(size: str, seconds: int, swapped: bool) -> dict[str, Any]:
 
 def scaling(size: str, seconds: int, swapped: bool) -> dict[str, float]:
     """Wall seconds of a film by one worker held to one core, and by two held to one core each."""
-    import os
-
     import ray
 
     from midframe import cluster
@@ -340,6 +361,55 @@ def scaling(size: str, seconds: int, swapped: bool) -> dict[str, float]:
     return found
 
 
+COSTS = [("blend", "720p"), ("blend", "1080p"), ("blend", "2160p"), ("dis", "720p"), ("dis", "1080p"), ("dis", "2160p"),
+         ("midnet-m", "720p")]  # fmt: skip
+CORES = 4  # of a worker in the sizing table, as cluster.CORES_PER_WORKER
+CORES_USED = 0.85  # of them, on average: decoding, model and encoding overlap, and not quite
+
+
+def costs(frames: int = 8) -> list[dict[str, Any]]:
+    """Processor seconds of a plain run for one output picture, start-up taken off: a film against one twice as long."""
+    from midframe import pipeline
+
+    found = []
+    target = rig.storage() / "costs-out.mkv"
+    for model, size in COSTS:
+        wishes: dict[str, Any] = {"ratio": "2", "model": model, "device": "cpu", "overwrite": True}
+        spent = []
+        for count in (frames, frames, 2 * frames):  # the first is the warm-up
+            start = time.process_time()
+            pipeline.interpolate(rig.clip(size, count), target, **wishes)
+            spent.append(time.process_time() - start)
+        found.append({"model": model, "size": size, "seconds": (spent[2] - spent[1]) / (2 * frames)})
+        print(found[-1], file=sys.stderr)
+    target.unlink()
+    return found
+
+
+def sizing(measured: list[dict[str, Any]], a: Assumptions) -> str:
+    """How long the film of the simulation takes with so many workers of four cores, by measured costs."""
+    from dataclasses import replace
+
+    rows = []
+    for one in measured:
+        fps = CORES * CORES_USED / one["seconds"]
+        # bits grow with pixels; 1080p is what is assumed
+        pixels = rig.SIZES[one["size"]][0] * rig.SIZES[one["size"]][1] / (1920 * 1080)
+        mine = replace(a, worker_fps=fps, picture_mbytes=a.picture_mbytes * pixels)
+        hours = [simulate(workers, mine)["hours"] for workers in (1, 8, 32, 100)]
+        needed = -(-a.rate // fps)
+        rows.append(
+            [f"{one['model']}, {one['size']}", f"{one['seconds']:.3f}", f"{fps:.1f}"]
+            + [f"{h:.1f}" if h < 100 else f"{h:.0f}" for h in hours]
+            + [f"{needed:.0f}"]
+        )
+    return rig.table(
+        ["model, size", "processor s a picture", "pictures/s of a worker", "hours with 1", "8", "32", "100 workers",
+         "workers for the speed it plays at"],
+        rows,
+    )  # fmt: skip
+
+
 def show(stored: dict[str, Any]) -> str:
     """All that is known, as Markdown."""
     parts = []
@@ -367,6 +437,12 @@ def show(stored: dict[str, Any]) -> str:
                 ],
             )
         )  # fmt: skip
+    if c := stored.get("costs"):
+        parts.append(
+            f"**Sizing**, the same film by measured costs (processor seconds of a plain run for an output picture at "
+            f"twice the rate, H.264), for workers of {CORES} cores of which {CORES_USED:.0%} are used:"
+        )
+        parts.append(sizing(c, Assumptions(**stored["assumptions"])))
     if j := stored.get("join"):
         parts.append(
             f"Joining {j['segments']} segments with one track of sound: {j['seconds']:.1f} s, peak resident memory of "
@@ -374,13 +450,16 @@ def show(stored: dict[str, Any]) -> str:
         )
     if o := stored.get("overhead"):
         ratios = sorted(run["farm"] / run["plain"] for run in o["runs"])
+        spent = [run["farm processor"] / run["plain processor"] for run in o["runs"]]
         ray, worker = (statistics.median(run["start"][what] for run in o["runs"]) for what in ("ray", "worker"))
         plain = statistics.median(run["plain"] for run in o["runs"])
         parts.append(
             f"{o['seconds']} s of {o['size']} at 24 to 48 a second with the blend model on two cores: a plain run "
             f"takes {plain:.0f} s, one worker {100 * statistics.median(ratios) - 100:+.1f} % of that (median of "
             f"{len(ratios)} pairs, {100 * ratios[0] - 100:+.1f} to {100 * ratios[-1] - 100:+.1f} %). Apart from it the "
-            f"start of Ray, {ray:.1f} s, and of the first worker, {worker:.1f} s."
+            f"start of Ray, {ray:.1f} s, and of the first worker, {worker:.1f} s. In processor time, which others on "
+            f"the machine disturb less, {100 * statistics.median(spent) - 100:+.1f} % ({100 * min(spent) - 100:+.1f} "
+            f"to {100 * max(spent) - 100:+.1f} %), Ray's own processes included."
         )
     if o := stored.get("scaling"):
         ratios = sorted(run["1"] / run["2"] for run in o["runs"])
@@ -394,7 +473,7 @@ def show(stored: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["simulate", "join", "head", "overhead", "scaling"])
+    parser.add_argument("what", choices=["simulate", "join", "head", "costs", "overhead", "scaling"])
     parser.add_argument("--worker-fps", type=float, default=Assumptions.worker_fps)
     parser.add_argument("--segments", type=int, default=1000)
     parser.add_argument("--size", choices=rig.SIZES, default="720p")
@@ -413,6 +492,8 @@ def main() -> None:
         stored["simulation"] = [simulate(n, assumed) for n in WORKERS]
     elif arguments.what == "join":
         stored["join"] = join(arguments.segments)
+    elif arguments.what == "costs":
+        stored["costs"] = costs()
     elif arguments.what == "head":
         stored["head"] = head(arguments.segments)
     else:

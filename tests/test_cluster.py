@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -327,7 +329,8 @@ def test_a_farm_carries_what_its_cores_cards_and_memory_carry(film: Path, tmp_pa
     assert every([big, small], Farm(), "auto").lanes() == 4 + 1
     assert every([{"CPU": 16.0, "memory": 0.9e9}], Farm(), "auto").lanes() == 2, "memory for two"
     assert every([big, {**card, "memory": 64e9}], Farm(), "auto").lanes() == 2, "one for each card, none without"
-    assert every([{**card, "memory": 64e9}], Farm(gpus_per_worker=0.5), "cuda").lanes() == 4
+    shared = every([{**card, "memory": 64e9}], Farm(gpus_per_worker=0.5), "cuda")
+    assert (shared.lanes(), shared.cores) == (4, 2)
     assert every([{**card, "memory": 64e9}], Farm(), "cpu").lanes() == 2
     assert every([big], Farm(workers=3), "auto").lanes() == 3
     assert every([{"memory": 1e9}, big], Farm(), "auto").lanes() == 4, "a head without cores"
@@ -418,6 +421,16 @@ def test_the_commands_use_the_farm(nodes: Any, film: Path, truth: list[int], tmp
     assert [len(hashes(path)) for path in (tmp_path / "made").glob("*.mkv")] == [240, 240]
     again = call("batch", films, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *wishes)
     assert "done: " not in again.out and "failed: " in again.out, "what is done is not made twice"
+
+
+@pytest.mark.slow
+def test_one_box_needs_no_cluster_and_joins_none(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
+    wishes = ("--fps", "60", "--model", "blend", "--codec", "ffv1", "--device", "cpu,cpu")
+    words = [sys.executable, "-m", "midframe", "interpolate", str(film), "-o", str(tmp_path / "out.mkv"), *wishes]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert hashes(tmp_path / "out.mkv") == truth
+    assert json.loads((tmp_path / "out.mkv.json").read_text())["statistics"]["workers"] == 2
 
 
 def test_the_web_server_hands_its_jobs_to_the_farm(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:

@@ -198,16 +198,17 @@ def connected(ray: ModuleType, farm: Farm) -> Iterator[None]:
         cuda = [device.split(":")[1] for device in farm.devices if device != "cpu"]
         if cuda:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cuda)
-        ray.init(num_cpus=max(os.cpu_count() or 1, len(farm.devices)), num_gpus=len(cuda), **quiet)
+        cores = max(os.cpu_count() or 1, len(farm.devices))
+        ray.init(address="local", num_cpus=cores, num_gpus=len(cuda), **quiet)
     elif farm.address == "local":
-        ray.init(**quiet)
+        ray.init(address="local", **quiet)  # without an address it would join a cluster that happens to run here
     else:
         try:
             ray.init(address=farm.address, logging_level="ERROR", log_to_driver=False)
         except ConnectionError as error:
             if farm.address != "auto":
                 raise DeviceError(f"no Ray cluster answers at '{farm.address}': {error}") from error
-            ray.init(**quiet)
+            ray.init(address="local", **quiet)
     try:
         yield
     finally:
@@ -233,16 +234,16 @@ class _Share:
         self.unfit: set[str] = set()  # nodes that cannot do this film
         nodes = self.nodes()
         cores = [node.get("CPU", 0.0) for node in nodes.values()]
-        gpus = sum(node.get("GPU", 0.0) for node in nodes.values())
+        cards = [node for node in nodes.values() if node.get("GPU")]
         wish = plan.options.device
         self.gpus = 0.0
         if farm.devices:
             self.cores = max(1.0, sum(cores) // len(farm.devices))
             self.gpus = float(farm.devices[0] != "cpu")
-        elif gpus > 0 and wish != "cpu":
+        elif cards and wish != "cpu":
             self.gpus = farm.gpus_per_worker
-            lanes = farm.workers or max(1, int(gpus / farm.gpus_per_worker))
-            self.cores = max(1.0, min(float(CORES_PER_WORKER), sum(cores) // lanes))
+            shares = [node.get("CPU", 0.0) // max(1, int(node["GPU"] / self.gpus)) for node in cards]
+            self.cores = max(1.0, min(CORES_PER_WORKER, *shares))
         elif wish.startswith("cuda"):
             raise DeviceError("the farm has no GPU; add --device cpu, or start its nodes with --num-gpus")
         elif not any(cores):
