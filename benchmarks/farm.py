@@ -22,6 +22,7 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -361,24 +362,31 @@ def scaling(size: str, seconds: int, swapped: bool) -> dict[str, float]:
     return found
 
 
-COSTS = [("blend", "720p"), ("blend", "1080p"), ("blend", "2160p"), ("dis", "720p"), ("dis", "1080p"), ("dis", "2160p"),
-         ("midnet-m", "720p")]  # fmt: skip
+COSTS = [
+    ("blend", "720p"),
+    ("dis", "720p"),
+    ("blend", "1080p"),
+    ("dis", "1080p"),
+    ("dis", "2160p"),
+    ("midnet-m", "720p"),
+]
 CORES = 4  # of a worker in the sizing table, as cluster.CORES_PER_WORKER
 CORES_USED = 0.85  # of them, on average: decoding, model and encoding overlap, and not quite
 
 
-def costs(frames: int = 8) -> list[dict[str, Any]]:
+def costs(which: Sequence[tuple[str, str]], frames: int = 8) -> list[dict[str, Any]]:
     """Processor seconds of a plain run for one output picture, start-up taken off: a film against one twice as long."""
     from midframe import pipeline
 
     found = []
     target = rig.storage() / "costs-out.mkv"
-    for model, size in COSTS:
+    for model, size in which:
         wishes: dict[str, Any] = {"ratio": "2", "model": model, "device": "cpu", "overwrite": True}
         spent = []
         for count in (frames, frames, 2 * frames):  # the first is the warm-up
+            source = rig.clip(size, count)
             start = time.process_time()
-            pipeline.interpolate(rig.clip(size, count), target, **wishes)
+            pipeline.interpolate(source, target, **wishes)
             spent.append(time.process_time() - start)
         found.append({"model": model, "size": size, "seconds": (spent[2] - spent[1]) / (2 * frames)})
         print(found[-1], file=sys.stderr)
@@ -478,6 +486,7 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=1000)
     parser.add_argument("--size", choices=rig.SIZES, default="720p")
     parser.add_argument("--seconds", type=int, default=60, help="of the film, for overhead and scaling")
+    parser.add_argument("--only", nargs="*", default=[], metavar="MODEL:SIZE", help="of the costs: dis:720p ...")
     parser.add_argument("--anew", action="store_true", help="forget earlier pairs; else one more is added")
     arguments = parser.parse_args()
     stored = rig.load("farm")
@@ -493,7 +502,9 @@ def main() -> None:
     elif arguments.what == "join":
         stored["join"] = join(arguments.segments)
     elif arguments.what == "costs":
-        stored["costs"] = costs()
+        which = [tuple(one.split(":")) for one in arguments.only] or COSTS
+        known = {(c["model"], c["size"]): c for c in (*stored.get("costs", []), *costs(which))}
+        stored["costs"] = [known[one] for one in COSTS if one in known]
     elif arguments.what == "head":
         stored["head"] = head(arguments.segments)
     else:

@@ -334,6 +334,9 @@ def test_a_farm_carries_what_its_cores_cards_and_memory_carry(film: Path, tmp_pa
     assert every([{**card, "memory": 64e9}], Farm(), "cpu").lanes() == 2
     assert every([big], Farm(workers=3), "auto").lanes() == 3
     assert every([{"memory": 1e9}, big], Farm(), "auto").lanes() == 4, "a head without cores"
+    only = every([big, {**card, "memory": 64e9}], Farm(), "cuda")
+    only.unfit.add("1")
+    assert only.carried() == 0, "no card is left"
     grown = every([small], Farm(), "auto")
     assert grown.lanes() == 1
     grown.ray.nodes().append({"NodeID": "new", "Alive": True, "Resources": big})

@@ -270,12 +270,15 @@ class _Share:
             return len(self.farm.devices)
         if self.farm.workers is not None:
             return self.farm.workers
+        return max(1, self.carried())
+
+    def carried(self) -> int:
+        """Tasks for which the fit nodes have cores, GPUs and memory."""
         each = {"CPU": self.cores, "GPU": self.gpus, "memory": self.memory}
-        carried = [
+        return sum(
             min(int(node.get(kind, 0.0) / part) for kind, part in each.items() if part > 0)
             for node in self.nodes().values()
-        ]
-        return max(1, sum(carried))
+        )
 
     def strategy(self) -> Any:
         """Where Ray may run a task: anywhere but on nodes that cannot do it."""
@@ -457,7 +460,7 @@ class _Head:
         if node in self.share.unfit:
             return
         self.share.unfit.add(node)
-        if not any(resources.get("CPU", 0.0) >= self.share.cores for resources in self.share.nodes().values()):
+        if not self.share.carried():
             raise error
         self.warnings.append(f"a node of the farm was left out: {error}")
         self.lanes = self.share.lanes()
