@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mar
 WISHES: dict[str, Any] = {"fps": "60", "model": "blend", "device": "cpu", "codec": "ffv1"}
 FRAMES = 480  # of the source, at 24 a second
 SEGMENT_OUTPUTS = 60
-PATIENCE_SECONDS = 100  # with a head, which then says where it hangs
+PATIENCE_SECONDS = 300  # with a head, which then says where it hangs
 KINDS = ("worker", "node", "head")
 
 HEAD = f"""
