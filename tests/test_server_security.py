@@ -21,6 +21,7 @@ from midframe.server import guard, paths
 from midframe.server.app import create_app
 from midframe.server.events import MAX_LISTENERS
 from midframe.server.house import House, Limits, Settings
+from midframe.server.jobs import Store
 
 BASE = "http://127.0.0.1:8642"
 TOKEN = "correct horse battery"
@@ -178,6 +179,18 @@ def test_streams_that_nobody_reads_take_no_place(http: TestClient) -> None:
     assert not house.hub._listeners
 
 
+def test_who_leaves_while_a_picture_waits_stops_nothing(http: TestClient) -> None:
+    source = http.post("/api/v1/sources", json={"path": "good-link.mp4"}).json()["id"]
+    server_fakes.wait_for(lambda: http.get(f"/api/v1/sources/{source}").json()["state"], lambda state: state == "ready")
+    house: House = http.app.state.house  # type: ignore[attr-defined]
+    path = house.store.source(source).path
+    waiting = [house.prober.still(path, 0.0, 64, True) for _ in range(6)]
+    for future in waiting:
+        assert future is not None
+        future.cancel()
+    assert http.get(f"/api/v1/sources/{source}/still?at=1").status_code == 200
+
+
 def test_looks_that_wait_are_limited(tmp_path: Path, allowed: Path) -> None:
     settings = Settings(
         tmp_path, folders=(allowed,), limits=Limits(uploads_per_client=2, probe_seconds=5, probe_bytes=None)
@@ -186,6 +199,9 @@ def test_looks_that_wait_are_limited(tmp_path: Path, allowed: Path) -> None:
     with TestClient(create_app(settings, server_fakes.bench()), BASE) as client:
         codes = [client.post("/api/v1/sources", json={"path": "hang.mp4"}).status_code for _ in range(4)]
     assert codes == [201, 201, 429, 429]
+    store = Store(tmp_path / "jobs.sqlite")
+    assert [source.state for source in store.sources()] == ["probing"] * 2  # closing the server judges nobody
+    store.close()
 
 
 @pytest.mark.parametrize(

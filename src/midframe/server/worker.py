@@ -275,7 +275,7 @@ class Prober:
         self._waiting: queue.Queue[str | tuple[dict[str, Any], Future[bytes]] | None] = queue.Queue()
         self._stills = 0
         self._lock = threading.Lock()
-        self._warm = False
+        self._warm = self._closing = False
         self._thread = threading.Thread(target=self._loop, name="prober", daemon=True)
 
     @property
@@ -304,7 +304,8 @@ class Prober:
         return future
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop looking; what is not looked at yet will be after the next start."""
+        self._closing = True
         self._waiting.put(None)
         self._child.kill()
         self._thread.join(5)
@@ -326,16 +327,17 @@ class Prober:
     def _loop(self) -> None:
         with contextlib.suppress(JobError):  # a look at nothing, so that the first film does not wait for imports
             self._ask({"what": "probe", "path": os.devnull})
-        while (wanted := self._waiting.get()) is not None:
+        while (wanted := self._waiting.get()) is not None and not self._closing:
             if isinstance(wanted, str):
                 self._probe(wanted)
                 continue
             request, future = wanted
-            try:
-                _, body = self._ask(request)
-                future.set_result(body or b"")
-            except Exception as error:
-                future.set_exception(error)
+            if future.set_running_or_notify_cancel():  # who asked may have left; from here on they no longer can
+                try:
+                    _, body = self._ask(request)
+                    future.set_result(body or b"")
+                except Exception as error:
+                    future.set_exception(error)
             with self._lock:
                 self._stills -= 1
 
@@ -352,6 +354,8 @@ class Prober:
         except ChildSlowError as error:
             self._store.judge_source(id, None, {"code": "too_slow", "message": f"looking at this file {error}"})
         except ChildDiedError as error:
+            if self._closing:
+                return  # it was us
             message = f"this file brought the process that looked at it down ({error})"
             self._store.judge_source(id, None, {"code": "unreadable", "message": message})
         self._changed(id)
