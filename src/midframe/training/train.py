@@ -26,7 +26,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from midframe.errors import DeviceError, InputError
-from midframe.models.midnet import SIZES, Architecture, Features, Matching, Midnet, Motion, load_midnet, save_midnet
+from midframe.models.midnet import (
+    SIZES,
+    Architecture,
+    Features,
+    Matching,
+    Midnet,
+    Motion,
+    inverse_search,
+    load_midnet,
+    save_midnet,
+)
 from midframe.training import losses
 from midframe.training.clips import ClipSource
 from midframe.training.curves import draw_curves
@@ -139,8 +149,8 @@ def objective(
     features = net.encode(torch.cat([batch["a"], batch["b"]]).contiguous(memory_format=torch.channels_last))
     a, b = (Features(*(x[k * count : (k + 1) * count] for x in features)) for k in (0, 1))
     if net.architecture.matcher == "dis":
-        with torch.no_grad():
-            motion = net.match(a, b)
+        with torch.no_grad():  # finely and coarsely by turns: both are met, depending on the size of a film
+            motion = inverse_search(a.image, b.image, [k % 2 == 0 for k in range(count)], scale=1.0)
         loss, notes = motion.ab.new_zeros(()), flow_notes(torch.cat([motion.ab, motion.ba]), batch)
     else:
         found = net.match_all(a, b)
