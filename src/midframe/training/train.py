@@ -37,6 +37,7 @@ from midframe.models.midnet import (
     load_midnet,
     save_midnet,
 )
+from midframe.scenes import Mix
 from midframe.training import losses
 from midframe.training.clips import ClipSource
 from midframe.training.curves import draw_curves
@@ -337,7 +338,9 @@ def open_batches(recipe: Recipe, everything: bool, position: int, rank: int, wor
     room = recipe.size + 64
     shards = recipe.out / "shards" / str(rank)
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if recipe.gpu_render else ""
-    scenes = SceneSource(recipe.photos, room, neighbours=False, first_seed=10_000_000 * rank, device=device)
+    # what inverse search misses altogether cannot be mended by rendering; it would only be noise in the gradients
+    mix = Mix(fast=0.06, medium=0.3) if recipe.matcher == "dis" else Mix()
+    scenes = SceneSource(recipe.photos, room, False, mix, first_seed=10_000_000 * rank, device=device)
     # a batch of hundreds wants to be drawn from more scenes than a batch of sixteen
     window = max(4, recipe.batch // 16)
     ahead = max(2, recipe.workers) + int(2 * spread(recipe.loaders, recipe.batch) / (SAMPLES * recipe.reuse))
