@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,7 @@ from midframe.training.shards import (
     changed,
     collate,
     draw_change,
+    one_thread,
     packed,
     shard_path,
 )
@@ -218,3 +222,18 @@ def test_collate_stands_in_for_what_is_absent() -> None:
     batch = collate([bare, full])
     assert batch["has_neighbours"].tolist() == [False, True] and batch["has_flow"].tolist() == [False, True]
     assert torch.equal(batch["after"][0], picture / 2) and set(FLOWS) | set(MASKS) | set(FRAMES) <= set(batch)
+
+
+def test_workers_compute_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with one_thread():
+        told = subprocess.run(
+            [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['OPENBLAS_NUM_THREADS'])"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert told.stdout.split() == ["1", "1"]
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
