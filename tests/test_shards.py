@@ -227,13 +227,9 @@ def test_collate_stands_in_for_what_is_absent() -> None:
 def test_workers_compute_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    tell = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['OPENBLAS_NUM_THREADS'])"
     with one_thread():
-        told = subprocess.run(
-            [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['OPENBLAS_NUM_THREADS'])"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        told = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, check=True)
     assert told.stdout.split() == ["1", "1"]
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "OPENBLAS_NUM_THREADS" not in os.environ
