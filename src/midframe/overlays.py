@@ -6,7 +6,8 @@ pan; a model renders both rightly. Details are found in two ways:
 
     patterns   still pixels that differ strongly from other still pixels beside them: letters with an outline, a logo
                of several colours. Where the camera moves that hardly happens by chance (under 0.8 % of the pixels of
-               24 real films, 4 to 5 % of one of water, 6 to 94 % of those of drawn overlays), so little is asked of the surroundings.
+               24 real films, 4 to 5 % of one of water, 6 to 94 % of those of drawn overlays), so little is asked
+               of the surroundings.
     islands    still pixels of one level amid moving ones, as plain letters are. Sky between moving leaves is too, so
                the surroundings must move in every gap, on all sides, and steadily.
 
