@@ -59,7 +59,7 @@ class Architecture:
 
     channels: tuple[int, int, int, int] = (16, 32, 64, 96)  # of features at 1/2, 1/4, 1/8, 1/16
     render: tuple[int, int] = (48, 32)  # of the render stage at 1/4 and 1/2
-    hidden: int = 64  # of the recurrent state
+    hidden: int = 48  # of the recurrent state
     updates: tuple[int, int] = (2, 2)  # recurrent updates at 1/16 and 1/8
     matcher: str = "learned"  # or "dis": flow by OpenCV's inverse search, on the CPU; everything else as it is
 
