@@ -345,6 +345,27 @@ def test_a_farm_carries_what_its_cores_cards_and_memory_carry(film: Path, tmp_pa
     assert grown.lanes() == 1
     with pytest.raises(DeviceError, match="no worker"):
         every([], Farm(), "auto")
+    with pytest.raises(DeviceError, match="no node of the farm has 4 cores and 2 GPUs"):
+        every([{"CPU": 8.0, "GPU": 1.0, "memory": 64e9}], Farm(gpus_per_worker=2), "cuda")
+    head = {"CPU": 0.0, "memory": 64e9}
+    assert every([head, {"CPU": 4.0, "memory": 8e9}], Farm(), "auto").memory <= 8e9, "no more than a worker has"
+
+
+def test_a_farm_that_no_longer_carries_a_task_says_so(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cores that are free on a node without a card are no help for a task that wants one."""
+    share = share_of([{"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}], Farm(), "cuda", film, tmp_path)
+    head = SimpleNamespace(share=share, running={1: SimpleNamespace(began=False)}, idle_since=None)
+    clock = [100.0]
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: clock[0])
+    cluster._Head._mind_the_idle(head)  # type: ignore[arg-type]
+    assert head.idle_since is None, "it may wait: others may hold the card"
+    share.ray.nodes()[1]["Alive"] = False
+    cluster._Head._mind_the_idle(head)  # type: ignore[arg-type]
+    clock[0] += cluster.RETRY_SECONDS + 1
+    with pytest.raises(DeviceError, match="no worker left"):
+        cluster._Head._mind_the_idle(head)  # type: ignore[arg-type]
 
 
 class InProcess:
@@ -372,6 +393,27 @@ class InProcess:
 
     def get(self, news: Any) -> Any:
         return news
+
+
+def test_a_film_that_cannot_be_stored_is_joined_again_not_made_again(
+    film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_ray", InProcess)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    real, down = storage.store, [True]
+
+    def store(local: Path, url: str) -> None:
+        if down[0]:
+            raise MediaError("the bucket does not answer")
+        real(local, url)
+
+    monkeypatch.setattr(storage, "store", store)
+    again = partial(cluster.interpolate, film, "memory://films/late.mkv", farm=Farm(workers=2), **WISHES)
+    with pytest.raises(MediaError, match="does not answer"):
+        again()
+    down[0] = False
+    assert again().statistics["resumed_frames"] == 240
+    assert hashes(storage.fetch("memory://films/late.mkv", tmp_path)) == truth
 
 
 def test_everything_may_lie_behind_urls(

@@ -149,6 +149,25 @@ def test_alpha_moves_with_its_picture_and_planes_stay_in_range() -> None:
     assert psnr(still, truth[20:-20, 20:-20]) < 15
 
 
+def test_alpha_that_stays_is_kept_and_alpha_that_fades_fades_over_still_colour() -> None:
+    form = PixelFormat("yuva420p", "yuv", 8, 1, 1, alpha=True)
+    scene = clouds(8, 200, 280)
+    matte = torch.zeros(120, 200, dtype=torch.uint8)
+    matte[30:90, 40:160] = 255
+
+    def between(moves: float, *alphas: torch.Tensor) -> Frame:
+        pictures = (colour.from_rgb(shifted(scene, dx, 120, 200), form) for dx in (0.0, moves))
+        frames = [
+            Frame((*p, alpha), form, Fr(n), Fr(1), n) for n, (p, alpha) in enumerate(zip(pictures, alphas, strict=True))
+        ]
+        (made,) = Engine(Dis()).run([Gap(frames[0], frames[1], (Slot(Fr(1, 2), Fr(1, 2)),))])
+        return made
+
+    assert torch.equal(between(8.0, matte, matte).planes[3], matte)
+    faded = between(0.0, torch.full_like(matte, 40), torch.full_like(matte, 100)).planes[3]
+    assert (faded.int() - 70).abs().max() <= 1
+
+
 def test_pictures_smaller_than_a_patch_go_the_long_way() -> None:
     form = FORMATS[0]
     planes = [colour.from_rgb(clouds(seed, 12, 10), form) for seed in (1, 2)]

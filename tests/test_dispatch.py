@@ -74,6 +74,21 @@ def test_a_straggler_is_doubled_once_and_its_first_result_counts() -> None:
     assert dispatch.over
 
 
+def test_a_piece_given_up_stays_so_whatever_becomes_of_its_copy() -> None:
+    dispatch = Dispatch([1, 1], grace=0.0)
+    first, second = dispatch.next(0.0), dispatch.next(0.0)
+    assert first is not None and second is not None
+    for ticket, _ in (first, second):
+        dispatch.started(ticket, 0.0)
+    assert dispatch.finished(first[0], 1.0)
+    copy = dispatch.next(9.0)
+    assert copy is not None and copy[1].copy
+    dispatch.failed(second[0], "killed its worker", final=True)
+    dispatch.failed(copy[0], "an ordinary error")
+    assert list(dispatch.poisoned) == [second[1].piece]
+    assert dispatch.over and dispatch.next(20.0) is None
+
+
 def test_what_waits_for_a_place_is_no_straggler() -> None:
     dispatch = Dispatch([1, 1], grace=0.0)
     first, second = dispatch.next(0.0), dispatch.next(0.0)

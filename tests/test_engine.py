@@ -244,6 +244,7 @@ class Seeking(Hungry):
     """Seeks motion: half the scale needs a quarter of the memory."""
 
     flow_scales = (1.0, 0.5)
+    scale_frees_memory = True
 
     def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
         side = self.flow_scale or 1.0

@@ -184,6 +184,28 @@ def test_an_input_that_is_lost_before_its_sound_is_copied(tmp_path: Path, how: s
     check_goes_on(source, target, segments)
 
 
+def test_an_input_of_which_nothing_more_is_wanted_may_go(tmp_path: Path) -> None:
+    source, target = clips.make(tmp_path / "in.mkv", LARGE), tmp_path / "out.mkv"
+
+    def lose(progress: Progress) -> None:
+        if progress.stage == "joining":
+            source.unlink()
+
+    assert run(source, target, on_progress=lose, audio=False, subtitles=False).path == target
+
+
+def test_an_input_that_is_still_being_recorded(tmp_path: Path) -> None:
+    """It has grown when its sound is copied; what was there at the start is the film."""
+    source, target = clips.make(tmp_path / "in.mkv", LARGE), tmp_path / "out.mkv"
+
+    def grow(progress: Progress) -> None:
+        if progress.stage == "joining":
+            with source.open("ab") as file:
+                file.write(bytes(5000))
+
+    assert run(source, target, on_progress=grow).path == target
+
+
 def test_a_film_without_sound_needs_its_source_no_more(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", Clip(frames=20))
 

@@ -156,11 +156,11 @@ def interpolate(
         head = _Head(share, plan, journal, os.fspath(src), on_progress, cancel, drain)
         head.make()
         result = head.join()
-    if url is not None:
-        storage.store(result.path, url)
-        storage.store(result.report, url + ".json")
-        result.path.unlink()
-        result.report.unlink()
+        if url is not None:  # inside: segments are kept until the film has arrived
+            storage.store(result.path, url)
+            storage.store(result.report, url + ".json")
+            result.path.unlink()
+            result.report.unlink()
     return result
 
 
@@ -253,7 +253,13 @@ class _Share:
         else:
             self.cores = max(1.0, min(CORES_PER_WORKER, *(core for core in cores if core)))
         wanted = WORKER_BYTES + BYTES_PER_PIXEL * plan.info.width * plan.info.height
-        largest = max((node.get("memory", 0.0) for node in nodes.values()), default=0.0)
+        able = [n for n in nodes.values() if n.get("CPU", 0.0) >= self.cores and n.get("GPU", 0.0) >= self.gpus]
+        if not able:
+            raise DeviceError(
+                f"no node of the farm has {self.cores:g} cores and {self.gpus:g} GPUs for one worker; "
+                "lower --gpus-per-worker, or add --device cpu"
+            )
+        largest = max(node.get("memory", 0.0) for node in able)
         self.memory = min(float(wanted), largest)  # a node with less than is wanted may still try
 
     def nodes(self) -> dict[str, dict[str, float]]:
@@ -417,14 +423,14 @@ class _Head:
             self._mind_the_idle()
 
     def _mind_the_idle(self) -> None:
-        """A farm whose workers have all gone says so instead of waiting for ever."""
-        if any(attempt.began for attempt in self.running.values()) or self.ray.available_resources().get("CPU"):
+        """A farm without a node left that can carry a task says so; Ray itself would wait for one for ever."""
+        if any(attempt.began for attempt in self.running.values()) or self.share.carried():
             self.idle_since = None
-        elif not any(node["Alive"] and node["Resources"].get("CPU") for node in self.ray.nodes()):
-            now = time.monotonic()
-            self.idle_since = self.idle_since or now
-            if now - self.idle_since > RETRY_SECONDS:
-                raise DeviceError("the farm has no worker left; finished segments are kept: the same command goes on")
+            return
+        now = time.monotonic()
+        self.idle_since = self.idle_since or now
+        if now - self.idle_since > RETRY_SECONDS:
+            raise DeviceError("the farm has no worker left; finished segments are kept: the same command goes on")
 
     def _news(self, ticket: int, news: Mapping[str, Any]) -> None:
         """Something a worker says: it began, how far it is, a chunk, or that it is through."""

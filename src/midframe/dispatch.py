@@ -142,7 +142,7 @@ class Dispatch:
             return
         piece = self._pieces[attempt.piece]
         piece.failures.append(why)
-        piece.poisoned = final or len(piece.failures) >= self._attempts
+        piece.poisoned = piece.poisoned or final or len(piece.failures) >= self._attempts
         if piece.poisoned:
             self._open.discard(attempt.piece)
         self._requeue(attempt.piece)

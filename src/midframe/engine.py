@@ -293,11 +293,16 @@ class Engine:
                 times = [float(slot.t) for slot in batch]
                 with self._arithmetic():
                     made = self._pictures(gap, times, memory)
-                    sure = self._certainties(gap, times, made, memory)
             except Exception as error:
                 self._step_down(error)
                 memory.clear()
                 continue
+            try:
+                with self._arithmetic():
+                    sure = self._certainties(gap, times, made, memory)
+            except Exception as error:  # a figure beside the pictures: no reason to lose them
+                log.warning("how certain the pictures at %.3f s are cannot be told: %s", float(gap.a.pts), error)
+                sure = [None] * len(made)
             for slot, planes, share in zip(batch, made, sure, strict=True):
                 for protection in protections:
                     overlays.protect(planes, gap.a if 2 * slot.t < 1 else gap.b, protection)
@@ -435,8 +440,10 @@ class Engine:
         self._tile = side
 
     def _smaller_scale(self) -> float | None:
-        """The next smaller scale of flow that the model knows, where the choice of it is free."""
+        """The next smaller scale of flow that the model knows, where the choice of it is free and helps."""
         model = self._whole_model()
+        if not model.scale_frees_memory:
+            return None
         smaller = [scale for scale in model.flow_scales if scale < (model.flow_scale or 1.0)]
         return max(smaller) if smaller and self._may_rescale else None
 

@@ -38,17 +38,21 @@ def folder_of(target: Path) -> Path:
     return target.with_name(target.name + ".midframe")
 
 
-def fingerprint(source: Path) -> dict[str, Any]:
+def fingerprint(source: Path, size_bytes: int | None = None) -> dict[str, Any]:
     """What tells a source from another version of itself: its size and a hash of samples from head to tail.
 
     Times of change say nothing: a copy, a move to another disk or a restored backup is the same film. A folder of
     pictures is known by names, sizes and samples; for a pattern of names it is the folder around it.
+
+    Args:
+        source: a file, a folder or a pattern.
+        size_bytes: of a file, how much of it counts: one that is still being recorded has grown since.
     """
     digest = hashlib.sha256()
     if not source.exists():
         source = source.parent
     if not source.is_dir():
-        size = _sample(source, _SAMPLES, digest)
+        size = _sample(source, _SAMPLES, digest, size_bytes)
         return {"size": size, "sha256": digest.hexdigest()}
     total = 0
     for entry in sorted(os.scandir(source), key=lambda e: e.name):
@@ -58,17 +62,19 @@ def fingerprint(source: Path) -> dict[str, Any]:
     return {"size": total, "sha256": digest.hexdigest()}
 
 
-def _sample(path: Path, count: int, digest: Any) -> int:
+def _sample(path: Path, count: int, digest: Any, most: int | None = None) -> int:
     """Feed a file's size and `count` samples of it, the first and the last included, to a hash; all of a small file.
 
     Returns:
-        Its size in bytes.
+        Its size in bytes, or `most` of them.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
+        if most is not None:
+            size = min(size, most)
         digest.update(f"{size}\0".encode())
         if size <= count * _SAMPLE_BYTES:
-            digest.update(file.read())
+            digest.update(file.read(size))
             return size
         for n in range(count):
             file.seek((size - _SAMPLE_BYTES) * n // (count - 1))
@@ -113,7 +119,7 @@ class Journal:
         """Let go of the lock; remove the folder if it holds nothing worth keeping."""
         with contextlib.suppress(OSError):
             self._sweep()
-            if self._discard or not any(self.folder.glob("[0-9]*.json")):
+            if (self._discard and error is None) or not any(self.folder.glob("[0-9]*.json")):
                 shutil.rmtree(self.folder)
         if self._lock is not None:
             self._lock.close()

@@ -386,10 +386,12 @@ def join(
     """
     records = [segment_record(journal, n) for n in range(len(plan.segments))]
     pictures = plan.encoding.container == "pictures"
-    beside = [s for s in plan.info.streams if s.index != plan.info.video_index]
+    left = {plan.info.video_index, *(stream.index for stream in concat.unwanted(plan.info, plan.options))}
+    beside = [s for s in plan.info.streams if s.index not in left]
     if beside and not pictures:
-        source, manifest = Path(plan.source), journal.manifest() or {}
-        if not source.exists() or fingerprint(source) != manifest.get("source"):
+        source, known = Path(plan.source), (journal.manifest() or {}).get("source", {})
+        # one that is still being recorded has grown: what was there when the run began is what counts
+        if not source.exists() or fingerprint(source, known.get("size")) != known:
             what = "has changed" if source.exists() else "is gone"
             raise MediaError(
                 f"'{source}' {what} since its pictures were read, and its {beside[0].kind} is still to be copied; "

@@ -14,7 +14,7 @@ of RGB, and no way there and back. This model lives on the CPU and works in nump
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -199,7 +199,15 @@ def _scaled(vectors: Array, across: float, down: float) -> Array:
 def _between(a: _Picture, b: _Picture, flows: _Flows, t: float) -> list[Array]:
     """The layers of the picture at t, float32."""
     course = _course(a, b, flows, t)
-    return [_mixed(p, q, course, t, n) for n, (p, q) in enumerate(zip(a.layers, b.layers, strict=True))]
+    layers = [_mixed(p, q, course, t) for p, q in zip(a.layers, b.layers, strict=True)]
+    if a.format is not None and a.format.alpha:
+        layers[-1] = _alpha(a.layers[-1], b.layers[-1], course, t)
+    return layers
+
+
+def _alpha(a: Array, b: Array, course: _Course, t: float) -> Array:
+    """Transparency at t: a matte that stays is kept, whatever moves in it; one that fades does, also over still colour."""
+    return a if np.array_equal(a, b) else _mixed(a, b, replace(course, still=None), t)
 
 
 def _course(a: _Picture, b: _Picture, flows: _Flows, t: float) -> _Course:
@@ -227,7 +235,7 @@ def _course(a: _Picture, b: _Picture, flows: _Flows, t: float) -> _Course:
     return _Course(velocity, weight, still if still.any() else None)
 
 
-def _mixed(a: Array, b: Array, course: _Course, t: float, n: int) -> Array:
+def _mixed(a: Array, b: Array, course: _Course, t: float) -> Array:
     """One layer at t, of that of both sides."""
     height, width = a.shape[:2]
     rows, columns = course.share.shape

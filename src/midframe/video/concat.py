@@ -101,7 +101,7 @@ def plan_streams(info: VideoInfo, target: str | os.PathLike[str], options: Optio
     with open_source(info.path) as source:
         if len(source.streams) < len(info.streams):
             raise MediaError(f"{named(info.path)} has changed since it was looked at")
-        taken = {plan.index: plan for plan in _wishes(info, options)}
+        taken = {plan.index: plan for plan in unwanted(info, options)}
         samples = _samples(source, [s.index for s in others if s.index not in taken])
         suffix = Path(target).suffix or container
         for stream in others:
@@ -115,7 +115,7 @@ def dropped(plans: Sequence[StreamPlan]) -> list[str]:
     return [str(plan) for plan in plans if plan.action not in ("copy", "none")]
 
 
-def _wishes(info: VideoInfo, options: Options) -> Iterator[StreamPlan]:
+def unwanted(info: VideoInfo, options: Options) -> Iterator[StreamPlan]:
     """Streams that the user does not want, or that slow motion leaves behind."""
     slow = options.slowmo is not None and options.slowmo != 1
     for stream in info.streams:

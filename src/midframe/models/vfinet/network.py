@@ -74,6 +74,7 @@ class VFINet(Model):
     # Half precision is faster, but taken only when asked for: vfinet is for being the published network to rounding.
     fast_half: ClassVar[tuple[str, ...]] = ()
     flow_scales: ClassVar[tuple[float, ...]] = (1.0, 0.5)
+    scale_frees_memory: ClassVar[bool] = True
 
     def __init__(self, large: str = "area") -> None:
         super().__init__()
