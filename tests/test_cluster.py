@@ -408,12 +408,12 @@ def test_a_film_that_cannot_be_stored_is_joined_again_not_made_again(
         real(local, url)
 
     monkeypatch.setattr(storage, "store", store)
-    again = partial(cluster.interpolate, film, "memory://films/late.mkv", farm=Farm(workers=2), **WISHES)
+    again = partial(cluster.interpolate, film, "memory://late/late.mkv", farm=Farm(workers=2), **WISHES)
     with pytest.raises(MediaError, match="does not answer"):
         again()
     down[0] = False
     assert again().statistics["resumed_frames"] == 240
-    assert hashes(storage.fetch("memory://films/late.mkv", tmp_path)) == truth
+    assert hashes(storage.fetch("memory://late/late.mkv", tmp_path)) == truth
 
 
 def test_everything_may_lie_behind_urls(

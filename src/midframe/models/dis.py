@@ -206,7 +206,7 @@ def _between(a: _Picture, b: _Picture, flows: _Flows, t: float) -> list[Array]:
 
 
 def _alpha(a: Array, b: Array, course: _Course, t: float) -> Array:
-    """Transparency at t: a matte that stays is kept, whatever moves in it; one that fades does, also over still colour."""
+    """Transparency at t: a matte that stays is kept, whatever moves in it; over still colour one that fades does so."""
     return a if np.array_equal(a, b) else _mixed(a, b, replace(course, still=None), t)
 
 
