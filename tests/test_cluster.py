@@ -427,12 +427,12 @@ def test_everything_may_lie_behind_urls(
     monkeypatch.setattr(cluster, "_make_segment", partial(unseen, cluster._make_segment))
     real(film, "memory://films/a.mkv")
     result = cluster.interpolate(
-        "memory://films/a.mkv", "memory://films/a60.mkv", farm=Farm(workers=2, work="memory://films/work"), **WISHES
+        "memory://films/a.mkv", "memory://films/a60.mkv", farm=Farm(workers=2, work="memory://films/pieces"), **WISHES
     )
     assert result.frames_out == 240
     assert hashes(storage.fetch("memory://films/a60.mkv", tmp_path)) == truth
     assert json.loads(storage.fetch("memory://films/a60.mkv.json", tmp_path).read_text())["frames_out"] == 240
-    assert len([url for url in stored if url.startswith("memory://films/work/segments/")]) >= 4
+    assert len([url for url in stored if url.startswith("memory://films/pieces/segments/")]) >= 4
     import fsspec
 
     left = fsspec.filesystem("memory").find("/films")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midframe.dispatch import Dispatch, piece_outputs
+from midframe.dispatch import Attempt, Dispatch, piece_outputs
 
 
 def test_dearest_first_then_in_order() -> None:
@@ -57,12 +57,18 @@ def test_a_lost_node_counts_against_no_piece() -> None:
     assert handed is not None and dispatch.finished(handed[0], 1.0) and dispatch.over
 
 
-def test_a_straggler_is_doubled_once_and_its_first_result_counts() -> None:
+def two_begun() -> tuple[Dispatch, tuple[int, Attempt], tuple[int, Attempt]]:
+    """Two pieces, both handed out and begun at 0 s."""
     dispatch = Dispatch([1, 1], grace=0.0)
     first, second = dispatch.next(0.0), dispatch.next(0.0)
     assert first is not None and second is not None
     for ticket, _ in (first, second):
         dispatch.started(ticket, 0.0)
+    return dispatch, first, second
+
+
+def test_a_straggler_is_doubled_once_and_its_first_result_counts() -> None:
+    dispatch, first, second = two_begun()
     assert dispatch.finished(first[0], 10.0)
     assert dispatch.next(15.0) is None, "not yet late: twice 10 s have not gone by"
     copy = dispatch.next(20.5)
@@ -75,11 +81,7 @@ def test_a_straggler_is_doubled_once_and_its_first_result_counts() -> None:
 
 
 def test_a_piece_given_up_stays_so_whatever_becomes_of_its_copy() -> None:
-    dispatch = Dispatch([1, 1], grace=0.0)
-    first, second = dispatch.next(0.0), dispatch.next(0.0)
-    assert first is not None and second is not None
-    for ticket, _ in (first, second):
-        dispatch.started(ticket, 0.0)
+    dispatch, first, second = two_begun()
     assert dispatch.finished(first[0], 1.0)
     copy = dispatch.next(9.0)
     assert copy is not None and copy[1].copy

@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -87,20 +88,25 @@ def check_goes_on(source: Path, target: Path, segments: int = 1) -> None:
 # Decoder and encoder
 
 
+def dying(error: Exception) -> Callable[..., Any]:
+    """In place of what takes a picture from the decoder: the 41st is its last."""
+    pictures, to_planar = count(), formats.to_planar
+
+    def take(*words: Any) -> Any:
+        if next(pictures) == 40:
+            raise error
+        return to_planar(*words)
+
+    return take
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError("no memory for a picture"), av.error.ExternalError(EXTERNAL, "gone", "decoder")]
 )
 def test_a_decoder_that_dies_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     source, target = clips.make(tmp_path / "in.mkv", FILM), tmp_path / "out.mkv"
-    pictures, to_planar = count(), formats.to_planar
-
-    def dying(*words: Any) -> Any:
-        if next(pictures) == 40:
-            raise error
-        return to_planar(*words)
-
     with monkeypatch.context() as fault:
-        fault.setattr(formats, "to_planar", dying)
+        fault.setattr(formats, "to_planar", dying(error))
         with pytest.raises(type(error)):
             run(source, target)
     check_kept(target)
@@ -109,15 +115,8 @@ def test_a_decoder_that_dies_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_decoder_that_dies_midway_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     source, target = clips.make(tmp_path / "in.mkv", FILM), tmp_path / "out.mkv"
-    pictures, to_planar = count(), formats.to_planar
-
-    def dying(*words: Any) -> Any:
-        if next(pictures) == 40:
-            raise MemoryError
-        return to_planar(*words)
-
     with monkeypatch.context() as fault:
-        fault.setattr(formats, "to_planar", dying)
+        fault.setattr(formats, "to_planar", dying(MemoryError()))
         done = call("interpolate", source, "-o", target, "--model", "blend", "--device", "cpu")
     assert done.code == 5
     last = done.err.splitlines()[-1]

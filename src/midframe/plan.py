@@ -101,7 +101,7 @@ class Plan:
     @property
     def film(self) -> VideoInfo:
         """The source as its pictures arrive: an interlaced film has one for each field."""
-        return deinterlaced(self.info) if self.options.deinterlace == "auto" else self.info
+        return film_of(self.info, self.options)
 
     @property
     def tick(self) -> Fraction:
@@ -114,6 +114,11 @@ class Plan:
     def instant(self, pts: Fraction) -> Fraction:
         """The instant of the source, in seconds, that an output shown at `pts` shows."""
         return self.start + (pts - self.start) / self.slowmo
+
+
+def film_of(info: VideoInfo, options: Options) -> VideoInfo:
+    """A source as its pictures arrive with these options: what rates are counted against."""
+    return deinterlaced(info) if options.deinterlace == "auto" else info
 
 
 def make_plan(
@@ -147,7 +152,7 @@ def make_plan(
     slowmo = options.slowmo or Fraction(1)
     keep = None
     # wishes count against the instants that the film has: 25 interlaced frames a second are 50 of them
-    film = deinterlaced(info) if options.deinterlace == "auto" else info
+    film = film_of(info, options)
     if options.fps is not None:
         rate = options.fps
     elif film.rate is None:

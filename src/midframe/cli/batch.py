@@ -116,15 +116,13 @@ def _target(entry: Entry, folder: str) -> str:
     """A name in the batch's folder; a source that cannot be probed keeps its own, and fails with its own reason."""
     from midframe.errors import MidframeError
     from midframe.options import Options
-    from midframe.plan import default_target
+    from midframe.plan import default_target, film_of
     from midframe.storage import name_in
     from midframe.video.probe import probe
-    from midframe.video.reader import deinterlaced
 
     options = Options.from_json(entry.options)
     try:
-        info = probe(entry.source)
-        info = deinterlaced(info) if options.deinterlace == "auto" else info
+        info = film_of(probe(entry.source), options)
     except MidframeError:
         return name_in(folder, Path(entry.source).name)
     rate = options.fps or (info.rate or Fraction(30)) * (options.ratio or 2)

@@ -18,6 +18,16 @@ Features = Any  # what encode returns: opaque outside the model
 Motion = Any  # what match returns: opaque outside the model
 
 
+# Pictures larger than this, in pixels, have classical motion sought at half or quarter size: 1920x1080 and 3840x2160
+# are, 1280x720 is not.
+_HALF_ABOVE, _QUARTER_ABOVE = 1_500_000, 6_000_000
+
+
+def scale_by_size(pixels: int) -> float:
+    """Side of the picture in which classical motion is sought, over that of a picture of so many pixels."""
+    return 0.25 if pixels > _QUARTER_ABOVE else 0.5 if pixels > _HALF_ABOVE else 1.0
+
+
 class Model(nn.Module):
     """Base of all models. Pictures are (B, 3, H, W) RGB, float32, 0..1, H and W from `padded_size`.
 

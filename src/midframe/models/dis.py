@@ -25,14 +25,11 @@ import torch
 from torch import Tensor
 
 from midframe.colour import levels
-from midframe.models.base import Features, Model, Motion
+from midframe.models.base import Features, Model, Motion, scale_by_size
 from midframe.types import PixelFormat
 
 Array = npt.NDArray[Any]
 
-# Pictures larger than this, in pixels, have their motion sought at half or quarter size: 1920x1080 and 3840x2160
-# are, 1280x720 is not.
-_HALF_ABOVE, _QUARTER_ABOVE = 1_500_000, 6_000_000
 _STEPS = 2  # fixed-point steps that invert a flow
 _BELIEF = 0.5  # pixels of the flow grid: how soon the less consistent of two velocities loses weight
 _SEEN = 1.5  # pixels of the flow grid by which a side may fail to bear out a velocity before it counts as hidden
@@ -155,8 +152,7 @@ class Dis(Model):
     def _scale(self, height: int, width: int) -> float:
         scale = self.flow_scale
         if scale is None:
-            pixels = height * width
-            scale = 0.25 if pixels > _QUARTER_ABOVE else 0.5 if pixels > _HALF_ABOVE else 1.0
+            scale = scale_by_size(height * width)
         return max(scale, min(1.0, self.min_side / min(height, width)))
 
 

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from midframe.errors import WeightsError
-from midframe.models.base import Model
+from midframe.models.base import Model, scale_by_size
 from midframe.ops import coordinates, resize_flow, splat, warp
 
 LUMA = (0.299, 0.587, 0.114)
@@ -49,7 +49,6 @@ AROUND = 4  # places at 1/4 from which neighbouring flows are borrowed: an edge 
 CANDIDATES = 10  # guesses of the flow at t that are weighed
 FIRST_GUESS = 4.0  # logit by which the carried flow is ahead of the other guesses before anything is learned
 FINE_UP_TO = 450_000  # pixels up to which inverse search goes down to full size: +0.6 dB untrained at thrice the time
-HALF_ABOVE, QUARTER_ABOVE = 1_500_000, 6_000_000  # pixels above which it seeks at half, at quarter size
 GLOBAL_TOKENS = 8704  # places at 1/16 that are matched against each other: 1080p has 8160; above, 2x2 are averaged
 
 
@@ -515,7 +514,7 @@ def inverse_search(a: Tensor, b: Tensor, fine: Sequence[bool] | None = None, sca
     """
     height, width = a.shape[-2:]
     area = height * width
-    shrink = round(1 / scale) if scale else 4 if area > QUARTER_ABOVE else 2 if area > HALF_ABOVE else 1
+    shrink = round(1 / (scale or scale_by_size(area)))
     fine = fine or [area <= FINE_UP_TO * shrink * shrink] * len(a)
     weights = a.new_tensor(LUMA).view(1, 3, 1, 1)
     with torch.autocast(a.device.type, enabled=False):
