@@ -23,7 +23,7 @@ from clips import Clip
 from commands import Call, Done
 from midframe import journal, models
 from midframe.errors import DeviceError, MediaError
-from midframe.models.blend import Blend
+from model_fakes import RgbBlend
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_a_gpu_that_is_not_there(tmp_path: Path, refused: Refused) -> None:
     assert "--device cpu" in refused(source, "--device", "cuda", code=5).err
 
 
-class Greedy(Blend):
+class Greedy(RgbBlend):
     """A model that never has enough."""
 
     def render(self, *_: Any, **__: Any) -> Any:

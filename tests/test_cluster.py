@@ -26,6 +26,7 @@ from commands import Call
 from midframe import pipeline, storage
 from midframe.dispatch import Dispatch
 from midframe.errors import DeviceError, InputError, Interrupted, JobError, MediaError
+from midframe.journal import folder_of
 from midframe.plan import Plan
 
 ray = pytest.importorskip("ray")
@@ -140,13 +141,13 @@ def test_workers_that_are_killed_cost_no_frame(nodes: Any, film: Path, truth: li
 
     def on_progress(progress: Any) -> None:
         nonlocal kills
-        if kills < 4 and progress.frames > 20 * kills:
+        if kills < 2 and progress.frames > 20 * kills:  # a segment that kills its workers three times is given up
             for pid in worker_pids():
                 os.kill(pid, signal.SIGKILL)
             kills += 1
 
     result = cluster.interpolate(film, tmp_path / "out.mkv", farm=Farm(workers=2), on_progress=on_progress, **WISHES)
-    assert kills == 4
+    assert kills == 2
     assert hashes(result.path) == truth
 
 
@@ -157,7 +158,7 @@ def test_a_stopped_head_goes_on_alone_or_with_the_farm(
     drain = threading.Event()
 
     def on_progress(progress: Any) -> None:
-        if progress.frames > 60:
+        if any(folder_of(target).glob("[0-9]*.json")):  # a segment is in the journal
             drain.set()
 
     with pytest.raises(Interrupted):

@@ -17,6 +17,7 @@ from midframe.errors import DeviceError, InputError
 from midframe.models.base import Model
 from midframe.models.blend import Blend
 from midframe.types import Frame, PixelFormat
+from model_fakes import RgbBlend
 
 FORMATS = {
     "yuv420p": PixelFormat("yuv420p", "yuv", 8, 1, 1),
@@ -56,7 +57,7 @@ def interpolate(frames: list[Frame], fps: int, engine: Engine) -> list[Frame]:
     return list(engine.run(timeline.gaps(frames, Fr(fps), context=engine.context)))
 
 
-class Counting(Blend):
+class Counting(RgbBlend):
     """Blends, and counts who came through which door."""
 
     name = "counting"
@@ -93,14 +94,15 @@ def test_source_frames_pass_untouched_and_times_are_the_slots() -> None:
     assert out[8].planes is frames[3].planes
 
 
+@pytest.mark.parametrize("model", [Blend, RgbBlend])
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
-def test_equal_pictures_in_all_but_one_sample_stay_within_one_level(format: PixelFormat) -> None:
+def test_equal_pictures_in_all_but_one_sample_stay_within_one_level(format: PixelFormat, model: type[Blend]) -> None:
     """Acceptance test 4 at its hardest: noise in all planes; one sample differs, so the model is asked."""
     frames = film(1, format) * 2
     changed = [plane.clone() for plane in frames[0].planes]
     changed[0].view(torch.int16 if format.depth > 8 else torch.uint8)[0, 0] ^= 1
     second = Frame(tuple(changed), format, Fr(1, 24), Fr(1, 24), 1)
-    out = interpolate([frames[0], second], 72, Engine(Blend()))
+    out = interpolate([frames[0], second], 72, Engine(model()))
     assert [f.kind for f in out[:4]] == ["source", "made", "made", "source"]
     for made in out[1:3]:
         for got, source in zip(made.planes, frames[0].planes, strict=True):
@@ -167,7 +169,7 @@ def test_a_change_of_size_holds() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (17, 31), (64, 16)])
 def test_any_size_is_padded_and_cropped(size: tuple[int, int]) -> None:
-    class Strided(Blend):
+    class Strided(RgbBlend):
         stride = 16
         min_side = 48
 
@@ -182,7 +184,7 @@ def test_any_size_is_padded_and_cropped(size: tuple[int, int]) -> None:
 def test_alpha_moves_with_the_picture() -> None:
     """A model that shifts everything by its motion shifts alpha too, by the motion found in the picture."""
 
-    class Shift(Blend):
+    class Shift(RgbBlend):
         def match(self, a: Any, b: Any) -> Any:
             return round(float(a.mean()) * 0) + 3
 
@@ -213,7 +215,7 @@ def test_between() -> None:
         Engine(model).between(a, b[:, :4], [0.5])
 
 
-class Hungry(Blend):
+class Hungry(RgbBlend):
     """Fails for want of memory above a number of pixels at once."""
 
     def __init__(self, pixels: int) -> None:
@@ -284,7 +286,7 @@ def test_steps_down_are_batch_then_scale_then_tiles(caplog: pytest.LogCaptureFix
     ids=lambda error: str(error)[:20],
 )
 def test_all_allocators_are_understood(error: Exception) -> None:
-    class Once(Blend):
+    class Once(RgbBlend):
         def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
             if len(t) > 1:
                 raise error
@@ -302,7 +304,7 @@ def test_out_of_memory_ends_in_one_clear_line() -> None:
 
 
 def test_other_errors_go_on_their_way() -> None:
-    class Broken(Blend):
+    class Broken(RgbBlend):
         def match(self, a: Any, b: Any) -> Any:
             raise ValueError("no")
 
@@ -367,7 +369,7 @@ def test_precision_reaches_the_convolutions_and_auto_asks_the_model() -> None:
 
 
 def test_flow_scale_is_set_on_a_copy() -> None:
-    class Scaled(Blend):
+    class Scaled(RgbBlend):
         name = "scaled"
         flow_scales = (1.0, 0.5)
 
@@ -402,7 +404,7 @@ def test_memory_holds_only_the_frames_of_the_gap() -> None:
         def __init__(self, image: Tensor) -> None:
             self.image = image
 
-    class Boxed(Blend):
+    class Boxed(RgbBlend):
         def encode(self, image: Tensor) -> Any:
             box = Box(image)
             alive.add(box)

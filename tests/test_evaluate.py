@@ -26,6 +26,7 @@ from midframe.evaluation.evaluate import Report, Row, evaluate, region_psnr
 from midframe.evaluation.ladder import Contestant, Hold, Minterpolate, Modelled, contestant
 from midframe.evaluation.suites import open_suite
 from midframe.models.blend import Blend
+from model_fakes import RgbBlend
 
 HALF = Fraction(1, 2)
 
@@ -241,7 +242,7 @@ def test_minterpolate_without_ffmpeg_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_flow_of_a_model_comes_back_in_the_pictures_size() -> None:
-    class Shifted(Blend):
+    class Shifted(RgbBlend):
         stride = 32
 
         def match(self, a: Tensor, b: Tensor) -> Tensor:

@@ -28,9 +28,9 @@ from commands import Call
 from midframe import pipeline, plan
 from midframe.errors import DeviceError, JobError, MediaError
 from midframe.journal import folder_of
-from midframe.models.blend import Blend
 from midframe.pipeline import Progress
 from midframe.video import formats, writer
+from model_fakes import RgbBlend
 
 SEGMENT = 20  # outputs
 EXTERNAL = av.error.tag_to_code(b"EXT ")  # what a library that libav calls fails with
@@ -74,11 +74,11 @@ def check_kept(target: Path, segments: int = 1) -> None:
     assert not list(folder_of(target).glob("*.part*"))
 
 
-def check_goes_on(source: Path, target: Path, segments: int = 1) -> None:
+def check_goes_on(source: Path, target: Path, segments: int = 1, **wishes: Any) -> None:
     """The same call ends the work, and the film is that of a run without a fault."""
-    result = run(source, target)
+    result = run(source, target, **wishes)
     assert result.statistics["resumed_frames"] >= segments * SEGMENT
-    straight = run(source, target.with_name(f"straight{target.suffix}"))
+    straight = run(source, target.with_name(f"straight{target.suffix}"), **wishes)
     assert content(target) == content(straight.path)
     assert result.kinds == straight.kinds
     assert result.dropped == straight.dropped
@@ -266,7 +266,7 @@ def test_a_disk_that_is_full_when_segments_are_joined(tmp_path: Path) -> None:
 # Memory of the device
 
 
-class Starved(Blend):
+class Starved(RgbBlend):
     """Memory suffices for so many pictures; then it never does again."""
 
     def __init__(self, pictures: int) -> None:
@@ -286,7 +286,7 @@ def test_memory_that_runs_out_midway(tmp_path: Path, caplog: pytest.LogCaptureFi
         run(source, target, network=Starved(36))
     assert [record.message.split()[-3:] for record in caplog.records][-1] == ["of", "256", "pixels"]
     check_kept(target)
-    check_goes_on(source, target)
+    check_goes_on(source, target, network=RgbBlend())
 
 
 # A second run

@@ -31,6 +31,7 @@ from midframe.modelscope import (
 )
 from midframe.modelscope import pipeline as make_pipeline
 from midframe.types import Frame, Gap, PixelFormat
+from model_fakes import RgbBlend
 
 GREY = PixelFormat("gray", "gray", 8, full_range=True)
 
@@ -131,7 +132,7 @@ def test_cut_rule() -> None:
 
 
 def test_work_for_cuts_is_not_done_twice() -> None:
-    class Counting(Blend):
+    class Counting(RgbBlend):
         encoded = matched = 0
 
         def encode(self, image: torch.Tensor) -> Any:

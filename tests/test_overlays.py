@@ -20,6 +20,7 @@ from midframe.evaluation import suites
 from midframe.models.blend import Blend
 from midframe.scenes import Textures
 from midframe.types import Frame, PixelFormat
+from model_fakes import RgbBlend
 
 YUV = PixelFormat("yuv420p", "yuv", 8, 1, 1)
 TEN = PixelFormat("yuv420p10le", "yuv", 10, 1, 1)
@@ -80,7 +81,7 @@ def psnr(a: Frame, b: Frame, where: Array) -> float:
     return float(10 * np.log10(peak**2 / max(error.mean(), 1e-9)))
 
 
-class Shaken(Blend):
+class Shaken(RgbBlend):
     """Moves everything by two pixels, overlays too, as a wrong flow does."""
 
     def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:

@@ -23,11 +23,11 @@ from clips import Clip
 from midframe import pipeline, plan
 from midframe.errors import InputError, Interrupted, JobError, MediaError
 from midframe.journal import folder_of
-from midframe.models.blend import Blend
 from midframe.options import Options
 from midframe.pipeline import Progress
 from midframe.plan import plan_segments
 from midframe.types import Segment
+from model_fakes import RgbBlend
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_segments_change_nothing(tmp_path: Path, small_segments: None) -> None:
     assert times(whole.path) == times(result.path)
 
 
-class Stumbling(Blend):
+class Stumbling(RgbBlend):
     """Holds still, and in two gaps of the film it draws part of the picture wrong."""
 
     def __init__(self) -> None:

@@ -281,7 +281,7 @@ class Engine:
             return a.planes
         if self.fill == "nearest":
             return b.planes
-        return tuple(mix(p, q, float(t)) for p, q in zip(a.planes, b.planes, strict=True))
+        return tuple(ops.mix(p, q, float(t)) for p, q in zip(a.planes, b.planes, strict=True))
 
     def _make(self, gap: Gap, slots: list[Slot], memory: _Memory) -> Iterator[_Filled]:
         """Let the model make the slots of a gap, a batch at a time, with less memory at each failure."""
@@ -497,12 +497,6 @@ def _frame_of(picture: Tensor, index: int) -> Frame:
     planes = picture.detach().cpu().clamp(0, 1).mul(255).round().to(torch.uint8)
     form = PixelFormat("gbrp", "rgb", 8, matrix="rgb", full_range=True)
     return Frame(tuple(planes), form, Fraction(index), Fraction(1), index)
-
-
-def mix(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """The plane (1 - t) a + t b of two planes (H, W) uint8 or uint16, rounded."""
-    mixed = torch.lerp(a.to(torch.float32), b.to(torch.float32), t).round_()
-    return mixed.to(torch.int32).to(a.dtype)
 
 
 def _equal(a: Planes, b: Planes) -> bool:

@@ -10,6 +10,7 @@ precision cannot count past 2048.
 
 from __future__ import annotations
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,6 +26,11 @@ def coordinates(height: int, width: int, device: torch.device | str | None = Non
 def wide(x: Tensor) -> Tensor:
     """At least float32: half precision is widened, float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def mix(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """The plane (1 - t) a + t b of two planes (H, W) uint8 or uint16, rounded to the nearest level; on the CPU."""
+    return torch.from_numpy(cv2.addWeighted(a.cpu().numpy(), 1.0 - t, b.cpu().numpy(), t, 0.0))
 
 
 def warp(image: Tensor, flow: Tensor, padding_mode: str = "border") -> Tensor:

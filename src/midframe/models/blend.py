@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from midframe import ops
 from midframe.models.base import Features, Model, Motion
+from midframe.types import PixelFormat
 
 
 class Blend(Model):
@@ -15,6 +18,7 @@ class Blend(Model):
 
     name = "blend"
     fast_half: ClassVar[tuple[str, ...]] = ()
+    planar: ClassVar[bool] = True  # a mixture is the same one in Y'CbCr and in RGB
 
     def encode(self, image: Tensor) -> Features:
         """The picture itself."""
@@ -35,3 +39,11 @@ class Blend(Model):
     ) -> Tensor:
         """(N, 3, H, W): `a + t (b - a)`."""
         return torch.lerp(a, b, t.to(a).view(-1, 1, 1, 1))
+
+    def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> Features:
+        """The planes themselves."""
+        return tuple(planes)
+
+    def render_planes(self, a: Features, b: Features, motion: Motion, t: Tensor) -> list[tuple[Tensor, ...]]:
+        """Every plane mixed, alpha too."""
+        return [tuple(ops.mix(p, q, instant) for p, q in zip(a, b, strict=True)) for instant in t.tolist()]

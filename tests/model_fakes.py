@@ -1,0 +1,11 @@
+"""Models for tests of the engine and what stands on it."""
+
+from __future__ import annotations
+
+from midframe.models.blend import Blend
+
+
+class RgbBlend(Blend):
+    """A cross-fade that takes the way through RGB and the three doors, as the networks do."""
+
+    planar = False
