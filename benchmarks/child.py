@@ -2,7 +2,7 @@
 
 film      the whole way: file in, file out, as `midframe interpolate` does it
 model     the doors of a model alone, on RGB pictures that lie in memory
-overhead  everything but encoder and model: read, cut detector, clock, engine with the blend model
+overhead  everything but encoder and model: read, cut detector, overlay finder, clock, engine with the blend model
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def overhead(clip: str, ratio: str) -> dict[str, Any]:
     from midframe.models import load_model
     from midframe.video.reader import open_reader
 
-    engine = Engine(load_model("blend"))
+    engine = Engine(load_model("blend"), static="auto")  # as a run has it if nothing is said
     count = 0
     start = time.perf_counter()
     with open_reader(clip) as frames:
