@@ -109,7 +109,7 @@ def overhead(clip: str, ratio: str) -> dict[str, Any]:
 if __name__ == "__main__":
     import os
 
-    from midframe.cli import settle
+    from midframe.process import settle
 
     settle()
 

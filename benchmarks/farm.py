@@ -29,6 +29,8 @@ from typing import Any
 
 import rig
 
+from midframe.process import settle
+
 DOCS = rig.HERE.parent / "docs" / "farm.md"
 BEGIN, END = "<!-- numbers: written by benchmarks/farm.py -->", "<!-- /numbers -->"
 WORKERS = (1, 8, 32, 100, 300, 1000)
@@ -302,7 +304,7 @@ def started(cores: int, short: Path, target: Path) -> dict[str, float]:
     return {"ray": init, "worker": first - second}
 
 
-def overhead(size: str, seconds: int, swapped: bool) -> dict[str, Any]:
+def overhead(size: str, seconds: int, swapped: bool, model: str) -> dict[str, Any]:
     """Wall seconds of a film by a plain run and by one worker that has all cores; the start of Ray is told apart."""
     import ray
 
@@ -310,10 +312,11 @@ def overhead(size: str, seconds: int, swapped: bool) -> dict[str, Any]:
 
     source, target = film(size, seconds), rig.storage() / "farm-out.mkv"
     start = started(2, film(size, 2), target)
-    pipeline.interpolate(film(size, 2), target, **WISHES)  # warm-up
+    wishes = WISHES | {"model": model}
+    pipeline.interpolate(film(size, 2), target, **wishes)  # warm-up
     runs = {
-        "plain": lambda: pipeline.interpolate(source, target, **WISHES),
-        "farm": lambda: cluster.interpolate(source, target, farm=cluster.Farm(workers=1), **WISHES),
+        "plain": lambda: pipeline.interpolate(source, target, **wishes),
+        "farm": lambda: cluster.interpolate(source, target, farm=cluster.Farm(workers=1), **wishes),
     }
     found: dict[str, float] = {}
     for name in reversed(runs) if swapped else runs:
@@ -456,13 +459,13 @@ def show(stored: dict[str, Any]) -> str:
             f"Joining {j['segments']} segments with one track of sound: {j['seconds']:.1f} s, peak resident memory of "
             f"the process {j['peak_mbytes']:.0f} MB, {j['grown_mbytes']:.0f} MB of it for the join."
         )
-    if o := stored.get("overhead"):
+    for model, o in stored.get("overhead", {}).items():
         ratios = sorted(run["farm"] / run["plain"] for run in o["runs"])
         spent = [run["farm processor"] / run["plain processor"] for run in o["runs"]]
         ray, worker = (statistics.median(run["start"][what] for run in o["runs"]) for what in ("ray", "worker"))
         plain = statistics.median(run["plain"] for run in o["runs"])
         parts.append(
-            f"{o['seconds']} s of {o['size']} at 24 to 48 a second with the blend model on two cores: a plain run "
+            f"{o['seconds']} s of {o['size']} at 24 to 48 a second with {model} on two cores: a plain run "
             f"takes {plain:.0f} s, one worker {100 * statistics.median(ratios) - 100:+.1f} % of that (median of "
             f"{len(ratios)} pairs, {100 * ratios[0] - 100:+.1f} to {100 * ratios[-1] - 100:+.1f} %). Apart from it the "
             f"start of Ray, {ray:.1f} s, and of the first worker, {worker:.1f} s. In processor time, which others on "
@@ -487,6 +490,7 @@ def main() -> None:
     parser.add_argument("--size", choices=rig.SIZES, default="720p")
     parser.add_argument("--seconds", type=int, default=60, help="of the film, for overhead and scaling")
     parser.add_argument("--only", nargs="*", default=[], metavar="MODEL:SIZE", help="of the costs: dis:720p ...")
+    parser.add_argument("--model", choices=["blend", "dis"], default="dis", help="of overhead")
     parser.add_argument("--anew", action="store_true", help="forget earlier pairs; else one more is added")
     arguments = parser.parse_args()
     stored = rig.load("farm")
@@ -509,11 +513,17 @@ def main() -> None:
         stored["head"] = head(arguments.segments)
     else:
         what = {"size": arguments.size, "seconds": arguments.seconds}
-        old = {} if arguments.anew else stored.get(arguments.what, {})
+        place, key = stored, arguments.what
+        if key == "overhead":
+            place, key = stored.setdefault(key, {}), arguments.model
+        old = {} if arguments.anew else place.get(key, {})
         runs = old["runs"] if old and {k: old[k] for k in what} == what else []
-        measure = overhead if arguments.what == "overhead" else scaling
-        runs.append(measure(arguments.size, arguments.seconds, swapped=len(runs) % 2 == 1))
-        stored[arguments.what] = {**what, "runs": runs}
+        swapped = len(runs) % 2 == 1
+        if arguments.what == "overhead":
+            runs.append(overhead(arguments.size, arguments.seconds, swapped, arguments.model))
+        else:
+            runs.append(scaling(arguments.size, arguments.seconds, swapped))
+        place[key] = {**what, "runs": runs}
     stored["machine"] = rig.machine(2)
     rig.store("farm", stored)
     text = show(stored)
@@ -526,4 +536,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
+    settle()
     main()

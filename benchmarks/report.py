@@ -104,9 +104,9 @@ def quality_notes(data: dict[str, Any]) -> str:
 def overhead_line(data: dict[str, Any]) -> str:
     each = rig.median(data["overhead"]["milliseconds"])
     return (
-        "The pipeline itself (1080p 2x, blend model, encoder excluded: decode, cut detector, clock, overlay finder, a mixture of planes): "
-        f"{each:.1f} ms of wall time per output picture, {len(data['overhead']['milliseconds'])} repeats, "
-        f"others {max(data['overhead']['others']):.2f}."
+        "The pipeline itself (1080p 2x, blend model, encoder excluded: decode, cut detector, overlay finder, clock, "
+        f"mixture of planes): {each:.1f} ms of wall time per output picture, "
+        f"{len(data['overhead']['milliseconds'])} repeats, others {max(data['overhead']['others']):.2f}."
     )
 
 

@@ -137,6 +137,19 @@ def test_key_times(tmp_path: Path) -> None:
     assert [round((t - info.start) * 24) for t in found] == [0, 8, 16]
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts", "avi"])
+def test_a_film_longer_than_the_look_is_not_taken_for_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """The look ends amid frames that are decoded before those that are shown before them."""
+    b_frames = {} if suffix == "avi" else {"bf": "3", "b-adapt": "0"}
+    path = make(tmp_path / f"film.{suffix}", Clip(frames=72, options={"g": "9", **b_frames}))
+    for packets in range(40, 48):
+        monkeypatch.setattr("midframe.video.probe.LOOK_PACKETS", packets)
+        info = probe(path)
+        assert (info.vfr, info.rate) == (False, 24), packets
+
+
 def test_measured_rates() -> None:
     ms = Fraction(1, 1000)
     film = [round(n / NTSC_FILM / ms) for n in range(200)]

@@ -146,6 +146,29 @@ def test_a_segment_is_a_cut_of_the_film(tmp_path: Path, clip: Clip, name: str) -
     assert frames_of(path, Segment(whole[-1].pts + 100, None), info=info)[-1].pts == whole[-1].pts
 
 
+def test_what_lies_well_before_a_segment_is_decoded_only_as_far_as_others_need_it(tmp_path: Path) -> None:
+    b_frames = {"bf": "3", "b-adapt": "0", "g": "240", "keyint_min": "240"}
+    path = make(tmp_path / "film.mp4", Clip(frames=120, options=b_frames))
+    whole = [frame for frame in frames_of(path) if frame.pts >= 4]
+    part = frames_of(path, Segment(Fraction(4)))
+    assert [f.pts for f in part] == [f.pts for f in whole]
+    assert all(equal(a, b) for a, b in zip(part, whole, strict=True))
+    assert part[0].index < whole[0].index - 15, "B frames that nobody refers to were decoded too"
+
+
+def test_a_hole_before_a_segment_shows_the_frame_that_is_held(tmp_path: Path) -> None:
+    """The last frame before the hole is one that no other refers to: it must not have been left out."""
+    b_frames = {"bf": "3", "b-adapt": "0", "g": "240", "keyint_min": "240", "b-pyramid": "none"}
+    pts = [*range(40), *range(140, 180)]  # four seconds are missing
+    path = make(tmp_path / "film.mp4", Clip(frames=80, pts=pts, options=b_frames))
+    info = replace(probe(path), vfr=False)  # a longer film has such a hole where the probe does not look
+    start = Fraction(130, 24)
+    first = frames_of(path, Segment(start), info=info)[0]
+    held = [frame for frame in frames_of(path, info=info) if frame.pts <= start][-1]
+    assert first.pts == held.pts == Fraction(39, 24)
+    assert equal(first, held)
+
+
 def test_edit_lists(tmp_path: Path) -> None:
     # the muxer puts the negative part of a stream before an edit list; it is not shown
     path = make(tmp_path / "a.mp4", Clip(pts=range(-6, 18)))

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from midframe import pipeline, storage
+from midframe import pipeline, process, storage
 from midframe import plan as planning
 from midframe.dispatch import Dispatch, piece_outputs
 from midframe.engine import Engine
@@ -336,6 +336,8 @@ class _Head:
             threads=max(1, int(share.cores)),
             news_frames=NEWS_FRAMES * -(-self.lanes // NEWS_WORKERS),
         )
+        # of the worker's process: without it, it takes a fifth more processor time than a plain run
+        self.environment = {"env_vars": process.environment()}
         self.task = self.ray.remote(
             num_cpus=share.cores,
             num_gpus=share.gpus,
@@ -395,7 +397,7 @@ class _Head:
             if handed is None:
                 return
             ticket, attempt = handed
-            task = self.task.options(scheduling_strategy=self.share.strategy())
+            task = self.task.options(scheduling_strategy=self.share.strategy(), runtime_env=self.environment)
             self.running[ticket] = _Attempt(attempt.piece, task.remote(self.job, attempt.piece))
 
     def _take_in(self) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import difflib
 import importlib
 import os
 import sys
 
 import click
+
+from midframe.process import settle
 
 # name -> (module in this package, one-line help); the command object in the module is `command`.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -85,24 +85,6 @@ def cli() -> None:
     midframe interpolate clip.mp4         twice the rate
     midframe interpolate clip.mp4 --fps 60
     """
-
-
-# Settings of glibc's malloc: their number for mallopt(3), and the bytes. Left alone it gives a picture's memory back to
-# the system when the picture is done and takes it again for the next one, page by page: at 1080p 4,300 page faults and
-# a third of the pipeline's own processor time for every output; with these, 1,900 and a fifth.
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": (-1, 512 << 20), "MALLOC_MMAP_THRESHOLD_": (-3, 32 << 20)}
-
-
-def settle() -> None:
-    """How this process and those it starts use the machine; to be called before torch is loaded."""
-    # Threads that spin while they wait take the processors that decoder, encoder and other programs need: on two busy
-    # cores dis at 720p took 12.5 s of processor time spinning and 5.8 s so.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for name, (number, size_bytes) in MALLOC.items():
-        if name not in os.environ:
-            os.environ[name] = str(size_bytes)  # is read by processes when they start; this one has
-            with contextlib.suppress(AttributeError, TypeError, OSError):  # another C library
-                ctypes.CDLL(None).mallopt(number, size_bytes)
 
 
 def main() -> None:

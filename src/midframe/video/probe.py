@@ -255,6 +255,17 @@ class _Look:
     encrypted: bool = False
     corrupt: int = 0  # packets that did not decode
 
+    def forget_unfinished(self, dts: int | None) -> None:
+        """Drop the stamps behind which others may still come, because packets are in order of decoding.
+
+        What follows is decoded later than `dts`, of the last packet, and so shown later too. Without it the last
+        stamps go, as many as pictures may change places (16 in H.264 and H.265).
+        """
+        last = dts if dts is not None else sorted(self.pts)[-17] if len(self.pts) > 17 else None
+        if last is not None:
+            kept = [(stamp, length) for stamp, length in zip(self.pts, self.durations, strict=True) if stamp <= last]
+            self.pts, self.durations = [stamp for stamp, _ in kept], [length for _, length in kept]
+
 
 def _look(container: Any, stream: Any) -> _Look:
     look = _Look()
@@ -283,6 +294,7 @@ def _look(container: Any, stream: Any) -> _Look:
             if not look.pictures:
                 enough = SEARCH_PACKETS, SEARCH_BYTES
             if look.packets >= enough[0] or size >= enough[1]:
+                look.forget_unfinished(packet.dts)
                 break
         else:
             look.whole = True
@@ -344,11 +356,18 @@ def _on_grid(pts: Sequence[int], tick: Fraction, rate: Fraction) -> int:
     return sum(abs(step - round(step)) <= near for step in steps)
 
 
-def _index_is_regular(stream: Any) -> bool:
-    """False if the file's own index shows unequal distances between frames anywhere in the film."""
+def _index_is_regular(stream: Any, rate: Fraction | None) -> bool:
+    """False if the file's own index shows unequal distances between frames anywhere in the film.
+
+    An index of key frames alone, as Matroska's, says nothing of it.
+    """
     entries = stream.index_entries
     if not 2 <= len(entries) <= MAX_INDEX or (stream.frames and len(entries) < stream.frames):
         return True
+    if not stream.frames:
+        seconds = (entries[-1].timestamp - entries[0].timestamp) * Fraction(stream.time_base)
+        if rate is None or 2 * len(entries) < seconds * rate:
+            return True
     stamps = [entry.timestamp for entry in entries]
     if any(entry.is_discard for entry in entries):
         return True  # behind an edit list decoding times say nothing of the times of showing
@@ -523,7 +542,7 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
     if interlaced and codec in ("h264", "hevc", "mpeg2video"):
         stamps = [p.pts for p in look.pictures if p.pts is not None]
     rate, variable = measure_rate(stamps, tick, claims)
-    if not variable and not interlaced and not _index_is_regular(stream):
+    if not variable and not interlaced and not _index_is_regular(stream, rate):
         variable = True
     origin = origin_of(container)
     start = Fraction(first.pts) * tick - origin if first.pts is not None else Fraction(0)

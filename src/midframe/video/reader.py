@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.error
@@ -36,7 +36,17 @@ QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB
 # A step of the clock that no film means: broadcast clocks wrap round and splices jump, damaged stamps are anything.
 LONGEST_STEP = Fraction(10)  # seconds; longer holds are believed only where the file's own length has room for them
 LONGEST_HOLD = Fraction(3600)  # seconds; believed of no file: one damaged stamp would cost days of work
+SKIMMED = Fraction(1)  # seconds before a segment; of what is earlier only frames are decoded that others need
 BACK_STEPS = (Fraction(0), Fraction(1), Fraction(5), Fraction(30), Fraction(120))  # seconds before a wanted start
+
+
+class _Waiting(NamedTuple):
+    """A decoded picture whose end is not known yet."""
+
+    picture: Any
+    pts: Fraction
+    duration: Fraction  # as the file says, or one step
+    number: int
 
 
 class Reader:
@@ -64,6 +74,9 @@ class Reader:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._done = False
+        # Where the frames begin that are all decoded; of those before, only what others refer to. None: all are.
+        start = None if info.vfr or self._deinterlace else self.segment.start
+        self._whole_from = None if start is None else start - SKIMMED
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -140,26 +153,34 @@ class Reader:
         """Frames of the segment, with the time to the next as their duration."""
         info = self.info
         step = 1 / info.rate if info.rate else Fraction(1, 25)
-        waiting: Frame | None = None
+        waiting: _Waiting | None = None
         for index, (picture, pts, seconds) in enumerate(self._timed()):
             if self.segment.end is not None and pts >= self.segment.end:
                 if waiting is not None:
-                    yield replace(waiting, duration=pts - waiting.pts)
+                    yield self._frame(waiting, pts - waiting.pts)
                 return
-            made = formats.to_planar(picture, info.format, info.width, info.height)
-            if not 0 < seconds <= LONGEST_STEP:
-                seconds = step
-            frame = Frame(formats.planes_of(made, info.format), info.format, pts, seconds, index)
             # the picture shown at the segment's start is wanted, and may have begun before it
             if waiting is not None and (self.segment.start is None or pts > self.segment.start):
-                yield replace(waiting, duration=pts - waiting.pts)
-            waiting = frame
+                if self._whole_from is not None and waiting.pts < self._whole_from:
+                    # a hole in the film: the picture that is held there may be one of those left out
+                    self._whole_from = None
+                    self._warnings.clear()
+                    yield from self._frames()
+                    return
+                yield self._frame(waiting, pts - waiting.pts)
+            waiting = _Waiting(picture, pts, seconds if 0 < seconds <= LONGEST_STEP else step, index)
         if waiting is not None:
-            yield replace(waiting, duration=self._last_length(waiting))
+            yield self._frame(waiting, self._last_length(waiting))
         elif self.segment == Segment():
             raise MediaError(f"{named(self.path)}: no picture could be decoded")
 
-    def _last_length(self, frame: Frame) -> Fraction:
+    def _frame(self, waiting: _Waiting, duration: Fraction) -> Frame:
+        """A decoded picture as planes: only now, for those before the segment are never looked at."""
+        form = self.info.format
+        made = formats.to_planar(waiting.picture, form, self.info.width, self.info.height)
+        return Frame(formats.planes_of(made, form), form, waiting.pts, duration, waiting.number)
+
+    def _last_length(self, frame: _Waiting) -> Fraction:
         """How long the film's last frame is shown.
 
         Containers that store distances between frames in order of decoding do not say it of the frame itself; then it
@@ -316,6 +337,9 @@ class Reader:
                     check_still_there()
                     self._warn(f"reading stops at a damaged place ({error.strerror or error})")
                     break
+                if self._whole_from is not None and packet.pts is not None:
+                    early = packet.pts * tick - source.origin < self._whole_from
+                    decoder.skip_frame = "NONREF" if early else "DEFAULT"
                 try:
                     pictures = decoder.decode(packet)
                 except av.error.EOFError:
