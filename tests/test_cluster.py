@@ -441,6 +441,27 @@ def test_everything_may_lie_behind_urls(
     assert [p for p in (tmp_path / "cache").rglob("*.mkv") if "sources" not in p.parts] == []
 
 
+def test_pictures_named_by_a_pattern(nodes: Any, film: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    wishes = {"model": "blend", "device": "cpu", "in_fps": 24, "codec": "ffv1"}
+    pipeline.interpolate(film, folder / "%04d.png", model="blend", device="cpu", ratio=1, end="2")
+    one = pipeline.interpolate(folder / "%04d.png", tmp_path / "one.mkv", **wishes)
+    farm = cluster.interpolate(folder / "%04d.png", tmp_path / "farm.mkv", farm=Farm(workers=2), **wishes)
+    assert hashes(farm.path) == hashes(one.path)
+
+
+def test_a_worker_knows_its_source_by_what_is_in_it(tmp_path: Path) -> None:
+    path, other = tmp_path / "film.mkv", tmp_path / "other.mkv"
+    path.write_bytes(b"the film")
+    other.write_bytes(b"another!")  # of the same size
+    job = SimpleNamespace(source=str(path), mark=cluster._known_by(path), work=None)
+    assert cluster._source(job) == path
+    for wrong in (other, tmp_path / "absent.mkv", tmp_path):
+        job.source = str(wrong)
+        with pytest.raises(MediaError, match="does not see"):
+            cluster._source(job)
+
+
 def unseen(make: Any, job: Any, number: int) -> Iterator[Mapping[str, Any]]:
     """A worker that does not see the head's folder."""
     from dataclasses import replace

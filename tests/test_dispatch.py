@@ -124,7 +124,7 @@ def test_each_worker_takes_what_it_can() -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "workers", "outputs"), [(3600, 1, 480), (3600, 2, 225), (432_000, 100, 480), (432_000, 1000, 120)]
+    ("total", "workers", "outputs"), [(3600, 1, 960), (3600, 2, 225), (432_000, 100, 480), (432_000, 1000, 120)]
 )
 def test_many_workers_get_smaller_pieces(total: int, workers: int, outputs: int) -> None:
     assert piece_outputs(total, workers, 480) == outputs

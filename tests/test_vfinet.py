@@ -15,7 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import clips
+import midframe
 import vfinet_reference as reference
+from clips import Clip
 from midframe import ops
 from midframe.engine import Engine
 from midframe.errors import InputError
@@ -393,3 +396,12 @@ def test_recordings_are_whole() -> None:
         with np.load(Path(os.environ["MIDFRAME_REFERENCE"]) / "vfinet_parity.npz") as file:
             for name in ("raft_12", "refined_21", "quadratic_0.5"):
                 assert np.array_equal(reference.reduce(torch.from_numpy(file[name])), reference.recorded(name))
+
+
+@pytest.mark.parametrize("frames", [2, 3])
+def test_films_too_short_for_four_frames(network: VFINet, tmp_path: Path, frames: int) -> None:
+    """Two frames have no neighbours, three have one side of them: linear motion, and every picture is there."""
+    source = clips.make(tmp_path / "in.mkv", Clip(frames=frames))
+    made = midframe.interpolate(source, tmp_path / "out.mkv", network=network, device="cpu", scene="off")
+    assert made.kinds == "sm" * (frames - 1) + "sh"
+    assert made.frames_out == 2 * frames

@@ -24,6 +24,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,11 +34,12 @@ from midframe import plan as planning
 from midframe.dispatch import Dispatch, piece_outputs
 from midframe.engine import Engine
 from midframe.errors import DeviceError, InputError, Interrupted, JobError, MediaError, MidframeError, WeightsError
-from midframe.journal import Journal
+from midframe.journal import Journal, fingerprint
 from midframe.models import load_model
 from midframe.options import Options
 from midframe.pipeline import OnPlan, OnProgress, Progress, Result
 from midframe.plan import Plan, check_target
+from midframe.video import images
 
 CHUNK_BYTES = 8 << 20  # of a segment on its way through the object store
 CHUNKS_AHEAD = 4  # a worker waits when the head has not taken so many: 32 MiB a worker in the object store
@@ -84,7 +86,7 @@ class Job:
 
     plan: Plan
     source: str  # path or URL as the worker shall open it
-    size: int  # bytes of the source, to know it again
+    mark: str  # by which a worker knows the source again
     folder: str  # the head's journal
     token: str  # name of a file in it: who finds it there sees the same folder
     work: str | None
@@ -148,7 +150,7 @@ def interpolate(
         share = _Share(ray, farm, plan)
         if plan.frames_out is not None and len(plan.segments) > 1:
             outputs = piece_outputs(plan.frames_out, share.lanes(), planning.SEGMENT_OUTPUTS)
-            if outputs < planning.SEGMENT_OUTPUTS:
+            if outputs != planning.SEGMENT_OUTPUTS:
                 plan = plan_run(source, target, options, outputs)
         if on_plan is not None:
             on_plan(plan)
@@ -329,7 +331,7 @@ class _Head:
         self.job = Job(
             plan=plan,
             source=source if storage.is_url(source) else str(Path(source).resolve()),
-            size=Path(plan.source).stat().st_size if Path(plan.source).is_file() else 0,
+            mark=_known_by(Path(plan.source)),
             folder=str(journal.folder.resolve()),
             token=token,
             work=share.farm.work,
@@ -720,12 +722,29 @@ def _source(job: Job) -> Path:
         home = Path(job.work) if job.work is not None and not storage.is_url(job.work) else _cache()
         return storage.fetch(job.source, home / "sources")
     path = Path(job.source)
-    if not path.exists() or (path.is_file() and path.stat().st_size != job.size):
+    if _known_by(path) != job.mark:
         raise MediaError(
             f"a worker on {os.uname().nodename} does not see '{path}' as the head does; put it into a shared folder or "
             "give a URL that all can read"
         )
     return path
+
+
+def _known_by(source: Path) -> str:
+    """What must be the same for a worker's source to be the head's: size and samples of a file, names of pictures."""
+    if source.is_file():
+        facts = source.stat()
+        return _fingerprint(source, facts.st_size, facts.st_mtime_ns)
+    try:
+        return _mark("\0".join(file.name for file in images.files_of(source)))
+    except (MediaError, OSError):
+        return "nothing"
+
+
+@lru_cache(maxsize=16)
+def _fingerprint(source: Path, size_bytes: int, changed: int) -> str:
+    """Kept as long as size and time of change stay: a worker asks it for every segment."""
+    return str(fingerprint(source, size_bytes)["sha256"])
 
 
 def _pack(folder: Path) -> Path:
@@ -778,10 +797,11 @@ def _cache() -> Path:
     return home
 
 
-def _mark(url: str) -> str:
+def _mark(text: str) -> str:
+    """A short name for a URL, or for any text."""
     import hashlib
 
-    return hashlib.sha256(url.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def _forget(part: Path | None) -> None:

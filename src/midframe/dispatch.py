@@ -32,8 +32,8 @@ def piece_outputs(total: int, workers: int, most: int) -> int:
         workers: at work at a time, >= 1.
         most: of a piece, as a job on one machine has it.
     """
-    if workers == 1:
-        return most
+    if workers == 1:  # nothing to balance: half as many lead-ins
+        return 2 * most
     return min(most, max(LEAST_OUTPUTS, -(-total // (PIECES_PER_WORKER * workers))))
 
 
