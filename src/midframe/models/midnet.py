@@ -116,6 +116,8 @@ class Rendering(NamedTuple):
     to_a: list[Tensor]  # flow from t to a at 1/4, 1/2 (pixels of that size)
     to_b: list[Tensor]
     mask: Tensor  # (N, 1, H, W) logit: above 0 picks a
+    guesses: Tensor  # (N, CANDIDATES, 4, H/4, W/4), see `carry`
+    shares: Tensor  # (N, CANDIDATES, H/4, W/4): how much of each was taken
 
 
 def activation() -> nn.Module:
@@ -469,7 +471,7 @@ class Midnet(Model):
         share_a = (1 - t) * torch.sigmoid(mask)
         share_b = t * torch.sigmoid(-mask)
         image = (share_a * from_a + share_b * from_b) / (share_a + share_b) + 0.1 * out[:, :3]
-        return Rendering(image, flows_a, flows_b, mask)
+        return Rendering(image, flows_a, flows_b, mask, guesses, share)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -109,6 +109,7 @@ class Weights:
     charbonnier: float = 0.5
     flow_at_t: float = 0.01
     mask: float = 0.02
+    choice: float = 1.0
     sharpness: float = 0.0
 
 
@@ -168,6 +169,9 @@ def objective(
         loss = loss + weights.census * losses.census(image, target)
     if weights.sharpness:
         loss = loss + weights.sharpness * losses.sharpness(image, target)
+    errors = losses.guess_errors(batch["a"], batch["b"], target, made.guesses, 4)
+    notes["choice"] = losses.choice(made.shares, errors)
+    loss = loss + weights.choice * notes["choice"]
     for side, flows in (("a", made.to_a), ("b", made.to_b)):
         flow = batch[f"flow_t{side}"]
         told = (flow.abs().amax((1, 2, 3)) > 0).float().view(-1, 1, 1, 1)  # samples that have it; no loss at rest
