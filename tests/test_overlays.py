@@ -155,6 +155,18 @@ def test_texture_that_repeats_with_its_motion_is_not_frozen() -> None:
     assert overlays.find(*film([np.roll(period, 16 * n, 1).copy() for n in range(4)])) is None
 
 
+def test_a_scene_a_part_of_which_stands_still_is_no_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bottles on shelves behind people who move: still detail all over the picture is the scene's own."""
+    pictures, shelf = pan(4, 7), texture(9, WIDTH)
+    for picture in pictures:
+        for left in range(24, WIDTH, 80):
+            picture[30:150, left : left + 24] = shelf[30:150, left : left + 24]
+    assert overlays.find(*film(pictures)) is None
+    monkeypatch.setattr(overlays, "_OVERLAY_DETAIL", 1.0)
+    found = overlays.find(*film(pictures))
+    assert found is not None and found.full.float().mean() > 0.1 * 255, "the test does not test what it says"
+
+
 def test_three_frames_do_and_two_do_not() -> None:
     pictures = pan(3, 9, seed=2)
     where = [draw(p) for p in pictures].pop()

@@ -51,6 +51,8 @@ _LARGEST = 0.25  # part of the picture above which a connected still region is t
 _PATTERN_SIDE = 35  # pixels; side of the window in which still patterns are counted, and still pixels belong to them
 _PATTERN_LEAST = 6  # pixels of a still pattern in a window: fewer agree by chance
 _CAMERA_MOVES = 0.35  # part of the cells that must move for still patterns to be searched
+_OVERLAY_DETAIL = 0.12  # part of the picture's details that may be still; of a slow scene in dim light more agree
+_SMALL_DETAIL = 0.04  # part of the picture that still details may fill however few others there are
 _RANGE = 3  # 8-bit levels within which a pixel of a still pattern stays in all frames
 _PATTERN_LIVELY = 0.25  # part of the cells around a still pattern that must have moved, in every gap
 
@@ -124,9 +126,13 @@ def find(
     here, square = _luma8(a), np.ones((5, 5), np.uint8)
     contrast = cv2.subtract(cv2.dilate(here, square), cv2.erode(here, square))
     still, protected = cv2.min(still, _constant(frames)), np.zeros_like(here)
+    details = cv2.inRange(contrast, _EDGE, 255)
+    most = max(_OVERLAY_DETAIL * cv2.countNonZero(details), _SMALL_DETAIL * details.size)
+    if cv2.countNonZero(cv2.min(details, still)) > most:
+        return None  # it is the scene that hardly moves, or moves by a whole period of its texture
     if cv2.countNonZero(lively) >= _CAMERA_MOVES * lively.size:
         protected = _patterns(here, still, lively)
-    detail: Array = cv2.min(_solid(still), cv2.inRange(contrast, _EDGE, 255))
+    detail: Array = cv2.min(_solid(still), details)
     if _dense(detail, lively).any():
         detail = cv2.min(detail, _steady(still, restless))
         islands = _enclosed((detail > 0).astype(np.uint8), (still > 0).astype(np.uint8), lively)
