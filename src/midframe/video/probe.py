@@ -47,6 +47,7 @@ LOOK_BYTES = 24 << 20
 # Bounds of the search for a first picture in a damaged file.
 SEARCH_PACKETS = 5000
 SEARCH_BYTES = 256 << 20
+_INVALID_DATA = 1094995529  # libav's number for it: AVERROR_INVALIDDATA, without the sign
 MAX_INDEX = 500_000  # entries of a file's index that are looked through: 2.3 hours at 60 fps
 # Rates that films have, for those whose header does not say or whose time stamps are rounded.
 USUAL_RATES = tuple(
@@ -267,6 +268,17 @@ class _Look:
             self.pts, self.durations = [stamp for stamp, _ in kept], [length for _, length in kept]
 
 
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of a stream as `container.demux` gives them; what PyAV stumbles over in damaged files is an FFmpegError.
+
+    A stream that libav finds only while it reads is in none of PyAV's lists: an IndexError.
+    """
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        raise av.error.InvalidDataError(_INVALID_DATA, "a stream begins in the middle of the file") from None
+
+
 def _look(container: Any, stream: Any) -> _Look:
     look = _Look()
     size = 0
@@ -275,7 +287,7 @@ def _look(container: Any, stream: Any) -> _Look:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
     try:
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             if packet.size:
                 look.packets += 1
                 size += packet.size
@@ -612,7 +624,7 @@ def key_times(path: str | os.PathLike[str], info: VideoInfo) -> list[Fraction]:
             if other.index != stream.index:
                 other.discard = av.stream.Discard.all
         try:
-            for packet in container.demux(stream):
+            for packet in packets_of(container, stream):
                 if packet.is_keyframe and packet.pts is not None and packet.size and not packet.is_discard:
                     found.add(packet.pts * info.time_base - info.origin)
         except (av.error.FFmpegError, OSError):
@@ -664,7 +676,7 @@ def _count(path: str | os.PathLike[str], index: int) -> int:
         stream = container.streams[index]
         decoder = decoder_of(stream, threads=True)
         try:
-            for packet in container.demux(stream):
+            for packet in packets_of(container, stream):
                 try:
                     total += len(decoder.decode(packet))
                 except (av.error.FFmpegError, ValueError):

@@ -29,7 +29,7 @@ import av.filter
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Frame, Segment, VideoInfo
 from midframe.video import formats, images
-from midframe.video.probe import decoder_of, named, open_source, probe, witness
+from midframe.video.probe import decoder_of, named, open_source, packets_of, probe, witness
 
 SORTED_STAMPS = 2  # pictures whose time stamps may have changed places
 QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB
@@ -327,7 +327,7 @@ class Reader:
                     container.seek(int((wanted + source.origin) / tick), stream=stream, backward=True)
                 except (av.error.FFmpegError, OverflowError):
                     return  # cannot seek: the caller reads from the start
-            packets = container.demux(stream)
+            packets = packets_of(container, stream)
             while not self._stop.is_set():
                 try:
                     packet = next(packets)
