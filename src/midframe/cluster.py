@@ -338,13 +338,13 @@ class _Head:
             threads=max(1, int(share.cores)),
             news_frames=NEWS_FRAMES * -(-self.lanes // NEWS_WORKERS),
         )
-        # of the worker's process: without it, it takes a fifth more processor time than a plain run
-        self.environment = {"env_vars": process.environment()}
         self.task = self.ray.remote(
             num_cpus=share.cores,
             num_gpus=share.gpus,
             memory=share.memory or None,
             max_retries=0,
+            # without it a worker takes a fifth more processor time than a plain run
+            runtime_env={"env_vars": process.environment()},
             num_returns="streaming",
             _generator_backpressure_num_objects=CHUNKS_AHEAD,
         )(_make_segment)
@@ -399,7 +399,7 @@ class _Head:
             if handed is None:
                 return
             ticket, attempt = handed
-            task = self.task.options(scheduling_strategy=self.share.strategy(), runtime_env=self.environment)
+            task = self.task.options(scheduling_strategy=self.share.strategy())
             self.running[ticket] = _Attempt(attempt.piece, task.remote(self.job, attempt.piece))
 
     def _take_in(self) -> None:

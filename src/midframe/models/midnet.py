@@ -310,7 +310,7 @@ def polish(a: Tensor, b: Tensor) -> Tensor:
     change = b - a
     trust = 1.0 / (change.abs() * 20.0 + 1.0)  # a difference of 0.05 counts half: robust against occlusion
     sums = torch.cat([gx * gx, gx * gy, gy * gy, gx * change, gy * change], 1) * trust
-    sums = F.avg_pool2d(F.pad(F.avg_pool2d(sums, 2), (1, 1, 1, 1), mode="replicate"), 3, 1)
+    sums = _mean(halve(sums), 3)
     xx, xy, yy, xt, yt = (sums[:, k : k + 1] for k in range(5))
     xx, yy = xx + 2e-4, yy + 2e-4  # keeps flat regions where they are
     area = xx * yy - xy * xy
