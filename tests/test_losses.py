@@ -86,28 +86,3 @@ def test_mask_entropy_weighs() -> None:
     weight[..., 0] = 1
     assert losses.mask_entropy(logit, ones, weight).item() < 1e-3
     assert losses.mask_entropy(logit, 1 - ones, weight).item() == pytest.approx(10, rel=1e-2)
-
-
-def test_the_right_guess_has_no_error_and_choosing_it_costs_nothing() -> None:
-    still = torch.rand(2, 3, 64, 64)
-    a, b = torch.roll(still, -8, 3), torch.roll(still, 8, 3)  # all moves by 8 px to either side of the target
-    guesses = torch.zeros(2, 3, 4, 16, 16)
-    guesses[:, 1, 0], guesses[:, 1, 2] = -2.0, 2.0  # pixels at a quarter of the size
-    guesses[:, 2, 0], guesses[:, 2, 2] = 2.0, -2.0
-    errors = losses.guess_errors(a, b, still, guesses, 4)
-    inner = errors[..., 4:-4, 4:-4]
-    assert errors.shape == (2, 3, 16, 16)
-    assert inner[:, 1].max() < 1e-6 < 0.01 < inner[:, (0, 2)].mean()
-    right, wrong = (torch.zeros(2, 3, 16, 16) for _ in range(2))
-    right[:, 1], wrong[:, 0] = 1.0, 1.0
-    crop = (..., slice(4, -4), slice(4, -4))
-    assert losses.choice(right[crop], inner) < 1e-6
-    assert losses.choice(wrong[crop], inner) > losses.choice(0.5 * (right + wrong)[crop], inner) > 0.01
-
-
-def test_a_guess_that_is_right_on_the_visible_side_is_better_than_one_that_is_wrong_on_both() -> None:
-    target = torch.rand(1, 3, 32, 32)
-    guesses = torch.zeros(1, 2, 4, 8, 8)
-    guesses[:, 1] = 1.5
-    errors = losses.guess_errors(target, torch.rand(1, 3, 32, 32), target, guesses, 4)
-    assert errors[:, 0].mean() < errors[:, 1].mean()

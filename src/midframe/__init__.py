@@ -3,7 +3,7 @@
     import midframe
 
     result = midframe.interpolate("in.mkv", "out.mkv", fps=60)
-    middle = midframe.Interpolator("dis").between(a, b)
+    middle = midframe.Interpolator().between(a, b)
 
 Names are loaded when they are first used, so that importing midframe costs nothing.
 """

@@ -16,7 +16,7 @@ from midframe.engine import Engine
 from midframe.errors import InputError
 from midframe.models import load_model
 from midframe.models.base import Model
-from midframe.options import Options, parse_rate
+from midframe.options import DEFAULT_MODEL, Options, parse_rate
 from midframe.types import Frame
 
 Picture = np.ndarray[Any, Any] | Tensor
@@ -28,7 +28,7 @@ _LEVELS = {torch.uint8: 255, torch.uint16: 65535}
 class Interpolator:
     """A model on a device, ready to make pictures between pictures.
 
-        it = Interpolator("dis")
+        it = Interpolator()
         middle = it.between(a, b)
         images = it.between(a, b, t=[0.25, 0.5, 0.75])
 
@@ -38,7 +38,7 @@ class Interpolator:
 
     def __init__(
         self,
-        model: str | Model = "dis",
+        model: str | Model = DEFAULT_MODEL,
         device: str = "auto",
         precision: str = "auto",
         weights: str | Path | None = None,

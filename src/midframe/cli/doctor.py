@@ -11,13 +11,15 @@ from typing import Any
 
 import click
 
+from midframe.options import DEFAULT_MODEL
+
 ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1", "h264_nvenc", "hevc_nvenc")
 SIDE = (720, 1280)  # picture of the speed test
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-@click.option("--model", default="dis", show_default=True, metavar="NAME", help="Model of the speed test.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help="Model of the speed test.")
 def command(as_json: bool, model: str) -> None:
     """Versions, devices, encoders, half precision, disk, and a hint of the speed."""
     found = examine(model)

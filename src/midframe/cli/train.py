@@ -14,10 +14,10 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--model", default="midnet-m", show_default=True, help="midnet-s, midnet-m or midnet-l.")
 @click.option(
     "--matcher",
-    type=click.Choice(["learned", "dis"]),
-    default="learned",
+    type=click.Choice(["auto", "learned", "dis"]),
+    default="auto",
     show_default=True,
-    help="Where the flow comes from; with dis only the rendering is trained.",
+    help="Where the flow comes from: a network, or OpenCV. Auto: that of --from, else learned on a GPU, dis on a CPU.",
 )
 @click.option("--photos", type=FOLDER, multiple=True, help="Photographs for the surfaces of rendered scenes.")
 @click.option("--clips", type=FOLDER, multiple=True, help="Real clips: videos, Vimeo septuplets, folders of pictures.")
@@ -26,7 +26,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--steps", type=int, help="Length of the run in steps; makes it exactly repeatable.")
 @click.option("--batch", type=int, default=16, show_default=True, help="Samples in a step, per process.")
 @click.option("--size", type=int, default=192, show_default=True, help="Side of the crops, pixels.")
-@click.option("--rate", type=float, default=6e-4, show_default=True, help="Highest learning rate.")
+@click.option("--rate", type=float, help="Highest learning rate; 6e-4 for a learned matcher, 2e-3 for dis.")
 @click.option("--flow-share", type=float, default=0.35, show_default=True, help="Share of the run for flow alone.")
 @click.option(
     "--clip-share", type=float, default=0.4, show_default=True, help="Share of clips in the samples after that."

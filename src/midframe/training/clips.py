@@ -328,7 +328,7 @@ class ClipSource:
         frames, motion = arrays["frames"][index], float(arrays["motion"][index])
         count = len(frames)
         gaps = [gap for gap in (2, 3, 4, 6) if gap < count and (gap == 2 or motion * gap <= FARTHEST)]
-        chance = np.array([{2: 0.6, 3: 0.15, 4: 0.15, 6: 0.1}[gap] for gap in gaps])
+        chance = np.array([{2: 0.45, 3: 0.15, 4: 0.2, 6: 0.2}[gap] for gap in gaps])
         gap = int(rng.choice(gaps, p=chance / chance.sum()))
         # two apart, the middle of seven has neighbours at the same distance on both sides
         centred = gap == 2 and count == 7 and rng.random() < 0.7

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from midframe.ops import coordinates, warp
+from midframe.ops import coordinates
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -102,40 +102,3 @@ def mask_entropy(logit: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean binary cross-entropy; all (B, 1, H, W), truth and weight 0..1."""
     entropy = F.binary_cross_entropy_with_logits(logit, truth, reduction="none")
     return (entropy * weight).sum() / (weight.sum() + 1e-3 * weight.numel())
-
-
-@torch.no_grad()
-def guess_errors(a: Tensor, b: Tensor, target: Tensor, guesses: Tensor, factor: int) -> Tensor:
-    """How far the target is from what either picture, or their mean, says about it under each guess of the flows.
-
-    Half of it is the mean's error, half that of the better side: where one side is hidden the other can still be right.
-
-    Args:
-        a: (B, 3, H, W).
-        b: likewise.
-        target: the picture at t.
-        guesses: (B, K, 4, H/factor, W/factor), flow from t to a and to b in pixels of that size.
-        factor: between the two sizes.
-
-    Returns:
-        (B, K, H/factor, W/factor): absolute difference, mean over colours and over 3x3 places.
-    """
-    count, kinds, _, height, width = guesses.shape
-    flows = guesses.flatten(0, 1)
-    one, two, truth = (shrink(x, factor).repeat_interleave(kinds, 0) for x in (a, b, target))
-    one, two = warp(one, flows[:, :2]) - truth, warp(two, flows[:, 2:]) - truth
-    both = (0.5 * (one + two)).abs().mean(1)
-    better = torch.minimum(one.abs().mean(1), two.abs().mean(1))
-    errors = (0.5 * (both + better)).view(count, kinds, height, width)
-    return F.avg_pool2d(errors, 3, 1, 1, count_include_pad=False)
-
-
-def choice(shares: Tensor, errors: Tensor) -> Tensor:
-    """What choosing costs over the best choice: mean of the errors expected under the shares, less the least error.
-
-    Args:
-        shares: (B, K, h, w), sum 1 over K.
-        errors: of each of the K, likewise.
-    """
-    expected = (shares * errors).sum(1)
-    return (expected - errors.amin(1)).mean()

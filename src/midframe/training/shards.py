@@ -149,8 +149,9 @@ def packed(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
 class Shards:
     """The shards of one source: made by worker processes ahead of the reader, thrown away behind it.
 
-    Sample number i (of this source) is drawn from the `window` shards from i // (samples * reuse) on, so each shard
-    serves `reuse` times its samples in all, mixed with its neighbours', and at most `window + ahead` lie on disk.
+    Sample number i (of this source) is drawn from shard i // (samples * reuse) and the `window - 1` before it, as far
+    as there are so many. So a run begins as soon as one shard is there, each shard serves about `reuse` times its
+    samples, mixed with others', and at most `window + ahead` lie on disk.
 
     Args:
         folder: where they lie; made if absent. One run at a time may use it.
@@ -220,14 +221,17 @@ class Shards:
 
     def first_shard(self, position: int) -> int:
         """The oldest shard from which sample `position` may be drawn."""
+        return max(self.last_shard(position) - self.window + 1, 0)
+
+    def last_shard(self, position: int) -> int:
+        """The newest shard from which sample `position` may be drawn."""
         return int(position / (self.samples * self.reuse))
 
     def draw(self, position: int, rng: Generator) -> Arrays:
         """Sample number `position`, as stored; waits for its shard if it must."""
         first = self.first_shard(position)
         self._advance(first)
-        window = min(self.window, 1 + position // self.samples)  # a run begins before all of its window is there
-        arrays = self.arrays(first + int(rng.integers(window)))
+        arrays = self.arrays(first + int(rng.integers(self.last_shard(position) - first + 1)))
         return self.source.sample(arrays, int(rng.integers(self.samples)), rng)
 
     def arrays(self, number: int) -> Arrays:
@@ -455,18 +459,25 @@ class Batches:
         """The next batch."""
         samples = [self.sample(self.position + k) for k in range(self.batch)]
         self.position += self.batch
-        return collate(samples)
+        return self.join(samples)
 
     def sample(self, position: int) -> dict[str, Tensor]:
         """Sample number `position` of the run."""
         rng = np.random.default_rng([self.seed, position])
         number = int(rng.choice(len(self.shards), p=self.shares))
         # each source is read at its own pace, which depends on the position alone
-        drawn = self.shards[number].draw(int(position * self.shares[number]), rng)
+        return self.finish(self.shards[number].draw(int(position * self.shares[number]), rng), rng)
+
+    def finish(self, drawn: Arrays, rng: Generator) -> dict[str, Tensor]:
+        """A sample as it was stored -> cropped and changed at random."""
         height, width = drawn["a"].shape[:2]
         if min(height, width) < self.crop:
             raise InputError(f"batches: a crop of {self.crop} px is larger than the samples, {width}x{height}")
         return changed(drawn, draw_change(rng, height, width, self.crop))
+
+    def join(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Samples -> one batch."""
+        return collate(samples)
 
     def close(self) -> None:
         """Stop all workers."""

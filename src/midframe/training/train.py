@@ -32,8 +32,6 @@ from midframe.models.midnet import (
     Features,
     Matching,
     Midnet,
-    Motion,
-    inverse_search,
     load_midnet,
     save_midnet,
 )
@@ -42,12 +40,14 @@ from midframe.training import losses
 from midframe.training.clips import ClipSource
 from midframe.training.curves import draw_curves
 from midframe.training.feed import Feed, spread
+from midframe.training.mixtures import LEVELS, ROUNDING, Mixtures, MixtureSource, missed
 from midframe.training.quick import Triplet, find_triplets, quick_score
 from midframe.training.shards import SAMPLES, Batches, SceneSource, Shards, Share, Source
 
 log = logging.getLogger(__name__)
 
 WARM_UP = 200  # steps
+RATES = {"learned": 6e-4, "dis": 2e-3}  # highest learning rate, by matcher
 FLOOR = 0.02  # of the learning rate, at the end of the cosine
 AVERAGE = 0.999  # of the moving average of the weights
 KEEP = 600.0  # seconds between checkpoints
@@ -59,7 +59,9 @@ class Recipe:
 
     out: Path
     model: str = "midnet-m"
-    matcher: str = "learned"  # or "dis": classical flow, only the rendering is trained
+    # "learned", or "dis": classical flow, only the judge is trained, on stored mixtures; "auto": that of the weights to
+    # begin with, else learned on a GPU and dis on a CPU, where a matcher that learns from nothing takes days
+    matcher: str = "auto"
     photos: tuple[Path, ...] = ()  # folders of textures; procedural ones if none
     clips: tuple[Path, ...] = ()  # folders of videos; rendered scenes only if none
     start: Path | None = None  # weights to begin with
@@ -67,7 +69,7 @@ class Recipe:
     minutes: float | None = None  # of training in all, over every resumption
     batch: int = 16  # samples, per process
     size: int = 192  # pixels; side of a crop
-    rate: float = 6e-4  # learning rate at its highest
+    rate: float | None = None  # learning rate at its highest; by matcher if not given, see `RATES`
     flow_share: float = 0.35  # of the run, for flow alone
     clip_share: float = 0.4  # of the samples after that, if there are clips
     reuse: float = 5.0  # times each rendered sample is used, cropped and coloured anew
@@ -84,8 +86,8 @@ class Recipe:
         """Refuse what cannot be trained."""
         if self.model not in SIZES:
             raise InputError(f"train: {self.model!r} cannot be trained; {', '.join(SIZES)} can")
-        if self.matcher not in ("learned", "dis"):
-            raise InputError(f"train: matcher {self.matcher!r} is neither learned nor dis")
+        if self.matcher not in ("auto", "learned", "dis"):
+            raise InputError(f"train: matcher {self.matcher!r} is none of auto, learned, dis")
         if self.steps is None and self.minutes is None:
             raise InputError("train: give steps or minutes")
         if self.gpu_render and not torch.cuda.is_available():
@@ -93,8 +95,8 @@ class Recipe:
         if self.size % 32 or self.size < 64:
             raise InputError(f"train: crops of {self.size} px; a multiple of 32, 64 or more, is needed")
         for name in ("batch", "rate", "reuse"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"train: {name} {getattr(self, name)} must be above 0")
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise InputError(f"train: {name} {value} must be above 0")
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,6 @@ class Weights:
     picture: float = 1.0
     census: float = 0.0  # was 0.1: on two cores it took 57 % of a step
     charbonnier: float = 0.5
-    flow_at_t: float = 0.01
-    mask: float = 0.02
-    choice: float = 1.0
     sharpness: float = 0.0
 
 
@@ -126,10 +125,10 @@ def weights_at(progress: float, flow_share: float) -> Weights:
     return Weights(flow=0.01 * fall, match=0.02, hidden=0.02, sharpness=0.05 if later > 0.8 else 0.0)
 
 
-def rate_at(recipe: Recipe, step: int, progress: float) -> float:
+def rate_at(highest: float, step: int, progress: float) -> float:
     """Learning rate: linear warm-up, then a cosine down to a low tail."""
     warm = min(1.0, (step + 1) / WARM_UP)
-    return recipe.rate * warm * (FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))))
+    return highest * warm * (FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))))
 
 
 def objective(
@@ -148,42 +147,39 @@ def objective(
         that no flow at all would have, and PSNR.
     """
     count = len(batch["t"])
+    if net.architecture.matcher == "dis":
+        return mixture_objective(net, batch)
     features = net.encode(torch.cat([batch["a"], batch["b"]]).contiguous(memory_format=torch.channels_last))
     a, b = (Features(*(x[k * count : (k + 1) * count] for x in features)) for k in (0, 1))
-    if net.architecture.matcher == "dis":
-        with torch.no_grad():  # finely and coarsely by turns: both are met, depending on the size of a film
-            motion = inverse_search(a.image, b.image, [k % 2 == 0 for k in range(count)], scale=1.0)
-        loss, notes = motion.ab.new_zeros(()), flow_notes(torch.cat([motion.ab, motion.ba]), batch)
-    else:
-        found = net.match_all(a, b)
-        loss, notes = flow_objective(found, batch, weights), flow_notes(found.quarter[-1], batch)
-        motion = Motion(*found.quarter[-1].chunk(2), *found.sure.chunk(2))
+    found = net.match_all(a, b)
+    loss, notes = flow_objective(found, batch, weights), flow_notes(found.quarter[-1], batch)
     if not everything:
         return loss, notes
 
-    made = net.render_all(a, b, motion, batch["t"])
-    image, target = made.image.float(), batch["target"]
+    motion = net.motion(a, b, *found.quarter[-1].chunk(2), *found.sure.chunk(2))
+    image, target = net.render_all(a, b, motion, batch["t"]).image.float(), batch["target"]
     loss = loss + weights.picture * losses.laplacian(image, target)
     loss = loss + weights.charbonnier * losses.charbonnier(image, target)
     if weights.census:
         loss = loss + weights.census * losses.census(image, target)
     if weights.sharpness:
         loss = loss + weights.sharpness * losses.sharpness(image, target)
-    errors = losses.guess_errors(batch["a"], batch["b"], target, made.guesses, 4)
-    notes["choice"] = losses.choice(made.shares, errors)
-    loss = loss + weights.choice * notes["choice"]
-    for side, flows in (("a", made.to_a), ("b", made.to_b)):
-        flow = batch[f"flow_t{side}"]
-        told = (flow.abs().amax((1, 2, 3)) > 0).float().view(-1, 1, 1, 1)  # samples that have it; no loss at rest
-        for factor, estimate in zip((4, 2), flows, strict=True):
-            weight = told * (1.0 - batch[f"hidden_t{side}"].float())
-            loss = loss + weights.flow_at_t * losses.flow_error(estimate, flow, weight, factor)
-    lost_a, lost_b = batch["hidden_ta"].float(), batch["hidden_tb"].float()
-    loss = loss + weights.mask * losses.mask_entropy(made.mask, lost_b, (lost_a - lost_b).abs())
     with torch.no_grad():
         error = ((image.clamp(0, 1) - target) ** 2).mean((1, 2, 3))
         notes["psnr"] = (-10.0 * torch.log10(error + 1e-10)).mean()
     return loss, notes
+
+
+def mixture_objective(net: Midnet, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of the judge on stored mixtures: decibels of every sample, which is what the evaluation counts.
+
+    Noted are PSNR and that of the carried guess alone, with the first mask.
+    """
+    shares = net.judge(batch["evidence"], batch["seen"], batch["t"].view(-1, 1, 1, 1))
+    error = missed(shares, batch["products"]).mean((1, 2)) + ROUNDING
+    loss = 10.0 * torch.log10(error + 0.5).mean()  # a scene at rest, missed by half a level, has no say
+    with torch.no_grad():
+        return loss, {"psnr": (10.0 * torch.log10(LEVELS**2 / error)).mean()}
 
 
 def flow_truth(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -232,10 +228,13 @@ def train(recipe: Recipe, report: Callable[[str], None] = log.info) -> Path:
     rank, world, device = join(recipe)
     recipe.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    net = load_midnet(recipe.start, recipe.model) if recipe.start else Midnet(architecture_of(recipe))
+    net = load_midnet(recipe.start, recipe.model) if recipe.start else None
+    matcher = matcher_of(recipe, net, device)
+    recipe, highest = replace(recipe, matcher=matcher), recipe.rate or RATES[matcher]
+    net = net or Midnet(architecture_of(recipe))
     net = net.train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = {name: value.detach().clone() for name, value in net.state_dict().items()}
-    optimiser = torch.optim.AdamW(net.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(net.parameters(), highest, betas=(0.9, 0.99), weight_decay=1e-4)
     half = half_precision(recipe, device)
     flow_share = recipe.flow_share if net.architecture.matcher == "learned" else 0.0
 
@@ -285,7 +284,7 @@ def train(recipe: Recipe, report: Callable[[str], None] = log.info) -> Path:
             loss.backward()  # type: ignore[no-untyped-call]
             share_gradients(net, world)
             norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            rate = rate_at(recipe, step, progress)
+            rate = rate_at(highest, step, progress)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             if torch.isfinite(norm):
@@ -302,6 +301,24 @@ def train(recipe: Recipe, report: Callable[[str], None] = log.info) -> Path:
     diary.close()
     leave(world)
     return recipe.out / ("best.safetensors" if recipe.evaluate else "last.safetensors")
+
+
+def matcher_of(recipe: Recipe, start: Midnet | None, device: torch.device) -> str:
+    """Where the flow comes from.
+
+    Raises:
+        InputError: another matcher was asked for than the weights to begin with have, or loaders with classical flow.
+    """
+    named = recipe.matcher if recipe.matcher != "auto" else None
+    known = start.architecture.matcher if start is not None else None
+    if named and known and named != known:
+        raise InputError(f"train: {recipe.start} has the matcher {known}, not {named}; leave --matcher out")
+    matcher = named or known or ("dis" if device.type == "cpu" else "learned")
+    if matcher == "dis" and recipe.loaders:
+        raise InputError(
+            "train: with classical flow (matcher dis) the trainer draws its batches itself; leave --loaders out"
+        )
+    return matcher
 
 
 def architecture_of(recipe: Recipe) -> Architecture:
@@ -346,10 +363,14 @@ def open_batches(recipe: Recipe, everything: bool, position: int, rank: int, wor
     mix = Mix(fast=0.06, medium=0.3) if recipe.matcher == "dis" else Mix()
     scenes = SceneSource(recipe.photos, room, False, mix, first_seed=10_000_000 * rank, device=device)
     # a batch of hundreds wants to be drawn from more scenes than a batch of sixteen
-    window = max(4, recipe.batch // 16)
+    window = 16 if recipe.matcher == "dis" else max(4, recipe.batch // 16)
     ahead = max(2, recipe.workers) + int(2 * spread(recipe.loaders, recipe.batch) / (SAMPLES * recipe.reuse))
 
+    classical = recipe.matcher == "dis"
+
     def stored(folder: str, source: Source) -> Shards:
+        if classical:
+            source = MixtureSource(source, room, architecture_of(recipe))
         return Shards(shards / folder, source, SAMPLES, recipe.reuse, window, ahead, recipe.workers)
 
     sources = [Share(stored("scenes", scenes), 1.0)]
@@ -357,6 +378,8 @@ def open_batches(recipe: Recipe, everything: bool, position: int, rank: int, wor
         clips = Share(stored("clips", ClipSource(recipe.clips, room)), recipe.clip_share)
         sources = [replace(sources[0], share=1.0 - recipe.clip_share), clips]
     seed = recipe.seed * 1000 + rank
+    if classical:
+        return Mixtures(sources, recipe.batch, recipe.size, seed, position)
     if recipe.loaders:
         pinned = torch.cuda.is_available()
         return Feed(sources, recipe.batch, recipe.size, seed, position, recipe.loaders, pinned)
@@ -516,11 +539,14 @@ class Diary:
         seconds = (time.monotonic() - self.since) / max(len(self.sums["loss"]), 1)
         self.sums, self.since = {}, time.monotonic()
         self.note(step, {**means, "rate": rate, "seconds": seconds, "progress": progress})
-        picture = f" psnr {means['psnr']:.2f}" if "psnr" in means else ""
-        return (
-            f"step {step} ({progress:.1%}, {seconds:.2f} s each) loss {means['loss']:.4f}{picture} flow error "
-            f"{means['epe']:.2f} px, seen {means['epe_seen']:.2f}, of no flow {means['epe_zero']:.2f}"
-        )
+        line = f"step {step} ({progress:.1%}, {seconds:.2f} s each) loss {means['loss']:.4f}"
+        if "psnr" in means:
+            line += f" psnr {means['psnr']:.2f}"
+        if "epe" in means:
+            line += (
+                f" flow error {means['epe']:.2f} px, seen {means['epe_seen']:.2f}, of no flow {means['epe_zero']:.2f}"
+            )
+        return line
 
     def note(self, step: int, values: dict[str, float]) -> None:
         """Write values down."""

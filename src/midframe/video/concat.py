@@ -33,7 +33,7 @@ from midframe.errors import MediaError, UnsupportedError
 from midframe.options import Options
 from midframe.types import VideoInfo
 from midframe.video import images
-from midframe.video.probe import OPEN_SECONDS, is_cover, named, open_source, witness
+from midframe.video.probe import OPEN_SECONDS, is_cover, named, open_source, packets_of, witness
 from midframe.video.writer import DecodingTimes, check_target, container_of, muxer_options, timescale, write_error
 
 SEGMENT_SUFFIX = ".mkv"
@@ -147,7 +147,7 @@ def _samples(source: Any, wanted: Sequence[int]) -> dict[int, list[Any]]:
             stream.discard = av.stream.Discard.all
     missing = set(wanted)
     with contextlib.suppress(av.error.FFmpegError, OSError):
-        for count, packet in enumerate(source.demux(streams)):
+        for count, packet in enumerate(packets_of(source, streams)):
             if packet.size and packet.stream_index in missing:
                 found[packet.stream_index].append(packet)
                 if len(found[packet.stream_index]) >= TRIAL_PACKETS:
@@ -547,7 +547,7 @@ class _Join:
                 source.seek(int((begin + self.info.origin - 10) * av.time_base), backward=True)
         with witness(self.source) as check_still_there:
             done: set[int] = set()
-            packets = source.demux(wanted)
+            packets = packets_of(source, wanted)
             while True:
                 try:
                     packet = next(packets)
@@ -697,7 +697,7 @@ class _CoverLine(_Line):
         name = stream.metadata.get("filename") or f"cover.{kind.rpartition('/')[2].replace('jpeg', 'jpg')}"
         data = b""
         with open_source(stream.container.name.removeprefix("file:")) as source:
-            for packet in source.demux(source.streams[stream.index]):
+            for packet in packets_of(source, source.streams[stream.index]):
                 if packet.size:
                     data = bytes(packet)
                     break
