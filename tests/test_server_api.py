@@ -178,7 +178,13 @@ def test_plan(api: Api) -> None:
     called = said["python"].splitlines()[-1]
     given = eval(called.replace("midframe.interpolate", "dict_of"), {"dict_of": lambda a, b, **k: (a, b, k)})
     assert given[0] == "-my film's.mp4"
-    assert given[2] == {"fps": "60000/1001", "scene": "off", "crf": "18", "audio": False}
+    assert given[2] == {
+        "fps": "60000/1001",
+        "scene": "off",
+        "crf": "18",
+        "audio": False,
+        "model": "dis",
+    }  # as this house is set
     for wrong in (
         {"fps": "60", "ratio": "2"},
         {"fps": "0"},
