@@ -48,8 +48,8 @@ LOCAL_RADIUS = 3  # places at 1/16 and 1/8: a 7x7 window
 AROUND = 4  # places at 1/4 from which neighbouring flows are borrowed: an edge of a flow is often that far off
 EVIDENCE = 19  # values that are kept of every guess in every 4x4 block, see `Midnet.candidates`
 CLUES, SHARED_CLUES = 22, 13  # what the judge makes of them, see `clues`
-# Logit taken from "rest" when a trained judge is used: a texture that moves by a whole period looks as if it stood still.
-# Chosen in one look: such textures of the stress suite +2.7 dB, its subtitles -0.4, Middlebury -0.03, Vimeo 0.00.
+# Logit taken from "rest" when a trained judge is used: a texture that moves by a whole period looks as if it stood
+# still. Chosen in one look: such textures of the stress suite +2.7 dB, its subtitles -0.4, Middlebury -0.03, Vimeo 0.
 WARY = 1.0
 AHEAD = {"carried": 2.0, "rest": -2.0}  # logit of a guess before anything is learned; 1 for the others
 FINE_UP_TO = 450_000  # pixels up to which inverse search goes down to full size: +0.6 dB untrained at thrice the time
