@@ -125,19 +125,10 @@ class Matching(NamedTuple):
 class Candidates(NamedTuple):
     """What each of K guesses of the flows makes of the two pictures."""
 
-    guesses: Tensor  # (N, K, 4, H/4, W/4): flow from t to a and to b, pixels of that size
     seen: Tensor  # (N, 3, H/4, W/4), see `carry`
     a: list[Tensor]  # K of (N, 3, H, W): a, brought to t
     b: list[Tensor]
     evidence: Tensor  # (N, K, EVIDENCE, H/4, W/4), no gradient
-
-
-class Rendering(NamedTuple):
-    """What the render stage makes, for training."""
-
-    image: Tensor  # (N, 3, H, W)
-    shares: Tensor  # (N, 2K, H/4, W/4): of a under each guess, then of b
-    candidates: Candidates
 
 
 def activation() -> nn.Module:
@@ -264,8 +255,7 @@ def warp_spline(coefficients: Tensor, flow: Tensor) -> Tensor:
         flow: (B, 2, H, W) in pixels; where it points out of the picture, the edge is repeated.
     """
     if _sampled_by_opencv(coefficients, flow):
-        with ThreadPoolExecutor(2) as pool:
-            return torch.stack(list(pool.map(_remapped, coefficients, flow)))
+        return torch.stack([_remapped(*pair) for pair in zip(coefficients, flow, strict=True)])
     rows, columns = coefficients.shape[-2:]
     where = coordinates(rows - 4, columns - 4, flow.device) + flow.float()
     (left, xs), (top, ys) = (_pairs(where[:, axis], size) for axis, size in ((0, columns), (1, rows)))
@@ -649,10 +639,10 @@ class Midnet(Model):
         """See `Model.render`; uses `before` and `after` only together, where both tell of the same acceleration."""
         at_once = max(1, AT_ONCE // (a.image.shape[-2] * a.image.shape[-1]))
         if a.image.shape[0] != 1 or t.shape[0] <= at_once:
-            return self.render_all(a, b, motion, t, before, after).image
-        return torch.cat([self.render_all(a, b, motion, some, before, after).image for some in torch.split(t, at_once)])
+            return self._render(a, b, motion, t, before, after)
+        return torch.cat([self._render(a, b, motion, some, before, after) for some in torch.split(t, at_once)])
 
-    def render_all(
+    def _render(
         self,
         a: Features,
         b: Features,
@@ -660,8 +650,8 @@ class Midnet(Model):
         t: Tensor,
         before: Motion | None = None,
         after: Motion | None = None,
-    ) -> Rendering:
-        """`render` with what it was made of, for any number of pictures at once."""
+    ) -> Tensor:
+        """`render`, all at once."""
         count = t.shape[0]
         bend = None if before is None or after is None else acceleration(motion, before, after)
         if a.image.shape[0] != count:
@@ -674,7 +664,7 @@ class Midnet(Model):
         image = torch.zeros_like(found.a[0])
         for k, picture in enumerate((*found.a, *found.b)):
             image = image + quadruple(shares[:, k : k + 1]) * picture
-        return Rendering(image, shares, found)
+        return image
 
     def candidates(
         self, a: Features, b: Features, motion: Motion, t: Tensor, bend: tuple[Tensor, Tensor] | None = None
@@ -706,8 +696,8 @@ class Midnet(Model):
                 with torch.no_grad():
                     step = POLISH * polish(warp_bright(a.bright, to_a), warp_bright(b.bright, to_b))
                 # both sides go half the way in proportion to how far they are, so that t stays t
-                one = warp_spline(a.spline, to_a - t * double(step))
-                two = warp_spline(b.spline, to_b + (1 - t) * double(step))
+                whole = double(step)
+                one, two = warp_spline(a.spline, to_a - t * whole), warp_spline(b.spline, to_b + (1 - t) * whole)
                 step = halve(step)
             ones.append(one)
             twos.append(two)
@@ -716,7 +706,7 @@ class Midnet(Model):
                 parts.append((guess, step, *hidden))
         with torch.no_grad():
             evidence = torch.stack(_evidence(ones, twos, parts), 1)
-        return Candidates(guesses, seen, ones, twos, evidence)
+        return Candidates(seen, ones, twos, evidence)
 
 
 def _evidence(ones: list[Tensor], twos: list[Tensor], parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
@@ -782,9 +772,8 @@ def inverse_search(
     area = height * width
     shrink = round(1 / (scale or scale_by_size(area)))
     fine = fine or [area <= FINE_UP_TO * shrink * shrink] * len(a)
-    weights = a.new_tensor(LUMA).view(1, 3, 1, 1)
     with torch.autocast(a.device.type, enabled=False):
-        small = [F.avg_pool2d((x.detach().float() * weights).sum(1, keepdim=True), shrink)[:, 0] for x in (a, b)]
+        small = [F.avg_pool2d(brightness(x.detach().float()), shrink)[:, 0] for x in (a, b)]
     greys = [(x * 255).round().clamp(0, 255).byte().cpu().numpy() for x in small]
     pairs = [task for one, two, deep in zip(*greys, fine, strict=True) for task in ((one, two, deep), (two, one, deep))]
     with ThreadPoolExecutor(2) as pool:  # both ways at a time; OpenCV lets go of the interpreter

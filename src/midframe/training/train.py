@@ -157,7 +157,7 @@ def objective(
         return loss, notes
 
     motion = net.motion(a, b, *found.quarter[-1].chunk(2), *found.sure.chunk(2))
-    image, target = net.render_all(a, b, motion, batch["t"]).image.float(), batch["target"]
+    image, target = net.render(a, b, motion, batch["t"]).float(), batch["target"]
     loss = loss + weights.picture * losses.laplacian(image, target)
     loss = loss + weights.charbonnier * losses.charbonnier(image, target)
     if weights.census:
