@@ -259,6 +259,21 @@ def test_repeated_textures_move_more_than_half_a_period(textures: Textures) -> N
     assert np.median(ratios) > 0.5 and max(ratios) > 1
 
 
+def test_some_repeated_textures_move_by_a_whole_period(textures: Textures) -> None:
+    mix = Mix(repeated=1, whole_period=1, static_scene=0, fast=0, medium=1)
+    found = []
+    for seed in range(16):
+        layers = [layer for layer in compose(seed, textures, (192, 256), mix=mix).layers if layer.period is not None]
+        for layer in layers:
+            assert layer.period is not None
+            along = np.hypot(*(layer.place[:2, :2] @ np.array([layer.period[0], 0.0])))
+            if 7 < along < 60:  # shorter and longer periods there are not, whatever the motion
+                found.append(np.hypot(*layer.motion.shift) / along)
+    assert len(found) > 6
+    assert all(0.8 < periods < 1.2 for periods in found)
+
+
+
 def test_overlays_rest_to_the_last_bit(textures: Textures) -> None:
     found = 0
     for seed in range(60):

@@ -316,7 +316,7 @@ def test_quick_score_looks_at_other_weights_and_puts_the_own_back(triplets: Path
     cv2.imwrite(str(second), np.zeros_like(cv2.imread(str(second))))
     halved = quick_score(net, own, find_triplets(triplets / "m"), False)
     believes_a = {name: value.clone() for name, value in own.items()}
-    believes_a["judge.side.bias"] += torch.tensor([20.0, -20.0])
+    believes_a["judge.spread.bias"][-2:] += torch.tensor([20.0, -20.0])
     assert quick_score(net, believes_a, find_triplets(triplets / "m"), False) > halved + 10
     assert net.training
     for name, value in net.state_dict().items():

@@ -52,6 +52,7 @@ class Mix:
     )
     medium: float = 0.30  # 10 to 40 px; the others 0.3 to 10 px
     repeated: float = 0.07
+    whole_period: float = 0.0  # of the repeated ones: they move by one period, give or take a tenth
     overlay: float = 0.25
     blur: float = 0.12
     drift: float = 0.15
@@ -96,7 +97,7 @@ def compose(
     for _ in range(int(rng.choice(len(mix.layers), p=np.array(mix.layers) / sum(mix.layers)))):
         layers.append(thing(rng, textures, size, speed, camera, pan, course, mix))
     if rng.random() < mix.repeated and speed > 0:
-        repeat(rng, textures, size, layers, tags)
+        repeat(rng, textures, size, layers, tags, mix.whole_period)
     if rng.random() < mix.overlay:
         layers += overlays(rng, size, tags)
     clock = Clock()
@@ -295,15 +296,21 @@ def plain(rng: Generator, texture: Bytes) -> Bytes:
     return np.asarray(cv2.addWeighted(texture, 0.12, np.full_like(texture, colour.astype(np.uint8)), 0.88, 0), np.uint8)
 
 
-def repeat(rng: Generator, textures: Textures, size: tuple[int, int], layers: list[Layer], tags: list[str]) -> None:
-    """Give one layer (the background if it moves) a repeated texture that moves 0.5 to 1.5 periods from a to b."""
+def repeat(
+    rng: Generator, textures: Textures, size: tuple[int, int], layers: list[Layer], tags: list[str], whole: float
+) -> None:
+    """Give one layer (the background if it moves) a repeated texture that moves 0.5 to 1.5 periods from a to b.
+
+    `whole` is the share of those that move by just about one.
+    """
     moving = [i for i, layer in enumerate(layers) if np.hypot(*layer.motion.shift) > 3 and layer.kind != "text"]
     if not moving:
         return
     number = moving[0] if rng.random() < 0.6 else moving[-1]
     layer = layers[number]
     shift = float(np.hypot(*layer.motion.shift))
-    period = float(np.clip(shift / rng.uniform(0.5, 1.5), 6, 64))  # pixels
+    periods = rng.uniform(0.9, 1.1) if whole and rng.random() < whole else rng.uniform(0.5, 1.5)
+    period = float(np.clip(shift / periods, 6, 64))  # pixels
     rows, columns = layer.patch.shape[:2]
     wide = max(8, round(period * DENSITY))
     high = max(8, round(wide * rng.uniform(0.5, 1.5)))

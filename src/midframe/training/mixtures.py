@@ -19,11 +19,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from midframe.models.midnet import Architecture, Candidates, Midnet, doubts, inverse_search
+from midframe.models.midnet import FAIR, FINE, TILE_BLOCKS, Architecture, Candidates, Midnet, doubts, inverse_search
 from midframe.training.shards import Arrays, Batches, Source, changed, draw_change
 
 BLOCK = 4  # pixels; sides of the blocks for which shares are found
-FINE = 0.7  # of the samples have their flow sought down to the finest scale, as pictures of 720p and less have
+FINELY = 0.7  # of the samples have their flow sought down to the finest scale, as pictures of less than 720p have
 LEVELS = 255.0  # products are kept of 8-bit levels
 MOST = 6e4  # squared levels; 16-bit floats end at 65504
 ROUNDING = 1.0 / 12.0  # squared levels that rounding to 8 bits adds
@@ -90,9 +90,9 @@ class MixtureSource:
         net = drawing(self.architecture)
         with torch.no_grad():
             a, b = net.encode(made["a"][None]), net.encode(made["b"][None])
-            ab, ba = inverse_search(a.image, b.image, [bool(rng.random() < FINE)], scale=1.0)
+            ab, ba = inverse_search(a.image, b.image, [FINE if rng.random() < FINELY else FAIR], scale=1.0)
             motion = net.motion(a, b, ab, ba, *doubts(ab, ba))
-            found = net.candidates(a, b, motion, made["t"].view(1, 1, 1, 1))
+            found = net.stored_candidates(a, b, motion, made["t"].view(1, 1, 1, 1))
             stored = products(found, made["target"][None])
         parts = {"evidence": found.evidence, "seen": found.seen, "products": stored}
         return {**{name: x[0].half().numpy() for name, x in parts.items()}, "t": made["t"].numpy()}
@@ -118,7 +118,8 @@ class Mixtures(Batches):
         """One sample, changed. What the judge makes of evidence does not depend on directions, see `clues`."""
         height, width = drawn["seen"].shape[-2:]
         side = self.crop // BLOCK
-        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        # on the tiles in which guesses are present or not
+        top, left = (TILE_BLOCKS * int(rng.integers((length - side) // TILE_BLOCKS + 1)) for length in (height, width))
         turns, mirrored = int(rng.integers(4)), bool(rng.random() < 0.5)
         out = {"t": torch.tensor(float(drawn["t"]))}
         for name in ("evidence", "seen", "products"):

@@ -359,8 +359,9 @@ def open_batches(recipe: Recipe, everything: bool, position: int, rank: int, wor
     room = recipe.size + 64
     shards = recipe.out / "shards" / str(rank)
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if recipe.gpu_render else ""
-    # what inverse search misses altogether cannot be mended by rendering; it would only be noise in the gradients
-    mix = Mix(fast=0.06, medium=0.3) if recipe.matcher == "dis" else Mix()
+    # what inverse search misses altogether cannot be mended by rendering; it would only be noise in the gradients. What
+    # moves by a period looks as if it rested: only such scenes teach otherwise
+    mix = Mix(fast=0.06, medium=0.4, repeated=0.25, whole_period=0.5) if recipe.matcher == "dis" else Mix()
     scenes = SceneSource(recipe.photos, room, False, mix, first_seed=10_000_000 * rank, device=device)
     # a batch of hundreds wants to be drawn from more scenes than a batch of sixteen
     window = 16 if recipe.matcher == "dis" else max(4, recipe.batch // 16)
