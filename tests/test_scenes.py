@@ -273,7 +273,6 @@ def test_some_repeated_textures_move_by_a_whole_period(textures: Textures) -> No
     assert all(0.8 < periods < 1.2 for periods in found)
 
 
-
 def test_overlays_rest_to_the_last_bit(textures: Textures) -> None:
     found = 0
     for seed in range(60):

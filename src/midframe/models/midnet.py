@@ -52,8 +52,8 @@ AROUND = 4  # places at 1/4 from which neighbouring flows are borrowed: an edge 
 EVIDENCE = 19  # values that are kept of every guess in every 4x4 block, see `Midnet.candidates`
 CLUES, SHARED_CLUES = 22, 13  # what the judge makes of them, see `clues`
 # Logit taken from "rest" when a trained judge is used: a texture that moves by a whole period looks as if it stood
-# still. Chosen in one look, for M: such textures of the stress suite +1.7 dB (one logit: +3.0), Middlebury -0.02 (-0.04),
-# overlays as the network alone keeps them -1.2 (-2.5).
+# still. Chosen in one look, for M: such textures of the stress suite +1.7 dB (a whole logit: +3.0), Middlebury -0.02,
+# and -1.2 where overlays are left to the network alone (-2.5).
 WARY = 0.5
 AHEAD = {"carried": 2.0, "rest": -2.0}  # logit of a guess before anything is learned; 1 for the others
 SMOOTH = 3  # places at 1/4 to either side over which a flow in doubt is smoothed
