@@ -26,6 +26,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from midframe.process import environment as process_environment
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SIZES = {"540p": (960, 540), "720p": (1280, 720), "1080p": (1920, 1080), "1440p": (2560, 1440), "2160p": (3840, 2160)}
@@ -130,6 +132,7 @@ def run(command: Sequence[str], threads: int, timeout: float = 900) -> Run:
     allowed = sorted(os.sched_getaffinity(0))[:threads]
     environment = {
         **os.environ,
+        **process_environment(),  # as the command line has it; for all contestants
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
     }

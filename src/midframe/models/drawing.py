@@ -340,11 +340,9 @@ def _polish(
                 for x in range(2 * places):
                     gx, gy = line[x + 2] - line[x], below[x] - over[x]
                     trust = f32(1.0) / (f32(1.0) + f32(20.0) * abs(other[x]))
-                    room[0, x] = trust * gx * gx
-                    room[1, x] = trust * gx * gy
-                    room[2, x] = trust * gy * gy
-                    room[3, x] = trust * gx * other[x]
-                    room[4, x] = trust * gy * other[x]
+                    tx, ty = trust * gx, trust * gy
+                    room[0, x], room[1, x], room[2, x] = tx * gx, tx * gy, ty * gy
+                    room[3, x], room[4, x] = tx * other[x], ty * other[x]
                 for k in range(5):
                     sum_of, pairs = total[k, 1:], room[k]
                     for x in range(places):
@@ -358,13 +356,15 @@ def _polish(
             for k in range(5):
                 for x in range(places + 2):
                     around[k, x] = ninth * (over[k, x] + here[k, x] + below[k, x])
-            part = around[:, begin - before :]
+            skip = begin - before
+            a_xx, a_xy, a_yy = around[0, skip:], around[1, skip:], around[2, skip:]
+            a_xt, a_yt = around[3, skip:], around[4, skip:]
             for x in range(end - begin):
-                xx = part[0, x] + part[0, x + 1] + part[0, x + 2] + f32(2e-4)
-                xy = part[1, x] + part[1, x + 1] + part[1, x + 2]
-                yy = part[2, x] + part[2, x + 1] + part[2, x + 2] + f32(2e-4)
-                xt = part[3, x] + part[3, x + 1] + part[3, x + 2]
-                yt = part[4, x] + part[4, x + 1] + part[4, x + 2]
+                xx = a_xx[x] + a_xx[x + 1] + a_xx[x + 2] + f32(2e-4)
+                xy = a_xy[x] + a_xy[x + 1] + a_xy[x + 2]
+                yy = a_yy[x] + a_yy[x + 1] + a_yy[x + 2] + f32(2e-4)
+                xt = a_xt[x] + a_xt[x + 1] + a_xt[x + 2]
+                yt = a_yt[x] + a_yt[x + 1] + a_yt[x + 2]
                 area = f32(1.0) / (xx * yy - xy * xy)
                 found[0, x] = gain * min(max((xy * yt - yy * xt) * area, f32(-1.0)), f32(1.0))
                 found[1, x] = gain * min(max((xy * xt - xx * yt) * area, f32(-1.0)), f32(1.0))
@@ -446,13 +446,12 @@ def _draw(
     wide, more = np.empty(width // 2 + 2, np.float32), np.empty(width, np.float32)
     room = np.empty((2, width), np.float32)
     lines = np.empty((2, width), np.int64)
-    room_x, room_y = np.empty((4, width), np.float32), np.empty((4, width), np.float32)
+    wx, wy = np.empty((4, width), np.float32), np.empty((4, width), np.float32)
     row, total = np.empty(4 * width, np.float32), np.empty(4 * width, np.float32)
     for run in range(runs.shape[0]):
         first, last, left, right = runs[run]
         begin, count = 4 * left, 4 * (right - left)
         across, down, columns, rows = room[0, :count], room[1, :count], lines[0], lines[1]
-        wx, wy = room_x[:, :count], room_y[:, :count]
         for block in range(first, last):
             total[: 4 * count] = f32(0.0)
             for y in range(4 * block, 4 * block + 4):
@@ -472,12 +471,13 @@ def _draw(
                         spline, base, stride, wx[0, x], wx[1, x], wx[2, x], wx[3, x],
                         wy[0, x], wy[1, x], wy[2, x], wy[3, x], row, np.int64(4 * x),
                     )  # fmt: skip
-                red, green = out[0, y, begin : begin + count], out[1, y, begin : begin + count]
-                blue = out[2, y, begin : begin + count]
-                light = bright[y, begin : begin + count]
+                for c in range(3):
+                    target, source = out[c, y, begin : begin + count], row[c:]
+                    for x in range(count):
+                        target[x] = _level(source[4 * x])
+                light, source = bright[y, begin : begin + count], row[3:]
                 for x in range(count):
-                    red[x], green[x], blue[x] = _level(row[4 * x]), _level(row[4 * x + 1]), _level(row[4 * x + 2])
-                    light[x] = row[4 * x + 3]
+                    light[x] = source[4 * x]
                 for x in range(4 * count):
                     total[x] += row[x]
             for c in range(3):

@@ -28,6 +28,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -389,12 +390,13 @@ class Judge(nn.Module):
 
     def around(self, pooled: Tensor) -> Tensor:
         """What all guesses of a block and the block itself show -> what the surroundings say of it, and of a and b."""
-        near = self.gather(pooled)
+        first, second = self.gather
+        assert isinstance(first, nn.Sequential)
+        near = second(F.leaky_relu_(pointwise(first[0], pooled), 0.1))
         eighth = self.down8(near)
         eighth = eighth + F.interpolate(self.down16(eighth), scale_factor=2.0, mode="nearest")
         far: Tensor = self.up8(eighth)
-        own: Tensor = self.spread(near)
-        return own + double(far)
+        return pointwise(self.spread, near) + double(far)
 
     def before(self) -> Tensor:
         """Logits (K,) of the guesses before anything is seen."""
@@ -420,6 +422,12 @@ class Judge(nn.Module):
         drawing.join(x, rows, around)
         out = self.verdict(F.leaky_relu_(self.second(x), 0.1)).float()
         return drawing.decide(out, rows, around, self.before(), seen, t)
+
+
+def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
+    """A convolution of 1x1 as a product of matrices, channels last: a quarter of the time that it takes on a CPU."""
+    assert isinstance(layer, nn.Conv2d)
+    return F.linear(x.movedim(1, -1), layer.weight.flatten(1), layer.bias).movedim(-1, 1)
 
 
 def present(guesses: Tensor, names: Sequence[str]) -> Tensor:
@@ -873,15 +881,27 @@ def inverse_search(
     shrink = round(1 / (scale or scale_by_size(area)))
     how = how or [search_for(area // shrink**2, quick)] * len(a)
     with torch.autocast(a.device.type, enabled=False):
-        small = [F.avg_pool2d(brightness(x.detach().float()), shrink)[:, 0] for x in (a, b)]
-    greys = [(x * 255).round().clamp(0, 255).byte().cpu().numpy() for x in small]
-    pairs = [task for one, two, each in zip(*greys, how, strict=True) for task in ((one, two, each), (two, one, each))]
+        greys = [brightness(x.detach().float())[:, 0].cpu().numpy() for x in (a, b)]
+    pairs = [
+        (*(_grey(x, shrink) for x in ends), each)
+        for one, two, each in zip(*greys, how, strict=True)
+        for ends in ((one, two), (two, one))
+    ]
     with ThreadPoolExecutor(2) as pool:  # both ways at a time; OpenCV lets go of the interpreter
-        flows = list(pool.map(_search, pairs))
-    flow = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).to(a.device)
-    factor = 4 // shrink
-    flow = F.avg_pool2d(flow, factor) / factor if factor > 1 else flow
+        flows = list(pool.map(partial(_search, shrink=4 // shrink), pairs))
+    flow = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(a.device)
     return flow[0::2], flow[1::2]
+
+
+def _grey(bright: NDArray[np.float32], shrink: int) -> NDArray[np.uint8]:
+    """Brightness 0..1 as levels, at the size at which motion is sought."""
+    import cv2
+
+    height, width = bright.shape
+    if shrink > 1:
+        size = width // shrink, height // shrink
+        bright = np.asarray(cv2.resize(bright, size, interpolation=cv2.INTER_AREA), np.float32)
+    return np.asarray(cv2.addWeighted(bright, 255.0, bright, 0.0, 0.0, dtype=cv2.CV_8U))
 
 
 def doubts(ab: Tensor, ba: Tensor) -> tuple[Tensor, Tensor]:
@@ -928,8 +948,8 @@ def smoothed(image: Tensor, flow: Tensor, back: Tensor) -> Tensor:
     return flow * kept + total / load * (1.0 - kept)
 
 
-def _search(task: tuple[NDArray[np.uint8], NDArray[np.uint8], Search]) -> NDArray[np.float32]:
-    """Flow (h, w, 2) from one grey picture to another."""
+def _search(task: tuple[NDArray[np.uint8], NDArray[np.uint8], Search], shrink: int) -> NDArray[np.float32]:
+    """Flow (h, w, 2) from one grey picture to another, at 1/shrink of their size."""
     import cv2
 
     one, two, how = task
@@ -938,7 +958,12 @@ def _search(task: tuple[NDArray[np.uint8], NDArray[np.uint8], Search]) -> NDArra
     finder.setPatchStride(how.stride)
     finder.setGradientDescentIterations(how.descent)
     finder.setVariationalRefinementIterations(how.refinement)
-    return np.asarray(finder.calc(one, two, None), np.float32)  # type: ignore[call-overload]
+    flow = np.asarray(finder.calc(one, two, None), np.float32)  # type: ignore[call-overload]
+    if shrink == 1:
+        return flow
+    height, width = one.shape
+    small = cv2.resize(flow, (width // shrink, height // shrink), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32) / np.float32(shrink)
 
 
 def acceleration(motion: Motion, before: Motion, after: Motion) -> tuple[Tensor, Tensor]:
@@ -1074,4 +1099,4 @@ def load_midnet(path: Path, name: str = "") -> Midnet:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} holds no weights of a midnet that this version can build: {reason}") from error
     net.name = name or Midnet.name  # type: ignore[misc]
-    return net
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
