@@ -10,12 +10,14 @@ half, and rounding costs 2e-5.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -145,6 +147,21 @@ def log(x: Number) -> Number:
     q = s * s
     series = f32(2.0) + q * (f32(2.0 / 3.0) + q * (f32(0.4) + q * f32(2.0 / 7.0)))
     return f32(exponent + high) * f32(0.6931471805599453) + s * series
+
+
+# Written out: numpy's assignment to slices takes seconds to compile
+
+
+@compiled
+def _clear(row: Array) -> None:
+    for x in range(row.shape[0]):
+        row[x] = f32(0.0)
+
+
+@compiled
+def _put(source: Array, target: Array) -> None:
+    for x in range(target.shape[0]):
+        target[x] = source[x]
 
 
 # Splines
@@ -369,7 +386,8 @@ def _polish(
                 found[0, x] = gain * min(max((xy * yt - yy * xt) * area, f32(-1.0)), f32(1.0))
                 found[1, x] = gain * min(max((xy * xt - xx * yt) * area, f32(-1.0)), f32(1.0))
             if 2 * first <= r < 2 * last:
-                step[:, r, begin:end] = found
+                _put(found[0], step[0, r, begin:end])
+                _put(found[1], step[1, r, begin:end])
             else:
                 for x in range(begin, end):
                     if not present[r // (2 * TILE), x // (2 * TILE)]:
@@ -389,7 +407,8 @@ def _smoothed(first: int, last: int, place: Array, reach: int, alike: Number, fl
     rows = np.empty((3, width), np.float32)
     for y in range(first, last):
         red, green, blue = place[2, y + reach], place[3, y + reach], place[4, y + reach]
-        rows[:] = f32(0.0)
+        for k in range(3):
+            _clear(rows[k])
         for line in range(y, y + 2 * reach + 1):
             other_red, other_green, other_blue = place[2, line], place[3, line], place[4, line]
             across, down, trust = place[0, line], place[1, line], place[5, line]
@@ -453,7 +472,7 @@ def _draw(
         begin, count = 4 * left, 4 * (right - left)
         across, down, columns, rows = room[0, :count], room[1, :count], lines[0], lines[1]
         for block in range(first, last):
-            total[: 4 * count] = f32(0.0)
+            _clear(total[: 4 * count])
             for y in range(4 * block, 4 * block + 4):
                 _enlarge(flow[0], y, 4, left, right, wide, across)
                 _enlarge(step[0], y, 2, 2 * left, 2 * right, wide, more)
@@ -503,7 +522,7 @@ def _copy(runs: Runs, image: Array, out: Levels, tones: Array) -> None:
         begin, count = 4 * left, 4 * (right - left)
         for block in range(first, last):
             for c in range(3):
-                total[:count] = f32(0.0)
+                _clear(total[:count])
                 for y in range(4 * block, 4 * block + 4):
                     source, target = image[c, y, begin : begin + count], out[c, y, begin : begin + count]
                     for x in range(count):
@@ -518,7 +537,7 @@ def _follow(runs: Runs, leader: Array, plane: Array) -> None:
     for run in range(runs.shape[0]):
         first, last, left, right = runs[run]
         for y in range(4 * first, 4 * last):
-            plane[y, 4 * left : 4 * right] = leader[y, 4 * left : 4 * right]
+            _put(leader[y, 4 * left : 4 * right], plane[y, 4 * left : 4 * right])
 
 
 # What the judge sees
@@ -540,11 +559,11 @@ def _fine_detail(runs: Runs, plane: Array, out: Array) -> None:
         count = end - begin
         for y in range(low, high):
             near, far = max(begin - 2, 0), min(end + 2, width)  # two columns more on either side
-            wide[near - begin + 2 : far - begin + 2] = plane[y, near:far]
+            _put(plane[y, near:far], wide[near - begin + 2 : far - begin + 2])
             if begin == 0:
-                wide[:2] = plane[y, 0]
+                wide[0] = wide[1] = plane[y, 0]
             if end == width:
-                wide[count + 2 : count + 4] = plane[y, width - 1]
+                wide[count + 2] = wide[count + 3] = plane[y, width - 1]
             for x in range(count + 2):
                 once[x] = wide[x] + wide[x + 1] + wide[x + 2]
             if begin == 0:  # a mean of means, each with the edge repeated
@@ -554,7 +573,7 @@ def _fine_detail(runs: Runs, plane: Array, out: Array) -> None:
             for x in range(count):
                 soft[y - low, x] = ninth * (once[x] + once[x + 1] + once[x + 2])
         for block in range(first, last):
-            total[:count] = f32(0.0)
+            _clear(total[:count])
             for y in range(4 * block, 4 * block + 4):
                 if 2 <= y < height - 2:
                     near_rows, own = soft[y - 2 - low : y + 3 - low], plane[y, begin:end]
@@ -563,7 +582,7 @@ def _fine_detail(runs: Runs, plane: Array, out: Array) -> None:
                         value = own[x] - ninth * (outer + f32(2.0) * inner + f32(3.0) * near_rows[2, x])
                         total[x] += value * value
                 else:
-                    weights[:] = f32(0.0)  # of the rows from y - 2 on
+                    _clear(weights)  # of the rows from y - 2 on
                     for up in range(-1, 2):
                         middle = min(max(y + up, 0), height - 1)
                         for more in range(-1, 2):
@@ -602,7 +621,8 @@ def _compare(runs: Runs, a: Array, b: Array, mean: Array, evidence: Array) -> No
     for run in range(runs.shape[0]):
         first, last, left, right = runs[run]
         for block in range(first, last):
-            sums[:] = f32(0.0)
+            for c in range(3):
+                _clear(sums[c])
             for y in range(4 * block, 4 * block + 4):
                 one, two = a[y, 4 * left : 4 * right], b[y, 4 * left : 4 * right]
                 both = mean[y, 4 * left : 4 * right]
@@ -845,7 +865,7 @@ def _mix(first: int, last: int, pictures: Levels, present: Mask, shares: Array, 
         for kind in range(2 * half):
             k = half * (1 - kind // half) + half - 1 - kind % half  # the first of each side last: it takes what is left
             if k % half == half - 1:
-                left_over[:] = f32(0.0)
+                _clear(left_over)
             _enlarge(shares[k], y, 4, 0, width // 4, wide, row)
             if k % half == 0:
                 for x in range(width):
@@ -870,6 +890,23 @@ def _mix(first: int, last: int, pictures: Levels, present: Mask, shares: Array, 
 
 
 # Doors
+
+
+def _tell() -> None:
+    """Say why the first picture takes so long, if nothing compiled is kept of this file as it is."""
+    logger = logging.getLogger(__name__)
+    place = _draw.stats.cache_path  # type: ignore[attr-defined]
+    if place is None:
+        logger.warning(
+            "compiling for this processor, ten seconds at every start; NUMBA_CACHE_DIR may name a folder for it"
+        )
+        return
+    written = Path(__file__).stat().st_mtime
+    if not any(kept.stat().st_mtime >= written for kept in Path(place).glob("drawing._draw-*.nbi")):
+        logger.warning("compiling for this processor, once: some ten seconds")
+
+
+_tell()
 
 
 def in_bands(work: Callable[[int, int], None], length: int, band: int) -> list[Callable[[], None]]:
