@@ -424,6 +424,7 @@ def test_exponential_and_logarithm_in_lanes() -> None:
 
 
 def test_a_guess_is_drawn_only_where_it_differs() -> None:
+    assert drawing.TILE == midnet.TILE_BLOCKS
     guesses = torch.zeros(1, 3, 4, 16, 24)
     guesses[0, 1, 2, 5, 9] = 0.2  # 0.8 px of the picture
     guesses[0, 1, 0, 12, 20] = 0.1

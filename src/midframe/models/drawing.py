@@ -30,6 +30,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
+from midframe.models.midnet import EVIDENCE
+
 Array = NDArray[Any]  # of float32
 Number = Any  # float32, or an integer, in compiled code
 Levels = NDArray[np.uint16]
@@ -39,8 +41,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 f32 = np.float32
 STEPS, BELOW = 32768, 16384
-EVIDENCE = 19  # values that are kept of every guess in every 4x4 block, see `midnet.Midnet.candidates`
-TILE = 4  # blocks; sides of the tiles in which a guess is drawn or not
+# Blocks; sides of the tiles in which a guess is drawn or not: `midnet.TILE_BLOCKS`, once more here, for compiled code
+# is kept until this file changes.
+TILE = 4
 BAND = 8  # rows of 4x4 blocks that are worked on at a time: what one needs of a picture fits a processor's own cache
 POLE = f32(np.sqrt(3.0) - 2.0)  # of the cubic B-spline
 
@@ -58,13 +61,16 @@ def compiled(function: Function) -> Function:
         return njit(**options)(function)  # type: ignore[no-any-return]
 
 
-def _spline_sample(context: Any, *args: Any) -> Any:
+def _spline_sample(
+    context: Any, source: Any, base: Any, stride: Any, x0: Any, x1: Any, x2: Any, x3: Any,
+    y0: Any, y1: Any, y2: Any, y3: Any, target: Any, at: Any,
+) -> Any:  # fmt: skip
     """Weighted sum of 4x4 places of four channels: what a loop vectoriser does not find by itself.
 
     Of the flat float32 `source` the places begin at `base`, rows are `stride` apart; x0..x3 and y0..y3 are weights;
     the four channels go to the flat float32 `target` at `at`.
     """
-    signature = types.void(*args)
+    signature = types.void(source, base, stride, x0, x1, x2, x3, y0, y1, y2, y3, target, at)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         four = ir.VectorType(ir.FloatType(), 4)
@@ -102,13 +108,6 @@ def _spline_sample(context: Any, *args: Any) -> Any:
     return signature, generate
 
 
-def _sample_splines(
-    context: Any, source: Any, base: Any, stride: Any, x0: Any, x1: Any, x2: Any, x3: Any,
-    y0: Any, y1: Any, y2: Any, y3: Any, target: Any, at: Any,
-) -> Any:  # fmt: skip
-    return _spline_sample(context, source, base, stride, x0, x1, x2, x3, y0, y1, y2, y3, target, at)
-
-
 def _bits_as_float(context: Any, bits: Any) -> Any:
     return types.float32(types.int32), lambda _, builder, __, values: builder.bitcast(values[0], ir.FloatType())
 
@@ -117,7 +116,7 @@ def _float_as_bits(context: Any, value: Any) -> Any:
     return types.int32(types.float32), lambda _, builder, __, values: builder.bitcast(values[0], ir.IntType(32))
 
 
-spline_sample: Any = intrinsic(_sample_splines)  # see `_spline_sample`
+spline_sample: Any = intrinsic(_spline_sample)
 bits_as_float: Any = intrinsic(_bits_as_float)  # the float32 whose bits an int32 has
 float_as_bits: Any = intrinsic(_float_as_bits)
 
@@ -224,8 +223,6 @@ def _filter_columns(first: int, last: int, rows: Array, out: Array) -> None:
 
 
 # Rows of flows and shares, enlarged as `F.interpolate` enlarges bilinearly
-
-
 # Loops run from 0 over slices: an index that might be negative keeps a loop from being done in lanes
 
 
@@ -764,19 +761,6 @@ def _rectified(x: Number) -> Number:
 
 
 @compiled
-def _shift(first: int, last: int, rows: Array, place: NDArray[np.int32], kind: Array) -> None:
-    """Rows (R, each) of every guess, and what is known of its kind (K, each), added and rectified."""
-    each, (_, width, kinds) = rows.shape[1], place.shape
-    for y in range(first, last):
-        for x in range(width):
-            for k in range(kinds):
-                row = place[y, x, k]
-                if row >= 0:
-                    for c in range(each):
-                        rows[row, c] = _rectified(rows[row, c] + kind[k, c])
-
-
-@compiled
 def _pool(first: int, last: int, rows: Array, place: NDArray[np.int32], shared: Array) -> None:
     """Mean and maximum of the rows (R, each) of all guesses, and the first one's, into a block's first entries."""
     each, (_, width, kinds) = rows.shape[1], place.shape
@@ -801,17 +785,16 @@ def _pool(first: int, last: int, rows: Array, place: NDArray[np.int32], shared: 
 
 
 @compiled
-def _join(first: int, last: int, rows: Array, place: NDArray[np.int32], around: Array) -> None:
-    """Rows (R, each) and what lies around their block (h, w, each and more), added and rectified."""
+def _add(first: int, last: int, rows: Array, place: NDArray[np.int32], values: Array) -> None:
+    """Rows (R, each) and values (h, w, K, each), added and rectified."""
     each, (_, width, kinds) = rows.shape[1], place.shape
     for y in range(first, last):
         for x in range(width):
-            block = around[y, x]
             for k in range(kinds):
                 row = place[y, x, k]
                 if row >= 0:
                     for c in range(each):
-                        rows[row, c] = _rectified(rows[row, c] + block[c])
+                        rows[row, c] = _rectified(rows[row, c] + values[y, x, k, c])
 
 
 @compiled
@@ -860,8 +843,7 @@ def _mix(first: int, last: int, pictures: Levels, present: Mask, shares: Array, 
     side = 4 * TILE
     for y in range(first, last):
         for c in range(3):
-            for x in range(width):
-                out[c, y, x] = f32(0.0)
+            _clear(out[c, y])
         for kind in range(2 * half):
             k = half * (1 - kind // half) + half - 1 - kind % half  # the first of each side last: it takes what is left
             if k % half == half - 1:
@@ -1122,21 +1104,15 @@ def clues(found: Drawn, seen: Tensor, t: float, count: int, common: int, offset:
     return Rows(rows, place, shared)
 
 
-def shift(features: Tensor, rows: Rows, kind: Tensor) -> None:
-    """Add to features (R, each), and rectify, what is known of the kind of each guess (K, each)."""
-    work = partial(_shift, rows=features.numpy(), place=rows.place, kind=kind.detach().float().numpy())
-    at_once(in_bands(work, len(rows.place), BAND))
+def add(features: Tensor, rows: Rows, values: Tensor) -> None:
+    """Add values, broadcast to (h, w, K, each), to the features (R, each) of guesses in blocks, and rectify."""
+    spread = np.broadcast_to(values.detach().float().numpy(), (*rows.place.shape, features.shape[1]))
+    at_once(in_bands(partial(_add, rows=features.numpy(), place=rows.place, values=spread), len(rows.place), BAND))
 
 
 def pool(features: Tensor, rows: Rows) -> None:
     """Mean, maximum and the first of the features (R, each) of the guesses in a block, into the free entries."""
     work = partial(_pool, rows=features.numpy(), place=rows.place, shared=rows.shared)
-    at_once(in_bands(work, len(rows.place), BAND))
-
-
-def join(features: Tensor, rows: Rows, around: Tensor) -> None:
-    """Add to features (R, each), and rectify, what lies around their block (h, w, each and more)."""
-    work = partial(_join, rows=features.numpy(), place=rows.place, around=around.numpy())
     at_once(in_bands(work, len(rows.place), BAND))
 
 

@@ -414,12 +414,12 @@ class Judge(nn.Module):
 
         rows = drawing.clues(found, seen, t, CLUES, SHARED_CLUES, 3 * self.first.out_features)
         x = self.look(torch.from_numpy(rows.clues)).float()
-        drawing.shift(x, rows, self.kind)
+        drawing.add(x, rows, self.kind)
         x = self.first(x).float()
         drawing.pool(x, rows)
         around = self.around(torch.from_numpy(rows.shared).permute(2, 0, 1)[None]).float()
         around = around[0].permute(1, 2, 0).contiguous()
-        drawing.join(x, rows, around)
+        drawing.add(x, rows, around[:, :, None, :-2])
         out = self.verdict(F.leaky_relu_(self.second(x), 0.1)).float()
         return drawing.decide(out, rows, around, self.before(), seen, t)
 

@@ -173,7 +173,7 @@ def objective(
 def mixture_objective(net: Midnet, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of the judge on stored mixtures: decibels of every sample, which is what the evaluation counts.
 
-    Noted are PSNR and that of the carried guess alone, with the first mask.
+    Noted is PSNR.
     """
     shares = net.judge(batch["evidence"], batch["seen"], batch["t"].view(-1, 1, 1, 1))
     error = missed(shares, batch["products"]).mean((1, 2)) + ROUNDING
@@ -361,13 +361,12 @@ def open_batches(recipe: Recipe, everything: bool, position: int, rank: int, wor
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if recipe.gpu_render else ""
     # what inverse search misses altogether cannot be mended by rendering; it would only be noise in the gradients. What
     # moves by a period looks as if it rested: only such scenes teach otherwise
-    mix = Mix(fast=0.06, medium=0.4, repeated=0.25, whole_period=0.5) if recipe.matcher == "dis" else Mix()
+    classical = recipe.matcher == "dis"
+    mix = Mix(fast=0.06, medium=0.4, repeated=0.25, whole_period=0.5) if classical else Mix()
     scenes = SceneSource(recipe.photos, room, False, mix, first_seed=10_000_000 * rank, device=device)
     # a batch of hundreds wants to be drawn from more scenes than a batch of sixteen
-    window = 16 if recipe.matcher == "dis" else max(4, recipe.batch // 16)
+    window = 16 if classical else max(4, recipe.batch // 16)
     ahead = max(2, recipe.workers) + int(2 * spread(recipe.loaders, recipe.batch) / (SAMPLES * recipe.reuse))
-
-    classical = recipe.matcher == "dis"
 
     def stored(folder: str, source: Source) -> Shards:
         if classical:
