@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from midframe.models.blend import Blend
+from midframe.types import PixelFormat
 
 
 class RgbBlend(Blend):
     """A cross-fade that takes the way through RGB and the three doors, as the networks do."""
 
-    planar = False
+    def takes(self, format: PixelFormat, height: int, width: int) -> bool:
+        """Nothing."""
+        return False

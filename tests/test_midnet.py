@@ -148,7 +148,7 @@ def test_a_flow_in_doubt_takes_that_of_its_own_colour() -> None:
     flow[:, 0, :, :12], back[:, 0] = 2.0, -2.0
     back[:, 0, :, 14:] = 0.0
     flow[:, 1, :, 10:12] = 3.0
-    made = midnet.smoothed(image, flow, back)
+    made = midnet.smoothed(F.avg_pool2d(image, 4), flow, back)
     assert made[0, 0, 4:12, 10:12].mean().item() == pytest.approx(2.0, abs=0.1)
     assert made[0, 1, 4:12, 10:12].abs().max().item() < 0.5
     assert torch.equal(made[..., :7], flow[..., :7]) or (made[..., :7] - flow[..., :7]).abs().max() < 1e-2
@@ -378,7 +378,6 @@ def test_a_compiled_picture_is_that_of_the_slow_twin(name: str, threads: int, sl
     finally:
         torch.set_num_threads(before)
     assert torch.equal(fast, again)  # rows do not depend on what the memory held, nor on threads
-    torch.testing.assert_close(a.spline, slow_a.spline, atol=1e-4, rtol=0)
     for one, two in zip(motion, slow_motion, strict=True):
         torch.testing.assert_close(one, two, atol=1e-3, rtol=0)
     torch.testing.assert_close(fast, slow, atol=4e-4, rtol=0)
@@ -395,6 +394,7 @@ def test_what_is_stored_for_training_is_that_of_the_slow_twin(classical: Midnet,
             midnet.carry(motion, t, classical.architecture.guesses)[0], classical.architecture.guesses
         )
         slowly()
+        a, b = (classical.encode(x) for x in two_motions(64, 96))
         slow = classical.candidates(a, b, motion, t)
     assert 0 < there[:, 1:-1].float().mean() < 1  # some are present and some are not
     torch.testing.assert_close(fast.evidence, slow.evidence, atol=2e-4, rtol=0)
@@ -435,7 +435,8 @@ def test_a_guess_is_drawn_only_where_it_differs() -> None:
     assert there[0, 1].nonzero().tolist() == [[1, 2]]
 
 
-def test_a_judge_sees_nothing_of_directions(classical: Midnet) -> None:
+def test_a_judge_sees_nothing_of_directions(classical: Midnet, slowly: Callable[[], None]) -> None:
+    slowly()
     image = texture(64, 96)
     t = torch.full((1, 1, 1, 1), 0.5)
     judge = midnet.Judge(classical.architecture.guesses, *classical.architecture.judge).eval()

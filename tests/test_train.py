@@ -167,7 +167,7 @@ def test_what_is_stored_of_mixtures_tells_the_error_of_the_mixed_picture() -> No
     )
     with torch.no_grad():
         a, b = net.encode(made["a"]), net.encode(made["b"])
-        ab, ba = inverse_search(a.image, b.image)
+        ab, ba = inverse_search(a.bright, b.bright)
         found = net.candidates(a, b, net.motion(a, b, ab, ba, *doubts(ab, ba)), made["t"].view(-1, 1, 1, 1))
         stored = products(found, made["target"])
     shares = torch.rand(2, 2 * len(net.architecture.guesses), 16, 16).softmax(1)

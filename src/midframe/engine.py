@@ -233,7 +233,7 @@ class Engine:
                     for key, picture in enumerate(around):
                         if picture is not None and key not in memory.features:
                             memory.features[key] = self._encode(picture.to(self.device, torch.float32))
-                    rendered = self._render(memory, (0, 1, 2, 3), [instants[i] for i in batch])
+                    rendered = self.model.render(*self._wanted(memory, (0, 1, 2, 3), [instants[i] for i in batch]))
                     out[batch] = ops.crop(rendered, *a.shape[-2:])
             except Exception as error:
                 self._step_down(error)
@@ -266,7 +266,7 @@ class Engine:
             slots = slots[1:]
         if not slots:
             return
-        if b is None or b.format != a.format or (b.height, b.width) != (a.height, a.width):
+        if b is None or not _alike(a, b):
             yield from (_Filled(slot, a.planes, "held") for slot in slots)
         elif gap.cut:
             yield from (_Filled(slot, self._across(a, b, slot.t), "held") for slot in slots)
@@ -322,15 +322,20 @@ class Engine:
     def _pictures(self, gap: Gap, times: list[float], memory: _Memory) -> list[Planes]:
         a, b = gap.a, gap.b
         assert b is not None
-        if self.model.planar and self.model.padded_size(a.height, a.width) == (a.height, a.width):
-            return self._planes(a, b, times, memory)
+        as_planes = self.model.takes(a.format, a.height, a.width)
         around = (gap.before, a, b, gap.after) if self.model.context else (None, a, b, None)
-        for frame in around:
-            if frame is not None and frame.index not in memory.features:
-                memory.features[frame.index] = self._encode(colour.to_rgb(frame.planes, frame.format, self.device))
-        before, after = around[0], around[3]
-        keys = (before.index if before else None, a.index, b.index, after.index if after else None)
-        rgb = ops.crop(self._render(memory, keys, times), a.height, a.width)
+        keys = [frame.index if frame is not None and _alike(frame, a) else None for frame in around]
+        for key, frame in zip(keys, around, strict=True):
+            if key is None or frame is None or key in memory.features:
+                continue
+            if as_planes:
+                memory.features[key] = self.model.encode_planes(frame.planes, frame.format)
+            else:
+                memory.features[key] = self._encode(colour.to_rgb(frame.planes, frame.format, self.device))
+        wanted = self._wanted(memory, keys, times)
+        if as_planes:
+            return self.model.render_planes(*wanted)
+        rgb = ops.crop(self.model.render(*wanted), a.height, a.width)
         made = [tuple(plane.cpu() for plane in colour.from_rgb(picture, a.format)) for picture in rgb]
         if a.format.alpha:
             made = [(*planes, alpha) for planes, alpha in zip(made, self._alpha(a, b, times, memory), strict=True)]
@@ -354,15 +359,6 @@ class Engine:
         seen = certainty.witnesses(memory.thumbnails[a.index], memory.thumbnails[b.index], flow)
         return [seen.certainty(certainty.thumbnail(planes, a.format), t) for planes, t in zip(made, times, strict=True)]
 
-    def _planes(self, a: Frame, b: Frame, times: list[float], memory: _Memory) -> list[Planes]:
-        """Planes made of planes, by a model that takes them as they are."""
-        for frame in (a, b):
-            if frame.index not in memory.features:
-                memory.features[frame.index] = self.model.encode_planes(frame.planes, frame.format)
-        motion = self._match(memory, a.index, b.index)
-        left, right = memory.features[a.index], memory.features[b.index]
-        return self.model.render_planes(left, right, motion, torch.tensor(times, dtype=torch.float32))
-
     def _alpha(self, a: Frame, b: Frame, times: list[float], memory: _Memory) -> list[Tensor]:
         """Alpha travels with the motion of the picture it belongs to: rendered like a grey one."""
         if _equal(a.planes[-1:], b.planes[-1:]):
@@ -381,13 +377,18 @@ class Engine:
         size = self.model.padded_size(rgb.shape[-2], rgb.shape[-1])
         return self.model.encode(ops.pad(rgb[None], *size, mode=self.model.pad_mode))
 
-    def _render(self, memory: _Memory, keys: tuple[int | None, int, int, int | None], times: list[float]) -> Tensor:
-        """Pictures between the second and the third of four frames; the outer ones may be missing."""
-        before, a, b, after = keys  # those without features are missing
+    def _wanted(
+        self, memory: _Memory, keys: Sequence[int | None], times: list[float]
+    ) -> tuple[Features, Features, Motion, Tensor, Motion | None, Motion | None]:
+        """What a model renders from: of pictures between the second and the third of four frames.
+
+        The outer two may be missing; those without features are.
+        """
+        before, a, b, after = keys
         t = torch.tensor(times, dtype=torch.float32, device=self.device)
         motion = self._match(memory, a, b)
         outer = self._match(memory, before, a), self._match(memory, b, after)
-        return self.model.render(memory.features[a], memory.features[b], motion, t, *outer)
+        return memory.features[a], memory.features[b], motion, t, *outer  # type: ignore[index]
 
     def _match(self, memory: _Memory, a: int | None, b: int | None) -> Motion | None:
         if a is None or b is None or a not in memory.features or b not in memory.features:
@@ -497,6 +498,11 @@ def _frame_of(picture: Tensor, index: int) -> Frame:
     planes = picture.detach().cpu().clamp(0, 1).mul(255).round().to(torch.uint8)
     form = PixelFormat("gbrp", "rgb", 8, matrix="rgb", full_range=True)
     return Frame(tuple(planes), form, Fraction(index), Fraction(1), index)
+
+
+def _alike(a: Frame, b: Frame) -> bool:
+    """Whether two frames are of one format and size."""
+    return b.format == a.format and (b.height, b.width) == (a.height, a.width)
 
 
 def _equal(a: Planes, b: Planes) -> bool:

@@ -43,7 +43,6 @@ class Model(nn.Module):
     fast_half: ClassVar[tuple[str, ...]] = ("cuda",)  # device types on which bf16 autocast was measured to be faster
     flow_scales: ClassVar[tuple[float, ...]] = (1.0,)  # what `flow_scale` may be set to, besides None
     scale_frees_memory: ClassVar[bool] = False  # whether a smaller `flow_scale` needs notably less memory of the device
-    planar: ClassVar[bool] = False  # has the two doors for planes as decoders make them; spares the way through RGB
 
     # Side of the pictures in which motion is sought, over that of the pictures; None: the model chooses by size.
     # A setting, made once before use (the engine sets it on a shallow copy), not per-call state.
@@ -96,14 +95,25 @@ class Model(nn.Module):
         """
         raise NotImplementedError
 
+    def takes(self, format: PixelFormat, height: int, width: int) -> bool:
+        """Whether the two doors below take pictures of a format and size as they are, which spares the way by RGB."""
+        return False
+
     def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> Features:
         """Features of one picture as `Frame.planes` holds it, alpha included: what `encode` is for RGB.
 
-        `match` takes them as it takes those of `encode`. The picture's sides are at least `min_side` and multiples of
-        `stride`: nothing is padded. Only models that are `planar` have this door.
+        `match` takes them as it takes those of `encode`. Nothing is padded beforehand.
         """
         raise NotImplementedError
 
-    def render_planes(self, a: Features, b: Features, motion: Motion, t: Tensor) -> list[tuple[Tensor, ...]]:
-        """Planes of the format given to `encode_planes`, rounded to its code values, for every t; see `render`."""
+    def render_planes(
+        self,
+        a: Features,
+        b: Features,
+        motion: Motion,
+        t: Tensor,
+        before: Motion | None = None,
+        after: Motion | None = None,
+    ) -> list[tuple[Tensor, ...]]:
+        """Planes like those given to `encode_planes`, rounded to its code values, for every t; see `render`."""
         raise NotImplementedError

@@ -18,7 +18,6 @@ class Blend(Model):
 
     name = "blend"
     fast_half: ClassVar[tuple[str, ...]] = ()
-    planar: ClassVar[bool] = True  # a mixture is the same one in Y'CbCr and in RGB
 
     def encode(self, image: Tensor) -> Features:
         """The picture itself."""
@@ -40,10 +39,22 @@ class Blend(Model):
         """(N, 3, H, W): `a + t (b - a)`."""
         return torch.lerp(a, b, t.to(a).view(-1, 1, 1, 1))
 
+    def takes(self, format: PixelFormat, height: int, width: int) -> bool:
+        """Everything: a mixture is the same one in Y'CbCr and in RGB."""
+        return True
+
     def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> Features:
         """The planes themselves."""
         return tuple(planes)
 
-    def render_planes(self, a: Features, b: Features, motion: Motion, t: Tensor) -> list[tuple[Tensor, ...]]:
+    def render_planes(
+        self,
+        a: Features,
+        b: Features,
+        motion: Motion,
+        t: Tensor,
+        before: Motion | None = None,
+        after: Motion | None = None,
+    ) -> list[tuple[Tensor, ...]]:
         """Every plane mixed, alpha too."""
         return [tuple(ops.mix(p, q, instant) for p, q in zip(a, b, strict=True)) for instant in t.tolist()]

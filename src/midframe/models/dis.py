@@ -90,7 +90,6 @@ class Dis(Model):
     min_side: ClassVar[int] = 16  # DIS seeks with patches of 8 pixels
     fast_half: ClassVar[tuple[str, ...]] = ()
     flow_scales: ClassVar[tuple[float, ...]] = (1.0, 0.5, 0.25)
-    planar: ClassVar[bool] = True
 
     def encode(self, image: Tensor) -> Features:
         """The pictures as numpy, and in grey at the size at which motion is sought."""
@@ -99,6 +98,10 @@ class Dis(Model):
             rgb = cv2.merge([channel.numpy() for channel in picture.contiguous()])
             found.append(_Picture((rgb,), self._gray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), 255, 0)))
         return found
+
+    def takes(self, format: PixelFormat, height: int, width: int) -> bool:
+        """Whatever needs no padding."""
+        return min(height, width) >= self.min_side
 
     def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> Features:
         """The planes in float32; grey is luma at full range, or a mean of R, G and B."""
@@ -134,7 +137,15 @@ class Dis(Model):
                 cv2.extractChannel(picture, channel, plane)
         return out.to(t.device)
 
-    def render_planes(self, a: Features, b: Features, motion: Motion, t: Tensor) -> list[tuple[Tensor, ...]]:
+    def render_planes(
+        self,
+        a: Features,
+        b: Features,
+        motion: Motion,
+        t: Tensor,
+        before: Motion | None = None,
+        after: Motion | None = None,
+    ) -> list[tuple[Tensor, ...]]:
         """Planes like those given, for every t."""
         (left,), (right,), (flows,) = a, b, motion
         return [

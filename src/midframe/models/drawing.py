@@ -4,8 +4,8 @@ The same stands in midnet.py as tensor operations, which GPUs and training use a
 There each operation passes whole pictures through memory; here a few rows at a time go through all of them, which takes
 a fifth of the time. Rows do not depend on how they are shared among threads.
 
-Pictures are kept as 16-bit levels, of which STEPS are 1.0 and BELOW lie under 0: a drawn picture may leave 0..1 by a
-half, and rounding costs 2e-5.
+A picture is light and chroma, as films are: what is done to it is linear, so nothing is lost by it, and chroma of a
+film is drawn at its own size, which is less than half of the samples of RGB.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,17 +30,17 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
+from midframe.colour import levels, matrix_to_rgb
 from midframe.models.midnet import EVIDENCE
+from midframe.types import PixelFormat
 
 Array = NDArray[Any]  # of float32
 Number = Any  # float32, or an integer, in compiled code
-Levels = NDArray[np.uint16]
 Mask = NDArray[np.bool_]
 Runs = NDArray[np.int64]  # (R, 4): rows first to last and columns left to right of 4x4 blocks
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 f32 = np.float32
-STEPS, BELOW = 32768, 16384
 # Blocks; sides of the tiles in which a guess is drawn or not: `midnet.TILE_BLOCKS`, once more here, for compiled code
 # is kept until this file changes.
 TILE = 4
@@ -61,51 +61,61 @@ def compiled(function: Function) -> Function:
         return njit(**options)(function)  # type: ignore[no-any-return]
 
 
-def _spline_sample(
-    context: Any, source: Any, base: Any, stride: Any, x0: Any, x1: Any, x2: Any, x3: Any,
-    y0: Any, y1: Any, y2: Any, y3: Any, target: Any, at: Any,
-) -> Any:  # fmt: skip
-    """Weighted sum of 4x4 places of four channels: what a loop vectoriser does not find by itself.
+def _sampler(channels: int) -> Any:
+    """Weighted sum of 4x4 places of one or two channels: what a loop vectoriser does not find by itself."""
 
-    Of the flat float32 `source` the places begin at `base`, rows are `stride` apart; x0..x3 and y0..y3 are weights;
-    the four channels go to the flat float32 `target` at `at`.
-    """
-    signature = types.void(source, base, stride, x0, x1, x2, x3, y0, y1, y2, y3, target, at)
+    def sample(
+        context: Any, source: Any, base: Any, stride: Any, x0: Any, x1: Any, x2: Any, x3: Any,
+        y0: Any, y1: Any, y2: Any, y3: Any, target: Any, at: Any, apart: Any,
+    ) -> Any:  # fmt: skip
+        """Of the flat float32 `source` the places begin at `base`, rows are `stride` apart.
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        four = ir.VectorType(ir.FloatType(), 4)
-        nothing = ir.Constant(four, ir.Undefined)
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4)
+        x0..x3 and y0..y3 are weights; the channels go to the flat float32 `target` at `at` and `apart` further on.
+        """
+        signature = types.void(source, base, stride, x0, x1, x2, x3, y0, y1, y2, y3, target, at, apart)
 
-        def spread(value: Any) -> Any:
-            first = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
-            return builder.shuffle_vector(first, nothing, lanes)
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            lanes = 4 * channels
+            kind = ir.VectorType(ir.FloatType(), lanes)
 
-        def start(argument: int, offset: int) -> Any:
-            kind: Any = cgutils.create_struct_proxy(signature.args[argument])  # type: ignore[no-untyped-call]
-            array = kind(context, builder, values[argument])
-            return builder.gep(array.data, [values[offset]])
+            def number(k: int) -> Any:
+                return ir.Constant(ir.IntType(32), k)
 
-        def plus(total: Any, value: Any, weight: Any) -> Any:
-            product = builder.fmul(value, weight, flags=("fast",))
-            return product if total is None else builder.fadd(total, product, flags=("fast",))
+            def shuffled(vector: Any, order: list[int]) -> Any:
+                nothing = ir.Constant(vector.type, ir.Undefined)
+                which = ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order)
+                return builder.shuffle_vector(vector, nothing, which)
 
-        across, down = [[spread(value) for value in values[first : first + 4]] for first in (3, 7)]
-        place, total = start(0, 1), None
-        for y in down:
-            row = None
-            for k, x in enumerate(across):
-                pointer = builder.gep(place, [ir.Constant(ir.IntType(64), 4 * k)])
-                loaded = builder.load(builder.bitcast(pointer, four.as_pointer()))
+            def start(argument: int, offset: Any) -> Any:
+                proxy: Any = cgutils.create_struct_proxy(signature.args[argument])  # type: ignore[no-untyped-call]
+                return builder.gep(proxy(context, builder, values[argument]).data, [offset])
+
+            across: Any = ir.Constant(kind, ir.Undefined)
+            for k in range(4):
+                across = builder.insert_element(across, values[3 + k], number(channels * k))
+            across = shuffled(across, [channels * (k // channels) for k in range(lanes)])
+            place, total = start(0, values[1]), None
+            for k in range(4):
+                loaded = builder.load(builder.bitcast(place, kind.as_pointer()))
                 loaded.align = 4
-                row = plus(row, loaded, x)
-            total = plus(total, row, y)
-            place = builder.gep(place, [values[2]])
-        stored = builder.store(total, builder.bitcast(start(11, 12), four.as_pointer()))
-        stored.align = 4
-        return context.get_dummy_value()
+                weight = builder.insert_element(ir.Constant(kind, ir.Undefined), values[7 + k], number(0))
+                product = builder.fmul(loaded, shuffled(weight, [0] * lanes), flags=("fast",))
+                total = product if total is None else builder.fadd(total, product, flags=("fast",))
+                place = builder.gep(place, [values[2]])
+            total = builder.fmul(total, across, flags=("fast",))
+            while lanes > channels:  # the sum of the four places
+                lanes //= 2
+                halves = [shuffled(total, list(range(k, k + lanes))) for k in (0, lanes)]
+                total = builder.fadd(*halves, flags=("fast",))
+            offset = values[12]
+            for channel in range(channels):
+                builder.store(builder.extract_element(total, number(channel)), start(11, offset))
+                offset = builder.add(offset, values[13])
+            return context.get_dummy_value()
 
-    return signature, generate
+        return signature, generate
+
+    return intrinsic(sample)
 
 
 def _bits_as_float(context: Any, bits: Any) -> Any:
@@ -116,7 +126,7 @@ def _float_as_bits(context: Any, value: Any) -> Any:
     return types.int32(types.float32), lambda _, builder, __, values: builder.bitcast(values[0], ir.IntType(32))
 
 
-spline_sample: Any = intrinsic(_spline_sample)
+sample_one, sample_two = _sampler(1), _sampler(2)
 bits_as_float: Any = intrinsic(_bits_as_float)  # the float32 whose bits an int32 has
 float_as_bits: Any = intrinsic(_float_as_bits)
 
@@ -167,34 +177,37 @@ def _put(source: Array, target: Array) -> None:
 
 
 @compiled
-def _filter_rows(first: int, last: int, image: Array, out: Array) -> None:
-    """Rows first to last of (3, H, W), two places more on either side, filtered along themselves, into (H, W + 4, 4).
+def _filter_rows(first: int, last: int, planes: Array, out: Array) -> None:
+    """Rows first to last of all those of (C, H, W), two places more on either side, filtered into (H, W + 4, C).
 
-    One value waits for the one before, so the three colours go side by side.
+    One value waits for the one before, so four rows go side by side; H is a multiple of four.
     """
-    width = image.shape[2]
+    _, height, width = planes.shape
     long = width + 4
     z, six, whole = POLE, f32(6.0), f32(1.0) / (f32(1.0) - POLE)
     end = z / (f32(1.0) - z * z)
-    kept = np.empty((long, 4), np.float32)
-    for y in range(first, last):
-        reds, greens, blues, target = image[0, y], image[1, y], image[2, y], out[y]
-        red, green, blue = reds[0] * whole, greens[0] * whole, blues[0] * whole
+    kept, level = np.empty((long, 4), np.float32), np.empty(4, np.float32)
+    for row in range(first, last, 4):
+        c, y = row // height, row % height
+        rows = planes[c, y : y + 4]
+        one, two, three, four = rows[0, 0] * whole, rows[1, 0] * whole, rows[2, 0] * whole, rows[3, 0] * whole
         for x in range(long):
-            source = min(max(x - 2, 0), width - 1)
+            k = min(max(x - 2, 0), width - 1)
             if x > 0:
-                red, green, blue = reds[source] + z * red, greens[source] + z * green, blues[source] + z * blue
-            kept[x, 0], kept[x, 1], kept[x, 2] = red, green, blue
-        level = reds[width - 1] * whole, greens[width - 1] * whole, blues[width - 1] * whole
-        red = -z * whole * level[0] - end * (red - level[0])
-        green = -z * whole * level[1] - end * (green - level[1])
-        blue = -z * whole * level[2] - end * (blue - level[2])
+                one, two = rows[0, k] + z * one, rows[1, k] + z * two
+                three, four = rows[2, k] + z * three, rows[3, k] + z * four
+            kept[x, 0], kept[x, 1], kept[x, 2], kept[x, 3] = one, two, three, four
+        for k in range(4):
+            value = rows[k, width - 1] * whole
+            level[k] = -z * whole * value - end * (kept[long - 1, k] - value)
+        one, two, three, four = level[0], level[1], level[2], level[3]
         for back in range(long):
             x = long - 1 - back
             if back > 0:
-                red, green, blue = z * (red - kept[x, 0]), z * (green - kept[x, 1]), z * (blue - kept[x, 2])
-            target[x, 0], target[x, 1], target[x, 2] = six * red, six * green, six * blue
-            target[x, 3] = six * (f32(0.299) * red + f32(0.587) * green + f32(0.114) * blue)
+                one, two = z * (one - kept[x, 0]), z * (two - kept[x, 1])
+                three, four = z * (three - kept[x, 2]), z * (four - kept[x, 3])
+            out[y, x, c], out[y + 1, x, c] = six * one, six * two
+            out[y + 2, x, c], out[y + 3, x, c] = six * three, six * four
 
 
 @compiled
@@ -227,10 +240,13 @@ def _filter_columns(first: int, last: int, rows: Array, out: Array) -> None:
 
 
 @compiled
-def _enlarge(grid: Array, y: int, factor: int, left: int, right: int, wide: Array, row: Array) -> None:
-    """What columns left to right of a grid (h, w) become in row y of it enlarged 2 or 4 times; `wide` is room."""
+def _enlarge(grid: Array, y: int, down: int, across: int, left: int, right: int, wide: Array, row: Array) -> None:
+    """What columns left to right of a grid (h, w) become in row y of it, enlarged `down` times and `across` 1, 2 or 4.
+
+    `wide` is room.
+    """
     height, width = grid.shape
-    place = max((f32(y) + f32(0.5)) / f32(factor) - f32(0.5), f32(0.0))
+    place = max((f32(y) + f32(0.5)) / f32(down) - f32(0.5), f32(0.0))
     above = np.int64(place)
     part = place - f32(above)
     first, last, count = max(left - 1, 0), min(right + 1, width), right - left
@@ -243,18 +259,21 @@ def _enlarge(grid: Array, y: int, factor: int, left: int, right: int, wide: Arra
         wide[0] = wide[1]
     if right == width:
         wide[count + 1] = wide[count]
-    if factor == 4:
+    if across == 4:
         for x in range(count):
             a, b, c = wide[x], wide[x + 1], wide[x + 2]
             row[4 * x] = a + f32(0.625) * (b - a)
             row[4 * x + 1] = a + f32(0.875) * (b - a)
             row[4 * x + 2] = b + f32(0.125) * (c - b)
             row[4 * x + 3] = b + f32(0.375) * (c - b)
-    else:
+    elif across == 2:
         for x in range(count):
             a, b, c = wide[x], wide[x + 1], wide[x + 2]
             row[2 * x] = a + f32(0.75) * (b - a)
             row[2 * x + 1] = b + f32(0.25) * (c - b)
+    else:
+        for x in range(count):
+            row[x] = wide[x + 1]
 
 
 # Flows
@@ -331,7 +350,7 @@ def _polish(
         mean, change = np.empty((high - low, columns + 2), np.float32), np.empty((high - low, columns), np.float32)
         for y in range(low, high):
             for k in range(4):
-                _enlarge(guess[k], y, 4, near // 4, (far + 3) // 4, wide, rows[k])
+                _enlarge(guess[k], y, 4, 4, near // 4, (far + 3) // 4, wide, rows[k])
             skip = near % 4
             _sample(a, y, near, f32(4.0), rows[0, skip:], rows[1, skip:], one[:columns])
             _sample(b, y, near, f32(4.0), rows[2, skip:], rows[3, skip:], two[:columns])
@@ -445,87 +464,136 @@ def _weights(places: Array, size: int, whole: NDArray[np.int64], weights: Array)
 
 
 @compiled
-def _level(value: Number) -> Number:
-    return np.uint16(np.int32(min(max(value * f32(STEPS) + f32(BELOW + 0.5), f32(0.0)), f32(65535.0))))
-
-
-@compiled
 def _draw(
-    runs: Runs, spline: Array, flow: Array, step: Array, share: Number, out: Levels, bright: Array, tones: Array
+    runs: Runs, spline: Array, flow: Array, step: Array, share: Number, down: int, across: int, out: Array, means: Array
 ) -> None:
-    """Runs of blocks of a picture under a flow (2, h, w) and `share` of the polishing step (2, 2h, 2w).
+    """Runs of blocks of planes (C, H, W) under a flow (2, h, w) and `share` of the polishing step (2, 2h, 2w).
 
-    Its levels go to `out` (3, H, W), brightness to `bright` (H, W), mean colours of its blocks to `tones` (3, h, w).
+    A block has `down` rows and `across` columns of the planes, of which there are one or two. Means of the blocks go to
+    `means` (C, h, w).
     """
-    height, width = bright.shape
-    stride = np.int64((width + 4) * 4)
-    wide, more = np.empty(width // 2 + 2, np.float32), np.empty(width, np.float32)
+    channels, height, width = out.shape
+    stride = np.int64((width + 4) * channels)
+    wide, more = np.empty(2 * flow.shape[2] + 2, np.float32), np.empty(width, np.float32)
     room = np.empty((2, width), np.float32)
     lines = np.empty((2, width), np.int64)
     wx, wy = np.empty((4, width), np.float32), np.empty((4, width), np.float32)
-    row, total = np.empty(4 * width, np.float32), np.empty(4 * width, np.float32)
+    row, total = np.empty(channels * width, np.float32), np.empty((channels, width), np.float32)
+    inverse = f32(1.0) / f32(down * across)
+    share_x, share_y = share * f32(0.25) * f32(across), share * f32(0.25) * f32(down)
+    apart = np.int64(width)
     for run in range(runs.shape[0]):
         first, last, left, right = runs[run]
-        begin, count = 4 * left, 4 * (right - left)
-        across, down, columns, rows = room[0, :count], room[1, :count], lines[0], lines[1]
+        begin, count = across * left, across * (right - left)
+        to_x, to_y, columns, rows = room[0, :count], room[1, :count], lines[0], lines[1]
         for block in range(first, last):
-            _clear(total[: 4 * count])
-            for y in range(4 * block, 4 * block + 4):
-                _enlarge(flow[0], y, 4, left, right, wide, across)
-                _enlarge(step[0], y, 2, 2 * left, 2 * right, wide, more)
+            for c in range(channels):
+                _clear(total[c, :count])
+            for y in range(down * block, down * block + down):
+                _enlarge(flow[0], y, down, across, left, right, wide, to_x)
+                _enlarge(step[0], y, down // 2, across // 2, 2 * left, 2 * right, wide, more)
                 for x in range(count):
-                    across[x] = f32(begin + x) + f32(4.0) * across[x] + share * more[x]
-                _enlarge(flow[1], y, 4, left, right, wide, down)
-                _enlarge(step[1], y, 2, 2 * left, 2 * right, wide, more)
+                    to_x[x] = f32(begin + x) + f32(across) * to_x[x] + share_x * more[x]
+                _enlarge(flow[1], y, down, across, left, right, wide, to_y)
+                _enlarge(step[1], y, down // 2, across // 2, 2 * left, 2 * right, wide, more)
                 for x in range(count):
-                    down[x] = f32(y) + f32(4.0) * down[x] + share * more[x]
-                _weights(across, width, columns, wx)
-                _weights(down, height, rows, wy)
-                for x in range(count):
-                    base = rows[x] * stride + columns[x] * 4
-                    spline_sample(
-                        spline, base, stride, wx[0, x], wx[1, x], wx[2, x], wx[3, x],
-                        wy[0, x], wy[1, x], wy[2, x], wy[3, x], row, np.int64(4 * x),
-                    )  # fmt: skip
-                for c in range(3):
-                    target, source = out[c, y, begin : begin + count], row[c:]
+                    to_y[x] = f32(y) + f32(down) * to_y[x] + share_y * more[x]
+                _weights(to_x, width, columns, wx)
+                _weights(to_y, height, rows, wy)
+                if channels == 1:
                     for x in range(count):
-                        target[x] = _level(source[4 * x])
-                light, source = bright[y, begin : begin + count], row[3:]
-                for x in range(count):
-                    light[x] = source[4 * x]
-                for x in range(4 * count):
-                    total[x] += row[x]
-            for c in range(3):
-                mean, part = tones[c, block, left:right], total[c:]
-                for x in range(right - left):
-                    k = 16 * x
-                    mean[x] = f32(0.0625) * (part[k] + part[k + 4] + part[k + 8] + part[k + 12])
+                        base = rows[x] * stride + columns[x]
+                        sample_one(
+                            spline, base, stride, wx[0, x], wx[1, x], wx[2, x], wx[3, x],
+                            wy[0, x], wy[1, x], wy[2, x], wy[3, x], row, np.int64(x), apart,
+                        )  # fmt: skip
+                else:
+                    for x in range(count):
+                        base = rows[x] * stride + columns[x] * 2
+                        sample_two(
+                            spline, base, stride, wx[0, x], wx[1, x], wx[2, x], wx[3, x],
+                            wy[0, x], wy[1, x], wy[2, x], wy[3, x], row, np.int64(x), apart,
+                        )  # fmt: skip
+                for c in range(channels):
+                    target, source, sums = out[c, y, begin : begin + count], row[c * width :], total[c]
+                    for x in range(count):
+                        target[x] = source[x]
+                        sums[x] += source[x]
+            for c in range(channels):
+                _sums(total[c], across, inverse, means[c, block, left:right])
 
 
 @compiled
-def _means_of_four(row: Array, out: Array) -> None:
-    """A sixteenth of the sums of four neighbours."""
-    for x in range(out.shape[0]):
-        out[x] = f32(0.0625) * (row[4 * x] + row[4 * x + 1] + row[4 * x + 2] + row[4 * x + 3])
+def _sums(row: Array, across: int, scale: Number, out: Array) -> None:
+    """Sums of 1, 2 or 4 neighbours, times `scale`."""
+    if across == 4:
+        for x in range(out.shape[0]):
+            out[x] = scale * (row[4 * x] + row[4 * x + 1] + row[4 * x + 2] + row[4 * x + 3])
+    else:
+        for x in range(out.shape[0]):
+            out[x] = scale * (row[2 * x] + row[2 * x + 1])
 
 
 @compiled
-def _copy(runs: Runs, image: Array, out: Levels, tones: Array) -> None:
-    """What `_draw` makes of no motion: runs of blocks of the picture (3, H, W) itself."""
-    total = np.empty(image.shape[2], np.float32)
-    for run in range(runs.shape[0]):
-        first, last, left, right = runs[run]
-        begin, count = 4 * left, 4 * (right - left)
-        for block in range(first, last):
-            for c in range(3):
-                _clear(total[:count])
-                for y in range(4 * block, 4 * block + 4):
-                    source, target = image[c, y, begin : begin + count], out[c, y, begin : begin + count]
-                    for x in range(count):
-                        target[x] = _level(source[x])
-                        total[x] += source[x]
-                _means_of_four(total, tones[c, block, left:right])
+def _means(first: int, last: int, planes: Array, down: int, across: int, means: Array) -> None:
+    """Rows first to last of blocks: means of their `down` x `across` pixels, of every plane (C, H, W)."""
+    channels, _, width = planes.shape
+    total = np.empty(width, np.float32)
+    inverse = f32(1.0) / f32(down * across)
+    for block in range(first, last):
+        for c in range(channels):
+            _clear(total)
+            for y in range(down * block, down * block + down):
+                source = planes[c, y]
+                for x in range(width):
+                    total[x] += source[x]
+            _sums(total, across, inverse, means[c, block])
+
+
+@compiled
+def _tones(first: int, last: int, light: Array, chroma: Array, matrix: Array, tones: Array) -> None:
+    """Rows first to last: R, G and B (3, h, w) of light (h, w) and chroma (2, h, w); `matrix` (3, 2) is of chroma."""
+    for c in range(3):
+        of_first, of_second = matrix[c, 0], matrix[c, 1]
+        for y in range(first, last):
+            target, own, one, two = tones[c, y], light[y], chroma[0, y], chroma[1, y]
+            for x in range(target.shape[0]):
+                target[x] = own[x] + of_first * one[x] + of_second * two[x]
+
+
+@compiled
+def _light_and_chroma(first: int, last: int, image: Array, light: Array, chroma: Array) -> None:
+    """Rows first to last of RGB (3, H, W) as light (H, W) and BT.601's Cb and Cr (2, H, W)."""
+    for y in range(first, last):
+        red, green, blue, own = image[0, y], image[1, y], image[2, y], light[y]
+        one, two = chroma[0, y], chroma[1, y]
+        for x in range(own.shape[0]):
+            value = f32(0.299) * red[x] + f32(0.587) * green[x] + f32(0.114) * blue[x]
+            own[x] = value
+            one[x] = f32(1.0 / 1.772) * (blue[x] - value)
+            two[x] = f32(1.0 / 1.402) * (red[x] - value)
+
+
+@compiled
+def _read(first: int, last: int, codes: NDArray[Any], zero: Number, gain: Number, out: Array) -> None:
+    """Rows first to last of a plane of code values (h, w), made larger by repeating its edge."""
+    height, width = codes.shape
+    for y in range(first, last):
+        source, target = codes[min(y, height - 1)], out[y]
+        for x in range(width):
+            target[x] = gain * (f32(source[x]) - zero)
+        for x in range(width, target.shape[0]):
+            target[x] = target[width - 1]
+
+
+@compiled
+def _write(first: int, last: int, plane: Array, zero: Number, gain: Number, most: Number, codes: NDArray[Any]) -> None:
+    """Rows first to last of a plane, as the nearest code values 0 to `most`, as many columns as those have."""
+    shift = zero + f32(0.5)
+    for y in range(first, min(last, codes.shape[0])):
+        source, target = plane[y], codes[y]
+        for x in range(target.shape[0]):
+            target[x] = np.int32(min(max(gain * source[x] + shift, f32(0.0)), most))
 
 
 @compiled
@@ -591,7 +659,7 @@ def _fine_detail(runs: Runs, plane: Array, out: Array) -> None:
                                 value -= weights[k] * soft[y - 2 + k - low, x]
                         total[x] += value * value
             mean = out[block, left:right]
-            _means_of_four(total, mean)
+            _sums(total, 4, f32(0.0625), mean)
             for x in range(right - left):
                 mean[x] = np.sqrt(mean[x])
 
@@ -628,7 +696,7 @@ def _compare(runs: Runs, a: Array, b: Array, mean: Array, evidence: Array) -> No
                     sums[1, x] += abs(one[x] - both[x])
                     sums[2, x] += abs(two[x] - both[x])
             for c in range(3):
-                _means_of_four(sums[c], evidence[12 + c, block, left:right])
+                _sums(sums[c], 4, f32(0.0625), evidence[12 + c, block, left:right])
     _fine_detail(runs, a, evidence[15])
     _fine_detail(runs, b, evidence[16])
 
@@ -831,44 +899,43 @@ def _decide(
 
 
 @compiled
-def _mix(first: int, last: int, pictures: Levels, present: Mask, shares: Array, out: Array) -> None:
-    """Rows first to last of the mixture of pictures (2K, 3, H, W) with shares (2K, h, w) that sum to 1."""
-    width = out.shape[2]
+def _mix(
+    first: int, last: int, pictures: Array, present: Mask, shares: Array, down: int, across: int, out: Array
+) -> None:
+    """Rows first to last of the mixture of planes (2K, C, H, W) with shares (2K, h, w) that sum to 1.
+
+    A block has `down` rows and `across` columns of the planes.
+    """
+    channels, _, width = out.shape
     half = pictures.shape[0] // 2
-    wide, row, left_over = (
-        np.empty(width // 4 + 2, np.float32),
-        np.empty(width, np.float32),
-        np.empty(width, np.float32),
-    )
-    side = 4 * TILE
+    blocks = width // across
+    wide, row, left_over = np.empty(blocks + 2, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    high, side = down * TILE, across * TILE
     for y in range(first, last):
-        for c in range(3):
+        for c in range(channels):
             _clear(out[c, y])
         for kind in range(2 * half):
             k = half * (1 - kind // half) + half - 1 - kind % half  # the first of each side last: it takes what is left
             if k % half == half - 1:
                 _clear(left_over)
-            _enlarge(shares[k], y, 4, 0, width // 4, wide, row)
+            _enlarge(shares[k], y, down, across, 0, blocks, wide, row)
             if k % half == 0:
                 for x in range(width):
                     row[x] += left_over[x]
             tile = 0
             while tile < width // side:
-                there, begin = present[k % half, y // side, tile], tile * side
-                while tile < width // side and present[k % half, y // side, tile] == there:
+                there, begin = present[k % half, y // high, tile], tile * side
+                while tile < width // side and present[k % half, y // high, tile] == there:
                     tile += 1
                 part, rest = row[begin : tile * side], left_over[begin : tile * side]
                 if there:
-                    for c in range(3):
+                    for c in range(channels):
                         target, source = out[c, y, begin : tile * side], pictures[k, c, y, begin : tile * side]
                         for x in range(tile * side - begin):
-                            target[x] += part[x] * f32(source[x])
+                            target[x] += part[x] * source[x]
                 else:
                     for x in range(tile * side - begin):
                         rest[x] += part[x]
-        for c in range(3):
-            for x in range(width):
-                out[c, y, x] = (out[c, y, x] - f32(BELOW)) * f32(1.0 / STEPS)
 
 
 # Doors
@@ -908,18 +975,6 @@ def at_once(calls: Iterable[Callable[[], None]]) -> None:
             done.result()
 
 
-def spline_coefficients(image: Tensor) -> Tensor:
-    """`midnet.spline_coefficients` of colours and brightness: (B, 3, H, W) to (B, 4, H + 4, W + 4), channels last."""
-    count, _, height, width = image.shape
-    out = np.empty((count, height + 4, width + 4, 4), np.float32)
-    rows = ROOMS.take("rows", (height, width + 4, 4), np.float32)
-    flat = rows.reshape(height, -1)
-    for picture, made in zip(np.ascontiguousarray(image.numpy(), np.float32), out, strict=True):
-        at_once(in_bands(partial(_filter_rows, image=picture, out=rows), height, 4 * BAND))
-        at_once(in_bands(partial(_filter_columns, rows=flat, out=made.reshape(height + 4, -1)), flat.shape[1], 256))
-    return torch.from_numpy(out).permute(0, 3, 1, 2)
-
-
 def smoothed(colour: Tensor, flow: Tensor, sure: Tensor, reach: int, alike: float) -> Tensor:
     """`midnet.smoothed` of (B, 2, h, w), given mean colours and trust at its places."""
     place = F.pad(torch.cat([flow, colour, sure], 1).float(), (reach,) * 4, mode="replicate").numpy()
@@ -949,14 +1004,6 @@ def runs_of(mask: Mask) -> Runs:
     return TILE * np.stack([begins[:, 0], begins[:, 0] + 1, begins[:, 1], ends[:, 1]], 1)
 
 
-class Side(NamedTuple):
-    """One of the two pictures."""
-
-    image: Array  # (3, H, W)
-    bright: Array  # (H, W)
-    spline: Array  # (H + 4, W + 4, 4), flat
-
-
 class Rooms(threading.local):
     """Arrays that a thread uses again for the next picture: fresh memory costs more than what is computed in it."""
 
@@ -976,6 +1023,76 @@ class Rooms(threading.local):
 ROOMS = Rooms()
 
 
+class Layers(NamedTuple):
+    """A picture: what is drawn of it, and what it is drawn from. Sides are multiples of a tile's."""
+
+    light: Array  # (H, W), 0..1
+    chroma: Array | None  # (2, H / 1 or 2, W / 1 or 2), -0.5..0.5; none of a grey picture
+    light_spline: Array  # (H + 4, W + 4), flat
+    chroma_spline: Array | None  # likewise, channels last
+    tones: Array  # (3, H / 4, W / 4): mean R, G and B of blocks
+    matrix: Array  # (3, 2): what chroma adds to light for R, G and B
+    format: PixelFormat | None = None  # of the planes it was made of, and their sizes
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that chroma has of every block."""
+        assert self.chroma is not None
+        return self.chroma.shape[1] // self.tones.shape[1], self.chroma.shape[2] // self.tones.shape[2]
+
+
+def layers_of_rgb(image: Tensor) -> Layers:
+    """Of RGB (3, H, W)."""
+    picture = np.ascontiguousarray(image.numpy(), np.float32)
+    light, chroma = np.empty(picture.shape[1:], np.float32), np.empty((2, *picture.shape[1:]), np.float32)
+    at_once(in_bands(partial(_light_and_chroma, image=picture, light=light, chroma=chroma), len(light), 4 * BAND))
+    return _layers(light, chroma, "smpte170m")
+
+
+def layers_of_planes(planes: Sequence[Tensor], format: PixelFormat, height: int, width: int) -> Layers:
+    """Of planes as decoders make them, without alpha, their edges repeated up to a size."""
+    black, span, zero, chroma_span = levels(format)
+    light = np.empty((height, width), np.float32)
+    reading = [(planes[0], black, span, light)]
+    chroma = None
+    if format.layout == "yuv":
+        chroma = np.empty((2, height >> format.chroma_h, width >> format.chroma_w), np.float32)
+        reading += [(planes[1 + k], zero, chroma_span, chroma[k]) for k in range(2)]
+    for codes, dark, wide, plane in reading:
+        work = partial(_read, codes=codes.numpy(), zero=f32(dark), gain=f32(1.0 / wide), out=plane)
+        at_once(in_bands(work, len(plane), 8 * BAND))
+    sizes = tuple((len(plane), plane.shape[1]) for plane in planes)
+    return _layers(light, chroma, format.matrix)._replace(format=format, sizes=sizes)
+
+
+def _layers(light: Array, chroma: Array | None, matrix: str) -> Layers:
+    rows, columns = light.shape[0] // 4, light.shape[1] // 4
+    tones, of_light = np.empty((3, rows, columns), np.float32), np.empty((1, rows, columns), np.float32)
+    at_once(in_bands(partial(_means, planes=light[None], down=4, across=4, means=of_light), rows, 4 * BAND))
+    if chroma is None:
+        tones[:] = of_light
+        return Layers(light, None, _spline(light[None]), None, tones, np.zeros((3, 2), np.float32))
+    colours = np.array(matrix_to_rgb(matrix), np.float32)
+    made = Layers(light, chroma, _spline(light[None]), _spline(chroma), tones, np.ascontiguousarray(colours[:, 1:]))
+    of_chroma = np.empty((2, rows, columns), np.float32)
+    down, across = made.block
+    work = partial(_means, planes=chroma, down=down, across=across, means=of_chroma)
+    at_once(in_bands(work, rows, 4 * BAND))
+    _tones(0, rows, of_light[0], of_chroma, made.matrix, tones)
+    return made
+
+
+def _spline(planes: Array) -> Array:
+    """`midnet.spline_coefficients` of (C, H, W): (H + 4, W + 4, C), flat."""
+    channels, height, width = planes.shape
+    rows = ROOMS.take("rows", (height, width + 4, channels), np.float32)
+    out = np.empty((height + 4, (width + 4) * channels), np.float32)
+    at_once(in_bands(partial(_filter_rows, planes=planes, out=rows), channels * height, 4 * BAND))
+    at_once(in_bands(partial(_filter_columns, rows=rows.reshape(height, -1), out=out), out.shape[1], 256))
+    return out.reshape(-1)
+
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """Two pictures under K guesses, until this thread draws the next ones.
@@ -983,19 +1100,22 @@ class Drawn:
     What a guess has in tiles where it is not present is not to be read.
     """
 
-    pictures: Levels  # (2K, 3, H, W): a under each guess, then b
+    light: Array  # (2K, 1, H, W): a under each guess, then b
+    chroma: Array | None  # (2K, 2, ., .), likewise
     present: Mask  # (K, h / TILE, w / TILE)
     evidence: Array  # (K, EVIDENCE, h, w), see `midnet.Midnet.candidates`
-
-
-def side_of(image: Tensor, bright: Tensor, spline: Tensor) -> Side:
-    """Of colours (3, H, W), brightness (1, H, W) and `spline_coefficients` (4, H + 4, W + 4)."""
-    flat = spline.permute(1, 2, 0).contiguous().numpy().reshape(-1)
-    return Side(image.contiguous().numpy(), bright[0].contiguous().numpy(), flat)
+    like: Layers  # of a
 
 
 def drawn(
-    a: Side, b: Side, guesses: Tensor, present: Tensor, hidden: tuple[Tensor, Tensor], rest: int, t: float, gain: float
+    a: Layers,
+    b: Layers,
+    guesses: Tensor,
+    present: Tensor,
+    hidden: tuple[Tensor, Tensor],
+    rest: int,
+    t: float,
+    gain: float,
 ) -> Drawn:
     """Both pictures brought to t under every guess, and what tells how far to trust each.
 
@@ -1013,63 +1133,121 @@ def drawn(
     height, width = 4 * rows, 4 * columns
     there: Mask = present.numpy()
     steps = ROOMS.take("steps", (kinds, 2, height // 2, width // 2), np.float32)
-    pictures = ROOMS.take("pictures", (2, kinds, 3, height, width), np.uint16)
-    bright = ROOMS.take("bright", (2, kinds, height, width), np.float32)
+    light = ROOMS.take("light", (2, kinds, 1, height, width), np.float32)
+    means = ROOMS.take("means", (2, kinds, 3, rows, columns), np.float32)
     mean = ROOMS.take("mean", (height, width), np.float32)
     evidence = ROOMS.take("evidence", (kinds, EVIDENCE, rows, columns), np.float32)
+    chroma = None
+    if a.chroma is not None:
+        chroma = ROOMS.take("chroma", (2, kinds, *a.chroma.shape), np.float32)
     evidence[:, :4] = guesses.numpy()
     # a guess's runs go to one thread, for they overlap by a place; the first guess's, which do not, to all
     bands = [np.array([[y, min(y + BAND, rows), 0, columns]]) for y in range(0, rows, BAND)]
     runs = [bands if k == 0 else [runs_of(there[k])] for k in range(kinds)]
-
-    tasks = [(part, k) for k in range(kinds) for part in runs[k]]
+    tasks = [(part, k) for k in range(kinds) if k != rest for part in runs[k]]
 
     def polish(part: Runs, k: int) -> None:
-        _polish(part, there[k], a.bright, b.bright, evidence[k, :4], f32(gain), steps[k], evidence[k])
+        _polish(part, there[k], a.light, b.light, evidence[k, :4], f32(gain), steps[k], evidence[k])
 
     def draw(part: Runs, k: int, number: int) -> None:
         side, share = (a, b)[number], f32(1.0 - t if number else -t)  # both go their part, so that t stays t
-        out, tones, own = pictures[number, k], evidence[k, 6 + 3 * number : 9 + 3 * number], bright[number, k]
-        if k == rest:
-            own[:] = side.bright
-            _copy(part, side.image, out, tones)
-        else:
-            _draw(part, side.spline, evidence[k, 2 * number : 2 * number + 2], steps[k], share, out, own, tones)
+        flow, found = evidence[k, 2 * number : 2 * number + 2], means[number, k]
+        _draw(part, side.light_spline, flow, steps[k], share, 4, 4, light[number, k], found[:1])
+        if chroma is not None and side.chroma_spline is not None:
+            _draw(part, side.chroma_spline, flow, steps[k], share, *side.block, chroma[number, k], found[1:])
+
+    def colour(part: Runs, k: int, number: int) -> None:
+        tones, found = evidence[k, 6 + 3 * number : 9 + 3 * number], means[number, k]
+        for first, last, _, __ in part:
+            if chroma is None:
+                tones[:, first:last] = found[:1, first:last]
+            else:
+                _tones(first, last, found[0], found[1:], a.matrix, tones)
+
+    def stay(number: int) -> None:
+        side = (a, b)[number]
+        light[number, rest, 0] = side.light
+        evidence[rest, 6 + 3 * number : 9 + 3 * number] = side.tones
+        if chroma is not None:
+            chroma[number, rest] = side.chroma
 
     def follow(k: int, number: int) -> None:
-        _follow(runs_of(~there[k]), bright[number, 0], bright[number, k])
+        _follow(runs_of(~there[k]), light[number, 0, 0], light[number, k, 0])
 
     def compare(part: Runs, k: int) -> None:
-        _compare(part, bright[0, k], bright[1, k], mean, evidence[k])
+        _compare(part, light[0, k, 0], light[1, k, 0], mean, evidence[k])
 
-    at_once([partial(polish, *task) for task in tasks if task[1] != rest])
+    at_once([partial(polish, *task) for task in tasks])
+    drawing = [partial(draw, *task, number) for task in tasks for number in (0, 1)]
     if rest >= 0:
         evidence[rest, 4:6] = 0.0
-    at_once([partial(draw, *task, number) for task in tasks for number in (0, 1)])
+        drawing += [partial(stay, number) for number in (0, 1)]
+    at_once(drawing)
+    at_once([partial(colour, *task, number) for task in tasks for number in (0, 1)])
     at_once([partial(follow, k, number) for k in range(1, kinds) if k != rest for number in (0, 1)])
-    at_once(in_bands(partial(_mean, bright=bright, mean=mean), height, 4 * BAND))
+    at_once(in_bands(partial(_mean, bright=light[:, :, 0], mean=mean), height, 4 * BAND))
+    if rest >= 0:
+        tasks.append((np.array([[0, rows, 0, columns]]), rest))
     at_once([partial(compare, *task) for task in tasks])
     ab, ba = (x.contiguous().numpy() for x in hidden)
     at_once([partial(_hidden, 0, rows, ab, ba, evidence[k]) for k in range(kinds)])
-    return Drawn(pictures.reshape(2 * kinds, 3, height, width), there, evidence)
+    flat = None if chroma is None else chroma.reshape(2 * kinds, *chroma.shape[2:])
+    return Drawn(light.reshape(2 * kinds, 1, height, width), flat, there, evidence, a)
 
 
 def completed(found: Drawn) -> tuple[Array, Array]:
-    """Pictures (2K, 3, H, W) in 0..1 and evidence, those of the first guess where another is not present."""
+    """Pictures (2K, 3, H, W) and evidence of `layers_of_rgb`; of the first guess where another is not present."""
     kinds = len(found.present)
     blocks = found.present.repeat(TILE, 1).repeat(TILE, 2)[:, None]
-    pictures = (found.pictures.reshape(2, kinds, 3, *found.pictures.shape[2:]).astype(np.float32) - BELOW) / STEPS
-    pictures = np.where(blocks.repeat(4, 2).repeat(4, 3), pictures, pictures[:, :1])
-    return pictures.reshape(found.pictures.shape), np.where(blocks, found.evidence, found.evidence[:1])
+    assert found.chroma is not None
+    pictures = found.light + np.einsum("kn,pnyx->pkyx", found.like.matrix, found.chroma)
+    sides = pictures.reshape(2, kinds, *pictures.shape[1:])
+    sides = np.where(blocks.repeat(4, 2).repeat(4, 3), sides, sides[:, :1])
+    return sides.reshape(pictures.shape), np.where(blocks, found.evidence, found.evidence[:1])
 
 
-def mixed(found: Drawn, shares: Tensor) -> Tensor:
-    """(3, H, W) float32: of every picture the share that goes into every block (2K, h, w), sum 1."""
-    _, colours, height, width = found.pictures.shape
-    out = np.empty((colours, height, width), np.float32)
-    work = partial(_mix, pictures=found.pictures, present=found.present, shares=shares.numpy(), out=out)
-    at_once(in_bands(work, height, 4 * BAND))
+def mixed(found: Drawn, shares: Tensor) -> tuple[Array, Array | None]:
+    """Light (H, W) and chroma: of every picture the share that goes into every block (2K, h, w), sum 1.
+
+    Both are this thread's until it mixes the next picture.
+    """
+    parts = shares.numpy()
+    light = _mixed("mixed light", found.light, found.present, parts, 4, 4)[0]
+    if found.chroma is None:
+        return light, None
+    return light, _mixed("mixed chroma", found.chroma, found.present, parts, *found.like.block)
+
+
+def _mixed(name: str, pictures: Array, present: Mask, shares: Array, down: int, across: int) -> Array:
+    out = ROOMS.take(name, pictures.shape[1:], np.float32)
+    work = partial(_mix, pictures=pictures, present=present, shares=shares, down=down, across=across, out=out)
+    at_once(in_bands(work, out.shape[1], BAND * down))
+    return out
+
+
+def rgb_of(light: Array, chroma: Array | None, like: Layers) -> Tensor:
+    """RGB (3, H, W) of light and chroma that come of `layers_of_rgb`."""
+    assert chroma is not None
+    out = np.empty((3, *light.shape), np.float32)
+    work = partial(_tones, light=light, chroma=chroma, matrix=like.matrix, tones=out)
+    at_once(in_bands(work, len(light), 4 * BAND))
     return torch.from_numpy(out)
+
+
+def planes_of(light: Array, chroma: Array | None, like: Layers) -> tuple[Tensor, ...]:
+    """Planes like those of a picture, rounded to the code values of its format."""
+    assert like.format is not None
+    black, span, zero, chroma_span = levels(like.format)
+    whole = [(light, black, span)]
+    if chroma is not None:
+        whole += [(plane, zero, chroma_span) for plane in chroma]
+    most, made = f32((1 << like.format.depth) - 1 + 0.5), []
+    for (plane, dark, wide), size in zip(whole, like.sizes, strict=True):
+        codes = torch.empty(size, dtype=like.format.dtype)
+        work = partial(_write, plane=plane, zero=f32(dark), gain=f32(wide), most=most, codes=codes.numpy())
+        at_once(in_bands(work, len(codes), 8 * BAND))
+        made.append(codes)
+    return tuple(made)
 
 
 class Rows(NamedTuple):

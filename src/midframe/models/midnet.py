@@ -25,12 +25,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -43,7 +43,8 @@ from midframe.models.base import Model, scale_by_size
 from midframe.ops import coordinates, resize_flow, splat, warp
 
 if TYPE_CHECKING:
-    from midframe.models.drawing import Drawn
+    from midframe.models.drawing import Drawn, Layers
+    from midframe.types import PixelFormat
 
 LUMA = (0.299, 0.587, 0.114)
 DOUBT = 0.5  # log importance lost per pixel by which forward and backward flow miss each other
@@ -96,11 +97,13 @@ SIZES = {
 
 
 class Features(NamedTuple):
-    """What `encode` returns: the picture, its brightness, as a spline, and its features at 1/4, 1/8 and 1/16."""
+    """What `encode` returns: the picture, and its features at 1/4, 1/8 and 1/16. What is not needed has no pixels."""
 
     image: Tensor  # (B, 3, H, W)
     bright: Tensor  # (B, 1, H, W)
-    spline: Tensor  # (B, 4, H + 4, W + 4), of both, see `spline_coefficients`
+    tones: Tensor  # (B, 3, H/4, W/4): mean colours
+    spline: Tensor  # (B, 4, H + 4, W + 4), of colours and brightness, see `spline_coefficients`; and of the compiled:
+    layers: tuple[Layers, ...]  # B
     quarter: Tensor  # this and the next two for the learned matcher only
     eighth: Tensor
     sixteenth: Tensor
@@ -117,6 +120,9 @@ class Motion(NamedTuple):
     smooth_ba: Tensor
     smooth_ab_sure: Tensor  # (B, 2, H/4, W/4)
     smooth_ba_sure: Tensor
+
+
+Parts = TypeVar("Parts", Features, Motion)
 
 
 class Matching(NamedTuple):
@@ -402,6 +408,7 @@ class Judge(nn.Module):
         """Logits (K,) of the guesses before anything is seen."""
         return self.ahead if self.training else self.ahead - self.wary
 
+    @torch.no_grad()
     def of_drawn(self, found: Drawn, seen: Tensor, t: float) -> Tensor:
         """`forward` of one pair, compiled: shares (2K, h, w).
 
@@ -541,6 +548,7 @@ class Midnet(Model):
             self._build_matcher()
         else:
             self.flow_scales = (1.0, 0.5, 0.25)  # type: ignore[misc]
+            self.stride = 4 * TILE_BLOCKS  # type: ignore[misc]
         self.judge = Judge(architecture.guesses, *architecture.judge)
         self._initialise()
 
@@ -576,26 +584,46 @@ class Midnet(Model):
 
     def encode(self, image: Tensor) -> Features:
         """See `Model.encode`."""
-        bright = brightness(image)
         if _compiled(image):
             from midframe.models import drawing
 
-            spline = drawing.spline_coefficients(image)
+            made = self._of_layers([drawing.layers_of_rgb(x) for x in image])._replace(image=image)
         else:
+            bright = brightness(image)
             spline = spline_coefficients(torch.cat([image, bright], 1))
+            nothing = image[:, :, :0, :0]
+            made = Features(image, bright, F.avg_pool2d(image, 4), spline, (), nothing, nothing, nothing)
         if self.architecture.matcher == "dis":
-            nothing = image[:, :, :1, :1]
-            return Features(image, bright, spline, nothing, nothing, nothing)
+            return made
         quarter = self.encode4((image - 0.45) / 0.225)
         eighth = self.encode8(F.instance_norm(quarter))
-        return Features(image, bright, spline, quarter, eighth, self.encode16(F.instance_norm(eighth)))
+        sixteenth = self.encode16(F.instance_norm(eighth))
+        return made._replace(quarter=quarter, eighth=eighth, sixteenth=sixteenth)
+
+    def takes(self, format: PixelFormat, height: int, width: int) -> bool:
+        """Light with chroma as large or half as large, where it is drawn compiled and no features are learned."""
+        here = self.architecture.matcher == "dis" and self.judge.kind.device.type == "cpu"
+        plain = format.layout in ("yuv", "gray") and not format.alpha
+        return here and plain and max(format.chroma_w, format.chroma_h) <= 1
+
+    def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> Features:
+        """See `Model.encode_planes`."""
+        from midframe.models import drawing
+
+        return self._of_layers([drawing.layers_of_planes(planes, format, *self.padded_size(*planes[0].shape))])
+
+    def _of_layers(self, layers: Sequence[Layers]) -> Features:
+        bright = torch.stack([torch.from_numpy(x.light)[None] for x in layers])
+        tones = torch.stack([torch.from_numpy(x.tones) for x in layers])
+        nothing = bright[:, :, :0, :0]
+        return Features(nothing, bright, tones, nothing, tuple(layers), nothing, nothing, nothing)
 
     # ---- per gap
 
     def match(self, a: Features, b: Features) -> Motion:
         """See `Model.match`."""
         if self.architecture.matcher == "dis":
-            ab, ba = inverse_search(a.image, b.image, scale=self.flow_scale, quick=self.architecture.quick)
+            ab, ba = inverse_search(a.bright, b.bright, scale=self.flow_scale, quick=self.architecture.quick)
             return self.motion(a, b, ab, ba, *doubts(ab, ba))
         found = self.match_all(a, b)
         return self.motion(a, b, *found.quarter[-1].chunk(2), *found.sure.chunk(2))
@@ -605,7 +633,7 @@ class Midnet(Model):
         if "smooth" not in self.architecture.guesses:
             return Motion(ab, ba, ab_sure, ba_sure, ab, ba, ab_sure, ba_sure)
         with torch.no_grad():
-            smooth = smoothed(a.image, ab, ba), smoothed(b.image, ba, ab)
+            smooth = smoothed(a.tones, ab, ba), smoothed(b.tones, ba, ab)
             return Motion(ab, ba, ab_sure, ba_sure, *smooth, *doubts(*smooth))
 
     def flow(self, motion: Motion) -> Tensor:
@@ -614,7 +642,7 @@ class Midnet(Model):
 
     def match_all(self, a: Features, b: Features) -> Matching:
         """`match` with every intermediate flow; both directions in one batch."""
-        here4, here8, here16 = (torch.cat(pair) for pair in zip(a[3:], b[3:], strict=True))
+        here4, here8, here16 = (torch.cat(pair) for pair in zip(a[5:], b[5:], strict=True))
         keys = _unit(self.key16(F.instance_norm(here16)))
         logits, flow = self._match_globally(keys)
         flows16, flows8 = [flow], []
@@ -676,8 +704,8 @@ class Midnet(Model):
         after: Motion | None = None,
     ) -> Tensor:
         """See `Model.render`; uses `before` and `after` only together, where both tell of the same acceleration."""
-        at_once = max(1, AT_ONCE // (a.image.shape[-2] * a.image.shape[-1]))
-        if a.image.shape[0] != 1 or t.shape[0] <= at_once:
+        at_once = max(1, AT_ONCE // (a.bright.shape[-2] * a.bright.shape[-1]))
+        if a.bright.shape[0] != 1 or t.shape[0] <= at_once:
             return self._render(a, b, motion, t, before, after)
         return torch.cat([self._render(a, b, motion, some, before, after) for some in torch.split(t, at_once)])
 
@@ -691,15 +719,17 @@ class Midnet(Model):
         after: Motion | None = None,
     ) -> Tensor:
         """`render`, all at once."""
-        count = t.shape[0]
+        if a.layers:
+            from midframe.models import drawing
+
+            pictures = self._pictures(a, b, motion, t, before, after)
+            return torch.stack([drawing.rgb_of(light, chroma, like) for light, chroma, like in pictures])
         bend = None if before is None or after is None else acceleration(motion, before, after)
+        count = t.shape[0]
         if a.image.shape[0] != count:
-            a, b = (Features(*(x.expand(count, *x.shape[1:]) for x in f)) for f in (a, b))
-            motion = Motion(*(x.expand(count, *x.shape[1:]) for x in motion))
+            a, b, motion = _repeated(a, count), _repeated(b, count), _repeated(motion, count)
             bend = None if bend is None else (bend[0].expand_as(motion.ab), bend[1].expand_as(motion.ba))
         t = t.float().view(-1, 1, 1, 1)
-        if _compiled(a.spline, b.spline, motion.ab, t):
-            return self._render_compiled(a, b, motion, t, bend)
         found = self.candidates(a, b, motion, t, bend)
         shares = self.judge(found.evidence, found.seen, t)
         image = torch.zeros_like(found.a[0])
@@ -707,30 +737,56 @@ class Midnet(Model):
             image = image + quadruple(shares[:, k : k + 1]) * picture
         return image
 
-    def _render_compiled(
-        self, a: Features, b: Features, motion: Motion, t: Tensor, bend: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
-        """The same, one picture after the other."""
+    def render_planes(
+        self,
+        a: Features,
+        b: Features,
+        motion: Motion,
+        t: Tensor,
+        before: Motion | None = None,
+        after: Motion | None = None,
+    ) -> list[tuple[Tensor, ...]]:
+        """See `Model.render_planes`."""
         from midframe.models import drawing
 
-        made = []
-        guesses, seen = carry(motion, t, self.architecture.guesses, bend)
-        for n, instant in enumerate(t.flatten().tolist()):
-            found = self._drawn(a, b, motion, guesses, n, instant)
-            made.append(drawing.mixed(found, self.judge.of_drawn(found, seen[n], instant)))
-        return torch.stack(made)
+        pictures = self._pictures(a, b, motion, t, before, after)
+        return [drawing.planes_of(*picture) for picture in pictures]
 
-    def _drawn(self, a: Features, b: Features, motion: Motion, guesses: Tensor, n: int, t: float) -> Drawn:
-        """Pictures and evidence of pair n of a batch, compiled."""
+    def _pictures(
+        self,
+        a: Features,
+        b: Features,
+        motion: Motion,
+        t: Tensor,
+        before: Motion | None,
+        after: Motion | None,
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None, Layers]]:
+        """Light and chroma at every t, compiled, and whose like they are; each until the next one."""
+        from midframe.models import drawing
+
+        bend = None if before is None or after is None else acceleration(motion, before, after)
+        several = len(a.layers) > 1
+        for n, instant in enumerate(t.tolist()):
+            one, two, moves, curve = a, b, motion, bend
+            if several:
+                this = slice(n, n + 1)
+                one, two, moves = members(a, this), members(b, this), members(motion, this)
+                curve = None if bend is None else (bend[0][this], bend[1][this])
+            guesses, seen = carry(moves, t[n].float().view(1, 1, 1, 1), self.architecture.guesses, curve)
+            found = self._drawn(one, two, moves, guesses, instant)
+            shares = self.judge.of_drawn(found, seen[0], instant)
+            yield *drawing.mixed(found, shares), one.layers[0]
+
+    def _drawn(self, a: Features, b: Features, motion: Motion, guesses: Tensor, t: float) -> Drawn:
+        """Pictures and evidence of one pair, compiled."""
         from midframe.models import drawing
 
         names = self.architecture.guesses
-        there = present(guesses[n : n + 1], names)
-        kept = torch.where(spread_tiles(there)[:, :, None], guesses[n : n + 1], guesses[n : n + 1, :1])
-        left, right = (drawing.side_of(x.image[n], x.bright[n], x.spline[n]) for x in (a, b))
-        hidden = motion.ab_sure[n, 0], motion.ba_sure[n, 0]
+        there = present(guesses, names)
+        kept = torch.where(spread_tiles(there)[:, :, None], guesses, guesses[:, :1])
+        hidden = motion.ab_sure[0, 0], motion.ba_sure[0, 0]
         rest = names.index("rest") if "rest" in names else -1
-        return drawing.drawn(left, right, kept[0], there[0], hidden, rest, t, POLISH)
+        return drawing.drawn(a.layers[0], b.layers[0], kept[0], there[0], hidden, rest, t, POLISH)
 
     def candidates(
         self, a: Features, b: Features, motion: Motion, t: Tensor, bend: tuple[Tensor, Tensor] | None = None
@@ -786,11 +842,11 @@ class Midnet(Model):
         return Candidates(seen, [x[:, :3] for x in ones], [x[:, :3] for x in twos], evidence)
 
     def stored_candidates(self, a: Features, b: Features, motion: Motion, t: Tensor) -> Candidates:
-        """`candidates` of one pair, compiled, to be stored for training: pictures rounded to `drawing.STEPS`."""
+        """`candidates` of one pair, compiled, to be stored for training."""
         from midframe.models import drawing
 
         guesses, seen = carry(motion, t, self.architecture.guesses)
-        found = self._drawn(a, b, motion, guesses, 0, float(t))
+        found = self._drawn(a, b, motion, guesses, float(t))
         pictures, evidence = (torch.from_numpy(x)[None] for x in drawing.completed(found))
         of_a, of_b = pictures.chunk(2, 1)
         return Candidates(seen, list(of_a.unbind(1)), list(of_b.unbind(1)), evidence)
@@ -807,6 +863,18 @@ def _evidence(ones: list[Tensor], twos: list[Tensor], parts: Sequence[tuple[Tens
         tones = [F.avg_pool2d(x[:, :3], 4) for x in (one, two)]
         found.append(torch.cat([guess, step, *tones, *(F.avg_pool2d(x, 4) for x in values), *detail, *hidden], 1))
     return found
+
+
+def members(parts: Parts, which: slice) -> Parts:
+    """Some of a batch of features or motion."""
+    values: list[Any] = [x[which] for x in parts]
+    return type(parts)(*values)
+
+
+def _repeated(parts: Parts, count: int) -> Parts:
+    """Features or motion of one pair as those of a batch."""
+    values: list[Any] = [x.expand(count, *x.shape[1:]) if isinstance(x, Tensor) else x for x in parts]
+    return type(parts)(*values)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -867,7 +935,7 @@ def inverse_search(
     """Flow both ways by OpenCV's dense inverse search (Kroeger et al. 2016); always computed on the CPU.
 
     Args:
-        a: (B, 3, H, W) RGB, 0..1.
+        a: brightness (B, 1, H, W), 0..1.
         b: likewise.
         how: how to seek in each pair; by size if not given.
         scale: of the pictures in which motion is sought: 1, 0.5 or 0.25; by size if not given.
@@ -880,13 +948,8 @@ def inverse_search(
     area = height * width
     shrink = round(1 / (scale or scale_by_size(area)))
     how = how or [search_for(area // shrink**2, quick)] * len(a)
-    with torch.autocast(a.device.type, enabled=False):
-        greys = [brightness(x.detach().float())[:, 0].cpu().numpy() for x in (a, b)]
-    pairs = [
-        (*(_grey(x, shrink) for x in ends), each)
-        for one, two, each in zip(*greys, how, strict=True)
-        for ends in ((one, two), (two, one))
-    ]
+    greys = [[_grey(x, shrink) for x in some.detach().float()[:, 0].cpu().numpy()] for some in (a, b)]
+    pairs = [(*ends, each) for one, two, each in zip(*greys, how, strict=True) for ends in ((one, two), (two, one))]
     with ThreadPoolExecutor(2) as pool:  # both ways at a time; OpenCV lets go of the interpreter
         flows = list(pool.map(partial(_search, shrink=4 // shrink), pairs))
     flow = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(a.device)
@@ -918,30 +981,29 @@ def missed(flow: Tensor, back: Tensor) -> Tensor:
     return 4.0 * _length(flow + warp(back, flow))
 
 
-def smoothed(image: Tensor, flow: Tensor, back: Tensor) -> Tensor:
+def smoothed(tones: Tensor, flow: Tensor, back: Tensor) -> Tensor:
     """A flow of which places that are in doubt take the mean of the 7x7 around, of like colour and without doubt.
 
     What is hidden in the other picture has no match, and inverse search finds some; its own surface around it knows
     better (weighted filtering of flows by colour: Sun, Roth & Black 2010).
 
     Args:
-        image: (B, 3, H, W), whose pixels move.
+        tones: (B, 3, H/4, W/4), mean colours of the picture whose pixels move.
         flow: (B, 2, H/4, W/4).
         back: the flow of the other picture.
     """
-    colour = F.avg_pool2d(image, 4)
     sure = torch.exp(-missed(flow, back)) + 1e-3
-    if _compiled(colour, flow):
+    if _compiled(tones, flow):
         from midframe.models import drawing
 
-        return drawing.smoothed(colour, flow, sure, SMOOTH, ALIKE)
+        return drawing.smoothed(tones, flow, sure, SMOOTH, ALIKE)
     height, width = flow.shape[-2:]
-    wide = F.pad(torch.cat([flow, colour, sure], 1).float(), (SMOOTH,) * 4, mode="replicate")
+    wide = F.pad(torch.cat([flow, tones, sure], 1).float(), (SMOOTH,) * 4, mode="replicate")
     total, load = torch.zeros_like(flow), torch.zeros_like(sure)
     for dy in range(-SMOOTH, SMOOTH + 1):
         for dx in range(-SMOOTH, SMOOTH + 1):
             there = wide[..., SMOOTH + dy : SMOOTH + dy + height, SMOOTH + dx : SMOOTH + dx + width]
-            unlike = (there[:, 2:5] - colour).square().sum(1, keepdim=True) * (0.5 / ALIKE**2)
+            unlike = (there[:, 2:5] - tones).square().sum(1, keepdim=True) * (0.5 / ALIKE**2)
             weight = there[:, 5:] * torch.exp(-unlike - (dx * dx + dy * dy) / (2.0 * SMOOTH**2))
             total, load = total + weight * there[:, :2], load + weight
     kept = sure.clamp(max=1.0)

@@ -301,7 +301,8 @@ def repeat(
 ) -> None:
     """Give one layer (the background if it moves) a repeated texture that moves 0.5 to 1.5 periods from a to b.
 
-    `whole` is the share of those that move by just about one.
+    `whole` is the share of those that move by one, half of them exactly, half of them nearly so: to the naked eye both
+    rest.
     """
     moving = [i for i, layer in enumerate(layers) if np.hypot(*layer.motion.shift) > 3 and layer.kind != "text"]
     if not moving:
@@ -309,10 +310,18 @@ def repeat(
     number = moving[0] if rng.random() < 0.6 else moving[-1]
     layer = layers[number]
     shift = float(np.hypot(*layer.motion.shift))
-    periods = rng.uniform(0.9, 1.1) if whole and rng.random() < whole else rng.uniform(0.5, 1.5)
+    exactly = False
+    if whole and rng.random() < whole:
+        exactly = bool(rng.random() < 0.5)
+        periods = 1.0 if exactly else rng.uniform(0.9, 1.1)
+    else:
+        periods = rng.uniform(0.5, 1.5)
     period = float(np.clip(shift / periods, 6, 64))  # pixels
     rows, columns = layer.patch.shape[:2]
     wide = max(8, round(period * DENSITY))
+    across, down = layer.motion.shift
+    if exactly:
+        across, down = across * wide / (DENSITY * shift), down * wide / (DENSITY * shift)
     high = max(8, round(wide * rng.uniform(0.5, 1.5)))
     colour = repeated(rng, textures, rows, columns, (high, wide))
     # the direction in which it repeats is the direction in which it goes
@@ -322,7 +331,7 @@ def repeat(
         layer,
         patch=colour if layer.endless else np.dstack([colour, layer.patch[..., 3]]),
         place=placed((float(centre[0]), float(centre[1])), (rows, columns), DENSITY, heading),
-        motion=replace(layer.motion, turn=0.0, zoom=0.0, bow=(0.0, 0.0)),
+        motion=replace(layer.motion, shift=(across, down), turn=0.0, zoom=0.0, bow=(0.0, 0.0)),
         ripple=None,
         period=(float(wide), float(high)),
     )

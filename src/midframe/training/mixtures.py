@@ -90,7 +90,7 @@ class MixtureSource:
         net = drawing(self.architecture)
         with torch.no_grad():
             a, b = net.encode(made["a"][None]), net.encode(made["b"][None])
-            ab, ba = inverse_search(a.image, b.image, [FINE if rng.random() < FINELY else FAIR], scale=1.0)
+            ab, ba = inverse_search(a.bright, b.bright, [FINE if rng.random() < FINELY else FAIR], scale=1.0)
             motion = net.motion(a, b, ab, ba, *doubts(ab, ba))
             found = net.stored_candidates(a, b, motion, made["t"].view(1, 1, 1, 1))
             stored = products(found, made["target"][None])

@@ -29,10 +29,10 @@ from midframe.errors import DeviceError, InputError
 from midframe.models.midnet import (
     SIZES,
     Architecture,
-    Features,
     Matching,
     Midnet,
     load_midnet,
+    members,
     save_midnet,
 )
 from midframe.scenes import Mix
@@ -150,7 +150,7 @@ def objective(
     if net.architecture.matcher == "dis":
         return mixture_objective(net, batch)
     features = net.encode(torch.cat([batch["a"], batch["b"]]).contiguous(memory_format=torch.channels_last))
-    a, b = (Features(*(x[k * count : (k + 1) * count] for x in features)) for k in (0, 1))
+    a, b = members(features, slice(0, count)), members(features, slice(count, 2 * count))
     found = net.match_all(a, b)
     loss, notes = flow_objective(found, batch, weights), flow_notes(found.quarter[-1], batch)
     if not everything:
