@@ -1,4 +1,4 @@
-"""What midnet does to pictures on a CPU, compiled by Numba: splines, flows polished, pictures drawn, judged and mixed.
+"""What midnet does to pictures on a CPU, compiled by Numba: splines, pictures drawn, judged and mixed.
 
 The same stands in midnet.py as tensor operations, which GPUs and training use and which are the oracle of the tests.
 There each operation passes whole pictures through memory; here a few rows at a time go through all of them, which takes
@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from midframe.colour import levels, matrix_to_rgb
-from midframe.models.midnet import EVIDENCE
+from midframe.models.midnet import EVIDENCE, Motion
 from midframe.types import PixelFormat
 
 Array = NDArray[Any]  # of float32
@@ -300,148 +300,209 @@ def _sample(plane: Array, y: int, left: int, scale: Number, across: Array, down:
 
 
 @compiled
-def _splat(values: Array, flow: Array, weight: Array, out: Array) -> None:
-    """`ops.splat` of (C, h, w): weighted sums, and in the last entry the sum of weights, added to (C + 1, h, w)."""
-    colours, height, width = values.shape
+def _splat(flow: Array, bend: Array, importance: Array, t: Number, own: int, out: Array) -> None:
+    """One flow (2, h, w) carried to the instant that is `t` away: what `midnet._carried` splats of it.
+
+    Added to `out` (5, h, w) are weighted sums of the flows from there to a and to b, the one back being first if `own`
+    is 0, and the sum of weights. `bend` (2, h, w or nothing) is the acceleration, `importance` (h, w) its logarithm.
+    """
+    _, height, width = flow.shape
+    bent = bend.shape[1] > 0
+    curve = f32(0.5) * t * (f32(1.0) - t)
     for y in range(height):
         for x in range(width):
-            px = min(max(f32(x) + flow[0, y, x], f32(-2.0)), f32(width + 1))  # what is farther off lands nowhere
-            py = min(max(f32(y) + flow[1, y, x], f32(-2.0)), f32(height + 1))
+            dx, dy = t * flow[0, y, x], t * flow[1, y, x]
+            if bent:
+                dx, dy = dx - curve * bend[0, y, x], dy - curve * bend[1, y, x]
+            px = min(max(f32(x) + dx, f32(-2.0)), f32(width + 1))  # what is farther off lands nowhere
+            py = min(max(f32(y) + dy, f32(-2.0)), f32(height + 1))
             left, top = np.int64(np.floor(px)), np.int64(np.floor(py))
             fx, fy = px - f32(left), py - f32(top)
+            weight = np.exp(min(max(importance[y, x], f32(-6.0)), f32(6.0)))
+            on_x, on_y = flow[0, y, x] - dx, flow[1, y, x] - dy
             for below in range(2):
                 line = top + below
                 if line < 0 or line >= height:
                     continue
-                down = fy if below else f32(1.0) - fy
+                down = weight * (fy if below else f32(1.0) - fy)
                 for beside in range(2):
                     column = left + beside
                     if column < 0 or column >= width:
                         continue
-                    share = weight[y, x] * down * (fx if beside else f32(1.0) - fx)
-                    for c in range(colours):
-                        out[c, line, column] += share * values[c, y, x]
-                    out[colours, line, column] += share
+                    share = down * (fx if beside else f32(1.0) - fx)
+                    out[2 * own, line, column] -= share * dx
+                    out[2 * own + 1, line, column] -= share * dy
+                    out[2 - 2 * own, line, column] += share * on_x
+                    out[3 - 2 * own, line, column] += share * on_y
+                    out[4, line, column] += share
 
 
 @compiled
-def _polish(
-    runs: Runs, present: Mask, a: Array, b: Array, guess: Array, gain: Number, step: Array, evidence: Array
-) -> None:
-    """`midnet.polish`, times `gain`, of two planes brought to t by a guess (4, h, w), in runs of blocks.
-
-    Around every run one place more of `step` (2, 2h, 2w) is found, for `_draw` looks there; not where the neighbour is
-    present, who finds it himself. Entries 4 and 5 of the evidence (19, h, w) are the mean step of the blocks.
-    """
-    height, width = a.shape
-    tall, half = height // 2, width // 2
-    wide, rows = np.empty(guess.shape[2] + 2, np.float32), np.empty((4, width), np.float32)
-    one, two = np.empty(width, np.float32), np.empty(width, np.float32)
-    ninth = f32(1.0 / 9.0)
-    for run in range(runs.shape[0]):
-        first, last, left, right = runs[run]
-        top, bottom = max(2 * first - 1, 0), min(2 * last + 1, tall)  # places of the step, at half size
-        begin, end = max(2 * left - 1, 0), min(2 * right + 1, half)
-        above, under = max(top - 1, 0), min(bottom + 1, tall)  # those whose sums it takes
-        before, after = max(begin - 1, 0), min(end + 1, half)
-        low, high = max(2 * above - 1, 0), min(2 * under + 1, height)  # pixels whose differences they take
-        near, far = max(2 * before - 1, 0), min(2 * after + 1, width)
-        columns, places = far - near, after - before
-        mean, change = np.empty((high - low, columns + 2), np.float32), np.empty((high - low, columns), np.float32)
-        for y in range(low, high):
-            for k in range(4):
-                _enlarge(guess[k], y, 4, 4, near // 4, (far + 3) // 4, wide, rows[k])
-            skip = near % 4
-            _sample(a, y, near, f32(4.0), rows[0, skip:], rows[1, skip:], one[:columns])
-            _sample(b, y, near, f32(4.0), rows[2, skip:], rows[3, skip:], two[:columns])
-            line, other = mean[y - low], change[y - low]
-            middle = line[1:]
-            for x in range(columns):
-                middle[x] = f32(0.25) * (one[x] + two[x])
-                other[x] = two[x] - one[x]
-            line[0], line[columns + 1] = line[1], line[columns]
-        # sums of products over 2x2 pixels; a column more on either side, the edge repeated
-        sums = np.zeros((under - above, 5, places + 2), np.float32)
-        room = np.empty((5, 2 * places), np.float32)
-        shift = 2 * before - near
-        for r in range(above, under):
-            total = sums[r - above]
-            for y in (2 * r, 2 * r + 1):
-                line, other = mean[y - low, shift:], change[y - low, shift:]
-                over = mean[max(y - 1, 0) - low, shift + 1 :]
-                below = mean[min(y + 1, height - 1) - low, shift + 1 :]
-                for x in range(2 * places):
-                    gx, gy = line[x + 2] - line[x], below[x] - over[x]
-                    trust = f32(1.0) / (f32(1.0) + f32(20.0) * abs(other[x]))
-                    tx, ty = trust * gx, trust * gy
-                    room[0, x], room[1, x], room[2, x] = tx * gx, tx * gy, ty * gy
-                    room[3, x], room[4, x] = tx * other[x], ty * other[x]
-                for k in range(5):
-                    sum_of, pairs = total[k, 1:], room[k]
-                    for x in range(places):
-                        sum_of[x] += f32(0.25) * (pairs[2 * x] + pairs[2 * x + 1])
-            for k in range(5):
-                total[k, 0], total[k, places + 1] = total[k, 1], total[k, places]
-        around = np.empty((5, places + 2), np.float32)
-        found = np.empty((2, end - begin), np.float32)
-        for r in range(top, bottom):
-            over, here, below = sums[max(r - 1, 0) - above], sums[r - above], sums[min(r + 1, tall - 1) - above]
-            for k in range(5):
-                for x in range(places + 2):
-                    around[k, x] = ninth * (over[k, x] + here[k, x] + below[k, x])
-            skip = begin - before
-            a_xx, a_xy, a_yy = around[0, skip:], around[1, skip:], around[2, skip:]
-            a_xt, a_yt = around[3, skip:], around[4, skip:]
-            for x in range(end - begin):
-                xx = a_xx[x] + a_xx[x + 1] + a_xx[x + 2] + f32(2e-4)
-                xy = a_xy[x] + a_xy[x + 1] + a_xy[x + 2]
-                yy = a_yy[x] + a_yy[x + 1] + a_yy[x + 2] + f32(2e-4)
-                xt = a_xt[x] + a_xt[x + 1] + a_xt[x + 2]
-                yt = a_yt[x] + a_yt[x + 1] + a_yt[x + 2]
-                area = f32(1.0) / (xx * yy - xy * xy)
-                found[0, x] = gain * min(max((xy * yt - yy * xt) * area, f32(-1.0)), f32(1.0))
-                found[1, x] = gain * min(max((xy * xt - xx * yt) * area, f32(-1.0)), f32(1.0))
-            if 2 * first <= r < 2 * last:
-                _put(found[0], step[0, r, begin:end])
-                _put(found[1], step[1, r, begin:end])
-            else:
-                for x in range(begin, end):
-                    if not present[r // (2 * TILE), x // (2 * TILE)]:
-                        step[0, r, x], step[1, r, x] = found[0, x - begin], found[1, x - begin]
-        for block in range(first, last):
-            for k in range(2):
-                upper, lower = step[k, 2 * block, 2 * left :], step[k, 2 * block + 1, 2 * left :]
-                out = evidence[4 + k, block, left:right]
-                for x in range(right - left):
-                    out[x] = f32(0.25) * (upper[2 * x] + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1])
-
-
-@compiled
-def _smoothed(first: int, last: int, place: Array, reach: int, alike: Number, flow: Array) -> None:
-    """Rows first to last of `midnet.smoothed`; `place` is (6, h + 2 reach, w + 2 reach): flow, colours, trust."""
-    width = flow.shape[2]
-    rows = np.empty((3, width), np.float32)
+def _carried(
+    first: int, last: int, from_a: Array, from_b: Array, ab: Array, ba: Array, bend_a: Array, bend_b: Array, t: Number,
+    carried: Array, alone_a: Array, alone_b: Array, seen: Array,
+) -> None:  # fmt: skip
+    """Rows first to last of what `midnet._carried` makes of splats (5, h, w); what has no rows is not wanted."""
+    width = ab.shape[2]
+    s, floor = f32(1.0) - t, f32(0.05)
+    bent = bend_a.shape[1] > 0
+    wanted = seen.shape[1] > 0
+    fill, more = np.empty(width, np.float32), np.empty(width, np.float32)
     for y in range(first, last):
-        red, green, blue = place[2, y + reach], place[3, y + reach], place[4, y + reach]
-        for k in range(3):
-            _clear(rows[k])
-        for line in range(y, y + 2 * reach + 1):
-            other_red, other_green, other_blue = place[2, line], place[3, line], place[4, line]
-            across, down, trust = place[0, line], place[1, line], place[5, line]
-            for dx in range(2 * reach + 1):
-                far = f32((dx - reach) ** 2 + (line - y - reach) ** 2) / f32(2 * reach * reach)
-                for x in range(width):
-                    one, two = other_red[x + dx] - red[x + reach], other_green[x + dx] - green[x + reach]
-                    three = other_blue[x + dx] - blue[x + reach]
-                    weight = trust[x + dx] * exp(-alike * (one * one + two * two + three * three) - far)
-                    rows[0, x] += weight * across[x + dx]
-                    rows[1, x] += weight * down[x + dx]
-                    rows[2, x] += weight
+        load_a, load_b = from_a[4, y], from_b[4, y]
         for x in range(width):
-            kept = min(place[5, y + reach, x + reach], f32(1.0))
+            more[x] = f32(1.0) / (s * load_a[x] + t * load_b[x] + floor)
+        for c in range(4):
+            forth, back = ab[c % 2, y], ba[c % 2, y]
+            of_forth, of_back = (-t * s, t * t) if c < 2 else (s * s, -t * s)
+            for x in range(width):
+                fill[x] = of_forth * forth[x] + of_back * back[x]
+            if bent:
+                one, two = bend_a[c % 2, y], bend_b[c % 2, y]
+                half = f32(0.5) * t * s
+                for x in range(width):
+                    fill[x] += half * (s * one[x] + t * two[x])
+            sum_a, sum_b, target = from_a[c, y], from_b[c, y], carried[c, y]
+            for x in range(width):
+                target[x] = (s * sum_a[x] + t * sum_b[x] + floor * fill[x]) * more[x]
+        if not wanted:
+            continue
+        for side in range(2):
+            flow, total, out = (ab, from_a, alone_a) if side == 0 else (ba, from_b, alone_b)
+            bend, way = (bend_a, t) if side == 0 else (bend_b, s)
+            if out.shape[1] > 0:
+                for c in range(4):
+                    forth, sums, load, target = flow[c % 2, y], total[c, y], total[4, y], out[c, y]
+                    part = f32(0.0) - way if (c < 2) == (side == 0) else f32(1.0) - way  # back, or on
+                    curve = f32(0.5) * t * s
+                    if bent:
+                        curved = bend[c % 2, y]
+                        for x in range(width):
+                            fill[x] = part * forth[x] + curve * curved[x]
+                    else:
+                        for x in range(width):
+                            fill[x] = part * forth[x]
+                    for x in range(width):
+                        target[x] = (sums[x] + floor * fill[x]) / (load[x] + floor)
+            covered, load = seen[side, y], total[4, y]
+            for x in range(width):
+                covered[x] = load[x] / (load[x] + f32(0.25))
+        one, two, three = seen[0, y], seen[1, y], seen[2, y]
+        for x in range(width):
+            three[x] = f32(2.0) * (one[x] - two[x])
+
+
+@compiled
+def _from_beside(first: int, last: int, flows: Array, dx: int, dy: int, out: Array) -> None:
+    """Rows first to last of flows (4, h, w), taken from so many places to the right and below; the edge is repeated."""
+    _, height, width = flows.shape
+    for c in range(4):
+        for y in range(first, last):
+            source, target = flows[c, min(max(y + dy, 0), height - 1)], out[c, y]
+            for x in range(width):
+                target[x] = source[min(max(x + dx, 0), width - 1)]
+
+
+@compiled
+def _present(first: int, last: int, guesses: Array, rest: int, apart: Number, present: Mask) -> None:
+    """Rows first to last of tiles: `midnet.present`; where a guess (K, 4, h, w) is not, it becomes the first one."""
+    kinds, _, _, width = guesses.shape
+    for row in range(first, last):
+        for tile in range(width // TILE):
+            present[0, row, tile] = True
+            for k in range(1, kinds):
+                most = f32(0.0)
+                for c in range(4):
+                    for y in range(TILE * row, TILE * row + TILE):
+                        for x in range(TILE * tile, TILE * tile + TILE):
+                            most = max(most, abs(guesses[k, c, y, x] - guesses[0, c, y, x]))
+                there = most > apart or k == rest
+                present[k, row, tile] = there
+                if not there:
+                    for c in range(4):
+                        for y in range(TILE * row, TILE * row + TILE):
+                            for x in range(TILE * tile, TILE * tile + TILE):
+                                guesses[k, c, y, x] = guesses[0, c, y, x]
+
+
+@compiled
+def _missed(first: int, last: int, flow: Array, back: Array, out: Array) -> None:
+    """Rows first to last of `midnet.missed` of flows (2, h, w)."""
+    width = flow.shape[2]
+    one, two = np.empty(width, np.float32), np.empty(width, np.float32)
+    for y in range(first, last):
+        across, down, target = flow[0, y], flow[1, y], out[y]
+        _sample(back[0], y, 0, f32(1.0), across, down, one)
+        _sample(back[1], y, 0, f32(1.0), across, down, two)
+        for x in range(width):
+            dx, dy = across[x] + one[x], down[x] + two[x]
+            target[x] = f32(4.0) * np.sqrt(dx * dx + dy * dy)
+
+
+@compiled
+def _agreed(first: int, last: int, own: Array, other: Array, flow: Array, out: Array) -> None:
+    """Rows first to last of the acceleration (2, h, w) that the far end of a flow bears out; see `midnet._agreed`."""
+    width = flow.shape[2]
+    one, two, tiny = np.empty(width, np.float32), np.empty(width, np.float32), f32(1e-6)
+    for y in range(first, last):
+        across, down, mine_x, mine_y = flow[0, y], flow[1, y], own[0, y], own[1, y]
+        _sample(other[0], y, 0, f32(1.0), across, down, one)
+        _sample(other[1], y, 0, f32(1.0), across, down, two)
+        to_x, to_y = out[0, y], out[1, y]
+        for x in range(width):
+            mean_x, mean_y = f32(0.5) * (mine_x[x] + one[x]), f32(0.5) * (mine_y[x] + two[x])
+            dx, dy = mine_x[x] - one[x], mine_y[x] - two[x]
+            size = np.sqrt(mean_x * mean_x + mean_y * mean_y) + tiny
+            speed = np.sqrt(across[x] * across[x] + down[x] * down[x])
+            agree = max(f32(1.0) - np.sqrt(dx * dx + dy * dy) / size, f32(0.0))
+            gain = agree * min(f32(0.5) * speed / size, f32(1.0))
+            to_x[x], to_y[x] = mean_x * gain, mean_y * gain
+
+
+@compiled
+def _smoothed(first: int, last: int, place: Array, reach: int, alike: Number, sure: Number, flow: Array) -> None:
+    """Rows first to last of `midnet.smoothed`; `place` is (6, h + 2 reach, w + 2 reach): flow, colours, trust.
+
+    Only where something is in doubt among 16 neighbours.
+    """
+    width = flow.shape[2]
+    rows, kept = np.empty((3, width), np.float32), np.empty(width, np.float32)
+    for y in range(first, last):
+        for x in range(width):
+            kept[x] = min(sure * place[5, y + reach, x + reach], f32(1.0))
+        for k in range(2):
+            own, target = place[k, y + reach, reach:], flow[k, y]
+            for x in range(width):
+                target[x] = own[x]
+        for begin in range(0, width, 16):
+            end = min(begin + 16, width)
+            least = f32(1.0)
+            for x in range(begin, end):
+                least = min(least, kept[x])
+            if least == f32(1.0):
+                continue
+            count, own_x = end - begin, reach + begin
+            red, green, blue = place[2, y + reach, own_x:], place[3, y + reach, own_x:], place[4, y + reach, own_x:]
+            across, down, load = rows[0, :count], rows[1, :count], rows[2, :count]
+            for k in range(3):
+                _clear(rows[k, :count])
+            for line in range(y, y + 2 * reach + 1):
+                for dx in range(2 * reach + 1):
+                    far = f32((dx - reach) ** 2 + (line - y - reach) ** 2) / f32(2 * reach * reach)
+                    there = begin + dx
+                    flow_x, flow_y, trust = place[0, line, there:], place[1, line, there:], place[5, line, there:]
+                    reds, greens, blues = place[2, line, there:], place[3, line, there:], place[4, line, there:]
+                    for x in range(count):
+                        one, two, three = reds[x] - red[x], greens[x] - green[x], blues[x] - blue[x]
+                        weight = trust[x] * exp(-alike * (one * one + two * two + three * three) - far)
+                        across[x] += weight * flow_x[x]
+                        down[x] += weight * flow_y[x]
+                        load[x] += weight
             for k in range(2):
-                mean = rows[k, x] / rows[2, x]
-                flow[k, y, x] = mean + kept * (place[k, y + reach, x + reach] - mean)
+                sums, target = rows[k], flow[k, y, begin:end]
+                for x in range(count):
+                    mean = sums[x] / load[x]
+                    target[x] = mean + kept[begin + x] * (target[x] - mean)
 
 
 # Pictures
@@ -464,23 +525,20 @@ def _weights(places: Array, size: int, whole: NDArray[np.int64], weights: Array)
 
 
 @compiled
-def _draw(
-    runs: Runs, spline: Array, flow: Array, step: Array, share: Number, down: int, across: int, out: Array, means: Array
-) -> None:
-    """Runs of blocks of planes (C, H, W) under a flow (2, h, w) and `share` of the polishing step (2, 2h, 2w).
+def _draw(runs: Runs, spline: Array, flow: Array, down: int, across: int, out: Array, means: Array) -> None:
+    """Runs of blocks of planes (C, H, W) under a flow (2, h, w).
 
     A block has `down` rows and `across` columns of the planes, of which there are one or two. Means of the blocks go to
     `means` (C, h, w).
     """
     channels, height, width = out.shape
     stride = np.int64((width + 4) * channels)
-    wide, more = np.empty(2 * flow.shape[2] + 2, np.float32), np.empty(width, np.float32)
+    wide = np.empty(flow.shape[2] + 2, np.float32)
     room = np.empty((2, width), np.float32)
     lines = np.empty((2, width), np.int64)
     wx, wy = np.empty((4, width), np.float32), np.empty((4, width), np.float32)
     row, total = np.empty(channels * width, np.float32), np.empty((channels, width), np.float32)
     inverse = f32(1.0) / f32(down * across)
-    share_x, share_y = share * f32(0.25) * f32(across), share * f32(0.25) * f32(down)
     apart = np.int64(width)
     for run in range(runs.shape[0]):
         first, last, left, right = runs[run]
@@ -491,13 +549,11 @@ def _draw(
                 _clear(total[c, :count])
             for y in range(down * block, down * block + down):
                 _enlarge(flow[0], y, down, across, left, right, wide, to_x)
-                _enlarge(step[0], y, down // 2, across // 2, 2 * left, 2 * right, wide, more)
                 for x in range(count):
-                    to_x[x] = f32(begin + x) + f32(across) * to_x[x] + share_x * more[x]
+                    to_x[x] = f32(begin + x) + f32(across) * to_x[x]
                 _enlarge(flow[1], y, down, across, left, right, wide, to_y)
-                _enlarge(step[1], y, down // 2, across // 2, 2 * left, 2 * right, wide, more)
                 for x in range(count):
-                    to_y[x] = f32(y) + f32(down) * to_y[x] + share_y * more[x]
+                    to_y[x] = f32(y) + f32(down) * to_y[x]
                 _weights(to_x, width, columns, wx)
                 _weights(to_y, height, rows, wy)
                 if channels == 1:
@@ -596,15 +652,6 @@ def _write(first: int, last: int, plane: Array, zero: Number, gain: Number, most
             target[x] = np.int32(min(max(gain * source[x] + shift, f32(0.0)), most))
 
 
-@compiled
-def _follow(runs: Runs, leader: Array, plane: Array) -> None:
-    """Where a guess is not present: what the first one has."""
-    for run in range(runs.shape[0]):
-        first, last, left, right = runs[run]
-        for y in range(4 * first, 4 * last):
-            _put(leader[y, 4 * left : 4 * right], plane[y, 4 * left : 4 * right])
-
-
 # What the judge sees
 
 
@@ -665,22 +712,34 @@ def _fine_detail(runs: Runs, plane: Array, out: Array) -> None:
 
 
 @compiled
-def _mean(first: int, last: int, bright: Array, mean: Array) -> None:
-    """Rows first to last of the mean of all brightness (2, K, H, W)."""
-    kinds, width = bright.shape[1], bright.shape[3]
+def _follow(first: int, last: int, present: Mask, light: Array, mean: Array) -> None:
+    """Rows first to last of light (2, K, H, W): what the first guess has where another is not; and the mean of all."""
+    _, kinds, _, width = light.shape
+    side = 4 * TILE
+    scale = f32(0.5) / f32(kinds)
     for y in range(first, last):
+        total = mean[y]
         for x in range(width):
-            mean[y, x] = bright[0, 0, y, x] + bright[1, 0, y, x]
+            total[x] = light[0, 0, y, x] + light[1, 0, y, x]
         for k in range(1, kinds):
+            one, two = light[0, k, y], light[1, k, y]
+            tile = 0
+            while tile < width // side:
+                there, begin = present[k, y // side, tile], tile * side
+                while tile < width // side and present[k, y // side, tile] == there:
+                    tile += 1
+                if not there:
+                    _put(light[0, 0, y, begin : tile * side], one[begin : tile * side])
+                    _put(light[1, 0, y, begin : tile * side], two[begin : tile * side])
             for x in range(width):
-                mean[y, x] += bright[0, k, y, x] + bright[1, k, y, x]
+                total[x] += one[x] + two[x]
         for x in range(width):
-            mean[y, x] *= f32(0.5) / f32(kinds)
+            total[x] *= scale
 
 
 @compiled
 def _compare(runs: Runs, a: Array, b: Array, mean: Array, evidence: Array) -> None:
-    """Entries 12 to 16 of the evidence (19, h, w) of a guess, from what it makes of the brightness (H, W)."""
+    """Entries 10 to 14 of the evidence (17, h, w) of a guess, from what it makes of the brightness (H, W)."""
     width = a.shape[1]
     sums = np.empty((3, width), np.float32)
     for run in range(runs.shape[0]):
@@ -696,20 +755,23 @@ def _compare(runs: Runs, a: Array, b: Array, mean: Array, evidence: Array) -> No
                     sums[1, x] += abs(one[x] - both[x])
                     sums[2, x] += abs(two[x] - both[x])
             for c in range(3):
-                _sums(sums[c], 4, f32(0.0625), evidence[12 + c, block, left:right])
-    _fine_detail(runs, a, evidence[15])
-    _fine_detail(runs, b, evidence[16])
+                _sums(sums[c], 4, f32(0.0625), evidence[10 + c, block, left:right])
+    _fine_detail(runs, a, evidence[13])
+    _fine_detail(runs, b, evidence[14])
 
 
 @compiled
-def _hidden(first: int, last: int, ab: Array, ba: Array, evidence: Array) -> None:
-    """Entries 17 and 18 of rows first to last of the evidence: logits (h, w) fetched along the flows of a guess."""
-    for y in range(first, last):
-        _sample(ab, y, 0, f32(1.0), evidence[0, y], evidence[1, y], evidence[17, y])
-        _sample(ba, y, 0, f32(1.0), evidence[2, y], evidence[3, y], evidence[18, y])
+def _hidden(runs: Runs, ab: Array, ba: Array, evidence: Array) -> None:
+    """Entries 15 and 16 of the evidence of runs of blocks: logits (h, w) fetched along the flows of a guess."""
+    for run in range(runs.shape[0]):
+        first, last, left, right = runs[run]
+        for y in range(first, last):
+            flow = evidence[0:4, y, left:right]
+            _sample(ab, y, left, f32(1.0), flow[0], flow[1], evidence[15, y, left:right])
+            _sample(ba, y, left, f32(1.0), flow[2], flow[3], evidence[16, y, left:right])
 
 
-# The judge: its clues, and what lies between the layers of `midnet.Judge`. A row is a guess that is present in a block.
+# The judge, a row of blocks at a time: what of a guess is present there lies packed, so that it is done in lanes
 
 
 @compiled
@@ -723,104 +785,90 @@ def _length(x: Number, y: Number) -> Number:
 
 
 @compiled
-def _tones_apart(one: Array, two: Array, y: int, out: Array) -> None:
+def _roots(row: Array, out: Array) -> None:
     for x in range(out.shape[0]):
-        total = abs(one[0, y, x] - two[0, y, x]) + abs(one[1, y, x] - two[1, y, x]) + abs(one[2, y, x] - two[2, y, x])
-        out[x] = _root(f32(1.0 / 3.0) * total)
+        out[x] = _root(row[x])
 
 
 @compiled
-def _unevenness(flow: Array, y: int, room: Array, out: Array) -> None:
-    """How far row y of a flow (2, h, w) is from its mean over 3x3 places."""
+def _minus(one: Array, two: Array, out: Array) -> None:
+    for x in range(out.shape[0]):
+        out[x] = one[x] - two[x]
+
+
+@compiled
+def _log_length(one: Array, two: Array, y: int, begin: int, out: Array) -> None:
+    """Of what two flows (2, h, w) are apart, in columns of row y from `begin` on."""
+    across, across_from, down, down_from = one[0, y, begin:], two[0, y, begin:], one[1, y, begin:], two[1, y, begin:]
+    for x in range(out.shape[0]):
+        out[x] = log(f32(1.0) + _length(across[x] - across_from[x], down[x] - down_from[x]))
+
+
+@compiled
+def _tones_apart(one: Array, two: Array, y: int, begin: int, out: Array) -> None:
+    """Of columns of row y of colours (3, h, w), from `begin` on."""
+    _clear(out)
+    for c in range(3):
+        own, other = one[c, y, begin:], two[c, y, begin:]
+        for x in range(out.shape[0]):
+            out[x] += abs(own[x] - other[x])
+    for x in range(out.shape[0]):
+        out[x] = _root(f32(1.0 / 3.0) * out[x])
+
+
+@compiled
+def _unevenness(flow: Array, y: int, begin: int, room: Array, out: Array) -> None:
+    """How far columns of row y of a flow (2, h, w), from `begin` on, are from their mean over 3x3 places."""
     _, height, width = flow.shape
+    count = out.shape[0]
     above, below = max(y - 1, 0), min(y + 1, height - 1)
+    near, far = max(begin - 1, 0), min(begin + count + 1, width)
     for k in range(2):
-        for x in range(width):
-            room[k, x + 1] = flow[k, above, x] + flow[k, y, x] + flow[k, below, x]
-        room[k, 0], room[k, width + 1] = room[k, 1], room[k, width]
+        sums = room[k, near - begin + 1 :]
+        upper, here, lower = flow[k, above, near:far], flow[k, y, near:far], flow[k, below, near:far]
+        for x in range(far - near):
+            sums[x] = upper[x] + here[x] + lower[x]
+        if begin == 0:
+            room[k, 0] = room[k, 1]
+        if begin + count == width:
+            room[k, count + 1] = room[k, count]
     ninth = f32(1.0 / 9.0)
-    for x in range(width):
-        dx = flow[0, y, x] - ninth * (room[0, x] + room[0, x + 1] + room[0, x + 2])
-        dy = flow[1, y, x] - ninth * (room[1, x] + room[1, x + 1] + room[1, x + 2])
+    one, two = flow[0, y, begin : begin + count], flow[1, y, begin : begin + count]
+    for x in range(count):
+        dx = one[x] - ninth * (room[0, x] + room[0, x + 1] + room[0, x + 2])
+        dy = two[x] - ninth * (room[1, x] + room[1, x + 1] + room[1, x + 2])
         out[x] = log(f32(1.0) + _length(dx, dy))
 
 
 @compiled
-def _clues(
-    first: int, last: int, evidence: Array, seen: Array, t: Number, present: Mask, starts: NDArray[np.int64],
-    rows: Array, place: NDArray[np.int32], shared: Array, offset: int,
-) -> None:  # fmt: skip
-    """`midnet.clues` of rows first to last of blocks: of each guess that is present into `rows` (R, CLUES).
+def _clues(own: Array, leader: Array, apart: Array, least: Array, y: int, begin: int, room: Array, out: Array) -> None:
+    """`midnet.clues` of columns of row y of blocks, from `begin` on, of a guess, into `out` (CLUES, n).
 
-    `starts` says which row a row of blocks begins with, `place` (h, w, K) is told which row is whose, -1 for none. What
-    is common to a block goes to `shared` (h, w, C), from `offset` on.
+    `own` and `leader` are the evidence (EVIDENCE, h, w) of the guess and of the first one; `apart` (K, w) how far its
+    pictures are apart, the first one's first; `least` the least of them all.
     """
-    kinds, _, _, width = evidence.shape
-    count = rows.shape[1]
-    found, apart = np.empty((count, width), np.float32), np.empty((kinds, width), np.float32)
-    least, room, velocity = (
-        np.empty(width, np.float32),
-        np.empty((2, width + 2), np.float32),
-        np.empty(width, np.float32),
-    )
-    leader = evidence[0]
-    for y in range(first, last):
-        row = starts[y]
-        for x in range(width):
-            for k in range(kinds):
-                place[y, x, k] = -1
-                if present[k, y // TILE, x // TILE]:
-                    place[y, x, k] = row
-                    row += 1
-        for k in range(kinds):
-            for x in range(width):
-                apart[k, x] = _root(evidence[k, 12, y, x])
-        for x in range(width):
-            least[x] = apart[0, x]
-        for k in range(1, kinds):
-            for tile in range(width // TILE):
-                if present[k, y // TILE, tile]:
-                    for x in range(tile * TILE, tile * TILE + TILE):
-                        least[x] = min(least[x], apart[k, x])
-        for k in range(kinds):
-            own = evidence[k]
-            for x in range(width):
-                found[0, x] = apart[k, x]
-                found[1, x] = apart[k, x] - least[x]
-                found[2, x] = apart[k, x] - apart[0, x]
-                found[4, x], found[5, x] = _root(own[13, y, x]), _root(own[14, y, x])
-                found[6, x] = found[4, x] - found[5, x]
-                found[7, x], found[8, x] = _root(own[15, y, x]), _root(own[16, y, x])
-                found[9, x] = found[7, x] - found[8, x]
-                found[10, x], found[11, x] = f32(0.25) * own[17, y, x], f32(0.25) * own[18, y, x]
-                found[12, x] = _length(own[4, y, x], own[5, y, x])
-            for x in range(width):
-                found[13, x] = log(f32(1.0) + _length(own[0, y, x] - leader[0, y, x], own[1, y, x] - leader[1, y, x]))
-                found[14, x] = log(f32(1.0) + _length(own[2, y, x] - leader[2, y, x], own[3, y, x] - leader[3, y, x]))
-                found[17, x] = log(f32(1.0) + _length(own[2, y, x] - own[0, y, x], own[3, y, x] - own[1, y, x]))
-            _unevenness(own[0:2], y, room, found[15])
-            _unevenness(own[2:4], y, room, found[16])
-            _tones_apart(own[6:9], own[9:12], y, found[3])
-            _tones_apart(own[6:9], leader[6:9], y, found[18])
-            _tones_apart(own[9:12], leader[9:12], y, found[19])
-            _tones_apart(own[6:9], leader[9:12], y, found[20])
-            _tones_apart(own[9:12], leader[6:9], y, found[21])
-            if k == 0:
-                for x in range(width):
-                    velocity[x] = found[17, x]
-            for x in range(width):
-                row = place[y, x, k]
-                if row >= 0:
-                    for c in range(count):
-                        rows[row, c] = found[c, x]
-        for x in range(width):
-            block = shared[y, x]
-            for c in range(3):
-                block[offset + c] = seen[c, y, x]
-                block[offset + 5 + c] = leader[6 + c, y, x] - f32(0.5)
-                block[offset + 8 + c] = leader[9 + c, y, x] - f32(0.5)
-            block[offset + 3], block[offset + 4] = t, f32(1.0) - t
-            block[offset + 11], block[offset + 12] = least[x], velocity[x]
+    # one after the other: loops that write several rows at once are not done in lanes
+    _put(apart[1, begin:], out[0])
+    _minus(out[0], least[begin:], out[1])
+    _minus(out[0], apart[0, begin:], out[2])
+    for k in range(2):
+        _roots(own[11 + 2 * k, y, begin:], out[4 + 3 * k])
+        _roots(own[12 + 2 * k, y, begin:], out[5 + 3 * k])
+        _minus(out[4 + 3 * k], out[5 + 3 * k], out[6 + 3 * k])
+        logits, target = own[15 + k, y, begin:], out[10 + k]
+        for x in range(target.shape[0]):
+            target[x] = f32(0.25) * logits[x]
+    to_a, to_b = own[0:2], own[2:4]
+    _log_length(to_a, leader[0:2], y, begin, out[12])
+    _log_length(to_b, leader[2:4], y, begin, out[13])
+    _log_length(to_b, to_a, y, begin, out[16])
+    _unevenness(to_a, y, begin, room, out[14])
+    _unevenness(to_b, y, begin, room, out[15])
+    _tones_apart(own[4:7], own[7:10], y, begin, out[3])
+    _tones_apart(own[4:7], leader[4:7], y, begin, out[17])
+    _tones_apart(own[7:10], leader[7:10], y, begin, out[18])
+    _tones_apart(own[4:7], leader[7:10], y, begin, out[19])
+    _tones_apart(own[7:10], leader[4:7], y, begin, out[20])
 
 
 @compiled
@@ -829,73 +877,232 @@ def _rectified(x: Number) -> Number:
 
 
 @compiled
-def _pool(first: int, last: int, rows: Array, place: NDArray[np.int32], shared: Array) -> None:
-    """Mean and maximum of the rows (R, each) of all guesses, and the first one's, into a block's first entries."""
-    each, (_, width, kinds) = rows.shape[1], place.shape
-    for y in range(first, last):
-        for x in range(width):
-            block = shared[y, x]
-            row = place[y, x, 0]
-            for c in range(each):
-                value = _rectified(rows[row, c])
-                block[c], block[each + c], block[2 * each + c] = value, value, value
-            count = f32(1.0)
-            for k in range(1, kinds):
-                row = place[y, x, k]
-                if row >= 0:
-                    count += f32(1.0)
-                    for c in range(each):
-                        value = _rectified(rows[row, c])
-                        block[c] += value
-                        block[each + c] = max(block[each + c], value)
-            for c in range(each):
-                block[c] /= count
+def _layer(weight: Array, bias: Array, x: Array, out: Array) -> None:
+    """A linear layer (C', C) of n columns (C, n) -> (C', n)."""
+    inside, count = x.shape
+    for c in range(out.shape[0]):
+        target = out[c]
+        for j in range(count):
+            target[j] = bias[c]
+        threes = inside - inside % 3
+        for i in range(0, threes, 3):
+            u, v, w = weight[c, i], weight[c, i + 1], weight[c, i + 2]
+            one, two, three = x[i], x[i + 1], x[i + 2]
+            for j in range(count):
+                target[j] += u * one[j] + v * two[j] + w * three[j]
+        for i in range(threes, inside):
+            u, one = weight[c, i], x[i]
+            for j in range(count):
+                target[j] += u * one[j]
 
 
 @compiled
-def _add(first: int, last: int, rows: Array, place: NDArray[np.int32], values: Array) -> None:
-    """Rows (R, each) and values (h, w, K, each), added and rectified."""
-    each, (_, width, kinds) = rows.shape[1], place.shape
+def _rectify(x: Array) -> None:
+    for c in range(x.shape[0]):
+        row = x[c]
+        for j in range(x.shape[1]):
+            row[j] = _rectified(row[j])
+
+
+@compiled
+def _run(tiles: Mask, tile: int) -> tuple[int, int]:
+    """Columns of blocks from the first tile on that is present, `tile` or later, to the next that is not."""
+    while tile < tiles.shape[0] and not tiles[tile]:
+        tile += 1
+    begin = tile
+    while tile < tiles.shape[0] and tiles[tile]:
+        tile += 1
+    return TILE * begin, TILE * tile
+
+
+@compiled
+def _look(
+    first: int, last: int, evidence: Array, seen: Array, t: Number, present: Mask, rest: int, starts: NDArray[np.int64],
+    look: Array, kind: Array, second: Array, bias: Array, features: Array, shared: Array,
+) -> None:  # fmt: skip
+    """The judge's first two layers in rows first to last of blocks.
+
+    Features of each guess that is present go to the flat `features`, those of row y and guess k from `starts[y, k]`
+    blocks on, channels first; what all of them and the block itself show to `shared` (h, w, 4 each + SHARED_CLUES).
+    """
+    kinds, _, _, width = evidence.shape
+    each, count = look.shape
+    # of each as much as is wanted: a slice of columns would not lie without gaps, and not be done in lanes
+    packed, partial_clues, middles = (
+        np.empty(count * width, np.float32),
+        np.empty(count * width, np.float32),
+        np.empty(each * width, np.float32),
+    )
+    apart, least, times = np.empty((2, width), np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    pooled, room = np.empty((4, each, width), np.float32), np.empty((2, width + 2), np.float32)
+    leader = evidence[0]
     for y in range(first, last):
         for x in range(width):
-            for k in range(kinds):
-                row = place[y, x, k]
-                if row >= 0:
-                    for c in range(each):
-                        rows[row, c] = _rectified(rows[row, c] + values[y, x, k, c])
+            apart[0, x] = _root(leader[10, y, x])
+            least[x] = apart[0, x]
+            times[x] = f32(0.0)
+        for k in range(1, kinds):
+            begin, end = _run(present[k, y // TILE], 0)
+            while begin < end:
+                own, lowest = evidence[k, 10, y, begin:end], least[begin:end]
+                for x in range(end - begin):
+                    lowest[x] = min(lowest[x], _root(own[x]))
+                begin, end = _run(present[k, y // TILE], end // TILE)
+        for k in range(kinds):
+            tiles = present[k, y // TILE]
+            blocks = TILE * int(tiles.sum())
+            if blocks == 0:
+                continue
+            found = packed[: count * blocks].reshape(count, blocks)
+            begin, end = _run(tiles, 0)
+            at = 0
+            while begin < end:
+                if k > 0:
+                    own, one = evidence[k, 10, y, begin:end], apart[1, begin:end]
+                    for x in range(end - begin):
+                        one[x] = _root(own[x])
+                else:
+                    _put(apart[0], apart[1])
+                part = partial_clues[: count * (end - begin)].reshape(count, end - begin)
+                _clues(evidence[k], leader, apart, least, y, begin, room, part)
+                for c in range(count):
+                    _put(part[c], found[c, at : at + end - begin])
+                at += end - begin
+                begin, end = _run(tiles, end // TILE)
+            middle = middles[: each * blocks].reshape(each, blocks)
+            _layer(look, kind[k], found, middle)
+            _rectify(middle)
+            start = starts[y, k] * each
+            out = features[start : start + each * blocks].reshape(each, blocks)
+            _layer(second, bias, middle, out)
+            begin, end = _run(tiles, 0)
+            at = 0
+            while begin < end:
+                often = times[begin:end]
+                for x in range(end - begin):
+                    often[x] += f32(1.0)
+                for c in range(each):
+                    own, total, most = out[c, at:], pooled[0, c, begin:end], pooled[1, c, begin:end]
+                    if k == 0:
+                        for x in range(end - begin):
+                            total[x] = _rectified(own[x])
+                        _put(total, most)
+                        _put(total, pooled[2, c])
+                    else:
+                        for x in range(end - begin):
+                            value = _rectified(own[x])
+                            total[x] += value
+                            most[x] = max(most[x], value)
+                    if k == rest:
+                        still = pooled[3, c]
+                        for x in range(end - begin):
+                            still[x] = _rectified(own[x])
+                at += end - begin
+                begin, end = _run(tiles, end // TILE)
+        for x in range(width):
+            times[x] = f32(1.0) / times[x]
+        for c in range(each):
+            mean = pooled[0, c]
+            for x in range(width):
+                mean[x] *= times[x]
+        for x in range(width):
+            block = shared[y, x]
+            for k in range(4):
+                for c in range(each):
+                    block[k * each + c] = pooled[k, c, x]
+            place = block[4 * each :]
+            for c in range(3):
+                place[c] = seen[c, y, x]
+                place[5 + c] = leader[4 + c, y, x] - f32(0.5)
+                place[8 + c] = leader[7 + c, y, x] - f32(0.5)
+            place[3], place[4], place[11] = t, f32(1.0) - t, least[x]
+            dx, dy = leader[2, y, x] - leader[0, y, x], leader[3, y, x] - leader[1, y, x]
+            place[12] = log(f32(1.0) + _length(dx, dy))
 
 
 @compiled
 def _decide(
-    first: int, last: int, rows: Array, place: NDArray[np.int32], around: Array, ahead: Array, seen: Array, t: Number,
-    shares: Array,
+    first: int, last: int, features: Array, starts: NDArray[np.int64], present: Mask, rest: int, around: Array,
+    second: Array, bias: Array, verdict: Array, last_bias: Array, ahead: Array, seen: Array, t: Number, shares: Array,
 ) -> None:  # fmt: skip
-    """Shares (2K, h, w) from logits (R, 2), those of the block, and what is known beforehand."""
-    _, width, kinds = place.shape
-    entries = around.shape[2]
-    logits = np.empty(2 * kinds, np.float32)
-    early, late = log(f32(1.0) - t + f32(1e-3)), log(t + f32(1e-3))
+    """The judge's last two layers in rows first to last of blocks: shares (2K, h, w)."""
+    kinds, (_, width, entries), each = present.shape[0], around.shape, second.shape[0]
+    near, middles = np.empty((entries, width), np.float32), np.empty(each * width, np.float32)
+    verdicts, most, sums = np.empty(2 * width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    sides, packed = np.empty((2, width), np.float32), np.empty(each * width, np.float32)
+    early, late, nothing = log(f32(1.0) - t + f32(1e-3)), log(t + f32(1e-3)), f32(-1e30)
     for y in range(first, last):
         for x in range(width):
-            soft = log(f32(1.0) + exp(-abs(seen[2, y, x])))
-            to_a = around[y, x, entries - 2] + early + min(seen[2, y, x], f32(0.0)) - soft
-            to_b = around[y, x, entries - 1] + late + min(-seen[2, y, x], f32(0.0)) - soft
-            most = f32(-1e30)
-            for k in range(kinds):
-                row = place[y, x, k]
-                if row >= 0:
-                    logits[k] = rows[row, 0] + ahead[k] + to_a
-                    logits[kinds + k] = rows[row, 1] + ahead[k] + to_b
-                    most = max(most, logits[k], logits[kinds + k])
-            total = f32(0.0)
-            for k in range(2 * kinds):
-                if place[y, x, k % kinds] >= 0:
-                    logits[k] = exp(logits[k] - most)
-                    total += logits[k]
-                else:
-                    logits[k] = f32(0.0)
-            for k in range(2 * kinds):
-                shares[k, y, x] = logits[k] / total
+            for c in range(entries):
+                near[c, x] = around[y, x, c]
+        for x in range(width):
+            visible = seen[2, y, x]
+            soft = log(f32(1.0) + exp(-abs(visible)))
+            sides[0, x] = near[entries - 3, x] + early + min(visible, f32(0.0)) - soft
+            sides[1, x] = near[entries - 2, x] + late + min(-visible, f32(0.0)) - soft
+            most[x] = nothing
+        for k in range(kinds):
+            tiles = present[k, y // TILE]
+            blocks = TILE * int(tiles.sum())
+            for side in range(2):
+                row = shares[side * kinds + k, y]
+                for x in range(width):
+                    row[x] = nothing
+            if blocks == 0:
+                continue
+            start = starts[y, k] * each
+            own, found = features[start:], packed[: each * blocks].reshape(each, blocks)
+            begin, end = _run(tiles, 0)
+            at = 0
+            while begin < end:
+                for c in range(each):
+                    source, more = own[c * blocks + at :], near[c, begin:end]
+                    target = found[c, at:]
+                    for x in range(end - begin):
+                        target[x] = _rectified(source[x] + more[x])
+                at += end - begin
+                begin, end = _run(tiles, end // TILE)
+            middle = middles[: each * blocks].reshape(each, blocks)
+            logits = verdicts[: 2 * blocks].reshape(2, blocks)
+            _layer(second, bias, found, middle)
+            _rectify(middle)
+            _layer(verdict, last_bias, middle, logits)
+            begin, end = _run(tiles, 0)
+            at = 0
+            while begin < end:
+                for side in range(2):
+                    value, of_side = logits[side, at:], sides[side, begin:end]
+                    still, target = near[entries - 1, begin:end], shares[side * kinds + k, y, begin:end]
+                    highest = most[begin:end]
+                    gain = f32(1.0) if k == rest else f32(0.0)
+                    for x in range(end - begin):
+                        target[x] = value[x] + of_side[x] + ahead[k] + gain * still[x]
+                        highest[x] = max(highest[x], target[x])
+                at += end - begin
+                begin, end = _run(tiles, end // TILE)
+        for x in range(width):
+            sums[x] = f32(0.0)
+        for k in range(2 * kinds):
+            row = shares[k, y]
+            for x in range(width):
+                value = exp(row[x] - most[x])
+                row[x] = value if row[x] > nothing else f32(0.0)
+                sums[x] += row[x]
+        for k in range(2 * kinds):
+            row = shares[k, y]
+            for x in range(width):
+                row[x] /= sums[x]
+
+
+@compiled
+def _near(present: Mask, k: int, row: int, tile: int) -> bool:
+    """Whether a guess is present in a tile or in one of its eight neighbours, whose shares reach into it."""
+    _, rows, tiles = present.shape
+    for y in range(max(row - 1, 0), min(row + 2, rows)):
+        for x in range(max(tile - 1, 0), min(tile + 2, tiles)):
+            if present[k, y, x]:
+                return True
+    return False
 
 
 @compiled
@@ -904,38 +1111,56 @@ def _mix(
 ) -> None:
     """Rows first to last of the mixture of planes (2K, C, H, W) with shares (2K, h, w) that sum to 1.
 
-    A block has `down` rows and `across` columns of the planes.
+    A block has `down` rows and `across` columns of the planes. Where the share of a guess reaches into tiles where that
+    is not present, the first guess takes it.
     """
     channels, _, width = out.shape
-    half = pictures.shape[0] // 2
-    blocks = width // across
-    wide, row, left_over = np.empty(blocks + 2, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    half, tiles = present.shape[0], present.shape[2]
+    wide, row, left_over = (
+        np.empty(TILE * tiles + 2, np.float32),
+        np.empty(width, np.float32),
+        np.empty(width, np.float32),
+    )
     high, side = down * TILE, across * TILE
+    reached = np.empty((half, tiles), np.bool_)
     for y in range(first, last):
+        if y == first or y % high == 0:
+            for k in range(half):
+                for tile in range(tiles):
+                    reached[k, tile] = _near(present, k, y // high, tile)
         for c in range(channels):
             _clear(out[c, y])
         for kind in range(2 * half):
             k = half * (1 - kind // half) + half - 1 - kind % half  # the first of each side last: it takes what is left
-            if k % half == half - 1:
+            guess = k % half
+            if guess == half - 1:
                 _clear(left_over)
-            _enlarge(shares[k], y, down, across, 0, blocks, wide, row)
-            if k % half == 0:
-                for x in range(width):
-                    row[x] += left_over[x]
-            tile = 0
-            while tile < width // side:
-                there, begin = present[k % half, y // high, tile], tile * side
-                while tile < width // side and present[k % half, y // high, tile] == there:
-                    tile += 1
-                part, rest = row[begin : tile * side], left_over[begin : tile * side]
-                if there:
+            begin, end = _run(reached[guess], 0)
+            while begin < end:
+                part, rest = row[across * begin : across * end], left_over[across * begin : across * end]
+                _enlarge(shares[k], y, down, across, begin, end, wide, part)
+                if guess == 0:
+                    for x in range(across * (end - begin)):
+                        part[x] += rest[x]
+                for tile in range(begin // TILE, end // TILE):
+                    there = present[guess, y // high, tile]
+                    one = part[side * tile - across * begin : side * (tile + 1) - across * begin]
+                    if there and guess > 0:
+                        for c in range(channels):
+                            target = out[c, y, side * tile : side * (tile + 1)]
+                            source = pictures[k, c, y, side * tile : side * (tile + 1)]
+                            for x in range(side):
+                                target[x] += one[x] * source[x]
+                    elif not there:
+                        other = left_over[side * tile : side * (tile + 1)]
+                        for x in range(side):
+                            other[x] += one[x]
+                if guess == 0:
                     for c in range(channels):
-                        target, source = out[c, y, begin : tile * side], pictures[k, c, y, begin : tile * side]
-                        for x in range(tile * side - begin):
+                        target, source = out[c, y], pictures[k, c, y]
+                        for x in range(width):
                             target[x] += part[x] * source[x]
-                else:
-                    for x in range(tile * side - begin):
-                        rest[x] += part[x]
+                begin, end = _run(reached[guess], end // TILE)
 
 
 # Doors
@@ -963,38 +1188,145 @@ def in_bands(work: Callable[[int, int], None], length: int, band: int) -> list[C
     return [partial(work, first, min(first + band, length)) for first in range(0, length, band)]
 
 
-def at_once(calls: Iterable[Callable[[], None]]) -> None:
-    """All calls, by as many threads as torch has been given."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        for call in calls:
+class _Helpers:
+    """Threads that help whoever has several things to do; they wait between pictures."""
+
+    def __init__(self) -> None:
+        self.pool: ThreadPoolExecutor | None = None
+        self.count = 0
+
+    def ask(self, work: Callable[[], None], count: int) -> list[Future[None]]:
+        """Let `count` helpers do `work`, each as soon as it can."""
+        if self.pool is None or self.count < count:
+            self.pool, self.count = ThreadPoolExecutor(count, "drawing"), count
+        return [self.pool.submit(work) for _ in range(count)]
+
+
+_HELPERS = _Helpers()
+
+
+def at_once(calls: Sequence[Callable[[], None]]) -> None:
+    """All calls, by as many threads as torch has been given, this one among them."""
+    waiting = iter(calls)  # whose next one is taken by one thread only
+
+    def work() -> None:
+        for call in waiting:
             call()
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(call) for call in calls]:
-            done.result()
+
+    count = min(torch.get_num_threads(), len(calls)) - 1
+    helpers = _HELPERS.ask(work, count) if count > 0 else []
+    try:
+        work()
+    finally:  # whoever has not begun need not come any more
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
 
 
-def smoothed(colour: Tensor, flow: Tensor, sure: Tensor, reach: int, alike: float) -> Tensor:
+def smoothed(colour: Tensor, flow: Tensor, trust: Tensor, reach: int, alike: float, sure: float) -> Tensor:
     """`midnet.smoothed` of (B, 2, h, w), given mean colours and trust at its places."""
-    place = F.pad(torch.cat([flow, colour, sure], 1).float(), (reach,) * 4, mode="replicate").numpy()
+    place = F.pad(torch.cat([flow, colour, trust], 1).float(), (reach,) * 4, mode="replicate").numpy()
     out = np.empty(flow.shape, np.float32)
     calls: list[Callable[[], None]] = []
     for one, made in zip(place, out, strict=True):
-        work = partial(_smoothed, place=one, reach=reach, alike=f32(0.5 / alike**2), flow=made)
+        work = partial(_smoothed, place=one, reach=reach, alike=f32(0.5 / alike**2), sure=f32(sure), flow=made)
         calls += in_bands(work, made.shape[1], BAND)
     at_once(calls)
     return torch.from_numpy(out)
 
 
-def splat(values: Tensor, flow: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """`ops.splat` of (B, C, h, w), flow (B, 2, h, w) and weight (B, 1, h, w), float32."""
-    count, colours, height, width = values.shape
-    out = np.zeros((count, colours + 1, height, width), np.float32)
-    carried, along, load = (x.contiguous().numpy() for x in (values, flow, weight[:, 0]))
-    at_once([partial(_splat, carried[n], along[n], load[n], out[n]) for n in range(count)])
-    made = torch.from_numpy(out)
-    return made[:, :-1], made[:, -1:]
+def missed(flow: Tensor, back: Tensor) -> Tensor:
+    """`midnet.missed`."""
+    out = np.empty((len(flow), 1, *flow.shape[2:]), np.float32)
+    calls: list[Callable[[], None]] = []
+    for forth, other, made in zip(flow, back, out, strict=True):
+        work = partial(_missed, flow=forth.contiguous().numpy(), back=other.contiguous().numpy(), out=made[0])
+        calls += in_bands(work, made.shape[1], 4 * BAND)
+    at_once(calls)
+    return torch.from_numpy(out)
+
+
+def agreed(own: Tensor, other: Tensor, flow: Tensor) -> Tensor:
+    """`midnet._agreed` of an acceleration and of the one at the other end of a flow."""
+    out = np.empty(flow.shape, np.float32)
+    calls: list[Callable[[], None]] = []
+    for parts in zip(*(x.contiguous().numpy() for x in (own, other, flow)), out, strict=True):
+        one, two, along, made = parts
+        work = partial(_agreed, own=one, other=two, flow=along, out=made)
+        calls += in_bands(work, made.shape[1], 4 * BAND)
+    at_once(calls)
+    return torch.from_numpy(out)
+
+
+class Guessed(NamedTuple):
+    """Guesses of the flows, until this thread makes the next ones."""
+
+    flows: Array  # (K, 4, h, w), to a and to b; the first one where another is not present
+    present: Mask  # (K, h / TILE, w / TILE)
+    seen: Array  # (3, h, w), see `midnet.carry`
+
+
+def guessed(
+    motion: Motion, t: float, names: Sequence[str], bend: tuple[Tensor, Tensor] | None, around: int, apart: float
+) -> Guessed:
+    """`midnet.carry` and `midnet.present` of one gap.
+
+    Args:
+        motion: batch 1.
+        t: the instant.
+        names: of the guesses.
+        bend: acceleration at a and b, if known.
+        around: places from which flows are borrowed.
+        apart: by how many places a guess has to differ somewhere in a tile to be present.
+    """
+    flow_a, flow_b, *of_smooth = (
+        x[0].contiguous().numpy() for x in (motion.ab, motion.ba, motion.smooth_ab, motion.smooth_ba)
+    )
+    sure = [
+        x[0, 1].contiguous().numpy()
+        for x in (motion.ab_sure, motion.ba_sure, motion.smooth_ab_sure, motion.smooth_ba_sure)
+    ]
+    _, height, width = flow_a.shape
+    nothing = np.empty((4, 0, 0), np.float32)
+    curves = (nothing, nothing) if bend is None else tuple(x[0].contiguous().numpy() for x in bend)
+    smooth = "smooth" in names
+    flows = [flow_a, flow_b, *of_smooth] if smooth else [flow_a, flow_b]
+    splats = ROOMS.take("splats", (len(flows), 5, height, width), np.float32)
+    splats[:] = 0.0
+    ways = f32(t), f32(1.0 - t)
+    at_once(
+        [partial(_splat, flow, curves[n % 2], sure[n], ways[n % 2], n % 2, splats[n]) for n, flow in enumerate(flows)]
+    )
+    found = ROOMS.take("guesses", (len(names), 4, height, width), np.float32)
+    seen = ROOMS.take("seen", (3, height, width), np.float32)
+    made = {name: found[k] for k, name in enumerate(names)}
+    alone = made.get("alone_a", nothing), made.get("alone_b", nothing)
+    work = partial(
+        _carried, from_a=splats[0], from_b=splats[1], ab=flow_a, ba=flow_b, bend_a=curves[0], bend_b=curves[1],
+        t=ways[0], carried=made["carried"], alone_a=alone[0], alone_b=alone[1], seen=seen,
+    )  # fmt: skip
+    calls = in_bands(work, height, 4 * BAND)
+    if smooth:
+        work = partial(
+            _carried, from_a=splats[2], from_b=splats[3], ab=flows[2], ba=flows[3], bend_a=curves[0], bend_b=curves[1],
+            t=ways[0], carried=made["smooth"], alone_a=nothing, alone_b=nothing, seen=nothing[:3],
+        )  # fmt: skip
+        calls += in_bands(work, height, 4 * BAND)
+    at_once(calls)
+    beside = {"right": (around, 0), "left": (-around, 0), "below": (0, around), "above": (0, -around)}
+    calls = []
+    for name in set(names) & set(beside):
+        dx, dy = beside[name]
+        work = partial(_from_beside, flows=made["carried"], dx=dx, dy=dy, out=made[name])
+        calls += in_bands(work, height, 8 * BAND)
+    at_once(calls)
+    rest = names.index("rest") if "rest" in names else -1
+    if rest >= 0:
+        made["rest"][:] = 0.0
+    present = np.empty((len(names), height // TILE, width // TILE), np.bool_)
+    work = partial(_present, guesses=found, rest=rest, apart=f32(apart), present=present)
+    at_once(in_bands(work, height // TILE, BAND))
+    return Guessed(found, present, seen)
 
 
 def runs_of(mask: Mask) -> Runs:
@@ -1103,36 +1435,24 @@ class Drawn:
     light: Array  # (2K, 1, H, W): a under each guess, then b
     chroma: Array | None  # (2K, 2, ., .), likewise
     present: Mask  # (K, h / TILE, w / TILE)
+    seen: Array  # (3, h, w), see `midnet.carry`
     evidence: Array  # (K, EVIDENCE, h, w), see `midnet.Midnet.candidates`
     like: Layers  # of a
 
 
-def drawn(
-    a: Layers,
-    b: Layers,
-    guesses: Tensor,
-    present: Tensor,
-    hidden: tuple[Tensor, Tensor],
-    rest: int,
-    t: float,
-    gain: float,
-) -> Drawn:
+def drawn(a: Layers, b: Layers, guessed: Guessed, hidden: tuple[Tensor, Tensor], rest: int) -> Drawn:
     """Both pictures brought to t under every guess, and what tells how far to trust each.
 
     Args:
         a: the left picture.
         b: the right one.
-        guesses: (K, 4, h, w) flows to a and to b.
-        present: (K, h / TILE, w / TILE), where to draw a guess; the first one everywhere.
+        guessed: the flows.
         hidden: logits (h, w) that a pixel of a is not seen in b, and the other way round.
         rest: which guess is that of no motion; -1 if none is.
-        t: the instant.
-        gain: of the polishing step.
     """
-    kinds, _, rows, columns = guesses.shape
+    kinds, _, rows, columns = guessed.flows.shape
     height, width = 4 * rows, 4 * columns
-    there: Mask = present.numpy()
-    steps = ROOMS.take("steps", (kinds, 2, height // 2, width // 2), np.float32)
+    there = guessed.present
     light = ROOMS.take("light", (2, kinds, 1, height, width), np.float32)
     means = ROOMS.take("means", (2, kinds, 3, rows, columns), np.float32)
     mean = ROOMS.take("mean", (height, width), np.float32)
@@ -1140,24 +1460,21 @@ def drawn(
     chroma = None
     if a.chroma is not None:
         chroma = ROOMS.take("chroma", (2, kinds, *a.chroma.shape), np.float32)
-    evidence[:, :4] = guesses.numpy()
-    # a guess's runs go to one thread, for they overlap by a place; the first guess's, which do not, to all
+    evidence[:, :4] = guessed.flows
+    # the first guess is everywhere and is shared by all threads; the runs of another go to one
     bands = [np.array([[y, min(y + BAND, rows), 0, columns]]) for y in range(0, rows, BAND)]
     runs = [bands if k == 0 else [runs_of(there[k])] for k in range(kinds)]
     tasks = [(part, k) for k in range(kinds) if k != rest for part in runs[k]]
 
-    def polish(part: Runs, k: int) -> None:
-        _polish(part, there[k], a.light, b.light, evidence[k, :4], f32(gain), steps[k], evidence[k])
+    ab, ba = (x.contiguous().numpy() for x in hidden)
 
     def draw(part: Runs, k: int, number: int) -> None:
-        side, share = (a, b)[number], f32(1.0 - t if number else -t)  # both go their part, so that t stays t
+        side = (a, b)[number]
         flow, found = evidence[k, 2 * number : 2 * number + 2], means[number, k]
-        _draw(part, side.light_spline, flow, steps[k], share, 4, 4, light[number, k], found[:1])
+        _draw(part, side.light_spline, flow, 4, 4, light[number, k], found[:1])
         if chroma is not None and side.chroma_spline is not None:
-            _draw(part, side.chroma_spline, flow, steps[k], share, *side.block, chroma[number, k], found[1:])
-
-    def colour(part: Runs, k: int, number: int) -> None:
-        tones, found = evidence[k, 6 + 3 * number : 9 + 3 * number], means[number, k]
+            _draw(part, side.chroma_spline, flow, *side.block, chroma[number, k], found[1:])
+        tones = evidence[k, 4 + 3 * number : 7 + 3 * number]
         for first, last, _, __ in part:
             if chroma is None:
                 tones[:, first:last] = found[:1, first:last]
@@ -1167,32 +1484,23 @@ def drawn(
     def stay(number: int) -> None:
         side = (a, b)[number]
         light[number, rest, 0] = side.light
-        evidence[rest, 6 + 3 * number : 9 + 3 * number] = side.tones
+        evidence[rest, 4 + 3 * number : 7 + 3 * number] = side.tones
         if chroma is not None:
             chroma[number, rest] = side.chroma
-
-    def follow(k: int, number: int) -> None:
-        _follow(runs_of(~there[k]), light[number, 0, 0], light[number, k, 0])
 
     def compare(part: Runs, k: int) -> None:
         _compare(part, light[0, k, 0], light[1, k, 0], mean, evidence[k])
 
-    at_once([partial(polish, *task) for task in tasks])
     drawing = [partial(draw, *task, number) for task in tasks for number in (0, 1)]
     if rest >= 0:
-        evidence[rest, 4:6] = 0.0
         drawing += [partial(stay, number) for number in (0, 1)]
-    at_once(drawing)
-    at_once([partial(colour, *task, number) for task in tasks for number in (0, 1)])
-    at_once([partial(follow, k, number) for k in range(1, kinds) if k != rest for number in (0, 1)])
-    at_once(in_bands(partial(_mean, bright=light[:, :, 0], mean=mean), height, 4 * BAND))
-    if rest >= 0:
         tasks.append((np.array([[0, rows, 0, columns]]), rest))
+    drawing += [partial(_hidden, part, ab, ba, evidence[k]) for part, k in tasks]
+    at_once(drawing)
+    at_once(in_bands(partial(_follow, present=there, light=light[:, :, 0], mean=mean), height, 4 * BAND))
     at_once([partial(compare, *task) for task in tasks])
-    ab, ba = (x.contiguous().numpy() for x in hidden)
-    at_once([partial(_hidden, 0, rows, ab, ba, evidence[k]) for k in range(kinds)])
     flat = None if chroma is None else chroma.reshape(2 * kinds, *chroma.shape[2:])
-    return Drawn(light.reshape(2 * kinds, 1, height, width), flat, there, evidence, a)
+    return Drawn(light.reshape(2 * kinds, 1, height, width), flat, there, guessed.seen, evidence, a)
 
 
 def completed(found: Drawn) -> tuple[Array, Array]:
@@ -1250,57 +1558,73 @@ def planes_of(light: Array, chroma: Array | None, like: Layers) -> tuple[Tensor,
     return tuple(made)
 
 
-class Rows(NamedTuple):
-    """The guesses that are present, block by block, and what their blocks have in common."""
+class Weights(NamedTuple):
+    """Of the judge's layers that see one guess in one block."""
 
-    clues: Array  # (R, CLUES), see `midnet.clues`
-    place: NDArray[np.int32]  # (h, w, K): which row is whose; -1 for none
-    shared: Array  # (h, w, offset + SHARED_CLUES), of which the first `offset` are free
+    look: Array  # (each, CLUES)
+    kind: Array  # (K, each): bias of the first layer, for each guess
+    first: Array  # (each, each)
+    first_bias: Array
+    second: Array
+    second_bias: Array
+    verdict: Array  # (2, each)
+    verdict_bias: Array
 
 
-def clues(found: Drawn, seen: Tensor, t: float, count: int, common: int, offset: int) -> Rows:
-    """What the judge makes of the evidence.
+class Looked(NamedTuple):
+    """What the first two layers make of the guesses that are present."""
+
+    features: Array  # flat
+    starts: NDArray[np.int64]  # (h, K): where those of a row of blocks and a guess begin, in blocks
+    shared: Array  # (h, w, 4 each + SHARED_CLUES): mean, maximum, the first's and "rest"'s, and clues of the block
+
+
+def look(found: Drawn, t: float, rest: int, weights: Weights, common: int) -> Looked:
+    """The judge's first two layers.
 
     Args:
         found: of `drawn`.
-        seen: (3, h, w), see `midnet.carry`.
         t: the instant.
-        count: of clues of each guess.
-        common: of those of a block.
-        offset: free entries before those of a block.
+        rest: which guess is that of no motion.
+        weights: of the judge.
+        common: how many clues a block itself has.
     """
     kinds, _, height, width = found.evidence.shape
-    starts = np.concatenate([[0], (found.present.sum((0, 2)) * TILE).repeat(TILE).cumsum()])
-    rows = ROOMS.take("clues", (int(starts[-1]), count), np.float32)
-    place = ROOMS.take("place", (height, width, kinds), np.int32)
-    shared = ROOMS.take("shared", (height, width, offset + common), np.float32)
+    each = len(weights.look)
+    counts = (TILE * found.present.sum(2)).T.repeat(TILE, 0)  # (h, K)
+    starts = np.concatenate([[0], counts.reshape(-1).cumsum()])
+    features = ROOMS.take("features", (int(starts[-1]) * each,), np.float32)
+    shared = ROOMS.take("shared", (height, width, 4 * each + common), np.float32)
+    begins = starts[:-1].reshape(height, kinds)
     work = partial(
-        _clues, evidence=found.evidence, seen=seen.contiguous().numpy(), t=f32(t), present=found.present, starts=starts,
-        rows=rows, place=place, shared=shared, offset=offset,
+        _look, evidence=found.evidence, seen=found.seen, t=f32(t), present=found.present, rest=rest,
+        starts=begins, look=weights.look, kind=weights.kind, second=weights.first, bias=weights.first_bias,
+        features=features, shared=shared,
     )  # fmt: skip
     at_once(in_bands(work, height, BAND))
-    return Rows(rows, place, shared)
+    return Looked(features, begins, shared)
 
 
-def add(features: Tensor, rows: Rows, values: Tensor) -> None:
-    """Add values, broadcast to (h, w, K, each), to the features (R, each) of guesses in blocks, and rectify."""
-    spread = np.broadcast_to(values.detach().float().numpy(), (*rows.place.shape, features.shape[1]))
-    at_once(in_bands(partial(_add, rows=features.numpy(), place=rows.place, values=spread), len(rows.place), BAND))
+def decide(
+    looked: Looked, found: Drawn, around: Tensor, t: float, rest: int, weights: Weights, ahead: Tensor
+) -> Tensor:
+    """The judge's last two layers: shares (2K, h, w).
 
-
-def pool(features: Tensor, rows: Rows) -> None:
-    """Mean, maximum and the first of the features (R, each) of the guesses in a block, into the free entries."""
-    work = partial(_pool, rows=features.numpy(), place=rows.place, shared=rows.shared)
-    at_once(in_bands(work, len(rows.place), BAND))
-
-
-def decide(logits: Tensor, rows: Rows, around: Tensor, ahead: Tensor, seen: Tensor, t: float) -> Tensor:
-    """Shares (2K, h, w) from logits (R, 2), the last two entries of `around`, and what is known beforehand."""
-    height, width, kinds = rows.place.shape
+    Args:
+        looked: of `look`.
+        found: of `drawn`.
+        around: (h, w, each + 3), what the surroundings say; the last three are logits of a, of b and of "rest".
+        t: the instant.
+        rest: which guess is that of no motion.
+        weights: of the judge.
+        ahead: logits (K,) of the guesses before anything is seen.
+    """
+    kinds, _, height, width = found.evidence.shape
     shares = np.empty((2 * kinds, height, width), np.float32)
     work = partial(
-        _decide, rows=logits.numpy(), place=rows.place, around=around.numpy(), ahead=ahead.numpy(),
-        seen=seen.contiguous().numpy(), t=f32(t), shares=shares,
+        _decide, features=looked.features, starts=looked.starts, present=found.present, rest=rest,
+        around=around.numpy(), second=weights.second, bias=weights.second_bias, verdict=weights.verdict,
+        last_bias=weights.verdict_bias, ahead=ahead.numpy(), seen=found.seen, t=f32(t), shares=shares,
     )  # fmt: skip
     at_once(in_bands(work, height, BAND))
     return torch.from_numpy(shares)

@@ -9,15 +9,13 @@ The figure, with M's channels (fractions are of the picture's side):
              1/4   refinement by a 3x3 correlation; occlusion and importance of every pixel
     render   1/4   guesses of the flows at t: carried there by splatting, holes filled from the linear combination; each
                    flow alone; smoothed by colour; borrowed from the places around; no motion
-             1/1   under every guess both pictures are drawn: one Gauss-Newton step on their brightness, then a warp by
-                   cubic splines (no parameters)
+             1/1   under every guess both pictures are drawn, warped by cubic splines (no parameters)
              1/4   a judge sees how the drawn pictures agree, and says how much of each goes into every 4x4 block
 
 It knows no file, no time base and no device policy. Flow, coordinates, correlations and sampling are float32; only
 convolutions follow the autocast of the caller. With the matcher "dis" the flow is OpenCV's dense inverse search,
 nothing is encoded, and only the judge is learned. Ideas are from RAFT (Teed & Deng 2020) for recurrent updates and
-convex upsampling, GMFlow (Xu et al. 2022) for global matching, softmax splatting (Niklaus & Liu 2020) and the old
-registration of Lucas & Kanade (1981).
+convex upsampling, GMFlow (Xu et al. 2022) for global matching and softmax splatting (Niklaus & Liu 2020).
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ from midframe.models.base import Model, scale_by_size
 from midframe.ops import coordinates, resize_flow, splat, warp
 
 if TYPE_CHECKING:
-    from midframe.models.drawing import Drawn, Layers
+    from midframe.models.drawing import Drawn, Layers, Weights
     from midframe.types import PixelFormat
 
 LUMA = (0.299, 0.587, 0.114)
@@ -51,16 +49,17 @@ DOUBT = 0.5  # log importance lost per pixel by which forward and backward flow 
 TILE = 8  # places; sides of the blocks in which local correlation is computed
 LOCAL_RADIUS = 3  # places at 1/16 and 1/8: a 7x7 window
 AROUND = 4  # places at 1/4 from which neighbouring flows are borrowed: an edge of a flow is often that far off
-EVIDENCE = 19  # values that are kept of every guess in every 4x4 block, see `Midnet.candidates`
-CLUES, SHARED_CLUES = 22, 13  # what the judge makes of them, see `clues`
+EVIDENCE = 17  # values that are kept of every guess in every 4x4 block, see `Midnet.candidates`
+CLUES, SHARED_CLUES = 21, 13  # what the judge makes of them, see `clues`
+POOLED = 4  # what the surroundings see of the guesses: mean, maximum, the first and "rest"
 # Logit taken from "rest" when a trained judge is used: a texture that moves by a whole period looks as if it stood
 # still. Chosen in one look, for M: such textures of the stress suite +1.7 dB (a whole logit: +3.0), Middlebury -0.02,
 # and -1.2 where overlays are left to the network alone (-2.5).
 WARY = 0.5
 AHEAD = {"carried": 2.0, "rest": -2.0}  # logit of a guess before anything is learned; 1 for the others
 SMOOTH = 3  # places at 1/4 to either side over which a flow in doubt is smoothed
+SURE = 1.1  # what misses by less than 0.1 pixel is left as it is
 ALIKE = 0.06  # of colours, 0..1: the standard deviation within a surface
-POLISH = 0.85  # of the step that would make two warped pictures agree
 TILE_BLOCKS, APART = 4, 0.5  # see `present`: sides of tiles in 4x4 blocks, pixels
 AT_ONCE = 2_000_000  # pixels of all pictures that are rendered together
 GLOBAL_TOKENS = 8704  # places at 1/16 that are matched against each other: 1080p has 8160; above, 2x2 are averaged
@@ -75,7 +74,6 @@ class Architecture:
     guesses: tuple[str, ...] = ("carried", "alone_a", "alone_b", "smooth", "below", "right", "rest")  # see `carry`
     hidden: int = 48  # of the recurrent state
     updates: tuple[int, int] = (2, 2)  # recurrent updates at 1/16 and 1/8
-    quick: bool = False  # classical flow is sought coarsely in large pictures, see `search_for`
     matcher: str = "learned"  # or "dis": flow by OpenCV's inverse search, on the CPU; everything else as it is
 
     def to_json(self) -> dict[str, Any]:
@@ -90,7 +88,7 @@ class Architecture:
 
 
 SIZES = {
-    "midnet-s": Architecture((16, 32, 48, 64), (8, 16, 32), ("carried", "alone_a", "alone_b", "rest"), 48, quick=True),
+    "midnet-s": Architecture((16, 32, 48, 64), (8, 16, 24), ("carried", "alone_a", "alone_b", "rest"), 48),
     "midnet-m": Architecture(),
     "midnet-l": Architecture((32, 48, 96, 128), (32, 64, 96), hidden=96),
 }
@@ -309,36 +307,6 @@ def _mean(x: Tensor, side: int) -> Tensor:
     return out.mul_(1.0 / side**2)
 
 
-def polish(a: Tensor, b: Tensor) -> Tensor:
-    """One Gauss-Newton step between two warped pictures (Lucas & Kanade 1981), symmetric, no parameters.
-
-    Gradients and differences at full size, gathered in 6x6 windows, solved at half size.
-
-    Args:
-        a: (B, 1, H, W), brightness: what a says about the picture at t.
-        b: what b says about it.
-
-    Returns:
-        (B, 2, H/2, W/2) float32: by how many full-size pixels b's flow has still to grow for the two to agree,
-        at most 1.
-    """
-    wide = F.pad(0.25 * (a + b), (1, 1, 1, 1), mode="replicate")
-    gx = wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]
-    gy = wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]
-    change = b - a
-    trust = (
-        change.abs().mul_(20.0).add_(1.0).reciprocal_()
-    )  # a difference of 0.05 counts half: robust against occlusion
-    tx, ty = gx * trust, gy * trust
-    sums = torch.cat([halve(x) for x in (tx * gx, tx * gy, ty * gy, tx * change, ty * change)], 1)
-    sums = _mean(sums, 3)
-    xx, xy, yy, xt, yt = (sums[:, k : k + 1] for k in range(5))
-    xx, yy = xx + 2e-4, yy + 2e-4  # keeps flat regions where they are
-    area = xx * yy - xy * xy
-    step = torch.cat([(xy * yt - yy * xt) / area, (xy * xt - xx * yt) / area], 1)
-    return step.clamp(-1.0, 1.0)
-
-
 class Judge(nn.Module):
     """Says of every guess, in every 4x4 block, how much of either of its pictures goes into the result.
 
@@ -349,15 +317,17 @@ class Judge(nn.Module):
 
     def __init__(self, guesses: Sequence[str], each: int, context: int, deep: int) -> None:
         super().__init__()
+        self.names = tuple(guesses)
+        self.rest = self.names.index("rest")
         self.kind = nn.Parameter(torch.zeros(len(guesses), each))
         self.look = nn.Linear(CLUES, each)
         self.first = nn.Linear(each, each)
-        self.gather = nn.Sequential(conv(3 * each + SHARED_CLUES, context, 1), conv(context, context))
-        self.down8 = nn.Sequential(conv(context, deep, 3, 2), Residual(deep))
+        self.gather = conv(POOLED * each + SHARED_CLUES, context, 1)
+        self.down8 = conv(context, deep, 3, 2)
         self.down16 = nn.Sequential(conv(deep, deep, 3, 2), Residual(deep), Residual(deep))
-        # what is added to every guess's features, and a logit for each side
-        self.up8 = nn.Sequential(conv(deep, deep), nn.Conv2d(deep, each + 2, 1))
-        self.spread = nn.Conv2d(context, each + 2, 1)
+        # what is added to every guess's features, a logit for each side, and one for "rest"
+        self.up8 = nn.Sequential(conv(deep, deep), nn.Conv2d(deep, each + 3, 1))
+        self.spread = nn.Conv2d(context, each + 3, 1)
         self.second = nn.Linear(each, each)
         self.verdict = nn.Linear(each, 2)
         ahead = [AHEAD.get(name, 1.0) for name in guesses]
@@ -366,7 +336,6 @@ class Judge(nn.Module):
         self.register_buffer("wary", torch.tensor(wary), persistent=False)
         self.ahead: Tensor
         self.wary: Tensor
-        self.names = tuple(guesses)
 
     def forward(self, evidence: Tensor, seen: Tensor, t: Tensor) -> Tensor:
         """Shares of the pictures.
@@ -384,21 +353,20 @@ class Judge(nn.Module):
         x = self.look(each.movedim(2, -1)) + self.kind.view(1, len(self.names), 1, 1, -1)
         x = self.first(F.leaky_relu_(x, 0.1)).movedim(-1, 2)  # (N, K, each, h, w)
         y = F.leaky_relu(x, 0.1)
-        mean = (y * there).sum(1) / there.sum(1)
-        around = self.around(torch.cat([mean, y.masked_fill(~there, -math.inf).amax(1), y[:, 0], shared], 1)).float()
-        x = F.leaky_relu_(x + around[:, None, :-2], 0.1).movedim(2, -1)
+        mean, most = (y * there).sum(1) / there.sum(1), y.masked_fill(~there, -math.inf).amax(1)
+        around = self.around(torch.cat([mean, most, y[:, 0], y[:, self.rest], shared], 1)).float()
+        x = F.leaky_relu_(x + around[:, None, :-3], 0.1).movedim(2, -1)
         out = self.verdict(F.leaky_relu_(self.second(x), 0.1)).float()  # (N, K, h, w, 2)
         first, ahead = seen[:, 2:3], self.before().view(1, -1, 1, 1)
-        of_a = out[..., 0] + around[:, -2:-1] + ahead + torch.log(1.0 - t + 1e-3) + F.logsigmoid(first)
-        of_b = out[..., 1] + around[:, -1:] + ahead + torch.log(t + 1e-3) + F.logsigmoid(-first)
+        still = F.one_hot(torch.tensor(self.rest), len(self.names)).to(out).view(1, -1, 1, 1) * around[:, -1:]
+        of_a = out[..., 0] + around[:, -3:-2] + still + ahead + torch.log(1.0 - t + 1e-3) + F.logsigmoid(first)
+        of_b = out[..., 1] + around[:, -2:-1] + still + ahead + torch.log(t + 1e-3) + F.logsigmoid(-first)
         absent = ~there[:, :, 0]
         return torch.cat([x.masked_fill(absent, -1e4) for x in (of_a, of_b)], 1).softmax(1)
 
     def around(self, pooled: Tensor) -> Tensor:
         """What all guesses of a block and the block itself show -> what the surroundings say of it, and of a and b."""
-        first, second = self.gather
-        assert isinstance(first, nn.Sequential)
-        near = second(F.leaky_relu_(pointwise(first[0], pooled), 0.1))
+        near = F.leaky_relu_(pointwise(self.gather[0], pooled), 0.1)
         eighth = self.down8(near)
         eighth = eighth + F.interpolate(self.down16(eighth), scale_factor=2.0, mode="nearest")
         far: Tensor = self.up8(eighth)
@@ -409,26 +377,26 @@ class Judge(nn.Module):
         return self.ahead if self.training else self.ahead - self.wary
 
     @torch.no_grad()
-    def of_drawn(self, found: Drawn, seen: Tensor, t: float) -> Tensor:
-        """`forward` of one pair, compiled: shares (2K, h, w).
-
-        Args:
-            found: of `drawing.drawn`.
-            seen: (3, h, w).
-            t: the instant.
-        """
+    def of_drawn(self, found: Drawn, t: float) -> Tensor:
+        """`forward` of one pair at an instant, compiled: shares (2K, h, w)."""
         from midframe.models import drawing
 
-        rows = drawing.clues(found, seen, t, CLUES, SHARED_CLUES, 3 * self.first.out_features)
-        x = self.look(torch.from_numpy(rows.clues)).float()
-        drawing.add(x, rows, self.kind)
-        x = self.first(x).float()
-        drawing.pool(x, rows)
-        around = self.around(torch.from_numpy(rows.shared).permute(2, 0, 1)[None]).float()
+        weights = self._weights()
+        looked = drawing.look(found, t, self.rest, weights, SHARED_CLUES)
+        around = self.around(torch.from_numpy(looked.shared).permute(2, 0, 1)[None]).float()
         around = around[0].permute(1, 2, 0).contiguous()
-        drawing.add(x, rows, around[:, :, None, :-2])
-        out = self.verdict(F.leaky_relu_(self.second(x), 0.1)).float()
-        return drawing.decide(out, rows, around, self.before(), seen, t)
+        return drawing.decide(looked, found, around, t, self.rest, weights, self.before())
+
+    def _weights(self) -> Weights:
+        from midframe.models.drawing import Weights
+
+        kind = self.kind + self.look.bias
+        parts = (
+            self.look.weight,
+            kind,
+            *(x for y in (self.first, self.second, self.verdict) for x in (y.weight, y.bias)),
+        )
+        return Weights(*(x.detach().float().contiguous().numpy() for x in parts))
 
 
 def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
@@ -475,15 +443,15 @@ def clues(evidence: Tensor, seen: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """
     with torch.autocast(evidence.device.type, enabled=False):
         evidence = evidence.float()
-        to_a, to_b, step = evidence[:, :, :2], evidence[:, :, 2:4], evidence[:, :, 4:6]
-        tone_a, tone_b = evidence[:, :, 6:9], evidence[:, :, 9:12]
-        apart, off_a, off_b, detail_a, detail_b = (_root(evidence[:, :, k]) for k in range(12, 17))
-        hidden_a, hidden_b = 0.25 * evidence[:, :, 17], 0.25 * evidence[:, :, 18]
+        to_a, to_b = evidence[:, :, :2], evidence[:, :, 2:4]
+        tone_a, tone_b = evidence[:, :, 4:7], evidence[:, :, 7:10]
+        apart, off_a, off_b, detail_a, detail_b = (_root(evidence[:, :, k]) for k in range(10, 15))
+        hidden_a, hidden_b = 0.25 * evidence[:, :, 15], 0.25 * evidence[:, :, 16]
         least = apart.amin(1, keepdim=True)
         velocity = torch.log1p(_size(to_b - to_a))
         each = [
             apart, apart - least, apart - apart[:, :1], _tones_apart(tone_a, tone_b),
-            off_a, off_b, off_a - off_b, detail_a, detail_b, detail_a - detail_b, hidden_a, hidden_b, _size(step),
+            off_a, off_b, off_a - off_b, detail_a, detail_b, detail_a - detail_b, hidden_a, hidden_b,
             torch.log1p(_size(to_a - to_a[:, :1])), torch.log1p(_size(to_b - to_b[:, :1])),
             _unevenness(to_a), _unevenness(to_b), velocity,
             _tones_apart(tone_a, tone_a[:, :1]), _tones_apart(tone_b, tone_b[:, :1]),
@@ -575,7 +543,7 @@ class Midnet(Model):
             self.judge.verdict.weight.zero_()
             for last in (self.judge.spread, self.judge.up8[1]):
                 last.weight.mul_(0.3)  # type: ignore[operator]
-                last.weight[-2:].zero_()  # type: ignore[index]
+                last.weight[-3:].zero_()  # type: ignore[index]
             if self.architecture.matcher == "learned":
                 for last in (self.update16.delta[1], self.update8.delta[1], self.refine4[2]):
                     next(last.parameters()).mul_(0.05)
@@ -623,7 +591,7 @@ class Midnet(Model):
     def match(self, a: Features, b: Features) -> Motion:
         """See `Model.match`."""
         if self.architecture.matcher == "dis":
-            ab, ba = inverse_search(a.bright, b.bright, scale=self.flow_scale, quick=self.architecture.quick)
+            ab, ba = inverse_search(a.bright, b.bright, scale=self.flow_scale)
             return self.motion(a, b, ab, ba, *doubts(ab, ba))
         found = self.match_all(a, b)
         return self.motion(a, b, *found.quarter[-1].chunk(2), *found.sure.chunk(2))
@@ -772,21 +740,21 @@ class Midnet(Model):
                 this = slice(n, n + 1)
                 one, two, moves = members(a, this), members(b, this), members(motion, this)
                 curve = None if bend is None else (bend[0][this], bend[1][this])
-            guesses, seen = carry(moves, t[n].float().view(1, 1, 1, 1), self.architecture.guesses, curve)
-            found = self._drawn(one, two, moves, guesses, instant)
-            shares = self.judge.of_drawn(found, seen[0], instant)
+            found = self._drawn(one, two, moves, instant, curve)
+            shares = self.judge.of_drawn(found, instant)
             yield *drawing.mixed(found, shares), one.layers[0]
 
-    def _drawn(self, a: Features, b: Features, motion: Motion, guesses: Tensor, t: float) -> Drawn:
+    def _drawn(
+        self, a: Features, b: Features, motion: Motion, t: float, bend: tuple[Tensor, Tensor] | None = None
+    ) -> Drawn:
         """Pictures and evidence of one pair, compiled."""
         from midframe.models import drawing
 
         names = self.architecture.guesses
-        there = present(guesses, names)
-        kept = torch.where(spread_tiles(there)[:, :, None], guesses, guesses[:, :1])
+        guessed = drawing.guessed(motion, t, names, bend, AROUND, 0.25 * APART)
         hidden = motion.ab_sure[0, 0], motion.ba_sure[0, 0]
         rest = names.index("rest") if "rest" in names else -1
-        return drawing.drawn(a.layers[0], b.layers[0], kept[0], there[0], hidden, rest, t, POLISH)
+        return drawing.drawn(a.layers[0], b.layers[0], guessed, hidden, rest)
 
     def candidates(
         self, a: Features, b: Features, motion: Motion, t: Tensor, bend: tuple[Tensor, Tensor] | None = None
@@ -803,7 +771,7 @@ class Midnet(Model):
             bend: acceleration at a and b, if known.
 
         Returns:
-            The evidence of a guess in a 4x4 block is the flow to a and to b (4), the polishing step (2), the mean
+            The evidence of a guess in a 4x4 block is the flow to a and to b (4), the mean
             colour of a's and of b's picture (6), how far their brightness is apart, how far a's and b's is from the
             mean of all pictures, the strength of the fine detail of a's and of b's, and the logits that what a and b
             show there is hidden in the other.
@@ -820,22 +788,16 @@ class Midnet(Model):
             guess = guesses[:, k]
             if name == "rest":
                 one, two = torch.cat([a.image, a.bright], 1), torch.cat([b.image, b.bright], 1)
-                step = torch.zeros_like(guess[:, :2])
             else:
-                to_a, to_b = quadruple(guess[:, :2], 4.0), quadruple(guess[:, 2:], 4.0)
-                with torch.no_grad():
-                    step = POLISH * polish(warp(a.bright, to_a), warp(b.bright, to_b))
-                # both sides go half the way in proportion to how far they are, so that t stays t
-                whole = double(step)
-                one, two = warp_spline(a.spline, to_a - t * whole), warp_spline(b.spline, to_b + (1 - t) * whole)
-                step = halve(step)
+                one = warp_spline(a.spline, quadruple(guess[:, :2], 4.0))
+                two = warp_spline(b.spline, quadruple(guess[:, 2:], 4.0))
             if k:
                 one, two = (torch.where(pixels[:, k], x, first[0]) for x, first in ((one, ones), (two, twos)))
             ones.append(one)
             twos.append(two)
             with torch.no_grad():
                 hidden = warp(motion.ab_sure[:, :1], guess[:, :2]), warp(motion.ba_sure[:, :1], guess[:, 2:])
-                parts.append((guess, step, *hidden))
+                parts.append((guess, *hidden))
         with torch.no_grad():
             evidence = torch.stack(_evidence(ones, twos, parts), 1)
             evidence = torch.where(spread_tiles(there)[:, :, None], evidence, evidence[:, :1])
@@ -845,10 +807,10 @@ class Midnet(Model):
         """`candidates` of one pair, compiled, to be stored for training."""
         from midframe.models import drawing
 
-        guesses, seen = carry(motion, t, self.architecture.guesses)
-        found = self._drawn(a, b, motion, guesses, float(t))
+        found = self._drawn(a, b, motion, float(t))
         pictures, evidence = (torch.from_numpy(x)[None] for x in drawing.completed(found))
         of_a, of_b = pictures.chunk(2, 1)
+        seen = torch.from_numpy(found.seen.copy())[None]
         return Candidates(seen, list(of_a.unbind(1)), list(of_b.unbind(1)), evidence)
 
 
@@ -856,12 +818,12 @@ def _evidence(ones: list[Tensor], twos: list[Tensor], parts: Sequence[tuple[Tens
     """Of each guess (N, EVIDENCE, h, w), from colours and brightness (N, 4, H, W); see `Midnet.candidates`."""
     mean = torch.stack([x[:, 3:] for x in (*ones, *twos)]).mean(0)
     found = []
-    for one, two, (guess, step, *hidden) in zip(ones, twos, parts, strict=True):
+    for one, two, (guess, *hidden) in zip(ones, twos, parts, strict=True):
         of_a, of_b = one[:, 3:], two[:, 3:]
         values = [(of_a - of_b).abs_(), (of_a - mean).abs_(), (of_b - mean).abs_()]
         detail = [F.avg_pool2d((x - _smooth(x)).square_(), 4).sqrt_() for x in (of_a, of_b)]
         tones = [F.avg_pool2d(x[:, :3], 4) for x in (one, two)]
-        found.append(torch.cat([guess, step, *tones, *(F.avg_pool2d(x, 4) for x in values), *detail, *hidden], 1))
+        found.append(torch.cat([guess, *tones, *(F.avg_pool2d(x, 4) for x in values), *detail, *hidden], 1))
     return found
 
 
@@ -909,28 +871,26 @@ def _best_place(logits: Tensor, rows: int, columns: int) -> Tensor:
 class Search(NamedTuple):
     """How inverse search seeks."""
 
-    finest: int  # scale at which it ends: each is half of the one before
+    shrink: int  # the picture is made smaller by this before: 1, 2 or 4; it ends at that size
     stride: int  # pixels from patch to patch at each scale
     descent: int  # steps of gradient descent of each patch
     refinement: int  # variational steps at each scale
 
 
 # Untrained, Middlebury: 35.68 dB down to full size, 35.07 down to half size, at a third of the time. On 30 triplets of
-# clips of 720p, both directions, one core: half size, stride 4, 25 and 5 steps 34.46 dB in 156 ms, FAIR 34.40 in 74,
-# QUICK 34.32 in 47.
-FINE, FAIR, QUICK = Search(0, 4, 25, 5), Search(1, 5, 8, 1), Search(2, 3, 12, 3)
+# clips of 720p, both directions, one core: FAIR 34.50 dB in 74 ms, QUICK 34.48 in 47, QUICK with stride 4 34.45 in 36.
+FINE, FAIR, QUICK = Search(1, 4, 25, 5), Search(2, 5, 25, 0), Search(4, 3, 25, 0)
 FINE_UP_TO, FAIR_UP_TO = 450_000, 700_000  # pixels of the picture in which motion is sought
+LEAST_SIDE = 16  # pixels, of what is sought in: twice a patch
 
 
-def search_for(pixels: int, quick: bool = False) -> Search:
-    """The search for pictures of so many pixels; a quick one if time counts more."""
-    if pixels <= FINE_UP_TO:
-        return FINE
-    return QUICK if quick and pixels > FAIR_UP_TO else FAIR
+def search_for(pixels: int) -> Search:
+    """The search for pictures of so many pixels."""
+    return FINE if pixels <= FINE_UP_TO else FAIR if pixels <= FAIR_UP_TO else QUICK
 
 
 def inverse_search(
-    a: Tensor, b: Tensor, how: Sequence[Search] | None = None, scale: float | None = None, quick: bool = False
+    a: Tensor, b: Tensor, how: Sequence[Search] | None = None, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Flow both ways by OpenCV's dense inverse search (Kroeger et al. 2016); always computed on the CPU.
 
@@ -939,19 +899,22 @@ def inverse_search(
         b: likewise.
         how: how to seek in each pair; by size if not given.
         scale: of the pictures in which motion is sought: 1, 0.5 or 0.25; by size if not given.
-        quick: see `search_for`.
 
     Returns:
         From a to b and from b to a, (B, 2, H/4, W/4) float32, pixels of that size.
     """
     height, width = a.shape[-2:]
     area = height * width
-    shrink = round(1 / (scale or scale_by_size(area)))
-    how = how or [search_for(area // shrink**2, quick)] * len(a)
-    greys = [[_grey(x, shrink) for x in some.detach().float()[:, 0].cpu().numpy()] for some in (a, b)]
-    pairs = [(*ends, each) for one, two, each in zip(*greys, how, strict=True) for ends in ((one, two), (two, one))]
+    before = round(1 / (scale or scale_by_size(area)))
+    how = how or [search_for(area // before**2)] * len(a)
+    room = max(1, min(height, width) // LEAST_SIDE)
+    pairs = []
+    for one, two, each in zip(*(some.detach().float()[:, 0].cpu().numpy() for some in (a, b)), how, strict=True):
+        shrink = min(before * each.shrink, 1 << (room.bit_length() - 1))
+        ends = _grey(one, shrink), _grey(two, shrink)
+        pairs += [(*ends, each), (*ends[::-1], each)]
     with ThreadPoolExecutor(2) as pool:  # both ways at a time; OpenCV lets go of the interpreter
-        flows = list(pool.map(partial(_search, shrink=4 // shrink), pairs))
+        flows = list(pool.map(partial(_search, height=height // 4, width=width // 4), pairs))
     flow = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(a.device)
     return flow[0::2], flow[1::2]
 
@@ -978,6 +941,10 @@ def doubts(ab: Tensor, ba: Tensor) -> tuple[Tensor, Tensor]:
 
 def missed(flow: Tensor, back: Tensor) -> Tensor:
     """By how many full-size pixels one misses the start, going along a flow at 1/4 and back; (B, 1, h, w)."""
+    if _compiled(flow, back):
+        from midframe.models import drawing
+
+        return drawing.missed(flow, back)
     return 4.0 * _length(flow + warp(back, flow))
 
 
@@ -996,7 +963,7 @@ def smoothed(tones: Tensor, flow: Tensor, back: Tensor) -> Tensor:
     if _compiled(tones, flow):
         from midframe.models import drawing
 
-        return drawing.smoothed(tones, flow, sure, SMOOTH, ALIKE)
+        return drawing.smoothed(tones, flow, sure, SMOOTH, ALIKE, SURE)
     height, width = flow.shape[-2:]
     wide = F.pad(torch.cat([flow, tones, sure], 1).float(), (SMOOTH,) * 4, mode="replicate")
     total, load = torch.zeros_like(flow), torch.zeros_like(sure)
@@ -1006,26 +973,26 @@ def smoothed(tones: Tensor, flow: Tensor, back: Tensor) -> Tensor:
             unlike = (there[:, 2:5] - tones).square().sum(1, keepdim=True) * (0.5 / ALIKE**2)
             weight = there[:, 5:] * torch.exp(-unlike - (dx * dx + dy * dy) / (2.0 * SMOOTH**2))
             total, load = total + weight * there[:, :2], load + weight
-    kept = sure.clamp(max=1.0)
+    kept = (SURE * sure).clamp(max=1.0)
     return flow * kept + total / load * (1.0 - kept)
 
 
-def _search(task: tuple[NDArray[np.uint8], NDArray[np.uint8], Search], shrink: int) -> NDArray[np.float32]:
-    """Flow (h, w, 2) from one grey picture to another, at 1/shrink of their size."""
+def _search(task: tuple[NDArray[np.uint8], NDArray[np.uint8], Search], height: int, width: int) -> NDArray[np.float32]:
+    """Flow (height, width, 2) from one grey picture to another, in pixels of that size, whatever theirs is."""
     import cv2
 
     one, two, how = task
     finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    finder.setFinestScale(how.finest)
+    finder.setFinestScale(0)
     finder.setPatchStride(how.stride)
     finder.setGradientDescentIterations(how.descent)
     finder.setVariationalRefinementIterations(how.refinement)
     flow = np.asarray(finder.calc(one, two, None), np.float32)  # type: ignore[call-overload]
-    if shrink == 1:
+    if flow.shape[:2] == (height, width):
         return flow
-    height, width = one.shape
-    small = cv2.resize(flow, (width // shrink, height // shrink), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.float32) / np.float32(shrink)
+    larger = flow.shape[0] < height
+    made = cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR if larger else cv2.INTER_AREA)
+    return np.asarray(made, np.float32) * np.float32(width / one.shape[1])
 
 
 def acceleration(motion: Motion, before: Motion, after: Motion) -> tuple[Tensor, Tensor]:
@@ -1038,6 +1005,10 @@ def acceleration(motion: Motion, before: Motion, after: Motion) -> tuple[Tensor,
         For pixels of a and of b, (B, 2, h, w) float32, pixels per gap squared.
     """
     at_a, at_b = motion.ab + before.ba, motion.ba + after.ab
+    if _compiled(at_a, at_b):
+        from midframe.models import drawing
+
+        return drawing.agreed(at_a, at_b, motion.ab), drawing.agreed(at_b, at_a, motion.ba)
     return _agreed(at_a, warp(at_b, motion.ab), motion.ab), _agreed(at_b, warp(at_a, motion.ba), motion.ba)
 
 
@@ -1097,12 +1068,7 @@ def _carried(motion: Motion, t: Tensor, bend: tuple[Tensor, Tensor] | None) -> t
     own_a, own_b = torch.cat([-place_a, ab - place_a], 1), torch.cat([ba - place_b, -place_b], 1)
     weight = torch.cat([motion.ab_sure[:, 1:], motion.ba_sure[:, 1:]]).clamp(-6.0, 6.0).exp()
     own, place = torch.cat([own_a, own_b]), torch.cat([place_a, place_b]).detach()
-    if _compiled(ab, ba, t):
-        from midframe.models import drawing
-
-        carried, load = drawing.splat(own, place, weight)
-    else:
-        carried, load = splat(own, place, weight)
+    carried, load = splat(own, place, weight)
     (from_a, from_b), (load_a, load_b) = carried.chunk(2), load.chunk(2)
     # the linear combination: what each flow says at its own place
     fill = torch.cat([-t * s * ab + t * t * ba, s * s * ab - t * s * ba], 1)

@@ -19,11 +19,21 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from midframe.models.midnet import FAIR, FINE, TILE_BLOCKS, Architecture, Candidates, Midnet, doubts, inverse_search
+from midframe.models.midnet import (
+    FAIR,
+    FINE,
+    QUICK,
+    TILE_BLOCKS,
+    Architecture,
+    Candidates,
+    Midnet,
+    doubts,
+    inverse_search,
+)
 from midframe.training.shards import Arrays, Batches, Source, changed, draw_change
 
 BLOCK = 4  # pixels; sides of the blocks for which shares are found
-FINELY = 0.7  # of the samples have their flow sought down to the finest scale, as pictures of less than 720p have
+SEARCHES = {FINE: 0.6, FAIR: 0.2, QUICK: 0.2}  # how the flow of samples is sought, and of how many
 LEVELS = 255.0  # products are kept of 8-bit levels
 MOST = 6e4  # squared levels; 16-bit floats end at 65504
 ROUNDING = 1.0 / 12.0  # squared levels that rounding to 8 bits adds
@@ -88,9 +98,10 @@ class MixtureSource:
         height, width = sample["a"].shape[:2]
         made = changed(sample, draw_change(rng, height, width, self.size))
         net = drawing(self.architecture)
+        how = list(SEARCHES)[int(rng.choice(len(SEARCHES), p=list(SEARCHES.values())))]
         with torch.no_grad():
             a, b = net.encode(made["a"][None]), net.encode(made["b"][None])
-            ab, ba = inverse_search(a.bright, b.bright, [FINE if rng.random() < FINELY else FAIR], scale=1.0)
+            ab, ba = inverse_search(a.bright, b.bright, [how], scale=1.0)
             motion = net.motion(a, b, ab, ba, *doubts(ab, ba))
             found = net.stored_candidates(a, b, motion, made["t"].view(1, 1, 1, 1))
             stored = products(found, made["target"][None])

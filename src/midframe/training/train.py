@@ -362,7 +362,7 @@ def open_batches(recipe: Recipe, everything: bool, position: int, rank: int, wor
     # what inverse search misses altogether cannot be mended by rendering; it would only be noise in the gradients. What
     # moves by a period looks as if it rested: only such scenes teach otherwise
     classical = recipe.matcher == "dis"
-    mix = Mix(fast=0.06, medium=0.4, repeated=0.25, whole_period=0.5) if classical else Mix()
+    mix = Mix(fast=0.06, medium=0.4, repeated=0.35, whole_period=0.6) if classical else Mix()
     scenes = SceneSource(recipe.photos, room, False, mix, first_seed=10_000_000 * rank, device=device)
     # a batch of hundreds wants to be drawn from more scenes than a batch of sixteen
     window = 16 if classical else max(4, recipe.batch // 16)
