@@ -54,6 +54,17 @@ def test_json_is_one_object_a_line(tmp_path: Path, call: Call) -> None:
     assert json.loads(missing.out)["event"] == "error"
 
 
+def test_a_missing_name_among_several_is_told_before_any_work(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=6))
+    done = call("interpolate", source, tmp_path / "out.mp4", "--model", "blend")  # as other programs have it
+    assert done.code == 3
+    assert f"to write to it, say -o {tmp_path / 'out.mp4'}" in done.err
+    typo = call("interpolate", tmp_path / "im.mp4", source, "--model", "blend")
+    assert typo.code == 3
+    assert "check the name" in typo.err
+    assert list(tmp_path.iterdir()) == [source]
+
+
 def test_dry_run_writes_nothing(tmp_path: Path, call: Call) -> None:
     source = clips.make(tmp_path / "in.mp4")
     done = call("interpolate", source, "--model", "blend", "--dry-run", "--ratio", "5/2")

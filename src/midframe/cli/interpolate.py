@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
 import sys
 import threading
@@ -199,6 +200,7 @@ def run(
     if all(is_picture(source) for source in sources):
         pictures(sources, output, options)
         return
+    check_names(sources, output)
     jobs = list(find_jobs(sources))
     target = target_for(output, several=len(jobs) > 1 or jobs != sources)
     first: MidframeError | None = None
@@ -324,6 +326,22 @@ def pictures(sources: Sequence[Path], output: str | None, options: Options) -> N
         target = target / f"{a.stem}.{b.stem}.between{a.suffix}"
     for made in pipeline.between_files(a, b, target, options):
         click.echo(f"wrote {made}")
+
+
+def check_names(sources: Sequence[Path], output: str | None) -> None:
+    """Refuse a name among several that is not there before the first film has taken its hours.
+
+    Raises:
+        MediaError: one is missing; a pattern of pictures is looked at later.
+    """
+    from midframe.errors import MediaError
+
+    missing = [source for source in sources if not os.path.exists(source) and "%" not in source.name]
+    if not missing or len(sources) == 1:
+        return
+    name = missing[-1]
+    wish = f"; to write to it, say -o {name}" if output is None and name == sources[-1] else "; check the name"
+    raise MediaError(f"'{name}' does not exist{wish}. Nothing was done")
 
 
 def find_jobs(sources: Sequence[Path]) -> Iterator[Path]:
