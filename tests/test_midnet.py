@@ -432,6 +432,16 @@ def test_compiled_guesses_are_those_of_the_slow_twin(slowly: Callable[[], None])
         assert torch.equal(torch.from_numpy(made.present)[None], there)
 
 
+def test_flows_that_are_no_numbers_read_no_foreign_memory(classical: Midnet) -> None:
+    with torch.no_grad():
+        a, b = (classical.encode(x) for x in two_motions(64, 96))
+        motion = classical.match(a, b)
+        for broken in (math.nan, math.inf, -math.inf, 1e30):
+            for flow in motion[:2] + motion[4:6]:
+                flow[..., 3:9, 4:11] = broken
+            assert classical.render(a, b, motion, torch.tensor([0.5])).shape == (1, 3, 64, 96)
+
+
 def test_exponential_and_logarithm_in_lanes() -> None:
     for x in np.concatenate([-np.geomspace(1e-6, 80.0, 200), [0.0, -100.0]]).astype(np.float32):
         assert drawing.exp(x) == pytest.approx(math.exp(x), rel=2e-7 * float(1 - x), abs=1e-37)

@@ -158,6 +158,12 @@ def log(x: Number) -> Number:
     return f32(exponent + high) * f32(0.6931471805599453) + s * series
 
 
+@compiled
+def _within(x: Number, low: Number, high: Number) -> Number:
+    """Brought to low..high; `low` for what is no number, for it may say where memory is read."""
+    return min(x if x > low else low, high)
+
+
 # Written out: numpy's assignment to slices takes seconds to compile
 
 
@@ -289,8 +295,8 @@ def _sample(plane: Array, y: int, left: int, scale: Number, across: Array, down:
     flat = plane.reshape(-1)
     one, below = np.uint64(1), np.uint64(width)
     for x in range(out.shape[0]):
-        px = min(max(f32(left + x) + scale * across[x], f32(0.0)), f32(width - 1))
-        py = min(max(f32(y) + scale * down[x], f32(0.0)), f32(height - 1))
+        px = _within(f32(left + x) + scale * across[x], f32(0.0), f32(width - 1))
+        py = _within(f32(y) + scale * down[x], f32(0.0), f32(height - 1))
         column, line = min(np.int64(px), width - 2), min(np.int64(py), height - 2)
         fx, fy = px - f32(column), py - f32(line)
         at = np.uint64(line * width + column)
@@ -314,8 +320,8 @@ def _splat(flow: Array, bend: Array, importance: Array, t: Number, own: int, out
             dx, dy = t * flow[0, y, x], t * flow[1, y, x]
             if bent:
                 dx, dy = dx - curve * bend[0, y, x], dy - curve * bend[1, y, x]
-            px = min(max(f32(x) + dx, f32(-2.0)), f32(width + 1))  # what is farther off lands nowhere
-            py = min(max(f32(y) + dy, f32(-2.0)), f32(height + 1))
+            px = _within(f32(x) + dx, f32(-2.0), f32(width + 1))  # what is farther off lands nowhere
+            py = _within(f32(y) + dy, f32(-2.0), f32(height + 1))
             left, top = np.int64(np.floor(px)), np.int64(np.floor(py))
             fx, fy = px - f32(left), py - f32(top)
             weight = np.exp(min(max(importance[y, x], f32(-6.0)), f32(6.0)))
@@ -513,7 +519,7 @@ def _weights(places: Array, size: int, whole: NDArray[np.int64], weights: Array)
     """Of places along an axis the cubic B-spline's four weights, and the first of the four coefficients."""
     sixth = f32(1.0 / 6.0)
     for x in range(places.shape[0]):
-        at = min(max(places[x], f32(0.0)), f32(size - 1))
+        at = _within(places[x], f32(0.0), f32(size - 1))
         first = np.int32(at)
         f = at - f32(first)
         g = f32(1.0) - f
@@ -649,7 +655,7 @@ def _write(first: int, last: int, plane: Array, zero: Number, gain: Number, most
     for y in range(first, min(last, codes.shape[0])):
         source, target = plane[y], codes[y]
         for x in range(target.shape[0]):
-            target[x] = np.int32(min(max(gain * source[x] + shift, f32(0.0)), most))
+            target[x] = np.int32(_within(gain * source[x] + shift, f32(0.0), most))
 
 
 # What the judge sees
