@@ -605,8 +605,8 @@ class Midnet(Model):
             return Motion(ab, ba, ab_sure, ba_sure, *smooth, *doubts(*smooth))
 
     def flow(self, motion: Motion) -> Tensor:
-        """See `Model.flow`."""
-        return motion.ab
+        """See `Model.flow`; smoothed where it is in doubt, if that is one of the guesses (1.96 px instead of 2.16)."""
+        return motion.smooth_ab
 
     def match_all(self, a: Features, b: Features) -> Matching:
         """`match` with every intermediate flow; both directions in one batch."""
