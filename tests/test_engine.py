@@ -126,6 +126,43 @@ def test_one_encode_a_frame_and_one_match_a_gap() -> None:
     assert model.calls["slots"] == 35 and model.calls["render"] == 5 * 3  # 7 slots in batches of 3, 3, 1
 
 
+class Ahead(Counting):
+    """May be prepared while it renders; notes by which thread, and fails once where it is told to."""
+
+    ahead = True
+
+    def __init__(self, context: int = 0, fail_ahead: bool = False) -> None:
+        super().__init__(context)
+        self.threads: set[str] = set()
+        self.fail_ahead = fail_ahead
+
+    def match(self, a: Any, b: Any) -> Any:
+        name = threading.current_thread().name
+        if self.fail_ahead and name.startswith("ahead"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.threads.add(name.split("_")[0])
+        return super().match(a, b)
+
+
+@pytest.mark.parametrize("context", [0, 1])
+@pytest.mark.parametrize("fail_ahead", [False, True])
+def test_the_following_gap_is_prepared_by_another_thread(
+    context: int, fail_ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    frames = film(9, cuts=(5,))
+    frames[3] = Frame(frames[2].planes, YUV, Fr(3, 24), Fr(1, 24), 3)  # nothing is made of two that are equal
+    plain, model = Counting(context), Ahead(context, fail_ahead)
+    want, got = (interpolate(frames, 24 * 3, Engine(each, max_batch=1)) for each in (plain, model))
+    assert [f.kind for f in got] == [f.kind for f in want]
+    for one, two in zip(got, want, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(one.planes, two.planes, strict=True))
+    assert model.around == plain.around
+    assert model.calls["match"] == plain.calls["match"]
+    assert ("ahead" in model.threads) != fail_ahead
+    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
+
+
 def test_large_pictures_come_in_smaller_batches() -> None:
     model = Counting()
     a, b = torch.rand(3, 1080, 1920), torch.rand(3, 1080, 1920)

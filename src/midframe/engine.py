@@ -15,8 +15,10 @@ import contextlib
 import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,6 +154,7 @@ class Engine:
         self.static = static
         self._mask = None if mask is None else overlays.load_mask(mask)
         self._tile = tile
+        self._ahead: ThreadPoolExecutor | None = None  # while a film is running
         self._may_rescale = flow_scale is None  # a scale that was asked for is kept
         if isinstance(tile, int):
             self._use_tiles(tile)
@@ -175,13 +178,23 @@ class Engine:
         """
         memory = _Memory()
         index = 0
-        for gap in gaps:
-            memory.keep(gap)
-            for slot, planes, kind, sure in self._fill_gap(gap, memory):
-                yield replace(
-                    gap.a, planes=planes, pts=slot.pts, duration=slot.duration, index=index, kind=kind, certainty=sure
-                )
-                index += 1
+        try:
+            for gap, following in _with_next(gaps):
+                memory.keep(gap, following)
+                for slot, planes, kind, sure in self._fill_gap(gap, memory):
+                    yield replace(
+                        gap.a,
+                        planes=planes,
+                        pts=slot.pts,
+                        duration=slot.duration,
+                        index=index,
+                        kind=kind,
+                        certainty=sure,
+                    )
+                    index += 1
+        finally:
+            memory.wait()
+            self._close_ahead()
 
     def between(
         self,
@@ -294,6 +307,7 @@ class Engine:
                 with self._arithmetic():
                     made = self._pictures(gap, times, memory)
             except Exception as error:
+                memory.wait()
                 self._step_down(error)
                 memory.clear()
                 continue
@@ -322,8 +336,21 @@ class Engine:
     def _pictures(self, gap: Gap, times: list[float], memory: _Memory) -> list[Planes]:
         a, b = gap.a, gap.b
         assert b is not None
+        wanted = self._wanted(memory, self._prepare(gap, memory), times)
+        self._go_ahead(memory)
+        if self.model.takes(a.format, a.height, a.width):
+            return self.model.render_planes(*wanted)
+        rgb = ops.crop(self.model.render(*wanted), a.height, a.width)
+        made = [tuple(plane.cpu() for plane in colour.from_rgb(picture, a.format)) for picture in rgb]
+        if a.format.alpha:
+            made = [(*planes, alpha) for planes, alpha in zip(made, self._alpha(a, b, times, memory), strict=True)]
+        return made
+
+    def _prepare(self, gap: Gap, memory: _Memory) -> list[int | None]:
+        """Features and motion that a gap needs and that are not there yet; the keys of its four frames."""
+        a = gap.a
         as_planes = self.model.takes(a.format, a.height, a.width)
-        around = (gap.before, a, b, gap.after) if self.model.context else (None, a, b, None)
+        around = (gap.before, a, gap.b, gap.after) if self.model.context else (None, a, gap.b, None)
         keys = [frame.index if frame is not None and _alike(frame, a) else None for frame in around]
         for key, frame in zip(keys, around, strict=True):
             if key is None or frame is None or key in memory.features:
@@ -332,14 +359,33 @@ class Engine:
                 memory.features[key] = self.model.encode_planes(frame.planes, frame.format)
             else:
                 memory.features[key] = self._encode(colour.to_rgb(frame.planes, frame.format, self.device))
-        wanted = self._wanted(memory, keys, times)
-        if as_planes:
-            return self.model.render_planes(*wanted)
-        rgb = ops.crop(self.model.render(*wanted), a.height, a.width)
-        made = [tuple(plane.cpu() for plane in colour.from_rgb(picture, a.format)) for picture in rgb]
-        if a.format.alpha:
-            made = [(*planes, alpha) for planes, alpha in zip(made, self._alpha(a, b, times, memory), strict=True)]
-        return made
+        for left, right in pairwise(keys):
+            self._match(memory, left, right)
+        return keys
+
+    def _go_ahead(self, memory: _Memory) -> None:
+        """Let another thread prepare the following gap while this one renders: neither keeps all processors busy."""
+        gap, memory.following = memory.following, None
+        if gap is None or not self.model.ahead or self.device.type != "cpu" or torch.get_num_threads() == 1:
+            return
+        if self._ahead is None:
+            self._ahead = ThreadPoolExecutor(1, "ahead")
+        memory.pending = self._ahead.submit(self._prepare_ahead, gap, memory)
+
+    def _prepare_ahead(self, gap: Gap, memory: _Memory) -> None:
+        made = any(slot.t != 0 for slot in gap.slots) and gap.b is not None and _alike(gap.a, gap.b) and not gap.cut
+        if not made or gap.b is None or _equal(gap.a.planes, gap.b.planes):
+            return
+        try:
+            with self._arithmetic():
+                self._prepare(gap, memory)
+        except Exception as error:  # is met again, and dealt with, when it is this gap's turn
+            log.debug("the gap at %.3f s could not be prepared ahead: %s", float(gap.a.pts), error)
+
+    def _close_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.shutdown()
+            self._ahead = None
 
     def _certainties(
         self, gap: Gap, times: list[float], made: list[Planes], memory: _Memory
@@ -476,9 +522,19 @@ class _Memory:
         self.motion: dict[tuple[int, int], Motion] = {}
         self.changes: dict[tuple[int, int], overlays.Change] = {}
         self.thumbnails: dict[int, certainty.Array] = {}
+        self.following: Gap | None = None  # still to be prepared
+        self.pending: Future[None] | None = None  # its preparation, by another thread, which writes here
 
-    def keep(self, gap: Gap) -> None:
+    def wait(self) -> None:
+        """Until nobody else writes here."""
+        if self.pending is not None:
+            self.pending.result()
+            self.pending = None
+
+    def keep(self, gap: Gap, following: Gap | None) -> None:
         """Forget all but the frames of this gap."""
+        self.wait()
+        self.following = following
         near = {frame.index for frame in (gap.before, gap.a, gap.b, gap.after) if frame is not None}
         self.features = {key: value for key, value in self.features.items() if key in near}
         self.alpha = {key: value for key, value in self.alpha.items() if key in near}
@@ -500,13 +556,27 @@ def _frame_of(picture: Tensor, index: int) -> Frame:
     return Frame(tuple(planes), form, Fraction(index), Fraction(1), index)
 
 
+def _with_next(gaps: Iterable[Gap]) -> Iterator[tuple[Gap, Gap | None]]:
+    """Every gap and the one after it."""
+    last: Gap | None = None
+    for gap in gaps:
+        if last is not None:
+            yield last, gap
+        last = gap
+    if last is not None:
+        yield last, None
+
+
 def _alike(a: Frame, b: Frame) -> bool:
     """Whether two frames are of one format and size."""
     return b.format == a.format and (b.height, b.width) == (a.height, a.width)
 
 
 def _equal(a: Planes, b: Planes) -> bool:
-    """Whether all samples are the same."""
+    """Whether all samples are the same; most that are not differ in their middle row already."""
+    middle = len(a[0]) // 2
+    if not torch.equal(_signed(a[0])[middle], _signed(b[0])[middle]):
+        return False
     return all(torch.equal(_signed(p), _signed(q)) for p, q in zip(a, b, strict=True))
 
 

@@ -42,6 +42,7 @@ class Model(nn.Module):
     pad_mode: ClassVar[str] = "replicate"  # how the engine pads right and bottom: "replicate", "zeros"
     fast_half: ClassVar[tuple[str, ...]] = ("cuda",)  # device types on which bf16 autocast was measured to be faster
     flow_scales: ClassVar[tuple[float, ...]] = (1.0,)  # what `flow_scale` may be set to, besides None
+    ahead: ClassVar[bool] = False  # encode and match need little memory: on a CPU they may run beside a render
     scale_frees_memory: ClassVar[bool] = False  # whether a smaller `flow_scale` needs notably less memory of the device
 
     # Side of the pictures in which motion is sought, over that of the pictures; None: the model chooses by size.

@@ -90,6 +90,7 @@ class Dis(Model):
     min_side: ClassVar[int] = 16  # DIS seeks with patches of 8 pixels
     fast_half: ClassVar[tuple[str, ...]] = ()
     flow_scales: ClassVar[tuple[float, ...]] = (1.0, 0.5, 0.25)
+    ahead: ClassVar[bool] = True
 
     def encode(self, image: Tensor) -> Features:
         """The pictures as numpy, and in grey at the size at which motion is sought."""

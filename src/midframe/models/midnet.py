@@ -517,6 +517,7 @@ class Midnet(Model):
         else:
             self.flow_scales = (1.0, 0.5, 0.25)  # type: ignore[misc]
             self.stride = 4 * TILE_BLOCKS  # type: ignore[misc]
+            self.ahead = True  # type: ignore[misc]
         self.judge = Judge(architecture.guesses, *architecture.judge)
         self._initialise()
 
@@ -581,8 +582,8 @@ class Midnet(Model):
         return self._of_layers([drawing.layers_of_planes(planes, format, *self.padded_size(*planes[0].shape))])
 
     def _of_layers(self, layers: Sequence[Layers]) -> Features:
-        bright = torch.stack([torch.from_numpy(x.light)[None] for x in layers])
-        tones = torch.stack([torch.from_numpy(x.tones) for x in layers])
+        bright = _stacked([torch.from_numpy(x.light)[None] for x in layers])
+        tones = _stacked([torch.from_numpy(x.tones) for x in layers])
         nothing = bright[:, :, :0, :0]
         return Features(nothing, bright, tones, nothing, tuple(layers), nothing, nothing, nothing)
 
@@ -825,6 +826,11 @@ def _evidence(ones: list[Tensor], twos: list[Tensor], parts: Sequence[tuple[Tens
         tones = [F.avg_pool2d(x[:, :3], 4) for x in (one, two)]
         found.append(torch.cat([guess, *tones, *(F.avg_pool2d(x, 4) for x in values), *detail, *hidden], 1))
     return found
+
+
+def _stacked(some: Sequence[Tensor]) -> Tensor:
+    """As a batch; one of them without being copied."""
+    return some[0][None] if len(some) == 1 else torch.stack(list(some))
 
 
 def members(parts: Parts, which: slice) -> Parts:
