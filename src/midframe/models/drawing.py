@@ -1481,7 +1481,7 @@ def drawn(a: Layers, b: Layers, guessed: Guessed, hidden: tuple[Tensor, Tensor],
         if chroma is not None and side.chroma_spline is not None:
             _draw(part, side.chroma_spline, flow, *side.block, chroma[number, k], found[1:])
         tones = evidence[k, 4 + 3 * number : 7 + 3 * number]
-        for first, last, _, __ in part:
+        for first, last in np.unique(part[:, :2], axis=0):
             if chroma is None:
                 tones[:, first:last] = found[:1, first:last]
             else:
