@@ -1178,12 +1178,12 @@ def _tell() -> None:
     place = _draw.stats.cache_path  # type: ignore[attr-defined]
     if place is None:
         logger.warning(
-            "compiling for this processor, some twenty seconds at every start; NUMBA_CACHE_DIR may name a folder"
+            "compiling for this processor, half a minute at every start; NUMBA_CACHE_DIR may name a folder"
         )
         return
     written = Path(__file__).stat().st_mtime
     if not any(kept.stat().st_mtime >= written for kept in Path(place).glob("drawing._draw-*.nbi")):
-        logger.warning("compiling for this processor, once: some twenty seconds")
+        logger.warning("compiling for this processor, once: half a minute")
 
 
 _tell()
