@@ -165,8 +165,8 @@ def test_what_is_stored_of_mixtures_tells_the_error_of_the_mixed_picture() -> No
     made = collate(
         [changed(Sliding().sample({"seed": np.arange(3)}, k, np.random.default_rng(0)), SAME) for k in range(2)]
     )
+    a, b = net.encode(made["a"]), net.encode(made["b"])  # as tensors: nothing is compiled where gradients are kept
     with torch.no_grad():
-        a, b = net.encode(made["a"]), net.encode(made["b"])
         ab, ba = inverse_search(a.bright, b.bright)
         found = net.candidates(a, b, net.motion(a, b, ab, ba, *doubts(ab, ba)), made["t"].view(-1, 1, 1, 1))
         stored = products(found, made["target"])
@@ -316,7 +316,7 @@ def test_quick_score_looks_at_other_weights_and_puts_the_own_back(triplets: Path
     cv2.imwrite(str(second), np.zeros_like(cv2.imread(str(second))))
     halved = quick_score(net, own, find_triplets(triplets / "m"), False)
     believes_a = {name: value.clone() for name, value in own.items()}
-    believes_a["judge.spread.bias"][-2:] += torch.tensor([20.0, -20.0])
+    believes_a["judge.spread.bias"][-3:-1] += torch.tensor([20.0, -20.0])
     assert quick_score(net, believes_a, find_triplets(triplets / "m"), False) > halved + 10
     assert net.training
     for name, value in net.state_dict().items():
