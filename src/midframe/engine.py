@@ -154,7 +154,6 @@ class Engine:
         self.static = static
         self._mask = None if mask is None else overlays.load_mask(mask)
         self._tile = tile
-        self._ahead: ThreadPoolExecutor | None = None  # while a film is running
         self._may_rescale = flow_scale is None  # a scale that was asked for is kept
         if isinstance(tile, int):
             self._use_tiles(tile)
@@ -193,8 +192,7 @@ class Engine:
                     )
                     index += 1
         finally:
-            memory.wait()
-            self._close_ahead()
+            memory.close()
 
     def between(
         self,
@@ -279,14 +277,14 @@ class Engine:
             slots = slots[1:]
         if not slots:
             return
-        if b is None or not _alike(a, b):
+        if _is_made(gap):
+            yield from self._make(gap, slots, memory)
+        elif b is None or not _alike(a, b):
             yield from (_Filled(slot, a.planes, "held") for slot in slots)
         elif gap.cut:
             yield from (_Filled(slot, self._across(a, b, slot.t), "held") for slot in slots)
-        elif _equal(a.planes, b.planes):
-            yield from (_Filled(slot, a.planes, "repeated") for slot in slots)
         else:
-            yield from self._make(gap, slots, memory)
+            yield from (_Filled(slot, a.planes, "repeated") for slot in slots)
 
     def _across(self, a: Frame, b: Frame, t: Fraction) -> Planes:
         """What is shown between two shots."""
@@ -368,24 +366,18 @@ class Engine:
         gap, memory.following = memory.following, None
         if gap is None or not self.model.ahead or self.device.type != "cpu" or torch.get_num_threads() == 1:
             return
-        if self._ahead is None:
-            self._ahead = ThreadPoolExecutor(1, "ahead")
-        memory.pending = self._ahead.submit(self._prepare_ahead, gap, memory)
+        if memory.helper is None:
+            memory.helper = ThreadPoolExecutor(1, "ahead")
+        memory.pending = memory.helper.submit(self._prepare_ahead, gap, memory)
 
     def _prepare_ahead(self, gap: Gap, memory: _Memory) -> None:
-        made = any(slot.t != 0 for slot in gap.slots) and gap.b is not None and _alike(gap.a, gap.b) and not gap.cut
-        if not made or gap.b is None or _equal(gap.a.planes, gap.b.planes):
+        if all(slot.t == 0 for slot in gap.slots) or not _is_made(gap):
             return
         try:
             with self._arithmetic():
                 self._prepare(gap, memory)
         except Exception as error:  # is met again, and dealt with, when it is this gap's turn
             log.debug("the gap at %.3f s could not be prepared ahead: %s", float(gap.a.pts), error)
-
-    def _close_ahead(self) -> None:
-        if self._ahead is not None:
-            self._ahead.shutdown()
-            self._ahead = None
 
     def _certainties(
         self, gap: Gap, times: list[float], made: list[Planes], memory: _Memory
@@ -523,13 +515,19 @@ class _Memory:
         self.changes: dict[tuple[int, int], overlays.Change] = {}
         self.thumbnails: dict[int, certainty.Array] = {}
         self.following: Gap | None = None  # still to be prepared
-        self.pending: Future[None] | None = None  # its preparation, by another thread, which writes here
+        self.pending: Future[None] | None = None  # its preparation, by the helper, which writes here
+        self.helper: ThreadPoolExecutor | None = None
 
     def wait(self) -> None:
         """Until nobody else writes here."""
         if self.pending is not None:
             self.pending.result()
             self.pending = None
+
+    def close(self) -> None:
+        """Let the helper finish and go."""
+        if self.helper is not None:
+            self.helper.shutdown()
 
     def keep(self, gap: Gap, following: Gap | None) -> None:
         """Forget all but the frames of this gap."""
@@ -565,6 +563,12 @@ def _with_next(gaps: Iterable[Gap]) -> Iterator[tuple[Gap, Gap | None]]:
         last = gap
     if last is not None:
         yield last, None
+
+
+def _is_made(gap: Gap) -> bool:
+    """Whether a model makes what lies between the ends of a gap; else it is held or repeated."""
+    a, b = gap.a, gap.b
+    return b is not None and _alike(a, b) and not gap.cut and not _equal(a.planes, b.planes)
 
 
 def _alike(a: Frame, b: Frame) -> bool:

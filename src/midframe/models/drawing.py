@@ -466,18 +466,18 @@ def _agreed(first: int, last: int, own: Array, other: Array, flow: Array, out: A
 
 
 @compiled
-def _smoothed(first: int, last: int, place: Array, reach: int, alike: Number, sure: Number, flow: Array) -> None:
+def _smoothed(first: int, last: int, place: Array, reach: int, alike: Number, sure: Number, out: Array) -> None:
     """Rows first to last of `midnet.smoothed`; `place` is (6, h + 2 reach, w + 2 reach): flow, colours, trust.
 
     Only where something is in doubt among 16 neighbours.
     """
-    width = flow.shape[2]
+    width = out.shape[2]
     rows, kept = np.empty((3, width), np.float32), np.empty(width, np.float32)
     for y in range(first, last):
         for x in range(width):
             kept[x] = min(sure * place[5, y + reach, x + reach], f32(1.0))
         for k in range(2):
-            own, target = place[k, y + reach, reach:], flow[k, y]
+            own, target = place[k, y + reach, reach:], out[k, y]
             for x in range(width):
                 target[x] = own[x]
         for begin in range(0, width, 16):
@@ -505,7 +505,7 @@ def _smoothed(first: int, last: int, place: Array, reach: int, alike: Number, su
                         down[x] += weight * flow_y[x]
                         load[x] += weight
             for k in range(2):
-                sums, target = rows[k], flow[k, y, begin:end]
+                sums, target = rows[k], out[k, y, begin:end]
                 for x in range(count):
                     mean = sums[x] / load[x]
                     target[x] = mean + kept[begin + x] * (target[x] - mean)
@@ -847,16 +847,18 @@ def _unevenness(flow: Array, y: int, begin: int, room: Array, out: Array) -> Non
 
 
 @compiled
-def _clues(own: Array, leader: Array, apart: Array, least: Array, y: int, begin: int, room: Array, out: Array) -> None:
+def _clues(
+    own: Array, leader: Array, apart: Array, lead: Array, least: Array, y: int, begin: int, room: Array, out: Array
+) -> None:
     """`midnet.clues` of columns of row y of blocks, from `begin` on, of a guess, into `out` (CLUES, n).
 
-    `own` and `leader` are the evidence (EVIDENCE, h, w) of the guess and of the first one; `apart` (K, w) how far its
-    pictures are apart, the first one's first; `least` the least of them all.
+    `own` and `leader` are the evidence (EVIDENCE, h, w) of the guess and of the first one; `apart` and `lead` (w) tell
+    how far their pictures are apart, `least` the least of all guesses.
     """
     # one after the other: loops that write several rows at once are not done in lanes
-    _put(apart[1, begin:], out[0])
+    _put(apart[begin:], out[0])
     _minus(out[0], least[begin:], out[1])
-    _minus(out[0], apart[0, begin:], out[2])
+    _minus(out[0], lead[begin:], out[2])
     for k in range(2):
         _roots(own[11 + 2 * k, y, begin:], out[4 + 3 * k])
         _roots(own[12 + 2 * k, y, begin:], out[5 + 3 * k])
@@ -939,7 +941,7 @@ def _look(
         np.empty(count * width, np.float32),
         np.empty(each * width, np.float32),
     )
-    apart, least, times = np.empty((2, width), np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    apart, least, times = np.empty((kinds, width), np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
     pooled, room = np.empty((4, each, width), np.float32), np.empty((2, width + 2), np.float32)
     leader = evidence[0]
     for y in range(first, last):
@@ -950,9 +952,10 @@ def _look(
         for k in range(1, kinds):
             begin, end = _run(present[k, y // TILE], 0)
             while begin < end:
-                own, lowest = evidence[k, 10, y, begin:end], least[begin:end]
+                own, lowest = apart[k, begin:end], least[begin:end]
+                _roots(evidence[k, 10, y, begin:end], own)
                 for x in range(end - begin):
-                    lowest[x] = min(lowest[x], _root(own[x]))
+                    lowest[x] = min(lowest[x], own[x])
                 begin, end = _run(present[k, y // TILE], end // TILE)
         for k in range(kinds):
             tiles = present[k, y // TILE]
@@ -963,14 +966,8 @@ def _look(
             begin, end = _run(tiles, 0)
             at = 0
             while begin < end:
-                if k > 0:
-                    own, one = evidence[k, 10, y, begin:end], apart[1, begin:end]
-                    for x in range(end - begin):
-                        one[x] = _root(own[x])
-                else:
-                    _put(apart[0], apart[1])
                 part = partial_clues[: count * (end - begin)].reshape(count, end - begin)
-                _clues(evidence[k], leader, apart, least, y, begin, room, part)
+                _clues(evidence[k], leader, apart[k], apart[0], least, y, begin, room, part)
                 for c in range(count):
                     _put(part[c], found[c, at : at + end - begin])
                 at += end - begin
@@ -1177,9 +1174,7 @@ def _tell() -> None:
     logger = logging.getLogger(__name__)
     place = _draw.stats.cache_path  # type: ignore[attr-defined]
     if place is None:
-        logger.warning(
-            "compiling for this processor, half a minute at every start; NUMBA_CACHE_DIR may name a folder"
-        )
+        logger.warning("compiling for this processor, half a minute at every start; NUMBA_CACHE_DIR may name a folder")
         return
     written = Path(__file__).stat().st_mtime
     if not any(kept.stat().st_mtime >= written for kept in Path(place).glob("drawing._draw-*.nbi")):
@@ -1229,39 +1224,32 @@ def at_once(calls: Sequence[Callable[[], None]]) -> None:
                 helper.result()
 
 
-def smoothed(colour: Tensor, flow: Tensor, trust: Tensor, reach: int, alike: float, sure: float) -> Tensor:
-    """`midnet.smoothed` of (B, 2, h, w), given mean colours and trust at its places."""
-    place = F.pad(torch.cat([flow, colour, trust], 1).float(), (reach,) * 4, mode="replicate").numpy()
-    out = np.empty(flow.shape, np.float32)
+def _of_each(kernel: Callable[..., None], out: Array, **parts: Any) -> Tensor:
+    """`out`, its rows written by a kernel, member by member of a batch; of tensors that is given the member's part."""
     calls: list[Callable[[], None]] = []
-    for one, made in zip(place, out, strict=True):
-        work = partial(_smoothed, place=one, reach=reach, alike=f32(0.5 / alike**2), sure=f32(sure), flow=made)
-        calls += in_bands(work, made.shape[1], BAND)
+    for n, made in enumerate(out):
+        own = {name: x[n].contiguous().numpy() if isinstance(x, Tensor) else x for name, x in parts.items()}
+        calls += in_bands(partial(kernel, **own, out=made), made.shape[-2], BAND)
     at_once(calls)
     return torch.from_numpy(out)
+
+
+def smoothed(colour: Tensor, flow: Tensor, trust: Tensor, reach: int, alike: float, sure: float) -> Tensor:
+    """`midnet.smoothed` of (B, 2, h, w), given mean colours and trust at its places."""
+    place = F.pad(torch.cat([flow, colour, trust], 1).float(), (reach,) * 4, mode="replicate")
+    out = np.empty(flow.shape, np.float32)
+    return _of_each(_smoothed, out, place=place, reach=reach, alike=f32(0.5 / alike**2), sure=f32(sure))
 
 
 def missed(flow: Tensor, back: Tensor) -> Tensor:
     """`midnet.missed`."""
-    out = np.empty((len(flow), 1, *flow.shape[2:]), np.float32)
-    calls: list[Callable[[], None]] = []
-    for forth, other, made in zip(flow, back, out, strict=True):
-        work = partial(_missed, flow=forth.contiguous().numpy(), back=other.contiguous().numpy(), out=made[0])
-        calls += in_bands(work, made.shape[1], 4 * BAND)
-    at_once(calls)
-    return torch.from_numpy(out)
+    out = np.empty((len(flow), *flow.shape[2:]), np.float32)
+    return _of_each(_missed, out, flow=flow, back=back)[:, None]
 
 
 def agreed(own: Tensor, other: Tensor, flow: Tensor) -> Tensor:
     """`midnet._agreed` of an acceleration and of the one at the other end of a flow."""
-    out = np.empty(flow.shape, np.float32)
-    calls: list[Callable[[], None]] = []
-    for parts in zip(*(x.contiguous().numpy() for x in (own, other, flow)), out, strict=True):
-        one, two, along, made = parts
-        work = partial(_agreed, own=one, other=two, flow=along, out=made)
-        calls += in_bands(work, made.shape[1], 4 * BAND)
-    at_once(calls)
-    return torch.from_numpy(out)
+    return _of_each(_agreed, np.empty(flow.shape, np.float32), own=own, other=other, flow=flow)
 
 
 class Guessed(NamedTuple):
@@ -1280,7 +1268,7 @@ def guessed(
     Args:
         motion: batch 1.
         t: the instant.
-        names: of the guesses.
+        names: of the guesses, "carried" and "rest" among them.
         bend: acceleration at a and b, if known.
         around: places from which flows are borrowed.
         apart: by how many places a guess has to differ somewhere in a tile to be present.
@@ -1295,8 +1283,7 @@ def guessed(
     _, height, width = flow_a.shape
     nothing = np.empty((4, 0, 0), np.float32)
     curves = (nothing, nothing) if bend is None else tuple(x[0].contiguous().numpy() for x in bend)
-    smooth = "smooth" in names
-    flows = [flow_a, flow_b, *of_smooth] if smooth else [flow_a, flow_b]
+    flows = [flow_a, flow_b, *of_smooth] if "smooth" in names else [flow_a, flow_b]
     splats = ROOMS.take("splats", (len(flows), 5, height, width), np.float32)
     splats[:] = 0.0
     ways = f32(t), f32(1.0 - t)
@@ -1307,15 +1294,12 @@ def guessed(
     seen = ROOMS.take("seen", (3, height, width), np.float32)
     made = {name: found[k] for k, name in enumerate(names)}
     alone = made.get("alone_a", nothing), made.get("alone_b", nothing)
-    work = partial(
-        _carried, from_a=splats[0], from_b=splats[1], ab=flow_a, ba=flow_b, bend_a=curves[0], bend_b=curves[1],
-        t=ways[0], carried=made["carried"], alone_a=alone[0], alone_b=alone[1], seen=seen,
-    )  # fmt: skip
-    calls = in_bands(work, height, 4 * BAND)
-    if smooth:
+    calls: list[Callable[[], None]] = []
+    for n in range(0, len(flows), 2):
+        name, *more = ("smooth", nothing, nothing, nothing[:3]) if n else ("carried", *alone, seen)
         work = partial(
-            _carried, from_a=splats[2], from_b=splats[3], ab=flows[2], ba=flows[3], bend_a=curves[0], bend_b=curves[1],
-            t=ways[0], carried=made["smooth"], alone_a=nothing, alone_b=nothing, seen=nothing[:3],
+            _carried, from_a=splats[n], from_b=splats[n + 1], ab=flows[n], ba=flows[n + 1], bend_a=curves[0],
+            bend_b=curves[1], t=ways[0], carried=made[name], alone_a=more[0], alone_b=more[1], seen=more[2],
         )  # fmt: skip
         calls += in_bands(work, height, 4 * BAND)
     at_once(calls)
@@ -1326,11 +1310,9 @@ def guessed(
         work = partial(_from_beside, flows=made["carried"], dx=dx, dy=dy, out=made[name])
         calls += in_bands(work, height, 8 * BAND)
     at_once(calls)
-    rest = names.index("rest") if "rest" in names else -1
-    if rest >= 0:
-        made["rest"][:] = 0.0
+    made["rest"][:] = 0.0
     present = np.empty((len(names), height // TILE, width // TILE), np.bool_)
-    work = partial(_present, guesses=found, rest=rest, apart=f32(apart), present=present)
+    work = partial(_present, guesses=found, rest=names.index("rest"), apart=f32(apart), present=present)
     at_once(in_bands(work, height // TILE, BAND))
     return Guessed(found, present, seen)
 
@@ -1390,18 +1372,22 @@ def layers_of_rgb(image: Tensor) -> Layers:
 
 def layers_of_planes(planes: Sequence[Tensor], format: PixelFormat, height: int, width: int) -> Layers:
     """Of planes as decoders make them, without alpha, their edges repeated up to a size."""
-    black, span, zero, chroma_span = levels(format)
     light = np.empty((height, width), np.float32)
-    reading = [(planes[0], black, span, light)]
-    chroma = None
+    chroma, whole = None, [light]
     if format.layout == "yuv":
         chroma = np.empty((2, height >> format.chroma_h, width >> format.chroma_w), np.float32)
-        reading += [(planes[1 + k], zero, chroma_span, chroma[k]) for k in range(2)]
-    for codes, dark, wide, plane in reading:
+        whole.extend(chroma)
+    for codes, plane, (dark, wide) in zip(planes, whole, _ranges(format), strict=True):
         work = partial(_read, codes=codes.numpy(), zero=f32(dark), gain=f32(1.0 / wide), out=plane)
         at_once(in_bands(work, len(plane), 8 * BAND))
     sizes = tuple((len(plane), plane.shape[1]) for plane in planes)
     return _layers(light, chroma, format.matrix)._replace(format=format, sizes=sizes)
+
+
+def _ranges(format: PixelFormat) -> list[tuple[float, float]]:
+    """Of each plane the code value of 0, and how many make 1."""
+    black, span, zero, chroma_span = levels(format)
+    return [(black, span), *[(zero, chroma_span)] * (format.plane_count - 1)]
 
 
 def _layers(light: Array, chroma: Array | None, matrix: str) -> Layers:
@@ -1454,7 +1440,7 @@ def drawn(a: Layers, b: Layers, guessed: Guessed, hidden: tuple[Tensor, Tensor],
         b: the right one.
         guessed: the flows.
         hidden: logits (h, w) that a pixel of a is not seen in b, and the other way round.
-        rest: which guess is that of no motion; -1 if none is.
+        rest: which guess is that of no motion.
     """
     kinds, _, rows, columns = guessed.flows.shape
     height, width = 4 * rows, 4 * columns
@@ -1498,9 +1484,8 @@ def drawn(a: Layers, b: Layers, guessed: Guessed, hidden: tuple[Tensor, Tensor],
         _compare(part, light[0, k, 0], light[1, k, 0], mean, evidence[k])
 
     drawing = [partial(draw, *task, number) for task in tasks for number in (0, 1)]
-    if rest >= 0:
-        drawing += [partial(stay, number) for number in (0, 1)]
-        tasks.append((np.array([[0, rows, 0, columns]]), rest))
+    drawing += [partial(stay, number) for number in (0, 1)]
+    tasks.append((np.array([[0, rows, 0, columns]]), rest))
     drawing += [partial(_hidden, part, ab, ba, evidence[k]) for part, k in tasks]
     at_once(drawing)
     at_once(in_bands(partial(_follow, present=there, light=light[:, :, 0], mean=mean), height, 4 * BAND))
@@ -1551,12 +1536,9 @@ def rgb_of(light: Array, chroma: Array | None, like: Layers) -> Tensor:
 def planes_of(light: Array, chroma: Array | None, like: Layers) -> tuple[Tensor, ...]:
     """Planes like those of a picture, rounded to the code values of its format."""
     assert like.format is not None
-    black, span, zero, chroma_span = levels(like.format)
-    whole = [(light, black, span)]
-    if chroma is not None:
-        whole += [(plane, zero, chroma_span) for plane in chroma]
+    whole = [light] if chroma is None else [light, *chroma]
     most, made = f32((1 << like.format.depth) - 1 + 0.5), []
-    for (plane, dark, wide), size in zip(whole, like.sizes, strict=True):
+    for plane, (dark, wide), size in zip(whole, _ranges(like.format), like.sizes, strict=True):
         codes = torch.empty(size, dtype=like.format.dtype)
         work = partial(_write, plane=plane, zero=f32(dark), gain=f32(wide), most=most, codes=codes.numpy())
         at_once(in_bands(work, len(codes), 8 * BAND))

@@ -673,27 +673,21 @@ class Midnet(Model):
         after: Motion | None = None,
     ) -> Tensor:
         """See `Model.render`; uses `before` and `after` only together, where both tell of the same acceleration."""
-        at_once = max(1, AT_ONCE // (a.bright.shape[-2] * a.bright.shape[-1]))
-        if a.bright.shape[0] != 1 or t.shape[0] <= at_once:
-            return self._render(a, b, motion, t, before, after)
-        return torch.cat([self._render(a, b, motion, some, before, after) for some in torch.split(t, at_once)])
-
-    def _render(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None = None,
-        after: Motion | None = None,
-    ) -> Tensor:
-        """`render`, all at once."""
+        bend = _bend(motion, before, after)
         if a.layers:
             from midframe.models import drawing
 
-            pictures = self._pictures(a, b, motion, t, before, after)
+            pictures = self._pictures(a, b, motion, t, bend)
             return torch.stack([drawing.rgb_of(light, chroma, like) for light, chroma, like in pictures])
-        bend = None if before is None or after is None else acceleration(motion, before, after)
+        at_once = max(1, AT_ONCE // (a.image.shape[-2] * a.image.shape[-1]))
+        if a.image.shape[0] != 1 or t.shape[0] <= at_once:
+            return self._render(a, b, motion, t, bend)
+        return torch.cat([self._render(a, b, motion, some, bend) for some in torch.split(t, at_once)])
+
+    def _render(
+        self, a: Features, b: Features, motion: Motion, t: Tensor, bend: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """`render`, all at once, as tensor operations."""
         count = t.shape[0]
         if a.image.shape[0] != count:
             a, b, motion = _repeated(a, count), _repeated(b, count), _repeated(motion, count)
@@ -718,22 +712,15 @@ class Midnet(Model):
         """See `Model.render_planes`."""
         from midframe.models import drawing
 
-        pictures = self._pictures(a, b, motion, t, before, after)
+        pictures = self._pictures(a, b, motion, t, _bend(motion, before, after))
         return [drawing.planes_of(*picture) for picture in pictures]
 
     def _pictures(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None,
-        after: Motion | None,
+        self, a: Features, b: Features, motion: Motion, t: Tensor, bend: tuple[Tensor, Tensor] | None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None, Layers]]:
-        """Light and chroma at every t, compiled, and whose like they are; each until the next one."""
+        """Light and chroma at every t, compiled, one after the other, and whose like they are; each until the next."""
         from midframe.models import drawing
 
-        bend = None if before is None or after is None else acceleration(motion, before, after)
         several = len(a.layers) > 1
         for n, instant in enumerate(t.tolist()):
             one, two, moves, curve = a, b, motion, bend
@@ -751,11 +738,9 @@ class Midnet(Model):
         """Pictures and evidence of one pair, compiled."""
         from midframe.models import drawing
 
-        names = self.architecture.guesses
-        guessed = drawing.guessed(motion, t, names, bend, AROUND, 0.25 * APART)
+        guessed = drawing.guessed(motion, t, self.architecture.guesses, bend, AROUND, 0.25 * APART)
         hidden = motion.ab_sure[0, 0], motion.ba_sure[0, 0]
-        rest = names.index("rest") if "rest" in names else -1
-        return drawing.drawn(a.layers[0], b.layers[0], guessed, hidden, rest)
+        return drawing.drawn(a.layers[0], b.layers[0], guessed, hidden, self.judge.rest)
 
     def candidates(
         self, a: Features, b: Features, motion: Motion, t: Tensor, bend: tuple[Tensor, Tensor] | None = None
@@ -884,7 +869,8 @@ class Search(NamedTuple):
 
 
 # Untrained, Middlebury: 35.68 dB down to full size, 35.07 down to half size, at a third of the time. On 30 triplets of
-# clips of 720p, both directions, one core: FAIR 34.50 dB in 74 ms, QUICK 34.48 in 47, QUICK with stride 4 34.45 in 36.
+# clips of 720p FAIR has 34.61 dB; a quarter of the size 34.51 to 34.52, at two thirds of the time. Refinement is worth
+# nothing there, but keeps flows of repeated textures together: docs/training-log.md, "Inverse search, again".
 FINE, FAIR, QUICK = Search(1, 4, 25, 5), Search(2, 5, 25, 0), Search(4, 3, 25, 0)
 FINE_UP_TO, FAIR_UP_TO = 450_000, 700_000  # pixels of the picture in which motion is sought
 LEAST_SIDE = 16  # pixels, of what is sought in: twice a patch
@@ -1016,6 +1002,10 @@ def acceleration(motion: Motion, before: Motion, after: Motion) -> tuple[Tensor,
 
         return drawing.agreed(at_a, at_b, motion.ab), drawing.agreed(at_b, at_a, motion.ba)
     return _agreed(at_a, warp(at_b, motion.ab), motion.ab), _agreed(at_b, warp(at_a, motion.ba), motion.ba)
+
+
+def _bend(motion: Motion, before: Motion | None, after: Motion | None) -> tuple[Tensor, Tensor] | None:
+    return None if before is None or after is None else acceleration(motion, before, after)
 
 
 def _agreed(one: Tensor, two: Tensor, velocity: Tensor) -> Tensor:

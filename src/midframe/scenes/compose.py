@@ -320,8 +320,7 @@ def repeat(
     rows, columns = layer.patch.shape[:2]
     wide = max(8, round(period * DENSITY))
     across, down = layer.motion.shift
-    if exactly:
-        across, down = across * wide / (DENSITY * shift), down * wide / (DENSITY * shift)
+    gain = wide / (DENSITY * shift) if exactly else 1.0
     high = max(8, round(wide * rng.uniform(0.5, 1.5)))
     colour = repeated(rng, textures, rows, columns, (high, wide))
     # the direction in which it repeats is the direction in which it goes
@@ -331,7 +330,7 @@ def repeat(
         layer,
         patch=colour if layer.endless else np.dstack([colour, layer.patch[..., 3]]),
         place=placed((float(centre[0]), float(centre[1])), (rows, columns), DENSITY, heading),
-        motion=replace(layer.motion, shift=(across, down), turn=0.0, zoom=0.0, bow=(0.0, 0.0)),
+        motion=replace(layer.motion, shift=(gain * across, gain * down), turn=0.0, zoom=0.0, bow=(0.0, 0.0)),
         ripple=None,
         period=(float(wide), float(high)),
     )
