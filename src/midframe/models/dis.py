@@ -26,6 +26,7 @@ from torch import Tensor
 
 from midframe.colour import levels
 from midframe.models.base import Features, Model, Motion, scale_by_size
+from midframe.models.search import Search, both_ways, by_size, resized, shrink_within
 from midframe.types import PixelFormat
 
 Array = npt.NDArray[Any]
@@ -38,27 +39,11 @@ _STILL_LEVEL = 1  # 8-bit level of grey: difference that noise and recoding make
 _STILL_SPEED = 0.5  # pixels between a and b
 
 
-@dataclass(frozen=True, slots=True)
-class _Search:
-    """How DIS seeks in pictures of a size."""
-
-    up_to: float  # pixels
-    finest: int  # scale at which it ends: each is half of the one before
-    stride: int  # pixels from patch to patch at each scale
-    descent: int  # steps of gradient descent of each patch
-    refinement: int  # variational steps at each scale
-    grid: int  # pixels of the picture for each vector that is kept
-
-
-# The preset has finest scale 1, stride 3, 25 steps of descent and 5 of refinement. In small pictures the finest scale
-# is worth 0.4 dB, at eight times the time. The other two were chosen on triplets of real clips: at 720p scale 2 with
-# a dense stride is as good as scale 1 with a wide one (29.6 and 29.5 dB) at three fifths of the time, and a vector
-# for 4x4 pixels is 0.05 dB better than one for 2x2.
-_SEARCHES = (
-    _Search(450_000, 0, 4, 12, 5, 2),
-    _Search(700_000, 1, 5, 8, 1, 4),
-    _Search(float("inf"), 2, 3, 12, 3, 4),
-)
+# For small, middling and large pictures; and how many pixels of the picture each vector that is kept stands for. In
+# small ones the full size is worth 0.4 dB, at eight times the time. The other two were chosen on triplets of real
+# clips: at 720p a quarter of the size with a dense stride is as good as half with a wide one (29.6 and 29.5 dB) at
+# three fifths of the time, and a vector for 4x4 pixels is 0.05 dB better than one for 2x2.
+_SEARCHES = (Search(1, 4, 12, 5), 2), (Search(2, 5, 8, 1), 4), (Search(4, 3, 12, 3), 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +98,7 @@ class Dis(Model):
 
     def match(self, a: Features, b: Features) -> Motion:
         """Flow both ways for every pair."""
-        return [_Flows(_flow(p.gray, q.gray), _flow(q.gray, p.gray)) for p, q in zip(a, b, strict=True)]
+        return [_flows(p.gray, q.gray) for p, q in zip(a, b, strict=True)]
 
     def flow(self, motion: Motion) -> Tensor | None:
         """(B, 2, h, w) from a to b, on the grid on which it was sought."""
@@ -183,19 +168,15 @@ def _rounded(layer: Array, format: PixelFormat) -> Array:
     return _saturated(layer, cv2.CV_16U)
 
 
-def _flow(a: Array, b: Array) -> Array:
-    """DIS flow (h/n, w/n, 2) from one grey picture (h, w) uint8 to another, in pixels of the smaller grid."""
-    search = next(search for search in _SEARCHES if a.size <= search.up_to)
-    seeker = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    seeker.setFinestScale(search.finest)
-    seeker.setPatchStride(search.stride)
-    seeker.setGradientDescentIterations(search.descent)
-    seeker.setVariationalRefinementIterations(search.refinement)
-    flow: Array = seeker.calc(a, b, None)  # type: ignore[call-overload]
+def _flows(a: Array, b: Array) -> _Flows:
+    """DIS flow (h/n, w/n, 2) both ways between grey pictures (h, w) uint8, in pixels of the smaller grid."""
     height, width = a.shape
-    small = max(1, width // search.grid), max(1, height // search.grid)
-    flow = cv2.resize(flow, small, interpolation=cv2.INTER_AREA)
-    return _scaled(flow, small[0] / width, small[1] / height)
+    how, grid = by_size(a.size, _SEARCHES)
+    shrink = shrink_within(how.shrink, height, width)
+    if shrink > 1:
+        a, b = (cv2.resize(x, (width // shrink, height // shrink), interpolation=cv2.INTER_AREA) for x in (a, b))
+    found = both_ways(a, b, how, max(1, 4 // shrink))
+    return _Flows(*(resized(flow, max(1, height // grid), max(1, width // grid)) for flow in found))
 
 
 def _scaled(vectors: Array, across: float, down: float) -> Array:

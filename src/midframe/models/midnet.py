@@ -24,9 +24,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -38,6 +36,7 @@ from torch import Tensor, nn
 
 from midframe.errors import WeightsError
 from midframe.models.base import Model, scale_by_size
+from midframe.models.search import Search, both_ways, by_size, resized, shrink_within
 from midframe.ops import coordinates, resize_flow, splat, warp
 
 if TYPE_CHECKING:
@@ -859,32 +858,16 @@ def _best_place(logits: Tensor, rows: int, columns: int) -> Tensor:
     return torch.stack([x_mean, y_mean], 1).view(batch, 2, rows, columns)
 
 
-class Search(NamedTuple):
-    """How inverse search seeks."""
-
-    shrink: int  # the picture is made smaller by this before: 1, 2 or 4; it ends at that size
-    stride: int  # pixels from patch to patch at each scale
-    descent: int  # steps of gradient descent of each patch
-    refinement: int  # variational steps at each scale
-
-
 # Untrained, Middlebury: 35.68 dB down to full size, 35.07 down to half size, at a third of the time. On 30 triplets of
 # clips of 720p FAIR has 34.61 dB; a quarter of the size 34.51 to 34.52, at two thirds of the time. Refinement is worth
 # nothing there, but keeps flows of repeated textures together: docs/training-log.md, "Inverse search, again".
 FINE, FAIR, QUICK = Search(1, 4, 25, 5), Search(2, 5, 25, 0), Search(4, 3, 25, 0)
-FINE_UP_TO, FAIR_UP_TO = 450_000, 700_000  # pixels of the picture in which motion is sought
-LEAST_SIDE = 16  # pixels, of what is sought in: twice a patch
-
-
-def search_for(pixels: int) -> Search:
-    """The search for pictures of so many pixels."""
-    return FINE if pixels <= FINE_UP_TO else FAIR if pixels <= FAIR_UP_TO else QUICK
 
 
 def inverse_search(
     a: Tensor, b: Tensor, how: Sequence[Search] | None = None, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Flow both ways by OpenCV's dense inverse search (Kroeger et al. 2016); always computed on the CPU.
+    """Flow both ways by inverse search, see `midframe.models.search`; always computed on the CPU.
 
     Args:
         a: brightness (B, 1, H, W), 0..1.
@@ -898,15 +881,12 @@ def inverse_search(
     height, width = a.shape[-2:]
     area = height * width
     before = round(1 / (scale or scale_by_size(area)))
-    how = how or [search_for(area // before**2)] * len(a)
-    room = max(1, min(height, width) // LEAST_SIDE)
-    pairs = []
+    how = how or [by_size(area // before**2, (FINE, FAIR, QUICK))] * len(a)
+    flows = []
     for one, two, each in zip(*(some.detach().float()[:, 0].cpu().numpy() for some in (a, b)), how, strict=True):
-        shrink = min(before * each.shrink, 1 << (room.bit_length() - 1))
-        ends = _grey(one, shrink), _grey(two, shrink)
-        pairs += [(*ends, each), (*ends[::-1], each)]
-    with ThreadPoolExecutor(2) as pool:  # both ways at a time; OpenCV lets go of the interpreter
-        flows = list(pool.map(partial(_search, height=height // 4, width=width // 4), pairs))
+        shrink = shrink_within(before * each.shrink, height, width)
+        found = both_ways(_grey(one, shrink), _grey(two, shrink), each, max(1, 4 // shrink))
+        flows += [resized(flow, height // 4, width // 4) for flow in found]
     flow = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(a.device)
     return flow[0::2], flow[1::2]
 
@@ -967,24 +947,6 @@ def smoothed(tones: Tensor, flow: Tensor, back: Tensor) -> Tensor:
             total, load = total + weight * there[:, :2], load + weight
     kept = (SURE * sure).clamp(max=1.0)
     return flow * kept + total / load * (1.0 - kept)
-
-
-def _search(task: tuple[NDArray[np.uint8], NDArray[np.uint8], Search], height: int, width: int) -> NDArray[np.float32]:
-    """Flow (height, width, 2) from one grey picture to another, in pixels of that size, whatever theirs is."""
-    import cv2
-
-    one, two, how = task
-    finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    finder.setFinestScale(0)
-    finder.setPatchStride(how.stride)
-    finder.setGradientDescentIterations(how.descent)
-    finder.setVariationalRefinementIterations(how.refinement)
-    flow = np.asarray(finder.calc(one, two, None), np.float32)  # type: ignore[call-overload]
-    if flow.shape[:2] == (height, width):
-        return flow
-    larger = flow.shape[0] < height
-    made = cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR if larger else cv2.INTER_AREA)
-    return np.asarray(made, np.float32) * np.float32(width / one.shape[1])
 
 
 def acceleration(motion: Motion, before: Motion, after: Motion) -> tuple[Tensor, Tensor]:
