@@ -1,0 +1,143 @@
+"""Motion search: far motion is found again, what was found is left alone, and parts against slow twins."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from midframe.models import search
+from midframe.models.search import Search, both_ways, by_size, resized, shrink_within
+
+HOW = Search(1, 4, 12, 5)
+Picture = NDArray[np.uint8]
+
+
+def texture(seed: int, height: int, width: int, cells: int = 6) -> Picture:
+    """Smooth blots of all levels, about `cells` pixels wide."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(height // cells + 2, width // cells + 2)).astype(np.float32)
+    wide = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(128 + 50 * wide, 0, 255).astype(np.uint8)
+
+
+def flying(dx: int, dy: int) -> tuple[Picture, Picture, NDArray[np.bool_]]:
+    """A textured square of 64 px that flies over a resting texture; where it is in the first picture."""
+    ground, square = texture(1, 192, 320), texture(2, 64, 64, 5)
+    pictures = [ground.copy(), ground.copy()]
+    top, left = 20, 30
+    for picture, (y, x) in zip(pictures, ((top, left), (top + dy, left + dx)), strict=True):
+        picture[y : y + 64, x : x + 64] = square
+    inside = np.zeros(ground.shape, bool)
+    inside[top + 16 : top + 48, left + 16 : left + 48] = True
+    return pictures[0], pictures[1], inside
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(150, 60), (200, 0), (120, 100)])
+def test_what_flies_farther_than_dis_sees_is_found(dx: int, dy: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, inside = flying(dx, dy)
+    flow, back = both_ways(one, two, HOW, 4)
+    miss = np.linalg.norm(flow - (dx, dy), axis=2)
+    assert np.median(miss[inside]) < 0.5
+    there = np.roll(inside, (dy, dx), (0, 1))
+    assert np.median(np.linalg.norm(back - (-dx, -dy), axis=2)[there]) < 0.5
+    assert np.linalg.norm(flow[150:, 20:100], axis=2).max() < 1  # the ground, away from it, rests
+    monkeypatch.setattr(search, "ROUNDS", 0)
+    alone, _ = both_ways(one, two, HOW, 4)
+    assert np.median(np.linalg.norm(alone - (dx, dy), axis=2)[inside]) > 20, "DIS finds it by itself: no test"
+
+
+def test_a_pan_by_a_third_of_the_width() -> None:
+    wide = texture(3, 160, 400, 8)
+    one, two = np.ascontiguousarray(wide[:, :280]), np.ascontiguousarray(wide[:, 96:376])
+    flow, _ = both_ways(one, two, HOW, 4)
+    seen = flow[10:-10, 106:270]
+    assert np.median(np.linalg.norm(seen - (-96, 0), axis=2)) < 0.5
+
+
+def test_where_all_is_found_dis_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = texture(4, 200, 330)
+    one, two = np.ascontiguousarray(wide[8:, :320]), np.ascontiguousarray(wide[:192, 6:326])
+    found = both_ways(one, two, HOW, 4)
+    monkeypatch.setattr(search, "ROUNDS", 0)
+    for own, alone in zip(found, both_ways(one, two, HOW, 4), strict=True):
+        np.testing.assert_array_equal(own, alone)
+
+
+def test_what_repeats_does_not_jump() -> None:
+    """Every patch of a repeated texture fits elsewhere as well: none is plainly elsewhere."""
+    tile = texture(5, 32, 32, 5)
+    wide = np.tile(tile, (7, 12))
+    one, two = np.ascontiguousarray(wide[:192, :320]), np.ascontiguousarray(wide[:192, 5:325])
+    moves = np.zeros((*search._small(one).shape, 2), np.float32)
+    assert search._start(search._small(one), search._small(np.roll(one, 16, 1)), moves) is None
+    flow, _ = both_ways(one, two, HOW, 4)
+    assert np.median(np.abs(flow[20:-20, 20:-20] - (-5, 0))) < 0.5
+
+
+def test_best_places_are_those_of_a_plain_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "NOISE", 0.0)
+    picture = texture(6, 70, 90).astype(np.float32)
+    patches = np.stack([picture[y : y + search.PATCH, x : x + search.PATCH] for y, x in ((0, 0), (31, 17), (58, 78))])
+    patches[1] += np.random.default_rng(7).normal(scale=20.0, size=patches[1].shape)
+    wanted = (patches - patches.mean((1, 2), keepdims=True)).reshape(3, -1)
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    best, lead, places = search._best_places(wanted.astype(np.float32), picture)
+    for patch, fit, ahead, place in zip(patches, best, lead, places, strict=True):
+        plain = cv2.matchTemplate(picture, patch.astype(np.float32), cv2.TM_CCOEFF_NORMED)
+        y, x = np.unravel_index(plain.argmax(), plain.shape)
+        assert tuple(place) == (x, y)
+        assert fit == pytest.approx(plain.max(), abs=1e-3)
+        plain[max(y - search.NEAR, 0) : y + search.NEAR + 1, max(x - search.NEAR, 0) : x + search.NEAR + 1] = -1
+        assert ahead == pytest.approx(fit - plain.max(), abs=1e-3)
+
+
+def test_moved_patches_are_cut_where_their_middles_go() -> None:
+    picture = texture(8, 64, 80).astype(np.float32)
+    flow = np.zeros((64, 80, 2), np.float32)
+    flow[..., 0], flow[..., 1] = 7, -3
+    moves = search._middles(flow)
+    cut = search._moved(picture, moves)
+    assert cut.shape[:2] == moves.shape[:2] == search._patches(picture)[:: search.STEP, :: search.STEP].shape[:2]
+    side = search.PATCH
+    for row, column in ((2, 3), (5, 8)):
+        y, x = search.STEP * row - 3, search.STEP * column + 7
+        np.testing.assert_array_equal(cut[row, column].reshape(side, side), picture[y : y + side, x : x + side])
+
+
+def test_patches_spread_back_to_where_they_are() -> None:
+    """A vector field that is linear in the place is met exactly, whatever the sizes."""
+    height, width = 180, 320
+    rows, columns = 90, 160
+    y, x = np.mgrid[:rows, :columns].astype(np.float32)
+    field = np.dstack([0.1 * x, 0.2 * y])
+    spread = search._spread(search._middles(field), (height, width), (rows, columns))
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    truth = 2 * np.dstack([0.1 * ((x + 0.5) / 2 - 0.5), 0.2 * ((y + 0.5) / 2 - 0.5)])
+    # a patch's middle lies between two pixels: half a pixel of the small picture
+    assert np.abs(spread - truth)[20:-20, 20:-20].max() < 0.25
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (17, 200), (24, 24), (16, 1000)])
+def test_small_and_narrow_pictures(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(9)
+    one, two = (rng.integers(0, 256, shape).astype(np.uint8) for _ in range(2))
+    for flow in both_ways(one, two, HOW, 4):
+        assert flow.shape == (*shape, 2)
+        assert flow.dtype == np.float32
+        assert np.isfinite(flow).all()
+
+
+def test_nothing_to_see_stays_where_it_is() -> None:
+    flat = np.full((96, 128), 90, np.uint8)
+    for flow in both_ways(flat, flat.copy(), HOW, 4):
+        np.testing.assert_array_equal(flow, np.zeros((96, 128, 2), np.float32))
+
+
+def test_sizes() -> None:
+    flow = np.full((10, 20, 2), (2.0, 4.0), np.float32)
+    np.testing.assert_allclose(resized(flow, 5, 40), np.full((5, 40, 2), (4.0, 2.0)), rtol=1e-6)
+    assert [by_size(n, "abc") for n in (450_000, 450_001, 700_000, 700_001)] == ["a", "b", "b", "c"]
+    assert [shrink_within(4, side, 500) for side in (15, 16, 31, 32, 63, 64, 500)] == [1, 1, 1, 2, 2, 4, 4]
+    assert shrink_within(1, 500, 500) == 1
