@@ -10,6 +10,7 @@ what variational flow needs for large displacements (Brox & Malik 2011; DeepFlow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -26,12 +27,15 @@ Flow = NDArray[np.float32]  # (h, w, 2): across and down, in pixels of its own s
 LIMITS = 450_000, 700_000  # pixels of the picture in which motion is sought: up to these it is small, and middling
 LEAST_SIDE = 16  # pixels, of what is sought in: twice a patch of DIS
 
-SIDE = 160  # pixels of the longer side of the pictures in which patches are compared
+AREA = 17_000  # pixels of the pictures in which patches are compared: 160x107, 174x98
 PATCH, STEP = 12, 4  # pixels there
 NOISE = 8.0  # strength of a patch, in levels times pixels, that noise may have: patches without contrast fit nothing
 CONTRAST = 150.0  # strength from which on a patch is sought
 FITS = 0.8  # correlation from which on a patch is where it was found to go
-GAIN, LEAST, LEAD = 0.15, 0.7, 0.1  # of another place: over the one before, at all, and over any third place
+GAIN = 0.15  # by how much a patch must fit better elsewhere
+# How well at all, and by how much better than in any third place; less where three neighbours agree.
+LEAST, LEAD = (0.7, 0.6), (0.1, 0.02)
+ALIKE = 2.0  # pixels by which neighbours that agree may differ
 NEAR = 3  # pixels around the best place that are no third place
 SHARE = 0.01  # of all patches; fewer that are elsewhere are left alone
 ROUNDS = 2
@@ -108,7 +112,7 @@ def resized(flow: Flow, height: int, width: int) -> Flow:
 
 def _small(grey: Grey) -> Light:
     """The picture in which patches are compared."""
-    shrink = max(1.0, max(grey.shape) / SIDE)
+    shrink = max(1.0, math.sqrt(grey.size / AREA))
     width, height = (max(2 * PATCH, round(length / shrink)) for length in grey.shape[::-1])
     return np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA), np.float32)
 
@@ -143,17 +147,41 @@ def _start(one: Light, two: Light, flow: Flow) -> Flow | None:
     row, column = astray.T
     wanted = here[row, column] / (strength[row, column, None] + NOISE)
     best, lead, found = _best_places(wanted, two)
-    sure = (best - fit[row, column] > GAIN) & (best > LEAST) & (lead > LEAD)
+    found -= STEP * astray[:, ::-1]
+    sure = _sure(best, lead, fit[row, column], found, astray)
     if sure.sum() < least:
         return None
     row, column = row[sure], column[sure]
     weight = (fit - 0.6).clip(0.0) * (strength / 200.0).clip(0.0, 1.0) + 1e-4
-    moves[row, column] = found[sure] - STEP * np.stack([column, row], 1)
+    moves[row, column] = found[sure]
     weight[row, column] = lead[sure]
     both = np.dstack([moves * weight[..., None], weight]).astype(np.float32)
     sharp, wide = (cv2.GaussianBlur(both, (0, 0), size, borderType=cv2.BORDER_REPLICATE) for size in (SHARP, WIDE))
     mean = sharp + FAINT * wide
     return np.asarray(mean[..., :2] / mean[..., 2:], np.float32)
+
+
+def _sure(best: Light, lead: Light, fit: Light, moves: Light, place: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which patches are plainly elsewhere: they fit no third place, or three neighbours go the same way.
+
+    Args:
+        best: how well each (N,) fits there.
+        lead: by how much better than anywhere else.
+        fit: how well where it was found to go.
+        moves: (N, 2), vectors there.
+        place: (N, 2), row and column of the patch.
+    """
+    gains = best - fit > GAIN
+    alone = gains & (best > LEAST[0]) & (lead > LEAD[0])
+    maybe = gains & (best > LEAST[1]) & (lead > LEAD[1])
+    row, column = place.T + 1
+    table = np.full((*(place.max(0, initial=0) + 3), 2), 1e6, np.float32)
+    table[row[maybe], column[maybe]] = moves[maybe]
+    like = np.zeros(len(place), int)
+    for down, right in (p for p in np.ndindex(3, 3) if p != (1, 1)):
+        near = table[row + down - 1, column + right - 1]
+        like += np.abs(near - moves).max(1) <= ALIKE
+    return alone | (maybe & (like >= 3))
 
 
 def _patches(picture: Light) -> Light:
