@@ -141,3 +141,17 @@ def test_sizes() -> None:
     assert [by_size(n, "abc") for n in (450_000, 450_001, 700_000, 700_001)] == ["a", "b", "b", "c"]
     assert [shrink_within(4, side, 500) for side in (15, 16, 31, 32, 63, 64, 500)] == [1, 1, 1, 2, 2, 4, 4]
     assert shrink_within(1, 500, 500) == 1
+
+
+def test_neighbours_that_agree_are_believed_sooner() -> None:
+    """2x2 patches that go the same way are elsewhere; one alone, or without gain, is not."""
+    place = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [5, 5], [9, 9], [7, 0]])
+    moves = np.array([[20, 3], [20, 3], [21, 3], [20, 4], [20, 3], [-9, 0], [4, 4]], np.float32)
+    best = np.array([0.65, 0.65, 0.65, 0.65, 0.65, 0.75, 0.95], np.float32)
+    lead = np.array([0.03, 0.03, 0.03, 0.03, 0.03, 0.2, 0.2], np.float32)
+    fit = np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.85], np.float32)
+    expected = [True, True, True, True, False, True, False]
+    assert search._sure(best, lead, fit, moves, place).tolist() == expected
+    moves[0] = -20, 3
+    assert search._sure(best, lead, fit, moves, place).tolist()[:4] == [False] * 4
+    assert not len(search._sure(best[:0], lead[:0], fit[:0], moves[:0], place[:0]))
