@@ -141,6 +141,12 @@ def test_best_is_marked_and_failures_are_told(report: Report) -> None:
     assert "| half | ran <out> |" in text
 
 
+def test_a_gain_over_blend_is_promised_only_where_it_was_run(report: Report) -> None:
+    assert "gain over blend" in reports.html(report)
+    without = replace(report, contestants=tuple(name for name in report.contestants if name != "blend"))
+    assert "gain over blend" not in reports.html(without)
+
+
 def test_markdown_tables_are_regular(report: Report) -> None:
     lines = reports.markdown(report).splitlines()
     widths = {}

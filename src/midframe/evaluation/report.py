@@ -315,7 +315,7 @@ def _label(name: str, hues: Mapping[str, str]) -> str:
 
 
 def _ladder_table(report: Report, hues: Mapping[str, str]) -> str:
-    """Contestants down, sets across: PSNR, and the gain over blend."""
+    """Contestants down, sets across: PSNR, and the gain over blend where that was run."""
     sets = _scored_sets(report)
     if not sets:
         return ""
@@ -336,7 +336,8 @@ def _ladder_table(report: Report, hues: Mapping[str, str]) -> str:
             cells.append(f"<td{' class=best' if value == best[s] else ''}>{value:.2f}{gain}</td>")
         focus = " class=focus" if name == report.focus else ""
         rows.append(f"<tr{focus}><td>{_label(name, hues)}</td>{''.join(cells)}</tr>")
-    caption = "PSNR in dB; small: gain over blend. The best of each set is coloured."
+    gained = "; small: gain over blend" if "blend" in report.contestants and len(report.contestants) > 1 else ""
+    caption = f"PSNR in dB{gained}. The best of each set is coloured."
     return (
         f'<div class="card scroll"><table><caption>{caption}</caption><thead><tr><th>the ladder</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
