@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from midframe.models import search
@@ -91,6 +92,14 @@ def test_best_places_are_those_of_a_plain_search(monkeypatch: pytest.MonkeyPatch
         assert fit == pytest.approx(plain.max(), abs=1e-3)
         plain[max(y - search.NEAR, 0) : y + search.NEAR + 1, max(x - search.NEAR, 0) : x + search.NEAR + 1] = -1
         assert ahead == pytest.approx(fit - plain.max(), abs=1e-3)
+
+
+def test_half_precision_around_it_changes_nothing() -> None:
+    one, two, _ = flying(150, 60)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = both_ways(one, two, HOW, 4)
+    for own, plain in zip(half, both_ways(one, two, HOW, 4), strict=True):
+        np.testing.assert_array_equal(own, plain)
 
 
 def test_moved_patches_are_cut_where_their_middles_go() -> None:

@@ -17,6 +17,8 @@ from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 T = TypeVar("T")
@@ -217,15 +219,18 @@ def _best_places(wanted: Light, picture: Light) -> tuple[Light, Light, Light]:
     Returns:
         How well (N,), by how much better than anywhere else, and the place (N, 2) of its upper left corner, x and y.
     """
-    every = _patches(picture)
-    rows, columns = every.shape[:2]
+    rows, columns = (side - PATCH + 1 for side in picture.shape)
     norm = PATCH * PATCH
     sums, squares = (
         cv2.boxFilter(x, cv2.CV_32F, (PATCH, PATCH), anchor=(0, 0), normalize=False)[:rows, :columns]
         for x in (picture, picture * picture)
     )
     strength = np.sqrt((squares - sums * sums / norm).clip(0.0)) + NOISE
-    fits = (wanted @ every.reshape(rows * columns, norm).T) / strength.reshape(-1)
+    # by torch: a third of the time of a product with all patches, and numpy's own threads spin while they wait
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        kernels = torch.from_numpy(wanted).view(-1, 1, PATCH, PATCH)
+        fits = F.conv2d(torch.from_numpy(picture)[None, None], kernels)[0].numpy().reshape(len(wanted), -1)
+    fits /= strength.reshape(-1)
     index = fits.argmax(1)
     best, (y, x) = fits[np.arange(len(fits)), index], np.divmod(index, columns)
     for fit, top, left in zip(fits.reshape(-1, rows, columns), y - NEAR, x - NEAR, strict=True):
