@@ -192,6 +192,20 @@ def test_half_size_flow_finds_the_same_motion() -> None:
     assert psnr(out[:, 20:-20, 20:-20], truth[:, 20:-20, 20:-20]) > 36
 
 
+def test_the_same_bits_wherever_arrays_lie() -> None:
+    """Some functions of OpenCV and numpy treat the ends of an array by its address."""
+    model, scene = Dis(), clouds(3, 200, 280)
+    left, right = shifted(scene, 0.0, 97, 131), shifted(scene, 7.5, 97, 131)
+    right[:, 30:70, 40:90] = left[:, 10:50, 20:70]  # hides and is torn: places in doubt are where last bits count
+    a, b = model.encode(left[None]), model.encode(right[None])
+    motion, t, pictures = model.match(a, b), torch.tensor([0.3]), set()
+    chance, room = np.random.default_rng(1), [np.empty(0)] * 20
+    for _ in range(60):
+        room[int(chance.integers(20))] = np.empty(int(chance.integers(1, 20000)))  # moves what is allocated next
+        pictures.add(model.render(a, b, motion, t).numpy().tobytes())
+    assert len(pictures) == 1
+
+
 @pytest.mark.skipif("MIDFRAME_DATA" not in os.environ, reason="MIDFRAME_DATA names no folder")
 def test_middlebury() -> None:
     """12 triplets, 2 inputs, RGB uint8, mean of PSNR: plain DIS blend 34.18, this model 35.45 when written."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import cv2
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from midframe.colour import levels
 from midframe.models.base import Features, Model, Motion, scale_by_size
-from midframe.models.search import Search, both_ways, by_size, resized, shrink_within
+from midframe.models.search import Search, both_ways, by_size, places, remapped, resized, scaled, shrink_within
 from midframe.types import PixelFormat
 
 Array = npt.NDArray[Any]
@@ -179,12 +178,6 @@ def _flows(a: Array, b: Array) -> _Flows:
     return _Flows(*(resized(flow, max(1, height // grid), max(1, width // grid)) for flow in found))
 
 
-def _scaled(vectors: Array, across: float, down: float) -> Array:
-    """Vectors (h, w, 2) times a number for each direction."""
-    out: Array = cv2.multiply(vectors, (across, down, 0.0, 0.0))  # type: ignore[call-overload]
-    return out
-
-
 def _between(a: _Picture, b: _Picture, flows: _Flows, t: float) -> list[Array]:
     """The layers of the picture at t, float32."""
     course = _course(a, b, flows, t)
@@ -202,7 +195,7 @@ def _alpha(a: Array, b: Array, course: _Course, t: float) -> Array:
 def _course(a: _Picture, b: _Picture, flows: _Flows, t: float) -> _Course:
     """How the content at t moves, from where it is seen, and where nothing moves."""
     forward, backward = flows.forward, flows.backward
-    grid = _grid(*forward.shape[:2])
+    grid = places(*forward.shape[:2])
     from_a, from_b = forward, backward
     for _ in range(_STEPS):
         from_a = _fetch(forward, _along(grid, from_a, -t))
@@ -228,11 +221,11 @@ def _mixed(a: Array, b: Array, course: _Course, t: float) -> Array:
     """One layer at t, of that of both sides."""
     height, width = a.shape[:2]
     rows, columns = course.share.shape
-    velocity = _scaled(course.velocity, width / columns, height / rows)
+    velocity: Array = scaled(course.velocity, width / columns, height / rows)
     weight = course.share
     if (rows, columns) != (height, width):
         velocity, weight = cv2.resize(velocity, (width, height)), cv2.resize(weight, (width, height))
-    grid = _grid(height, width)
+    grid = places(height, width)
     from_a, from_b = _picture_at(a, _along(grid, velocity, -t)), _picture_at(b, _along(grid, velocity, 1 - t))
     out: Array = cv2.blendLinear(from_a, from_b, 1 - weight, weight)
     if course.still is not None:
@@ -256,29 +249,16 @@ def _along(grid: Array, velocity: Array, t: float) -> Array:
     return out
 
 
-@lru_cache(maxsize=8)
-def _grid(height: int, width: int) -> Array:
-    """(H, W, 2) float32: x, y of every pixel."""
-    out = np.empty((height, width, 2), np.float32)
-    out[..., 0] = np.arange(width, dtype=np.float32)
-    out[..., 1] = np.arange(height, dtype=np.float32)[:, None]
-    out.setflags(write=False)
-    return out
-
-
 def _fetch(flow: Array, where: Array) -> Array:
-    return _remap(flow, where, cv2.INTER_LINEAR)
+    return remapped(flow, where, cv2.INTER_LINEAR)
 
 
 def _picture_at(layer: Array, where: Array) -> Array:
-    return _remap(layer, where, cv2.INTER_CUBIC)
-
-
-def _remap(values: Array, where: Array, how: int) -> Array:
-    out: Array = cv2.remap(values, where, None, how, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    return out
+    return remapped(layer, where, cv2.INTER_CUBIC)
 
 
 def _length(vectors: Array) -> Array:
-    out: Array = cv2.magnitude(np.ascontiguousarray(vectors[..., 0]), np.ascontiguousarray(vectors[..., 1]))
+    # not cv2.magnitude: its last bits depend on where in memory the arrays lie
+    x, y = vectors[..., 0], vectors[..., 1]
+    out: Array = np.sqrt(x * x + y * y)
     return out

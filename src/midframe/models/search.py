@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -109,7 +110,7 @@ def resized(flow: Flow, height: int, width: int) -> Flow:
         return flow
     how = cv2.INTER_AREA if height < rows else cv2.INTER_LINEAR
     out = cv2.resize(flow, (width, height), interpolation=how)
-    return np.asarray(cv2.multiply(out, (width / columns, height / rows, 0.0, 0.0)), np.float32)  # type: ignore[call-overload]
+    return scaled(np.asarray(out, np.float32), width / columns, height / rows)
 
 
 def _small(grey: Grey) -> Light:
@@ -208,8 +209,8 @@ def _moved(picture: Light, moves: Flow) -> Light:
     at[..., 0] = (STEP * np.arange(columns) + moves[..., 0])[:, None, :, None] + within
     at[..., 1] = (STEP * np.arange(rows)[:, None] + moves[..., 1])[:, None, :, None] + within[:, None, None]
     flat = at.reshape(rows * PATCH, columns * PATCH, 2)
-    found = cv2.remap(picture, flat, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    tiles = np.asarray(found, np.float32).reshape(rows, PATCH, columns, PATCH)
+    found = remapped(picture, flat)
+    tiles = found.reshape(rows, PATCH, columns, PATCH)
     return tiles.transpose(0, 2, 1, 3).reshape(rows, columns, -1)
 
 
@@ -242,11 +243,11 @@ def _spread(moves: Flow, shape: Sequence[int], small: Sequence[int]) -> Flow:
     """Vectors of patches of small pictures as a flow of pictures of a shape."""
     (height, width), (rows, columns) = shape, small
     down, across = rows / height, columns / width
-    at = _grid(height, width)
+    at = places(height, width).copy()
     at[..., 0] = ((at[..., 0] + 0.5) * across - 0.5 * PATCH) / STEP
     at[..., 1] = ((at[..., 1] + 0.5) * down - 0.5 * PATCH) / STEP
-    out = cv2.remap(moves, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    return np.asarray(cv2.multiply(out, (1 / across, 1 / down, 0.0, 0.0)), np.float32)  # type: ignore[call-overload]
+    out = remapped(moves, at)
+    return scaled(out, 1 / across, 1 / down)
 
 
 def _better(one: Grey, two: Grey, old: Sequence[Flow], new: Sequence[Flow], grid: int) -> list[Flow]:
@@ -274,11 +275,24 @@ def _cost(a: Light, b: Light, flow: Flow, back: Flow, grid: int) -> Light:
 
 
 def _fetched(values: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]:
-    at = _grid(*flow.shape[:2]) + flow
-    out = cv2.remap(values, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    return np.asarray(out, np.float32)
+    return remapped(values, places(*flow.shape[:2]) + flow)
 
 
-def _grid(height: int, width: int) -> Flow:
-    """(H, W, 2): x and y of every pixel."""
-    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), 2).astype(np.float32)
+def remapped(values: NDArray[Any], where: Flow, how: int = cv2.INTER_LINEAR) -> NDArray[Any]:
+    """Values (h, w) or (h, w, C) at coordinates x, y; beyond the edge that is repeated."""
+    return cv2.remap(values, where, None, how, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload, no-any-return]
+
+
+def scaled(vectors: Flow, across: float, down: float) -> Flow:
+    """Vectors (h, w, 2) times a number for each direction."""
+    return cv2.multiply(vectors, (across, down, 0.0, 0.0))  # type: ignore[call-overload, no-any-return]
+
+
+@lru_cache(maxsize=8)
+def places(height: int, width: int) -> Flow:
+    """(H, W, 2): x and y of every pixel; not to be written to."""
+    out = np.empty((height, width, 2), np.float32)
+    out[..., 0] = np.arange(width, dtype=np.float32)
+    out[..., 1] = np.arange(height, dtype=np.float32)[:, None]
+    out.setflags(write=False)
+    return out
