@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from midframe.models import search
-from midframe.models.search import Search, both_ways, by_size, resized, shrink_within
+from midframe.models.search import Search, View, beyond, both_ways, by_size, places, resized, shrink_within
 
 HOW = Search(1, 4, 12, 5)
 Picture = NDArray[np.uint8]
@@ -38,21 +38,21 @@ def flying(dx: int, dy: int) -> tuple[Picture, Picture, NDArray[np.bool_]]:
 @pytest.mark.parametrize(("dx", "dy"), [(150, 60), (200, 0), (120, 100)])
 def test_what_flies_farther_than_dis_sees_is_found(dx: int, dy: int, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two, inside = flying(dx, dy)
-    flow, back = both_ways(one, two, HOW, 4)
+    flow, back, _ = both_ways(one, two, HOW, 4)
     miss = np.linalg.norm(flow - (dx, dy), axis=2)
     assert np.median(miss[inside]) < 0.5
     there = np.roll(inside, (dy, dx), (0, 1))
     assert np.median(np.linalg.norm(back - (-dx, -dy), axis=2)[there]) < 0.5
     assert np.linalg.norm(flow[150:, 20:100], axis=2).max() < 1  # the ground, away from it, rests
     monkeypatch.setattr(search, "ROUNDS", 0)
-    alone, _ = both_ways(one, two, HOW, 4)
+    alone = both_ways(one, two, HOW, 4).forth
     assert np.median(np.linalg.norm(alone - (dx, dy), axis=2)[inside]) > 20, "DIS finds it by itself: no test"
 
 
 def test_a_pan_by_a_third_of_the_width() -> None:
     wide = texture(3, 160, 400, 8)
     one, two = np.ascontiguousarray(wide[:, :280]), np.ascontiguousarray(wide[:, 96:376])
-    flow, _ = both_ways(one, two, HOW, 4)
+    flow = both_ways(one, two, HOW, 4).forth
     seen = flow[10:-10, 106:270]
     assert np.median(np.linalg.norm(seen - (-96, 0), axis=2)) < 0.5
 
@@ -62,7 +62,7 @@ def test_where_all_is_found_dis_has_the_last_word(monkeypatch: pytest.MonkeyPatc
     one, two = np.ascontiguousarray(wide[8:, :320]), np.ascontiguousarray(wide[:192, 6:326])
     found = both_ways(one, two, HOW, 4)
     monkeypatch.setattr(search, "ROUNDS", 0)
-    for own, alone in zip(found, both_ways(one, two, HOW, 4), strict=True):
+    for own, alone in zip(found[:2], both_ways(one, two, HOW, 4)[:2], strict=True):
         np.testing.assert_array_equal(own, alone)
 
 
@@ -73,7 +73,7 @@ def test_what_repeats_does_not_jump() -> None:
     one, two = np.ascontiguousarray(wide[:192, :320]), np.ascontiguousarray(wide[:192, 5:325])
     moves = np.zeros((*search._small(one).shape, 2), np.float32)
     assert search._start(search._small(one), search._small(np.roll(one, 16, 1)), moves) is None
-    flow, _ = both_ways(one, two, HOW, 4)
+    flow = both_ways(one, two, HOW, 4).forth
     assert np.median(np.abs(flow[20:-20, 20:-20] - (-5, 0))) < 0.5
 
 
@@ -98,7 +98,7 @@ def test_half_precision_around_it_changes_nothing() -> None:
     one, two, _ = flying(150, 60)
     with torch.autocast("cpu", torch.bfloat16):
         half = both_ways(one, two, HOW, 4)
-    for own, plain in zip(half, both_ways(one, two, HOW, 4), strict=True):
+    for own, plain in zip(half[:2], both_ways(one, two, HOW, 4)[:2], strict=True):
         np.testing.assert_array_equal(own, plain)
 
 
@@ -132,7 +132,7 @@ def test_patches_spread_back_to_where_they_are() -> None:
 def test_small_and_narrow_pictures(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(9)
     one, two = (rng.integers(0, 256, shape).astype(np.uint8) for _ in range(2))
-    for flow in both_ways(one, two, HOW, 4):
+    for flow in both_ways(one, two, HOW, 4)[:2]:
         assert flow.shape == (*shape, 2)
         assert flow.dtype == np.float32
         assert np.isfinite(flow).all()
@@ -140,7 +140,7 @@ def test_small_and_narrow_pictures(shape: tuple[int, int]) -> None:
 
 def test_nothing_to_see_stays_where_it_is() -> None:
     flat = np.full((96, 128), 90, np.uint8)
-    for flow in both_ways(flat, flat.copy(), HOW, 4):
+    for flow in both_ways(flat, flat.copy(), HOW, 4)[:2]:
         np.testing.assert_array_equal(flow, np.zeros((96, 128, 2), np.float32))
 
 
@@ -164,3 +164,81 @@ def test_neighbours_that_agree_are_believed_sooner() -> None:
     moves[0] = -20, 3
     assert search._sure(best, lead, fit, moves, place).tolist()[:4] == [False] * 4
     assert not len(search._sure(best[:0], lead[:0], fit[:0], moves[:0], place[:0]))
+
+
+def turning(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors of a pan that zooms and turns."""
+    return np.stack([7 + 0.04 * x - 0.02 * y, -3 + 0.02 * x + 0.04 * y], -1).astype(np.float32)
+
+
+def test_affine_motion_is_continued_from_a_part_of_it_and_heeds_no_stranger() -> None:
+    at = places(60, 100)
+    truth = turning(at[..., 0], at[..., 1])
+    flow, known = truth.copy(), np.ones((60, 100), np.float32)
+    flow[:, 70:] += 30
+    known[:, 70:] = 0
+    flow[20:34, 20:34] = 0  # one thing that does not move so
+    found = search._around(flow, known)
+    assert np.abs(found - truth).max() < 0.2
+    assert np.abs(found - truth).mean() < 0.02
+
+
+def test_affine_motion_is_that_of_plain_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("TURNS", 1), ("FAR", 0.0), ("RIDGE", 0.0)):
+        monkeypatch.setattr(search, name, value)
+    rng = np.random.default_rng(8)
+    known = rng.uniform(size=(30, search.CELLS)).astype(np.float32)
+    flow = cv2.GaussianBlur(rng.normal(size=(*known.shape, 2)), (0, 0), 2).astype(np.float32) * 20
+    found = search._around(flow, known)
+    y, x = np.mgrid[: known.shape[0], : known.shape[1]]
+    for row, column in ((0, 0), (15, 20), (29, 40)):
+        near = np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * search.SURFACE**2))
+        root = np.sqrt(near * known).reshape(-1, 1)
+        sides = np.stack([np.ones_like(x), x - column, y - row], -1).reshape(-1, 3), flow.reshape(-1, 2)
+        plain = np.linalg.lstsq(*(root * side for side in sides), rcond=None)[0][0]
+        np.testing.assert_allclose(found[row, column], plain, atol=0.01)
+
+
+@pytest.mark.parametrize("bars", [0, 24])
+def test_what_leaves_the_view_goes_on(bars: int) -> None:
+    wide = texture(6, 192, 420)
+    one, two = (np.ascontiguousarray(wide[:, start : start + 300]) for start in (0, 60))
+    for picture in (one, two):
+        picture[:, :bars] = picture[:, 300 - bars :] = 16
+    found = both_ways(one, two, HOW, 4)
+    inside = slice(bars + 4, 296 - bars)
+    for flow, truth in zip(found[:2], (-60, 60), strict=True):
+        miss = np.linalg.norm(flow - (truth, 0), axis=2)[:, inside]
+        assert np.percentile(miss, 99) < 1
+    if bars:
+        assert found.view == View((bars + 4) / 300, 0, (296 - bars) / 300, 1)
+        assert np.linalg.norm(found.forth[:, : bars - 8], axis=2).max() < 60
+
+
+def test_what_is_plainly_seen_to_move_otherwise_does() -> None:
+    wide, thing = texture(6, 192, 420), texture(7, 80, 80, 5)
+    one, two = (np.ascontiguousarray(wide[:, start : start + 300]) for start in (0, 30))
+    for picture, left in ((one, 120), (two, 128)):
+        picture[60:140, left : left + 80] = thing
+    flow = both_ways(one, two, HOW, 4).forth
+    assert np.abs(flow[70:130, 130:190] - (8, 0)).max() < 1
+    assert np.percentile(np.abs(flow[:40, 8:-8] - (-30, 0)).max(2), 95) < 1
+
+
+def test_views() -> None:
+    day, night = np.full((40, 60), 120, np.float32), np.zeros((40, 60), np.float32)
+    assert search._view(day, day) == View()
+    wide = day.copy()
+    wide[:5] = wide[-5:] = 10
+    assert search._view(wide, wide) == View(0, 6 / 40, 1, 34 / 40)
+    assert search._view(wide, day) == View()  # what only one has is no bar
+    assert search._view(night, night) == View()
+    night[10:14, 10:14] = 200
+    assert search._view(night, night) == View()
+
+
+def test_how_far_beyond_the_edge() -> None:
+    view = View(0.25, 0, 1, 1)
+    found = beyond(places(4, 8) + np.array([3, 0], np.float32), view)
+    np.testing.assert_array_equal(found[1], [-1, -1, -1, -1, 0, 1, 2, 3])
+    assert beyond(places(4, 8), view)[1, 0] == 2

@@ -167,8 +167,8 @@ def test_what_is_stored_of_mixtures_tells_the_error_of_the_mixed_picture() -> No
     )
     a, b = net.encode(made["a"]), net.encode(made["b"])  # as tensors: nothing is compiled where gradients are kept
     with torch.no_grad():
-        ab, ba = inverse_search(a.bright, b.bright)
-        found = net.candidates(a, b, net.motion(a, b, ab, ba, *doubts(ab, ba)), made["t"].view(-1, 1, 1, 1))
+        ab, ba, view = inverse_search(a.bright, b.bright)
+        found = net.candidates(a, b, net.motion(a, b, ab, ba, *doubts(ab, ba, view), view), made["t"].view(-1, 1, 1, 1))
         stored = products(found, made["target"])
     shares = torch.rand(2, 2 * len(net.architecture.guesses), 16, 16).softmax(1)
     wide = torch.nn.functional.interpolate(shares, scale_factor=4, mode="nearest")

@@ -25,7 +25,18 @@ from torch import Tensor
 
 from midframe.colour import levels
 from midframe.models.base import Features, Model, Motion, scale_by_size
-from midframe.models.search import Search, both_ways, by_size, places, remapped, resized, scaled, shrink_within
+from midframe.models.search import (
+    Search,
+    View,
+    beyond,
+    both_ways,
+    by_size,
+    places,
+    remapped,
+    resized,
+    scaled,
+    shrink_within,
+)
 from midframe.types import PixelFormat
 
 Array = npt.NDArray[Any]
@@ -33,6 +44,7 @@ Array = npt.NDArray[Any]
 _STEPS = 2  # fixed-point steps that invert a flow
 _BELIEF = 0.5  # pixels of the flow grid: how soon the less consistent of two velocities loses weight
 _SEEN = 1.5  # pixels of the flow grid by which a side may fail to bear out a velocity before it counts as hidden
+_LEFT = 4.0  # pixels of the flow grid by which a side fails, to which one beyond the edge of the picture is equal
 _TRUST = 0.1  # weight that is left to a hidden side: where both are in doubt, both count
 _STILL_LEVEL = 1  # 8-bit level of grey: difference that noise and recoding make between two views of what stands still
 _STILL_SPEED = 0.5  # pixels between a and b
@@ -56,6 +68,7 @@ class _Picture:
 class _Flows:
     forward: Array  # (h, w, 2) float32, pixels of this grid: a -> b
     backward: Array  # b -> a
+    view: View
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +188,8 @@ def _flows(a: Array, b: Array) -> _Flows:
     if shrink > 1:
         a, b = (cv2.resize(x, (width // shrink, height // shrink), interpolation=cv2.INTER_AREA) for x in (a, b))
     found = both_ways(a, b, how, max(1, 4 // shrink))
-    return _Flows(*(resized(flow, max(1, height // grid), max(1, width // grid)) for flow in found))
+    forward, backward = (resized(flow, max(1, height // grid), max(1, width // grid)) for flow in found[:2])
+    return _Flows(forward, backward, found.view)
 
 
 def _between(a: _Picture, b: _Picture, flows: _Flows, t: float) -> list[Array]:
@@ -211,6 +225,10 @@ def _course(a: _Picture, b: _Picture, flows: _Flows, t: float) -> _Course:
     share = 1 / (1 + np.exp(np.clip((first - second) / _BELIEF, -30, 30)))
     velocity = answers[1] + share[..., None] * (answers[0] - answers[1])
     hidden = [doubts[1][side] + share * (doubts[0][side] - doubts[1][side]) for side in (0, 1)]
+    hidden = [
+        np.maximum(doubt, _LEFT * beyond(_along(grid, velocity, side - t), flows.view))
+        for side, doubt in enumerate(hidden)
+    ]
     seen_a, seen_b = (np.exp(-np.maximum(cv2.blur(h, (3, 3)) - _SEEN, 0)) + _TRUST for h in hidden)
     weight = t * seen_b / (t * seen_b + (1 - t) * seen_a)  # of b
     still = _still(a.gray, b.gray, velocity, a.layers[0].shape[1] / grid.shape[1])

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 LUMA = (0.299, 0.587, 0.114)
 DOUBT = 0.5  # log importance lost per pixel by which forward and backward flow miss each other
+LEFT = 4.0  # pixels of missing each other to which a pixel beyond the edge is equal, where it is asked what is hidden
 TILE = 8  # places; sides of the blocks in which local correlation is computed
 LOCAL_RADIUS = 3  # places at 1/16 and 1/8: a 7x7 window
 AROUND = 4  # places at 1/4 from which neighbouring flows are borrowed: an edge of a flow is often that far off
@@ -591,18 +592,27 @@ class Midnet(Model):
     def match(self, a: Features, b: Features) -> Motion:
         """See `Model.match`."""
         if self.architecture.matcher == "dis":
-            ab, ba = inverse_search(a.bright, b.bright, scale=self.flow_scale)
-            return self.motion(a, b, ab, ba, *doubts(ab, ba))
+            ab, ba, view = inverse_search(a.bright, b.bright, scale=self.flow_scale)
+            return self.motion(a, b, ab, ba, *doubts(ab, ba, view), view)
         found = self.match_all(a, b)
         return self.motion(a, b, *found.quarter[-1].chunk(2), *found.sure.chunk(2))
 
-    def motion(self, a: Features, b: Features, ab: Tensor, ba: Tensor, ab_sure: Tensor, ba_sure: Tensor) -> Motion:
-        """Flows, and what is needed of them for all guesses."""
+    def motion(
+        self,
+        a: Features,
+        b: Features,
+        ab: Tensor,
+        ba: Tensor,
+        ab_sure: Tensor,
+        ba_sure: Tensor,
+        view: Tensor | None = None,
+    ) -> Motion:
+        """Flows, and what is needed of them for all guesses; see `Motion` and `doubts`."""
         if "smooth" not in self.architecture.guesses:
             return Motion(ab, ba, ab_sure, ba_sure, ab, ba, ab_sure, ba_sure)
         with torch.no_grad():
             smooth = smoothed(a.tones, ab, ba), smoothed(b.tones, ba, ab)
-            return Motion(ab, ba, ab_sure, ba_sure, *smooth, *doubts(*smooth))
+            return Motion(ab, ba, ab_sure, ba_sure, *smooth, *doubts(*smooth, view))
 
     def flow(self, motion: Motion) -> Tensor:
         """See `Model.flow`; smoothed where it is in doubt, if that is one of the guesses (1.96 px instead of 2.16)."""
@@ -866,7 +876,7 @@ FINE, FAIR, QUICK = Search(1, 4, 25, 5), Search(2, 5, 25, 0), Search(4, 3, 25, 0
 
 def inverse_search(
     a: Tensor, b: Tensor, how: Sequence[Search] | None = None, scale: float | None = None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Flow both ways by inverse search, see `midframe.models.search`; always computed on the CPU.
 
     Args:
@@ -876,19 +886,21 @@ def inverse_search(
         scale: of the pictures in which motion is sought: 1, 0.5 or 0.25; by size if not given.
 
     Returns:
-        From a to b and from b to a, (B, 2, H/4, W/4) float32, pixels of that size.
+        From a to b and from b to a, (B, 2, H/4, W/4) float32, pixels of that size; and the views (B, 4), see
+        `midframe.models.search.View`.
     """
     height, width = a.shape[-2:]
     area = height * width
     before = round(1 / (scale or scale_by_size(area)))
     how = how or [by_size(area // before**2, (FINE, FAIR, QUICK))] * len(a)
-    flows = []
+    flows, views = [], []
     for one, two, each in zip(*(some.detach().float()[:, 0].cpu().numpy() for some in (a, b)), how, strict=True):
         shrink = shrink_within(before * each.shrink, height, width)
         found = both_ways(_grey(one, shrink), _grey(two, shrink), each, max(1, 4 // shrink))
-        flows += [resized(flow, height // 4, width // 4) for flow in found]
+        flows += [resized(flow, height // 4, width // 4) for flow in found[:2]]
+        views.append(found.view)
     flow = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(a.device)
-    return flow[0::2], flow[1::2]
+    return flow[0::2], flow[1::2], torch.tensor(views, device=a.device)
 
 
 def _grey(bright: NDArray[np.float32], shrink: int) -> NDArray[np.uint8]:
@@ -902,13 +914,33 @@ def _grey(bright: NDArray[np.float32], shrink: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.addWeighted(bright, 255.0, bright, 0.0, 0.0, dtype=cv2.CV_8U))
 
 
-def doubts(ab: Tensor, ba: Tensor) -> tuple[Tensor, Tensor]:
-    """`ab_sure` and `ba_sure` of a `Motion`: how far, in pixels, the two flows miss each other tells what is hidden."""
+def doubts(ab: Tensor, ba: Tensor, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`ab_sure` and `ba_sure` of a `Motion`, told by how far, in pixels, the two flows miss each other.
+
+    What leads out of the view is hidden there as well, but its flow may be as good as any.
+
+    Args:
+        ab: (B, 2, h, w).
+        ba: likewise.
+        view: (B, 4), see `inverse_search`; the whole picture if not given.
+    """
     found = []
     for one, two in ((ab, ba), (ba, ab)):
         miss = missed(one, two)
-        found.append(torch.cat([miss.clamp(max=8.0) - 2.0, -miss.clamp(max=8.0) * DOUBT], 1))
+        hidden = torch.maximum(miss, LEFT * outside(one, view))
+        found.append(torch.cat([hidden.clamp(max=8.0) - 2.0, -miss.clamp(max=8.0) * DOUBT], 1))
     return found[0], found[1]
+
+
+def outside(flow: Tensor, view: Tensor | None = None) -> Tensor:
+    """By how many full-size pixels a flow at 1/4 leads out of the view; (B, 1, h, w)."""
+    height, width = flow.shape[-2:]
+    x, y = (coordinates(height, width, flow.device) + flow).chunk(2, 1)
+    whole = flow.new_tensor([[0.0, 0.0, 1.0, 1.0]]) if view is None else view
+    left, top, right, bottom = whole.view(-1, 4, 1, 1, 1).unbind(1)
+    across = torch.maximum(left * width - x, x - (right * width - 1))
+    down = torch.maximum(top * height - y, y - (bottom * height - 1))
+    return 4.0 * torch.maximum(across, down).clamp(min=0.0)
 
 
 def missed(flow: Tensor, back: Tensor) -> Tensor:

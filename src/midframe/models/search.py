@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -46,6 +46,34 @@ SHARP, WIDE, FAINT = 0.8, 6.0, 0.02  # patches: over how many they are smoothed;
 MISS, MOST = 1.0, 8.0  # levels of difference to which a pixel counts by which two flows miss each other; pixels
 BOX = 9  # places over which that is averaged
 CLEAR = 0.5  # levels by which a new flow must be better
+CELLS = 48  # along the longer side, in which motion is averaged to be continued
+SURFACE = 4.0  # cells around, of which a place is thought a part
+FAR = 0.01  # weight of all other cells: where nothing around is known, they tell
+RIDGE = 1e-5  # variance of position, in squared CELLS, added where cells lie in a row
+TURNS = 4  # of least squares, each with less weight for what moves otherwise; in the last
+STRICT = 4.0  # half a weight at a sixth of a place
+FLAT = 4.0  # levels by which a place must differ from its neighbours to be known half
+KNOWN = 0.02  # of a picture; where less of it is known, nothing is continued
+BLACK = 24.0  # levels up to which a row or a column may be part of a bar
+LEAST_SHOWN = 0.5  # of the height and of the width; where bars leave less, they are night
+DOUBT = 1.0  # pixels by which a flow that should leave the picture misses its way back
+
+
+class View(NamedTuple):
+    """What pictures show between dark bars at their sides; parts of the width and of the height."""
+
+    left: float = 0.0
+    top: float = 0.0
+    right: float = 1.0
+    bottom: float = 1.0
+
+
+class Found(NamedTuple):
+    """What was found between two pictures."""
+
+    forth: Flow  # from the first to the second
+    back: Flow
+    view: View
 
 
 class Search(NamedTuple):
@@ -68,7 +96,7 @@ def shrink_within(shrink: int, height: int, width: int) -> int:
     return min(shrink, 1 << (room.bit_length() - 1))
 
 
-def both_ways(one: Grey, two: Grey, how: Search, grid: int) -> tuple[Flow, Flow]:
+def both_ways(one: Grey, two: Grey, how: Search, grid: int) -> Found:
     """Flow from one picture to another and back.
 
     Args:
@@ -78,7 +106,7 @@ def both_ways(one: Grey, two: Grey, how: Search, grid: int) -> tuple[Flow, Flow]
         grid: pixels to the side of each place at which flows are compared.
 
     Returns:
-        Two flows (h, w, 2).
+        Two flows (h, w, 2), and the view.
     """
     with ThreadPoolExecutor(2) as pool:  # OpenCV lets go of the interpreter
         pairs = (one, two), (two, one)
@@ -91,7 +119,13 @@ def both_ways(one: Grey, two: Grey, how: Search, grid: int) -> tuple[Flow, Flow]
             starts = [_spread(start, one.shape, small[0].shape) for start in starts]
             again = [*pool.map(lambda pair, start: _sought(pair, how, start), pairs, starts)]
             flows = _better(one, two, flows, again, grid)
-    return flows[0], flows[1]
+        rows, columns = (max(1, length // grid) for length in one.shape)
+        a, b = _means(one, two, rows, columns)
+        view = _view(a, b)
+        forth, back = (resized(flow, rows, columns) for flow in flows)
+        continued = partial(_continued, grid=grid, view=view)
+        forth, back = pool.map(continued, ((a, b), (b, a)), ((forth, back), (back, forth)), flows)
+        return Found(forth, back, view)
 
 
 def _sought(pair: tuple[Grey, Grey], how: Search, start: Flow | None = None) -> Flow:
@@ -250,28 +284,139 @@ def _spread(moves: Flow, shape: Sequence[int], small: Sequence[int]) -> Flow:
     return scaled(out, 1 / across, 1 / down)
 
 
+def _continued(pictures: Sequence[Light], flows: Sequence[Flow], full: Flow, grid: int, view: View) -> Flow:
+    """A flow that goes on where it cannot be seen: out of the view, and over what shows nothing.
+
+    A place that is in doubt goes as what lies around it does, see `_around`, if that leads out of the view; and any
+    place where the pictures agree better so.
+
+    Args:
+        pictures: (h, w), from which the flow leads and to which, at the size of the places.
+        flows: (h, w, 2), the flow there and the way back.
+        full: the flow at its own size, of which places are replaced.
+        grid: pixels to the side of a place.
+        view: of both pictures.
+    """
+    (here, there), (flow, back) = pictures, flows
+    at = places(*here.shape)
+    inside = beyond(at, view) <= 0.0
+    miss = _missed(flow, back, grid)
+    known = np.exp(-0.5 * miss * miss) * _relief(here) * inside
+    if known.mean() < KNOWN:
+        return full
+    around = _around(flow, known)
+    gone = beyond(at + around, view) > 0.5
+    plainer = _cost(here, there, around, back, grid) < _cost(here, there, flow, back, grid) - CLEAR
+    use = np.where(gone, cv2.blur(miss, (3, 3)) > DOUBT, plainer) & inside
+    return _where(use, resized(around, *full.shape[:2]), full)
+
+
+def _around(flow: Flow, known: Light) -> Flow:
+    """The affine motion of what lies around each place.
+
+    A mean of affine functions instead of vectors (normalised convolution, Knutsson & Westin 1993), in cells; what
+    moves otherwise than most loses its weight (iteratively reweighted least squares, Odobez & Bouthemy 1995).
+
+    Args:
+        flow: (h, w, 2).
+        known: weights (h, w), some of them above 0.
+    """
+    height, width = known.shape
+    side = max(1.0, max(height, width) / CELLS)
+    rows, columns = (max(1, round(length / side)) for length in (height, width))
+    x, y = cv2.split(flow)
+    cells = cv2.resize(cv2.merge([x * known, y * known, known]), (columns, rows), interpolation=cv2.INTER_AREA)
+    u, v, load = cv2.split(cells)
+    u, v = u / (load + 1e-6), v / (load + 1e-6)
+    # of cells, with one more on every side
+    wide_x, wide_y = cv2.split((places(rows + 2, columns + 2) - 1.0) / np.float32(CELLS))
+    x, y = wide_x[1:-1, 1:-1], wide_y[1:-1, 1:-1]
+    terms = cv2.merge([np.ones_like(u), x, y, x * x, x * y, y * y, u, v, x * u, y * u, x * v, y * v])
+    weight = load
+    for turn in range(TURNS):
+        sums = terms * weight[..., None]
+        sums = cv2.GaussianBlur(sums, (0, 0), SURFACE, borderType=cv2.BORDER_CONSTANT) + FAR * sums.mean((0, 1))
+        total, *means = np.moveaxis(sums.astype(np.float64), 2, 0)
+        mean_x, mean_y, xx, xy, yy, mean_u, mean_v, *products = (mean / total for mean in means)
+        xx, xy, yy = xx - mean_x**2 + RIDGE, xy - mean_x * mean_y, yy - mean_y**2 + RIDGE
+        found = []
+        for mean, (xm, ym) in ((mean_u, products[:2]), (mean_v, products[2:])):
+            xm, ym = xm - mean_x * mean, ym - mean_y * mean
+            right, down = (yy * xm - xy * ym), (xx * ym - xy * xm)
+            right, down = (part / (xx * yy - xy * xy) for part in (right, down))
+            found.append([mean - right * mean_x - down * mean_y, right, down])
+        apart = sum((p + q * x + r * y - own) ** 2 for (p, q, r), own in zip(found, (u, v), strict=True))
+        strict = STRICT * min(1.0, 0.25 * 2**turn)
+        weight = (load / (1.0 + strict**2 * apart) ** 2).astype(np.float32)
+    parts = [[np.pad(part, 1, "edge") for part in way] for way in found]
+    around = cv2.merge([(p + q * wide_x + r * wide_y).astype(np.float32) for p, q, r in parts])
+    at = scaled(places(height, width) + np.float32(0.5), columns / width, rows / height) + np.float32(0.5)
+    return np.asarray(remapped(around, at), np.float32)
+
+
+def _view(one: Light, two: Light) -> View:
+    """What two pictures show between bars that both have."""
+    light = np.maximum(one, two)
+    sides = []
+    for lit in (light.max(0) > BLACK, light.max(1) > BLACK):
+        where = np.flatnonzero(lit)
+        if len(where) < LEAST_SHOWN * len(lit):
+            return View()
+        # beside a bar lies what is bar and picture at once
+        sides.append(((where[0] + (where[0] > 0)) / len(lit), (where[-1] + (where[-1] == len(lit) - 1)) / len(lit)))
+    (left, right), (top, bottom) = sides
+    return View(left, top, right, bottom)
+
+
+def beyond(where: Flow, view: View) -> Light:
+    """By how many pixels coordinates x, y (h, w, 2) lie outside of a view of their own grid; less than 0 inside."""
+    height, width = where.shape[:2]
+    x, y = cv2.split(where)
+    across = np.maximum(view.left * width - x, x - (view.right * width - 1))
+    return np.asarray(np.maximum(across, np.maximum(view.top * height - y, y - (view.bottom * height - 1))), np.float32)
+
+
+def _relief(picture: Light) -> Light:
+    """How far what is seen around a place tells where it went, 0..1."""
+    mean = cv2.blur(picture, (5, 5))
+    energy = (cv2.blur(picture * picture, (5, 5)) - mean * mean).clip(0.0)
+    return np.asarray(energy / (energy + FLAT**2), np.float32)
+
+
+def _means(one: Grey, two: Grey, rows: int, columns: int) -> list[Light]:
+    """Pictures at the size of the places at which flows are compared."""
+    return [np.asarray(cv2.resize(x, (columns, rows), interpolation=cv2.INTER_AREA), np.float32) for x in (one, two)]
+
+
+def _where(use: NDArray[np.bool_], new: Flow, old: Flow) -> Flow:
+    """One of two flows, said for each place."""
+    height, width = old.shape[:2]
+    mask = cv2.resize(use.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.where(mask[..., None] > 0, new, old)
+
+
 def _better(one: Grey, two: Grey, old: Sequence[Flow], new: Sequence[Flow], grid: int) -> list[Flow]:
     """Of two flows each way the better one, place by place; a place has `grid` pixels to either side."""
     height, width = one.shape
     rows, columns = max(1, height // grid), max(1, width // grid)
-    a, b = (np.asarray(cv2.resize(x, (columns, rows), interpolation=cv2.INTER_AREA), np.float32) for x in (one, two))
+    a, b = _means(one, two, rows, columns)
     costs = []
     for flows in (old, new):
         forth, back = (resized(flow, rows, columns) for flow in flows)
         costs.append((_cost(a, b, forth, back, grid), _cost(b, a, back, forth, grid)))
-    out = []
-    for way in (0, 1):
-        better = (costs[1][way] < costs[0][way] - CLEAR).astype(np.uint8)
-        mask = cv2.resize(better, (width, height), interpolation=cv2.INTER_NEAREST)
-        out.append(np.where(mask[..., None] > 0, new[way], old[way]))
-    return out
+    return [_where(costs[1][way] < costs[0][way] - CLEAR, new[way], old[way]) for way in (0, 1)]
 
 
 def _cost(a: Light, b: Light, flow: Flow, back: Flow, grid: int) -> Light:
     """How far b, fetched along a flow, is from a, and the way back from where it began; levels."""
-    missed = np.linalg.norm(flow + _fetched(back, flow), axis=2) * grid
-    apart = np.abs(a - _fetched(b, flow)) + MISS * missed.clip(max=MOST)
+    apart = np.abs(a - _fetched(b, flow)) + MISS * _missed(flow, back, grid).clip(max=MOST)
     return np.asarray(cv2.blur(apart, (BOX, BOX), borderType=cv2.BORDER_REPLICATE), np.float32)
+
+
+def _missed(flow: Flow, back: Flow, grid: int) -> Light:
+    """By how many pixels one misses the start, going along a flow and back."""
+    x, y = cv2.split(flow + _fetched(back, flow))
+    return np.asarray(np.sqrt(x * x + y * y) * grid, np.float32)
 
 
 def _fetched(values: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]:

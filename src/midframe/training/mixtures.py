@@ -101,8 +101,8 @@ class MixtureSource:
         how = list(SEARCHES)[int(rng.choice(len(SEARCHES), p=list(SEARCHES.values())))]
         with torch.no_grad():
             a, b = net.encode(made["a"][None]), net.encode(made["b"][None])
-            ab, ba = inverse_search(a.bright, b.bright, [how], scale=1.0)
-            motion = net.motion(a, b, ab, ba, *doubts(ab, ba))
+            ab, ba, view = inverse_search(a.bright, b.bright, [how], scale=1.0)
+            motion = net.motion(a, b, ab, ba, *doubts(ab, ba, view), view)
             found = net.stored_candidates(a, b, motion, made["t"].view(1, 1, 1, 1))
             stored = products(found, made["target"][None])
         parts = {"evidence": found.evidence, "seen": found.seen, "products": stored}
