@@ -122,8 +122,8 @@ def both_ways(one: Grey, two: Grey, how: Search, grid: int) -> Found:
         rows, columns = (max(1, length // grid) for length in one.shape)
         a, b = _means(one, two, rows, columns)
         view = _view(a, b)
-        forth, back = (resized(flow, rows, columns) for flow in flows)
         continued = partial(_continued, grid=grid, view=view)
+        forth, back = (resized(flow, rows, columns) for flow in flows)
         forth, back = pool.map(continued, ((a, b), (b, a)), ((forth, back), (back, forth)), flows)
         return Found(forth, back, view)
 
@@ -288,7 +288,7 @@ def _continued(pictures: Sequence[Light], flows: Sequence[Flow], full: Flow, gri
     """A flow that goes on where it cannot be seen: out of the view, and over what shows nothing.
 
     A place that is in doubt goes as what lies around it does, see `_around`, if that leads out of the view; and any
-    place where the pictures agree better so.
+    place where the pictures agree better so. Bars rest.
 
     Args:
         pictures: (h, w), from which the flow leads and to which, at the size of the places.
@@ -307,7 +307,8 @@ def _continued(pictures: Sequence[Light], flows: Sequence[Flow], full: Flow, gri
     around = _around(flow, known)
     gone = beyond(at + around, view) > 0.5
     plainer = _cost(here, there, around, back, grid) < _cost(here, there, flow, back, grid) - CLEAR
-    use = np.where(gone, cv2.blur(miss, (3, 3)) > DOUBT, plainer) & inside
+    use = np.where(gone, cv2.blur(miss, (3, 3)) > DOUBT, plainer) | ~inside
+    around[~inside] = 0.0  # bars rest
     return _where(use, resized(around, *full.shape[:2]), full)
 
 
