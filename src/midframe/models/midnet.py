@@ -52,10 +52,6 @@ AROUND = 4  # places at 1/4 from which neighbouring flows are borrowed: an edge 
 EVIDENCE = 17  # values that are kept of every guess in every 4x4 block, see `Midnet.candidates`
 CLUES, SHARED_CLUES = 21, 13  # what the judge makes of them, see `clues`
 POOLED = 4  # what the surroundings see of the guesses: mean, maximum, the first and "rest"
-# Logit taken from "rest" when a trained judge is used: a texture that moves by a whole period looks as if it stood
-# still. Chosen in one look, for M: such textures of the stress suite +1.7 dB (a whole logit: +3.0), Middlebury -0.02,
-# and -1.2 where overlays are left to the network alone (-2.5).
-WARY = 0.5
 AHEAD = {"carried": 2.0, "rest": -2.0}  # logit of a guess before anything is learned; 1 for the others
 SMOOTH = 3  # places at 1/4 to either side over which a flow in doubt is smoothed
 SURE = 1.1  # what misses by less than 0.1 pixel is left as it is
@@ -331,11 +327,8 @@ class Judge(nn.Module):
         self.second = nn.Linear(each, each)
         self.verdict = nn.Linear(each, 2)
         ahead = [AHEAD.get(name, 1.0) for name in guesses]
-        wary = [WARY if name == "rest" else 0.0 for name in guesses]
         self.register_buffer("ahead", torch.tensor(ahead), persistent=False)
-        self.register_buffer("wary", torch.tensor(wary), persistent=False)
         self.ahead: Tensor
-        self.wary: Tensor
 
     def forward(self, evidence: Tensor, seen: Tensor, t: Tensor) -> Tensor:
         """Shares of the pictures.
@@ -357,7 +350,7 @@ class Judge(nn.Module):
         around = self.around(torch.cat([mean, most, y[:, 0], y[:, self.rest], shared], 1)).float()
         x = F.leaky_relu_(x + around[:, None, :-3], 0.1).movedim(2, -1)
         out = self.verdict(F.leaky_relu_(self.second(x), 0.1)).float()  # (N, K, h, w, 2)
-        first, ahead = seen[:, 2:3], self.before().view(1, -1, 1, 1)
+        first, ahead = seen[:, 2:3], self.ahead.view(1, -1, 1, 1)
         still = F.one_hot(torch.tensor(self.rest), len(self.names)).to(out).view(1, -1, 1, 1) * around[:, -1:]
         of_a = out[..., 0] + around[:, -3:-2] + still + ahead + torch.log(1.0 - t + 1e-3) + F.logsigmoid(first)
         of_b = out[..., 1] + around[:, -2:-1] + still + ahead + torch.log(t + 1e-3) + F.logsigmoid(-first)
@@ -372,10 +365,6 @@ class Judge(nn.Module):
         far: Tensor = self.up8(eighth)
         return pointwise(self.spread, near) + double(far)
 
-    def before(self) -> Tensor:
-        """Logits (K,) of the guesses before anything is seen."""
-        return self.ahead if self.training else self.ahead - self.wary
-
     @torch.no_grad()
     def of_drawn(self, found: Drawn, t: float) -> Tensor:
         """`forward` of one pair at an instant, compiled: shares (2K, h, w)."""
@@ -385,7 +374,7 @@ class Judge(nn.Module):
         looked = drawing.look(found, t, self.rest, weights, SHARED_CLUES)
         around = self.around(torch.from_numpy(looked.shared).permute(2, 0, 1)[None]).float()
         around = around[0].permute(1, 2, 0).contiguous()
-        return drawing.decide(looked, found, around, t, self.rest, weights, self.before())
+        return drawing.decide(looked, found, around, t, self.rest, weights, self.ahead)
 
     def _weights(self) -> Weights:
         from midframe.models.drawing import Weights

@@ -46,6 +46,7 @@ SHARP, WIDE, FAINT = 0.8, 6.0, 0.02  # patches: over how many they are smoothed;
 MISS, MOST = 1.0, 8.0  # levels of difference to which a pixel counts by which two flows miss each other; pixels
 BOX = 9  # places over which that is averaged
 CLEAR = 0.5  # levels by which a new flow must be better
+PLACES = 20_000  # at most, of a picture, that are looked at whether motion goes on there
 CELLS = 48  # along the longer side, in which motion is averaged to be continued
 SURFACE = 4.0  # cells around, of which a place is thought a part
 FAR = 0.01  # weight of all other cells: where nothing around is known, they tell
@@ -119,6 +120,7 @@ def both_ways(one: Grey, two: Grey, how: Search, grid: int) -> Found:
             starts = [_spread(start, one.shape, small[0].shape) for start in starts]
             again = [*pool.map(lambda pair, start: _sought(pair, how, start), pairs, starts)]
             flows = _better(one, two, flows, again, grid)
+        grid = max(grid, math.ceil(math.sqrt(one.size / PLACES)))
         rows, columns = (max(1, length // grid) for length in one.shape)
         a, b = _means(one, two, rows, columns)
         view = _view(a, b)
@@ -306,7 +308,8 @@ def _continued(pictures: Sequence[Light], flows: Sequence[Flow], full: Flow, gri
         return full
     around = _around(flow, known)
     gone = beyond(at + around, view) > 0.5
-    plainer = _cost(here, there, around, back, grid) < _cost(here, there, flow, back, grid) - CLEAR
+    costs = (_cost(here, there, some, way) for some, way in ((flow, miss), (around, _missed(around, back, grid))))
+    plainer = np.subtract(*costs) > CLEAR
     use = np.where(gone, cv2.blur(miss, (3, 3)) > DOUBT, plainer) | ~inside
     around[~inside] = 0.0  # bars rest
     return _where(use, resized(around, *full.shape[:2]), full)
@@ -404,13 +407,14 @@ def _better(one: Grey, two: Grey, old: Sequence[Flow], new: Sequence[Flow], grid
     costs = []
     for flows in (old, new):
         forth, back = (resized(flow, rows, columns) for flow in flows)
-        costs.append((_cost(a, b, forth, back, grid), _cost(b, a, back, forth, grid)))
+        misses = _missed(forth, back, grid), _missed(back, forth, grid)
+        costs.append((_cost(a, b, forth, misses[0]), _cost(b, a, back, misses[1])))
     return [_where(costs[1][way] < costs[0][way] - CLEAR, new[way], old[way]) for way in (0, 1)]
 
 
-def _cost(a: Light, b: Light, flow: Flow, back: Flow, grid: int) -> Light:
-    """How far b, fetched along a flow, is from a, and the way back from where it began; levels."""
-    apart = np.abs(a - _fetched(b, flow)) + MISS * _missed(flow, back, grid).clip(max=MOST)
+def _cost(a: Light, b: Light, flow: Flow, miss: Light) -> Light:
+    """How far b, fetched along a flow, is from a, and the way back from where it began, see `_missed`; levels."""
+    apart = np.abs(a - _fetched(b, flow)) + MISS * miss.clip(max=MOST)
     return np.asarray(cv2.blur(apart, (BOX, BOX), borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
