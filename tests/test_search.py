@@ -57,6 +57,16 @@ def test_a_pan_by_a_third_of_the_width() -> None:
     assert np.median(np.linalg.norm(seen - (-96, 0), axis=2)) < 0.5
 
 
+def test_faint_grain_is_sought_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = (200 + 0.12 * (texture(9, 160, 400, 5).astype(np.float32) - 128)).astype(np.uint8)
+    one, two = np.ascontiguousarray(wide[:, :280]), np.ascontiguousarray(wide[:, 90:370])
+    flow = both_ways(one, two, HOW, 4).forth
+    assert np.median(np.linalg.norm(flow[10:-10, 100:270] - (-90, 0), axis=2)) < 0.5
+    monkeypatch.setattr(search, "PLENTY", -1.0)
+    alone = both_ways(one, two, HOW, 4).forth
+    assert np.median(np.linalg.norm(alone[10:-10, 100:270] - (-90, 0), axis=2)) > 20, "it is not faint: no test"
+
+
 def test_where_all_is_found_dis_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = texture(4, 200, 330)
     one, two = np.ascontiguousarray(wide[8:, :320]), np.ascontiguousarray(wide[:192, 6:326])
@@ -191,7 +201,7 @@ def test_affine_motion_is_that_of_plain_least_squares(monkeypatch: pytest.Monkey
     flow = cv2.GaussianBlur(rng.normal(size=(*known.shape, 2)), (0, 0), 2).astype(np.float32) * 20
     found = search._around(flow, known)
     y, x = np.mgrid[: known.shape[0], : known.shape[1]]
-    for row, column in ((0, 0), (15, 20), (29, 40)):
+    for row, column in ((0, 0), (15, 20), (29, 30)):
         near = np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * search.SURFACE**2))
         root = np.sqrt(near * known).reshape(-1, 1)
         sides = np.stack([np.ones_like(x), x - column, y - row], -1).reshape(-1, 3), flow.reshape(-1, 2)

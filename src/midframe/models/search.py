@@ -33,7 +33,8 @@ LEAST_SIDE = 16  # pixels, of what is sought in: twice a patch of DIS
 AREA = 17_000  # pixels of the pictures in which patches are compared: 160x107, 174x98
 PATCH, STEP = 12, 4  # pixels there
 NOISE = 8.0  # strength of a patch, in levels times pixels, that noise may have: patches without contrast fit nothing
-CONTRAST = 150.0  # strength from which on a patch is sought
+CONTRAST = 40.0, 150.0  # strength from which on a patch is sought: where strong ones are few, and where there is plenty
+PLENTY = 0.2  # of all patches
 FITS = 0.8  # correlation from which on a patch is where it was found to go
 GAIN = 0.15  # by how much a patch must fit better elsewhere
 # How well at all, and by how much better than in any third place; less where three neighbours agree.
@@ -47,8 +48,8 @@ MISS, MOST = 1.0, 8.0  # levels of difference to which a pixel counts by which t
 BOX = 9  # places over which that is averaged
 CLEAR = 0.5  # levels by which a new flow must be better
 PLACES = 20_000  # at most, of a picture, that are looked at whether motion goes on there
-CELLS = 48  # along the longer side, in which motion is averaged to be continued
-SURFACE = 4.0  # cells around, of which a place is thought a part
+CELLS = 32  # along the longer side, in which motion is averaged to be continued
+SURFACE = 2.7  # cells around, of which a place is thought a part
 FAR = 0.01  # weight of all other cells: where nothing around is known, they tell
 RIDGE = 1e-5  # variance of position, in squared CELLS, added where cells lie in a row
 TURNS = 4  # of least squares, each with less weight for what moves otherwise; in the last
@@ -179,7 +180,8 @@ def _start(one: Light, two: Light, flow: Flow) -> Flow | None:
     there = _moved(two, moves)
     there -= there.mean(2, keepdims=True)
     fit = (here * there).sum(2) / ((strength + NOISE) * (np.linalg.norm(there, axis=2) + NOISE))
-    astray = np.argwhere((fit < FITS) & (strength > CONTRAST))
+    plenty = (strength > CONTRAST[1]).mean() > PLENTY
+    astray = np.argwhere((fit < FITS) & (strength > CONTRAST[int(plenty)]))
     least = SHARE * fit.size
     if len(astray) < least:
         return None
@@ -396,7 +398,7 @@ def _where(use: NDArray[np.bool_], new: Flow, old: Flow) -> Flow:
     """One of two flows, said for each place."""
     height, width = old.shape[:2]
     mask = cv2.resize(use.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.where(mask[..., None] > 0, new, old)
+    return np.asarray(cv2.copyTo(new, mask, old.copy()), np.float32)
 
 
 def _better(one: Grey, two: Grey, old: Sequence[Flow], new: Sequence[Flow], grid: int) -> list[Flow]:
