@@ -889,7 +889,7 @@ def inverse_search(
         flows += [resized(flow, height // 4, width // 4) for flow in found[:2]]
         views.append(found.view)
     flow = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(a.device)
-    return flow[0::2], flow[1::2], torch.tensor(views, device=a.device)
+    return flow[0::2], flow[1::2], torch.tensor(views, dtype=torch.float32, device=a.device)
 
 
 def _grey(bright: NDArray[np.float32], shrink: int) -> NDArray[np.uint8]:

@@ -369,7 +369,8 @@ def _view(one: Light, two: Light) -> View:
         if len(where) < LEAST_SHOWN * len(lit):
             return View()
         # beside a bar lies what is bar and picture at once
-        sides.append(((where[0] + (where[0] > 0)) / len(lit), (where[-1] + (where[-1] == len(lit) - 1)) / len(lit)))
+        first, last = int(where[0]), int(where[-1])
+        sides.append(((first + (first > 0)) / len(lit), (last + (last == len(lit) - 1)) / len(lit)))
     (left, right), (top, bottom) = sides
     return View(left, top, right, bottom)
 
