@@ -4,7 +4,8 @@ DIS goes from coarse to fine along gradients. What moves farther than its coarse
 seen there, it loses, and what it finds instead is as smooth as true motion. So patches of both pictures are compared
 where they were found to go (normalised cross-correlation); those that do not fit are sought in the whole of the other
 picture, and if a few are plainly elsewhere, DIS begins again from there. Of both flows the one is taken, place by
-place, under which the pictures agree and which leads back to where it began. Matches of descriptors have long been
+place, under which the pictures agree and which leads back to where it began. At last, motion that leads out of the
+picture, where nothing can be found, is continued from what lies around. Matches of descriptors have long been
 what variational flow needs for large displacements (Brox & Malik 2011; DeepFlow, Weinzaepfel et al. 2013).
 """
 
