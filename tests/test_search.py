@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from midframe.models import search
+from midframe.models.midnet import outside
 from midframe.models.search import Search, View, beyond, both_ways, by_size, places, resized, shrink_within
 
 HOW = Search(1, 4, 12, 5)
@@ -252,3 +253,13 @@ def test_how_far_beyond_the_edge() -> None:
     found = beyond(places(4, 8) + np.array([3, 0], np.float32), view)
     np.testing.assert_array_equal(found[1], [-1, -1, -1, -1, 0, 1, 2, 3])
     assert beyond(places(4, 8), view)[1, 0] == 2
+
+
+def test_both_measures_of_what_is_beyond_the_view_agree() -> None:
+    """midnet's, of tensors, in pixels of the full size and 0 inside, is that of arrays."""
+    rng = np.random.default_rng(3)
+    flow = rng.normal(size=(12, 20, 2)).astype(np.float32) * 8
+    for view in (View(), View(0.1, 0.2, 0.85, 1.0)):
+        plain = 4 * beyond(places(12, 20) + flow, view).clip(0)
+        tensor = outside(torch.from_numpy(flow).permute(2, 0, 1)[None], torch.tensor([view]))
+        np.testing.assert_allclose(tensor[0, 0], plain, atol=1e-4)

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from numpy.random import Generator
 
 from midframe.errors import InputError
-from midframe.models.midnet import SIZES, Midnet, doubts, inverse_search, load_midnet
+from midframe.models.midnet import SIZES, Midnet, load_midnet
 from midframe.training import train as page
 from midframe.training.curves import draw_curves
 from midframe.training.feed import Feed
@@ -167,8 +167,7 @@ def test_what_is_stored_of_mixtures_tells_the_error_of_the_mixed_picture() -> No
     )
     a, b = net.encode(made["a"]), net.encode(made["b"])  # as tensors: nothing is compiled where gradients are kept
     with torch.no_grad():
-        ab, ba, view = inverse_search(a.bright, b.bright)
-        found = net.candidates(a, b, net.motion(a, b, ab, ba, *doubts(ab, ba, view), view), made["t"].view(-1, 1, 1, 1))
+        found = net.candidates(a, b, net.sought(a, b), made["t"].view(-1, 1, 1, 1))
         stored = products(found, made["target"])
     shares = torch.rand(2, 2 * len(net.architecture.guesses), 16, 16).softmax(1)
     wide = torch.nn.functional.interpolate(shares, scale_factor=4, mode="nearest")

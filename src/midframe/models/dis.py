@@ -224,10 +224,9 @@ def _course(a: _Picture, b: _Picture, flows: _Flows, t: float) -> _Course:
     first, second = (at_a + at_b for at_a, at_b in doubts)
     share = 1 / (1 + np.exp(np.clip((first - second) / _BELIEF, -30, 30)))
     velocity = answers[1] + share[..., None] * (answers[0] - answers[1])
-    hidden = [doubts[1][side] + share * (doubts[0][side] - doubts[1][side]) for side in (0, 1)]
     hidden = [
-        np.maximum(doubt, _LEFT * beyond(_along(grid, velocity, side - t), flows.view))
-        for side, doubt in enumerate(hidden)
+        np.maximum(two + share * (one - two), _LEFT * beyond(_along(grid, velocity, side - t), flows.view))
+        for side, (one, two) in enumerate(zip(*doubts, strict=True))
     ]
     seen_a, seen_b = (np.exp(-np.maximum(cv2.blur(h, (3, 3)) - _SEEN, 0)) + _TRUST for h in hidden)
     weight = t * seen_b / (t * seen_b + (1 - t) * seen_a)  # of b

@@ -581,10 +581,16 @@ class Midnet(Model):
     def match(self, a: Features, b: Features) -> Motion:
         """See `Model.match`."""
         if self.architecture.matcher == "dis":
-            ab, ba, view = inverse_search(a.bright, b.bright, scale=self.flow_scale)
-            return self.motion(a, b, ab, ba, *doubts(ab, ba, view), view)
+            return self.sought(a, b, scale=self.flow_scale)
         found = self.match_all(a, b)
         return self.motion(a, b, *found.quarter[-1].chunk(2), *found.sure.chunk(2))
+
+    def sought(
+        self, a: Features, b: Features, how: Sequence[Search] | None = None, scale: float | None = None
+    ) -> Motion:
+        """`match` by inverse search, whatever the matcher is; for `how` and `scale` see `inverse_search`."""
+        ab, ba, view = inverse_search(a.bright, b.bright, how, scale)
+        return self.motion(a, b, ab, ba, *doubts(ab, ba, view), view)
 
     def motion(
         self,
@@ -604,7 +610,7 @@ class Midnet(Model):
             return Motion(ab, ba, ab_sure, ba_sure, *smooth, *doubts(*smooth, view))
 
     def flow(self, motion: Motion) -> Tensor:
-        """See `Model.flow`; smoothed where it is in doubt, if that is one of the guesses (1.96 px instead of 2.16)."""
+        """See `Model.flow`; smoothed where it is in doubt, if that is one of the guesses."""
         return motion.smooth_ab
 
     def match_all(self, a: Features, b: Features) -> Matching:

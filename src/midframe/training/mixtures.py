@@ -27,8 +27,6 @@ from midframe.models.midnet import (
     Architecture,
     Candidates,
     Midnet,
-    doubts,
-    inverse_search,
 )
 from midframe.training.shards import Arrays, Batches, Source, changed, draw_change
 
@@ -101,8 +99,7 @@ class MixtureSource:
         how = list(SEARCHES)[int(rng.choice(len(SEARCHES), p=list(SEARCHES.values())))]
         with torch.no_grad():
             a, b = net.encode(made["a"][None]), net.encode(made["b"][None])
-            ab, ba, view = inverse_search(a.bright, b.bright, [how], scale=1.0)
-            motion = net.motion(a, b, ab, ba, *doubts(ab, ba, view), view)
+            motion = net.sought(a, b, [how], scale=1.0)
             found = net.stored_candidates(a, b, motion, made["t"].view(1, 1, 1, 1))
             stored = products(found, made["target"][None])
         parts = {"evidence": found.evidence, "seen": found.seen, "products": stored}
