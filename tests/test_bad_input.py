@@ -23,6 +23,7 @@ from clips import Clip
 from commands import Call, Done
 from midframe import journal, models
 from midframe.errors import DeviceError, MediaError
+from midframe.video import images, probe
 from model_fakes import RgbBlend
 
 
@@ -256,6 +257,23 @@ def test_weights_that_are_not_there_or_damaged(tmp_path: Path, call: Call) -> No
     assert (damaged.code, "Traceback" in damaged.err) == (3, False)
     unwanted = call("interpolate", source, "--model", "blend", "--weights", folder)
     assert unwanted.code == 2
+
+
+@pytest.mark.parametrize("when", ["while it is asked after", "before it is opened"])
+def test_what_vanishes_between_two_questions_does_not_exist(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name was there a moment ago: the answer is that of one that never was."""
+    if when == "before it is opened":
+        for module in (probe, images):
+            monkeypatch.setattr(module, "check_path", lambda path: None)
+    else:
+        monkeypatch.setattr(Path, "exists", lambda self: True)
+        monkeypatch.setattr(Path, "is_file", lambda self: True)
+    with pytest.raises(MediaError, match="does not exist"):
+        images.read_picture(tmp_path / "gone.png")
+    with pytest.raises(MediaError, match="does not exist"), probe.open_source(tmp_path / "gone.mp4"):
+        pass
 
 
 def test_the_source_vanishes_midway(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from midframe import colour
 from midframe.errors import InputError, MediaError
 from midframe.types import Frame, PixelFormat, Segment, VideoInfo
 from midframe.video import formats
-from midframe.video.probe import _format_of, check_path, named
+from midframe.video.probe import _format_of, check_path, missing, named
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 DEFAULT_RATE = Fraction(24)  # frames per second, where the caller says none
@@ -100,6 +100,8 @@ def read_picture(path: str | os.PathLike[str]) -> Any:
         with av.open(f"file:{os.fspath(path)}", options=options, metadata_errors="replace") as container:
             for frame in container.decode(video=0):
                 return frame
+    except FileNotFoundError as error:
+        raise missing(path) from error
     except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:
         raise MediaError(f"{named(path)} is not a picture that can be read") from error
     raise MediaError(f"{named(path)} holds no picture")

@@ -73,6 +73,11 @@ def _allowed_demuxers() -> str:
     return ",".join(sorted(name for name in av.formats_available if name not in _REFUSED))
 
 
+def missing(path: str | os.PathLike[str]) -> MediaError:
+    """One line for a file that is not there, or no longer: it may go at any moment between two questions about it."""
+    return MediaError(f"{named(path)} does not exist; check the name")
+
+
 def check_path(path: str | os.PathLike[str]) -> None:
     """Raise a `MediaError` for what cannot be a readable file."""
     file = Path(path)
@@ -80,11 +85,13 @@ def check_path(path: str | os.PathLike[str]) -> None:
         if file.is_dir():
             raise MediaError(f"{named(path)} is a folder; give a video file, or a folder of pictures with --in-fps")
         if not file.exists():
-            raise MediaError(f"{named(path)} does not exist; check the name")
+            raise missing(path)
         if file.is_file() and file.stat().st_size == 0:
             raise MediaError(f"{named(path)} is empty (0 bytes)")
         if not os.access(file, os.R_OK):
             raise MediaError(f"{named(path)} may not be read; check its permissions")
+    except FileNotFoundError as error:
+        raise missing(path) from error
     except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
         raise MediaError(f"{named(path)} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
 
@@ -153,6 +160,8 @@ def witness(path: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
 
 def _refusal(path: str | os.PathLike[str], error: Exception) -> MediaError:
     """One line for a file that libav does not open."""
+    if isinstance(error, FileNotFoundError):
+        return missing(path)
     if isinstance(error, av.error.PermissionError | PermissionError):
         return MediaError(f"{named(path)} may not be read; check its permissions")
     if isinstance(error, av.error.ExitError | TimeoutError):
