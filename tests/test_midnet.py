@@ -350,12 +350,16 @@ def two_motions(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", ["midnet-m", "midnet-s"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_compiled_picture_is_that_of_the_slow_twin(name: str, threads: int, slowly: Callable[[], None]) -> None:
+@pytest.mark.parametrize("calm", [midnet.CALM, 0.0], ids=["some judged", "all judged"])
+def test_a_compiled_picture_is_that_of_the_slow_twin(
+    name: str, threads: int, calm: float, slowly: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(midnet, "CALM", calm)
     torch.manual_seed(3)
     net = Midnet(replace(SIZES[name], matcher="dis")).eval()
     for parameter in net.judge.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
-    frames = two_motions(96, 128)
+    frames = two_motions(96, 160)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -391,6 +395,8 @@ def test_what_is_stored_for_training_is_that_of_the_slow_twin(classical: Midnet,
         a, b = (classical.encode(x) for x in two_motions(64, 96))
         slow = classical.candidates(a, b, motion, t)
     assert 0 < there[:, 1:-1].float().mean() < 1  # some are present and some are not
+    judged = midnet.judged(slow.evidence, there, classical.judge.rest)
+    assert 0 < judged[:, 0].float().mean() < 1
     torch.testing.assert_close(fast.evidence, slow.evidence, atol=2e-4, rtol=0)
     for side in ("a", "b"):
         for one, two in zip(getattr(fast, side), getattr(slow, side), strict=True):
@@ -459,6 +465,34 @@ def test_a_guess_is_drawn_only_where_it_differs() -> None:
     assert there[0, 0].all()
     assert there[0, 2].all()
     assert there[0, 1].nonzero().tolist() == [[1, 2]]
+
+
+def test_the_first_guess_alone_will_do_where_it_fits_and_rest_does_not_matter() -> None:
+    def some(**changes: float) -> Tensor:
+        """Three tiles side by side, each with the changes in one of its blocks; the third with another guess."""
+        evidence = torch.zeros(1, 3, midnet.EVIDENCE, 4, 12)
+        evidence[:, :2, :4] = 1.0  # moves by 4 px
+        evidence[:, 2, 4:10] = 0.1  # "rest" has other colours
+        for name, value in changes.items():
+            which, entry = name.split("_")
+            evidence[0, {"first": 0, "rest": 2}[which], int(entry), 1, 2::4] = value
+        there = torch.tensor([True, False, True]).view(1, 3, 1, 1).repeat(1, 1, 1, 3)
+        there[0, 1, 0, 2] = True
+        return midnet.judged(evidence, there, 2)[0, :, 0]
+
+    everything = [[True, True, True], [False, False, True], [True, True, True]]
+    assert some().tolist() == everything  # "rest" fits as well, and shows something else
+    plain = [[False, False, True], [False, False, True], [False, False, True]]
+    assert some(rest_10=0.05).tolist() == plain  # it fits worse
+    assert some(rest_10=0.05, first_10=3.5 / 255).tolist() == everything  # but the first one does not fit
+
+    evidence = torch.zeros(1, 3, midnet.EVIDENCE, 4, 12)
+    there = torch.tensor([True, False, True]).view(1, 3, 1, 1).repeat(1, 1, 1, 3)
+    assert not midnet.judged(evidence, there, 2).any()  # nothing moves
+    evidence[:, :2, :4] = 1.0
+    assert not midnet.judged(evidence, there, 2).any()  # it moves, but "rest" shows the same
+    evidence[:, 0, 10] = 1.6 / 255
+    assert midnet.judged(evidence, there, 2)[:, [0, 2]].all()  # on the whole it does not fit
 
 
 def test_a_judge_sees_nothing_of_directions(classical: Midnet, slowly: Callable[[], None]) -> None:

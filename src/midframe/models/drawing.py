@@ -45,6 +45,8 @@ f32 = np.float32
 # is kept until this file changes.
 TILE = 4
 BAND = 8  # rows of 4x4 blocks that are worked on at a time: what one needs of a picture fits a processor's own cache
+SHORT = 32  # blocks; a run that is looked at block by block
+NEAR = 2  # tiles between runs that are looked at as well, as one run
 POLE = f32(np.sqrt(3.0) - 2.0)  # of the cubic B-spline
 
 
@@ -615,12 +617,26 @@ def _means(first: int, last: int, planes: Array, down: int, across: int, means: 
 @compiled
 def _tones(first: int, last: int, light: Array, chroma: Array, matrix: Array, tones: Array) -> None:
     """Rows first to last: R, G and B (3, h, w) of light (h, w) and chroma (2, h, w); `matrix` (3, 2) is of chroma."""
-    for c in range(3):
-        of_first, of_second = matrix[c, 0], matrix[c, 1]
+    for y in range(first, last):
+        _row_of_tones(light[y], chroma[:, y], matrix, tones[:, y])
+
+
+@compiled
+def _tones_of(runs: Runs, light: Array, chroma: Array, matrix: Array, tones: Array) -> None:
+    """`_tones` of runs of blocks."""
+    for run in range(runs.shape[0]):
+        first, last, left, right = runs[run]
         for y in range(first, last):
-            target, own, one, two = tones[c, y], light[y], chroma[0, y], chroma[1, y]
-            for x in range(target.shape[0]):
-                target[x] = own[x] + of_first * one[x] + of_second * two[x]
+            _row_of_tones(light[y, left:right], chroma[:, y, left:right], matrix, tones[:, y, left:right])
+
+
+@compiled
+def _row_of_tones(light: Array, chroma: Array, matrix: Array, tones: Array) -> None:
+    one, two = chroma[0], chroma[1]
+    for c in range(3):
+        of_first, of_second, target = matrix[c, 0], matrix[c, 1], tones[c]
+        for x in range(target.shape[0]):
+            target[x] = light[x] + of_first * one[x] + of_second * two[x]
 
 
 @compiled
@@ -718,29 +734,131 @@ def _fine_detail(runs: Runs, plane: Array, out: Array) -> None:
 
 
 @compiled
-def _follow(first: int, last: int, present: Mask, light: Array, mean: Array) -> None:
-    """Rows first to last of light (2, K, H, W): what the first guess has where another is not; and the mean of all."""
-    _, kinds, _, width = light.shape
-    side = 4 * TILE
-    scale = f32(0.5) / f32(kinds)
-    for y in range(first, last):
-        total = mean[y]
-        for x in range(width):
-            total[x] = light[0, 0, y, x] + light[1, 0, y, x]
-        for k in range(1, kinds):
-            one, two = light[0, k, y], light[1, k, y]
-            tile = 0
-            while tile < width // side:
-                there, begin = present[k, y // side, tile], tile * side
-                while tile < width // side and present[k, y // side, tile] == there:
-                    tile += 1
-                if not there:
-                    _put(light[0, 0, y, begin : tile * side], one[begin : tile * side])
-                    _put(light[1, 0, y, begin : tile * side], two[begin : tile * side])
+def _judged(
+    first: int, last: int, a: Array, b: Array, still_a: Array, still_b: Array, evidence: Array, present: Mask,
+    rest: int, limits: Array, judged: Mask,
+) -> None:  # fmt: skip
+    """Rows first to last of tiles: `midnet.judged`, and entry 10 of the evidence of the first guess and of "rest".
+
+    Their brightness is `a` and `b` (H, W), and that of the pictures themselves; `limits` are those of flows, of the
+    difference of `a` and `b`, of colours and of what "rest" does worse.
+    """
+    kinds, _, _, width = evidence.shape
+    slow, calm, alike, worse = limits
+    sums, off = np.empty(4 * width, np.float32), np.empty(width, np.float32)
+    # of what has been seen of a row of tiles
+    total, most, other = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    speed, tones = np.empty(width, np.float32), np.empty(width, np.float32)
+    third = f32(1.0 / 3.0)
+    for row in range(first, last):
+        for found in (total, most, other, speed, tones):
+            _clear(found)
+        for y in range(TILE * row, TILE * row + TILE):
+            apart, worst = evidence[0, 10, y], evidence[rest, 10, y]
+            _apart(a, b, y, sums, apart)
+            _apart(still_a, still_b, y, sums, worst)
             for x in range(width):
-                total[x] += one[x] + two[x]
-        for x in range(width):
-            total[x] *= scale
+                total[x] += apart[x]
+                most[x] = max(most[x], apart[x])
+                other[x] = max(other[x], worst[x])
+            for c in range(4):
+                flow = evidence[0, c, y]
+                for x in range(width):
+                    speed[x] = max(speed[x], abs(flow[x]))
+            for side in range(4, 10, 3):
+                _clear(off)
+                for c in range(side, side + 3):
+                    one, two = evidence[0, c, y], evidence[rest, c, y]
+                    for x in range(width):
+                        off[x] += abs(one[x] - two[x])
+                for x in range(width):
+                    tones[x] = max(tones[x], third * off[x])
+        for tile in range(width // TILE):
+            alone = True
+            for k in range(1, kinds):
+                alone = alone and (k == rest or not present[k, row, tile])
+            at = TILE * tile
+            for x in range(at + 1, at + TILE):
+                total[at] += total[x]
+                most[at], other[at] = max(most[at], most[x]), max(other[at], other[x])
+                speed[at], tones[at] = max(speed[at], speed[x]), max(tones[at], tones[x])
+            still = speed[at] < slow or other[at] > most[at] + worse or tones[at] < alike
+            calm_here = total[at] < f32(TILE * TILE) * calm and most[at] < f32(2.0) * calm
+            for k in range(kinds):
+                judged[k, row, tile] = present[k, row, tile] and not (alone and still and calm_here)
+
+
+@compiled
+def _apart(a: Array, b: Array, y: int, sums: Array, out: Array) -> None:
+    """Of row y of blocks the mean difference of two planes (H, W); `sums` is room."""
+    _clear(sums)
+    for line in range(4 * y, 4 * y + 4):
+        one, two = a[line], b[line]
+        for x in range(sums.shape[0]):
+            sums[x] += abs(one[x] - two[x])
+    _sums(sums, 4, f32(0.0625), out)
+
+
+@compiled
+def _run(tiles: Mask, tile: int) -> tuple[int, int]:
+    """Columns of blocks from the first tile on that is present, `tile` or later, to the next that is not."""
+    while tile < tiles.shape[0] and not tiles[tile]:
+        tile += 1
+    begin = tile
+    while tile < tiles.shape[0] and tiles[tile]:
+        tile += 1
+    return TILE * begin, TILE * tile
+
+
+@compiled
+def _near(present: Mask, k: int, row: int, tile: int) -> bool:
+    """Whether a guess is present in a tile or in one of its eight neighbours, whose shares reach into it."""
+    _, rows, tiles = present.shape
+    for y in range(max(row - 1, 0), min(row + 2, rows)):
+        for x in range(max(tile - 1, 0), min(tile + 2, tiles)):
+            if present[k, y, x]:
+                return True
+    return False
+
+
+@compiled
+def _follow(
+    first: int, last: int, present: Mask, judged: Mask, rest: int, light: Array, still_a: Array, still_b: Array,
+    mean: Array,
+) -> None:  # fmt: skip
+    """Rows first to last of tiles of light (2, K, H, W): what the first guess has beside tiles where another is.
+
+    And where anything is judged the mean of all guesses; what "rest" has are the pictures themselves.
+    """
+    kinds, _, tiles = present.shape
+    side = 4 * TILE
+    scale, others = f32(0.5) / f32(kinds), f32(kinds - 1)
+    for row in range(first, last):
+        for k in range(1, kinds):
+            for tile in range(tiles):
+                if k != rest and not present[k, row, tile] and _near(present, k, row, tile):
+                    for y in range(side * row, side * row + side):
+                        for number in range(2):
+                            source = light[number, 0, y, side * tile : side * tile + side]
+                            _put(source, light[number, k, y, side * tile : side * tile + side])
+        for y in range(side * row, side * row + side):
+            begin, end = _run(judged[0, row], 0)
+            while begin < end:
+                left, right = 4 * begin, 4 * end
+                total, one, two = mean[y, left:right], light[0, 0, y, left:right], light[1, 0, y, left:right]
+                own, other = still_a[y, left:right], still_b[y, left:right]
+                for x in range(right - left):
+                    total[x] = scale * (others * (one[x] + two[x]) + (own[x] + other[x]))
+                begin, end = _run(judged[0, row], end // TILE)
+            for k in range(1, kinds):
+                begin, end = (0, 0) if k == rest else _run(present[k, row], 0)
+                while begin < end:
+                    left, right = 4 * begin, 4 * end
+                    total, one, two = mean[y, left:right], light[0, 0, y, left:right], light[1, 0, y, left:right]
+                    own, other = light[0, k, y, left:right], light[1, k, y, left:right]
+                    for x in range(right - left):
+                        total[x] += scale * ((own[x] + other[x]) - (one[x] + two[x]))
+                    begin, end = _run(present[k, row], end // TILE)
 
 
 @compiled
@@ -913,14 +1031,83 @@ def _rectify(x: Array) -> None:
 
 
 @compiled
-def _run(tiles: Mask, tile: int) -> tuple[int, int]:
-    """Columns of blocks from the first tile on that is present, `tile` or later, to the next that is not."""
-    while tile < tiles.shape[0] and not tiles[tile]:
-        tile += 1
-    begin = tile
-    while tile < tiles.shape[0] and tiles[tile]:
-        tile += 1
-    return TILE * begin, TILE * tile
+def _hull(tiles: Mask) -> tuple[int, int]:
+    """Columns of blocks from the first tile that is present to the last."""
+    first, last = 0, tiles.shape[0]
+    while not tiles[first]:
+        first += 1
+    while not tiles[last - 1]:
+        last -= 1
+    return TILE * first, TILE * last
+
+
+# Most runs are short, and a slice costs as much as a run of some blocks: for these there are loops without
+
+
+@compiled
+def _pack(rows: Array, tiles: Mask, left: int, out: Array) -> None:
+    """Of rows (C, n), which begin at block `left`, the tiles that are present, side by side."""
+    at = 0
+    begin, end = _run(tiles, 0)
+    while begin < end:
+        for c in range(rows.shape[0]):
+            if end - begin > SHORT:
+                _put(rows[c, begin - left :], out[c, at : at + end - begin])
+            else:
+                for x in range(end - begin):
+                    out[c, at + x] = rows[c, begin - left + x]
+        at += end - begin
+        begin, end = _run(tiles, end // TILE)
+
+
+@compiled
+def _pool(rows: Array, at: int, y: int, begin: int, end: int, first: bool, rest: bool, shared: Array) -> None:
+    """Add features (C, n) of a guess, from `at` on, to what all of them show in columns `begin` to `end` of row y.
+
+    The mean, the maximum, the first guess and "rest", C rows of `shared` each.
+    """
+    each = rows.shape[0]
+    for c in range(each):
+        if end - begin > SHORT:
+            own, total, most = rows[c, at:], shared[c, y, begin:end], shared[each + c, y, begin:end]
+            if first:
+                for x in range(end - begin):
+                    total[x] = _rectified(own[x])
+                _put(total, most)
+                _put(total, shared[2 * each + c, y, begin:end])
+            else:
+                for x in range(end - begin):
+                    value = _rectified(own[x])
+                    total[x] += value
+                    most[x] = max(most[x], value)
+            if rest:
+                still = shared[3 * each + c, y, begin:end]
+                for x in range(end - begin):
+                    still[x] = _rectified(own[x])
+            continue
+        for x in range(end - begin):
+            value = _rectified(rows[c, at + x])
+            if first:
+                shared[c, y, begin + x] = shared[each + c, y, begin + x] = value
+                shared[2 * each + c, y, begin + x] = value
+            else:
+                shared[c, y, begin + x] += value
+                shared[each + c, y, begin + x] = max(shared[each + c, y, begin + x], value)
+            if rest:
+                shared[3 * each + c, y, begin + x] = value
+
+
+@compiled
+def _meet(features: Array, at: int, around: Array, y: int, begin: int, end: int, out: Array) -> None:
+    """What is seen of a guess, columns of (C, n) from `at` on, and of what lies around it, rectified into `out`."""
+    for c in range(out.shape[0]):
+        if end - begin > SHORT:
+            own, more, target = features[c, at:], around[c, y, begin:end], out[c, at:]
+            for x in range(end - begin):
+                target[x] = _rectified(own[x] + more[x])
+        else:
+            for x in range(end - begin):
+                out[c, at + x] = _rectified(features[c, at + x] + around[c, y, begin + x])
 
 
 @compiled
@@ -930,25 +1117,26 @@ def _look(
 ) -> None:  # fmt: skip
     """The judge's first two layers in rows first to last of blocks.
 
-    Features of each guess that is present go to the flat `features`, those of row y and guess k from `starts[y, k]`
-    blocks on, channels first; what all of them and the block itself show to `shared` (h, w, 4 each + SHARED_CLUES).
+    Features of each guess that is `present` (judged) go to the flat `features`, of row y and guess k from
+    `starts[y, k]` blocks on, channels first; what all of them and the block itself show to `shared`
+    (4 each + SHARED_CLUES, h, w).
     """
     kinds, _, _, width = evidence.shape
     each, count = look.shape
     # of each as much as is wanted: a slice of columns would not lie without gaps, and not be done in lanes
-    packed, partial_clues, middles = (
-        np.empty(count * width, np.float32),
-        np.empty(count * width, np.float32),
-        np.empty(each * width, np.float32),
-    )
+    packed, every = np.empty(count * width, np.float32), np.empty(count * width, np.float32)
+    middles = np.empty(each * width, np.float32)
     apart, least, times = np.empty((kinds, width), np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
-    pooled, room = np.empty((4, each, width), np.float32), np.empty((2, width + 2), np.float32)
+    room = np.empty((2, width + 2), np.float32)
     leader = evidence[0]
     for y in range(first, last):
         for x in range(width):
             apart[0, x] = _root(leader[10, y, x])
             least[x] = apart[0, x]
             times[x] = f32(0.0)
+        if not present[0, y // TILE].all():
+            for c in range(4 * each):
+                _clear(shared[c, y])
         for k in range(1, kinds):
             begin, end = _run(present[k, y // TILE], 0)
             while begin < end:
@@ -962,16 +1150,12 @@ def _look(
             blocks = TILE * int(tiles.sum())
             if blocks == 0:
                 continue
-            found = packed[: count * blocks].reshape(count, blocks)
-            begin, end = _run(tiles, 0)
-            at = 0
-            while begin < end:
-                part = partial_clues[: count * (end - begin)].reshape(count, end - begin)
-                _clues(evidence[k], leader, apart[k], apart[0], least, y, begin, room, part)
-                for c in range(count):
-                    _put(part[c], found[c, at : at + end - begin])
-                at += end - begin
-                begin, end = _run(tiles, end // TILE)
+            left, right = _hull(tiles)
+            found = every[: count * (right - left)].reshape(count, right - left)
+            _clues(evidence[k], leader, apart[k], apart[0], least, y, left, room, found)
+            if blocks < right - left:
+                part, found = found, packed[: count * blocks].reshape(count, blocks)
+                _pack(part, tiles, left, found)
             middle = middles[: each * blocks].reshape(each, blocks)
             _layer(look, kind[k], found, middle)
             _rectify(middle)
@@ -981,46 +1165,29 @@ def _look(
             begin, end = _run(tiles, 0)
             at = 0
             while begin < end:
-                often = times[begin:end]
-                for x in range(end - begin):
-                    often[x] += f32(1.0)
-                for c in range(each):
-                    own, total, most = out[c, at:], pooled[0, c, begin:end], pooled[1, c, begin:end]
-                    if k == 0:
-                        for x in range(end - begin):
-                            total[x] = _rectified(own[x])
-                        _put(total, most)
-                        _put(total, pooled[2, c])
-                    else:
-                        for x in range(end - begin):
-                            value = _rectified(own[x])
-                            total[x] += value
-                            most[x] = max(most[x], value)
-                    if k == rest:
-                        still = pooled[3, c]
-                        for x in range(end - begin):
-                            still[x] = _rectified(own[x])
+                for x in range(begin, end):
+                    times[x] += f32(1.0)
+                _pool(out, at, y, begin, end, k == 0, k == rest, shared)
                 at += end - begin
                 begin, end = _run(tiles, end // TILE)
         for x in range(width):
-            times[x] = f32(1.0) / times[x]
+            times[x] = f32(1.0) / max(times[x], f32(1.0))
         for c in range(each):
-            mean = pooled[0, c]
+            mean = shared[c, y]
             for x in range(width):
                 mean[x] *= times[x]
+        at = 4 * each
+        early, late, speed = shared[at + 3, y], shared[at + 4, y], shared[at + 12, y]
         for x in range(width):
-            block = shared[y, x]
-            for k in range(4):
-                for c in range(each):
-                    block[k * each + c] = pooled[k, c, x]
-            place = block[4 * each :]
-            for c in range(3):
-                place[c] = seen[c, y, x]
-                place[5 + c] = leader[4 + c, y, x] - f32(0.5)
-                place[8 + c] = leader[7 + c, y, x] - f32(0.5)
-            place[3], place[4], place[11] = t, f32(1.0) - t, least[x]
-            dx, dy = leader[2, y, x] - leader[0, y, x], leader[3, y, x] - leader[1, y, x]
-            place[12] = log(f32(1.0) + _length(dx, dy))
+            early[x], late[x] = t, f32(1.0) - t
+        _put(least, shared[at + 11, y])
+        for c in range(3):
+            _put(seen[c, y], shared[at + c, y])
+            for side in range(2):
+                tone, target = leader[4 + 3 * side + c, y], shared[at + 5 + 3 * side + c, y]
+                for x in range(width):
+                    target[x] = tone[x] - f32(0.5)
+        _log_length(leader[2:4], leader[0:2], y, 0, speed)
 
 
 @compiled
@@ -1028,21 +1195,22 @@ def _decide(
     first: int, last: int, features: Array, starts: NDArray[np.int64], present: Mask, rest: int, around: Array,
     second: Array, bias: Array, verdict: Array, last_bias: Array, ahead: Array, seen: Array, t: Number, shares: Array,
 ) -> None:  # fmt: skip
-    """The judge's last two layers in rows first to last of blocks: shares (2K, h, w)."""
-    kinds, (_, width, entries), each = present.shape[0], around.shape, second.shape[0]
-    near, middles = np.empty((entries, width), np.float32), np.empty(each * width, np.float32)
+    """The judge's last two layers in rows first to last of blocks: shares (2K, h, w).
+
+    Where no guess is `present` (judged), both sides of the first are weighed by what lies around alone.
+    """
+    kinds, (entries, _, width), each = present.shape[0], around.shape, second.shape[0]
+    middles = np.empty(each * width, np.float32)
     verdicts, most, sums = np.empty(2 * width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
     sides, packed = np.empty((2, width), np.float32), np.empty(each * width, np.float32)
     early, late, nothing = log(f32(1.0) - t + f32(1e-3)), log(t + f32(1e-3)), f32(-1e30)
     for y in range(first, last):
-        for x in range(width):
-            for c in range(entries):
-                near[c, x] = around[y, x, c]
+        of_a, of_b, of_rest = around[entries - 3, y], around[entries - 2, y], around[entries - 1, y]
         for x in range(width):
             visible = seen[2, y, x]
             soft = log(f32(1.0) + exp(-abs(visible)))
-            sides[0, x] = near[entries - 3, x] + early + min(visible, f32(0.0)) - soft
-            sides[1, x] = near[entries - 2, x] + late + min(-visible, f32(0.0)) - soft
+            sides[0, x] = of_a[x] + early + min(visible, f32(0.0)) - soft
+            sides[1, x] = of_b[x] + late + min(-visible, f32(0.0)) - soft
             most[x] = nothing
         for k in range(kinds):
             tiles = present[k, y // TILE]
@@ -1054,15 +1222,12 @@ def _decide(
             if blocks == 0:
                 continue
             start = starts[y, k] * each
-            own, found = features[start:], packed[: each * blocks].reshape(each, blocks)
+            own = features[start : start + each * blocks].reshape(each, blocks)
+            found = packed[: each * blocks].reshape(each, blocks)
             begin, end = _run(tiles, 0)
             at = 0
             while begin < end:
-                for c in range(each):
-                    source, more = own[c * blocks + at :], near[c, begin:end]
-                    target = found[c, at:]
-                    for x in range(end - begin):
-                        target[x] = _rectified(source[x] + more[x])
+                _meet(own, at, around, y, begin, end, found)
                 at += end - begin
                 begin, end = _run(tiles, end // TILE)
             middle = middles[: each * blocks].reshape(each, blocks)
@@ -1073,16 +1238,20 @@ def _decide(
             begin, end = _run(tiles, 0)
             at = 0
             while begin < end:
+                gain = f32(1.0) if k == rest else f32(0.0)
                 for side in range(2):
-                    value, of_side = logits[side, at:], sides[side, begin:end]
-                    still, target = near[entries - 1, begin:end], shares[side * kinds + k, y, begin:end]
-                    highest = most[begin:end]
-                    gain = f32(1.0) if k == rest else f32(0.0)
-                    for x in range(end - begin):
-                        target[x] = value[x] + of_side[x] + ahead[k] + gain * still[x]
-                        highest[x] = max(highest[x], target[x])
+                    target = shares[side * kinds + k, y]
+                    for x in range(begin, end):
+                        value = logits[side, at + x - begin] + sides[side, x] + ahead[k] + gain * of_rest[x]
+                        target[x] = value
+                        most[x] = max(most[x], value)
                 at += end - begin
                 begin, end = _run(tiles, end // TILE)
+        for tile in range(width // TILE):
+            if not present[0, y // TILE, tile]:
+                for x in range(TILE * tile, TILE * tile + TILE):
+                    shares[0, y, x], shares[kinds, y, x] = sides[0, x], sides[1, x]
+                    most[x] = max(sides[0, x], sides[1, x])
         for x in range(width):
             sums[x] = f32(0.0)
         for k in range(2 * kinds):
@@ -1098,24 +1267,14 @@ def _decide(
 
 
 @compiled
-def _near(present: Mask, k: int, row: int, tile: int) -> bool:
-    """Whether a guess is present in a tile or in one of its eight neighbours, whose shares reach into it."""
-    _, rows, tiles = present.shape
-    for y in range(max(row - 1, 0), min(row + 2, rows)):
-        for x in range(max(tile - 1, 0), min(tile + 2, tiles)):
-            if present[k, y, x]:
-                return True
-    return False
-
-
-@compiled
 def _mix(
-    first: int, last: int, pictures: Array, present: Mask, shares: Array, down: int, across: int, out: Array
-) -> None:
+    first: int, last: int, pictures: Array, still_a: Array, still_b: Array, rest: int, present: Mask, shares: Array,
+    down: int, across: int, out: Array,
+) -> None:  # fmt: skip
     """Rows first to last of the mixture of planes (2K, C, H, W) with shares (2K, h, w) that sum to 1.
 
     A block has `down` rows and `across` columns of the planes. Where the share of a guess reaches into tiles where that
-    is not present, the first guess takes it.
+    is not present, the first guess takes it. What "rest" has are the planes of the pictures themselves.
     """
     channels, _, width = out.shape
     half, tiles = present.shape[0], present.shape[2]
@@ -1130,7 +1289,7 @@ def _mix(
         if y == first or y % high == 0:
             for k in range(half):
                 for tile in range(tiles):
-                    reached[k, tile] = _near(present, k, y // high, tile)
+                    reached[k, tile] = k == 0 or _near(present, k, y // high, tile)
         for c in range(channels):
             _clear(out[c, y])
         for kind in range(2 * half):
@@ -1140,24 +1299,32 @@ def _mix(
                 _clear(left_over)
             begin, end = _run(reached[guess], 0)
             while begin < end:
-                part, rest = row[across * begin : across * end], left_over[across * begin : across * end]
+                part, more = row[across * begin : across * end], left_over[across * begin : across * end]
                 _enlarge(shares[k], y, down, across, begin, end, wide, part)
                 if guess == 0:
                     for x in range(across * (end - begin)):
-                        part[x] += rest[x]
-                for tile in range(begin // TILE, end // TILE):
-                    there = present[guess, y // high, tile]
-                    one = part[side * tile - across * begin : side * (tile + 1) - across * begin]
-                    if there and guess > 0:
-                        for c in range(channels):
-                            target = out[c, y, side * tile : side * (tile + 1)]
-                            source = pictures[k, c, y, side * tile : side * (tile + 1)]
-                            for x in range(side):
-                                target[x] += one[x] * source[x]
-                    elif not there:
-                        other = left_over[side * tile : side * (tile + 1)]
-                        for x in range(side):
+                        part[x] += more[x]
+                tile, stop = begin // TILE, end // TILE
+                while tile < stop and guess > 0:
+                    there, start = present[guess, y // high, tile], tile
+                    while tile < stop and present[guess, y // high, tile] == there:
+                        tile += 1
+                    one = part[side * start - across * begin : side * tile - across * begin]
+                    if not there:
+                        other = left_over[side * start : side * tile]
+                        for x in range(side * (tile - start)):
                             other[x] += one[x]
+                        continue
+                    for c in range(channels):
+                        target = out[c, y, side * start : side * tile]
+                        if guess != rest:
+                            source = pictures[k, c, y, side * start : side * tile]
+                        elif k < half:
+                            source = still_a[c, y, side * start : side * tile]
+                        else:
+                            source = still_b[c, y, side * start : side * tile]
+                        for x in range(side * (tile - start)):
+                            target[x] += one[x] * source[x]
                 if guess == 0:
                     for c in range(channels):
                         target, source = out[c, y], pictures[k, c, y]
@@ -1324,6 +1491,23 @@ def runs_of(mask: Mask) -> Runs:
     return TILE * np.stack([begins[:, 0], begins[:, 0] + 1, begins[:, 1], ends[:, 1]], 1)
 
 
+def joined(runs: Runs) -> Runs:
+    """Runs that lie near each other in a row as one."""
+    if len(runs) == 0:
+        return runs
+    apart = (runs[1:, 0] != runs[:-1, 0]) | (runs[1:, 2] - runs[:-1, 3] > NEAR * TILE)
+    edges = np.flatnonzero(np.concatenate([[True], apart, [True]]))
+    out = runs[edges[:-1]]
+    out[:, 3] = runs[edges[1:] - 1, 3]
+    return out
+
+
+def banded(runs: Runs, band: int) -> list[Runs]:
+    """Those that begin within the same `band` rows, together."""
+    which = runs[:, 0] // band
+    return [runs[which == k] for k in np.unique(which)]
+
+
 class Rooms(threading.local):
     """Arrays that a thread uses again for the next picture: fresh memory costs more than what is computed in it."""
 
@@ -1421,18 +1605,24 @@ def _spline(planes: Array) -> Array:
 class Drawn:
     """Two pictures under K guesses, until this thread draws the next ones.
 
-    What a guess has in tiles where it is not present is not to be read.
+    What a guess has in tiles where it is not present is not to be read, nor what "rest" has, nor entries 11 and on
+    of the evidence where nothing is judged.
     """
 
     light: Array  # (2K, 1, H, W): a under each guess, then b
     chroma: Array | None  # (2K, 2, ., .), likewise
     present: Mask  # (K, h / TILE, w / TILE)
+    judged: Mask  # likewise: present, and the first guess alone will not do
+    rest: int  # which guess is that of no motion
     seen: Array  # (3, h, w), see `midnet.carry`
     evidence: Array  # (K, EVIDENCE, h, w), see `midnet.Midnet.candidates`
-    like: Layers  # of a
+    a: Layers
+    b: Layers
 
 
-def drawn(a: Layers, b: Layers, guessed: Guessed, hidden: tuple[Tensor, Tensor], rest: int) -> Drawn:
+def drawn(
+    a: Layers, b: Layers, guessed: Guessed, hidden: tuple[Tensor, Tensor], rest: int, limits: Sequence[float]
+) -> Drawn:
     """Both pictures brought to t under every guess, and what tells how far to trust each.
 
     Args:
@@ -1441,6 +1631,7 @@ def drawn(a: Layers, b: Layers, guessed: Guessed, hidden: tuple[Tensor, Tensor],
         guessed: the flows.
         hidden: logits (h, w) that a pixel of a is not seen in b, and the other way round.
         rest: which guess is that of no motion.
+        limits: within which the first guess alone will do, see `_judged`.
     """
     kinds, _, rows, columns = guessed.flows.shape
     height, width = 4 * rows, 4 * columns
@@ -1452,11 +1643,12 @@ def drawn(a: Layers, b: Layers, guessed: Guessed, hidden: tuple[Tensor, Tensor],
     chroma = None
     if a.chroma is not None:
         chroma = ROOMS.take("chroma", (2, kinds, *a.chroma.shape), np.float32)
+    else:
+        means[:, :, 1:] = 0.0
     evidence[:, :4] = guessed.flows
     # the first guess is everywhere and is shared by all threads; the runs of another go to one
-    bands = [np.array([[y, min(y + BAND, rows), 0, columns]]) for y in range(0, rows, BAND)]
-    runs = [bands if k == 0 else [runs_of(there[k])] for k in range(kinds)]
-    tasks = [(part, k) for k in range(kinds) if k != rest for part in runs[k]]
+    tasks = [(np.array([[y, min(y + BAND, rows), 0, columns]]), 0) for y in range(0, rows, BAND)]
+    tasks += [(runs_of(there[k]), k) for k in range(1, kinds) if k != rest]
 
     ab, ba = (x.contiguous().numpy() for x in hidden)
 
@@ -1467,42 +1659,49 @@ def drawn(a: Layers, b: Layers, guessed: Guessed, hidden: tuple[Tensor, Tensor],
         if chroma is not None and side.chroma_spline is not None:
             _draw(part, side.chroma_spline, flow, *side.block, chroma[number, k], found[1:])
         tones = evidence[k, 4 + 3 * number : 7 + 3 * number]
-        for first, last in np.unique(part[:, :2], axis=0):
-            if chroma is None:
-                tones[:, first:last] = found[:1, first:last]
-            else:
-                _tones(first, last, found[0], found[1:], a.matrix, tones)
+        _tones_of(part, found[0], found[1:], a.matrix, tones)
 
-    def stay(number: int) -> None:
-        side = (a, b)[number]
-        light[number, rest, 0] = side.light
+    at_once([partial(draw, *task, number) for task in tasks for number in (0, 1)])
+    for number, side in enumerate((a, b)):
         evidence[rest, 4 + 3 * number : 7 + 3 * number] = side.tones
-        if chroma is not None:
-            chroma[number, rest] = side.chroma
+    judged = np.empty_like(there)
+    work = partial(
+        _judged, a=light[0, 0, 0], b=light[1, 0, 0], still_a=a.light, still_b=b.light, evidence=evidence,
+        present=there, rest=rest, limits=np.array(limits, np.float32), judged=judged,
+    )  # fmt: skip
+    at_once(in_bands(work, rows // TILE, 1))
+    work = partial(
+        _follow, present=there, judged=judged, rest=rest, light=light[:, :, 0], still_a=a.light, still_b=b.light,
+        mean=mean,
+    )  # fmt: skip
+    at_once(in_bands(work, rows // TILE, 1))
 
-    def compare(part: Runs, k: int) -> None:
-        _compare(part, light[0, k, 0], light[1, k, 0], mean, evidence[k])
+    def see(part: Runs, k: int) -> None:
+        _hidden(part, ab, ba, evidence[k])
+        one, two = (a.light, b.light) if k == rest else (light[0, k, 0], light[1, k, 0])
+        _compare(part, one, two, mean, evidence[k])
 
-    drawing = [partial(draw, *task, number) for task in tasks for number in (0, 1)]
-    drawing += [partial(stay, number) for number in (0, 1)]
-    tasks.append((np.array([[0, rows, 0, columns]]), rest))
-    drawing += [partial(_hidden, part, ab, ba, evidence[k]) for part, k in tasks]
-    at_once(drawing)
-    at_once(in_bands(partial(_follow, present=there, light=light[:, :, 0], mean=mean), height, 4 * BAND))
-    at_once([partial(compare, *task) for task in tasks])
+    tasks = [(part, k) for k in range(kinds) for part in banded(joined(runs_of(judged[k])), 4 * BAND)]
+    at_once([partial(see, *task) for task in tasks])
     flat = None if chroma is None else chroma.reshape(2 * kinds, *chroma.shape[2:])
-    return Drawn(light.reshape(2 * kinds, 1, height, width), flat, there, guessed.seen, evidence, a)
+    return Drawn(light.reshape(2 * kinds, 1, height, width), flat, there, judged, rest, guessed.seen, evidence, a, b)
 
 
 def completed(found: Drawn) -> tuple[Array, Array]:
     """Pictures (2K, 3, H, W) and evidence of `layers_of_rgb`; of the first guess where another is not present."""
     kinds = len(found.present)
-    blocks = found.present.repeat(TILE, 1).repeat(TILE, 2)[:, None]
+    present, judged = (x.repeat(TILE, 1).repeat(TILE, 2)[:, None] for x in (found.present, found.judged))
     assert found.chroma is not None
-    pictures = found.light + np.einsum("kn,pnyx->pkyx", found.like.matrix, found.chroma)
-    sides = pictures.reshape(2, kinds, *pictures.shape[1:])
-    sides = np.where(blocks.repeat(4, 2).repeat(4, 3), sides, sides[:, :1])
-    return sides.reshape(pictures.shape), np.where(blocks, found.evidence, found.evidence[:1])
+    sides = []
+    for n, still in enumerate((found.a, found.b)):
+        own = slice(n * kinds, (n + 1) * kinds)
+        light, chroma = found.light[own], found.chroma[own]
+        light[found.rest], chroma[found.rest] = still.light, still.chroma
+        pictures = light + np.einsum("kn,pnyx->pkyx", still.matrix, chroma)
+        sides.append(np.where(judged.repeat(4, 2).repeat(4, 3), pictures, pictures[:1]))
+    evidence = np.where(present, found.evidence, found.evidence[:1])
+    evidence[:, 11:] = np.where(judged[0], evidence[:, 11:], 0.0)
+    return np.concatenate(sides), evidence
 
 
 def mixed(found: Drawn, shares: Tensor) -> tuple[Array, Array | None]:
@@ -1510,16 +1709,21 @@ def mixed(found: Drawn, shares: Tensor) -> tuple[Array, Array | None]:
 
     Both are this thread's until it mixes the next picture.
     """
-    parts = shares.numpy()
-    light = _mixed("mixed light", found.light, found.present, parts, 4, 4)[0]
-    if found.chroma is None:
+    a, b = found.a, found.b
+    light = _mixed("mixed light", found, shares, found.light, (a.light[None], b.light[None]), 4, 4)[0]
+    if found.chroma is None or a.chroma is None or b.chroma is None:
         return light, None
-    return light, _mixed("mixed chroma", found.chroma, found.present, parts, *found.like.block)
+    return light, _mixed("mixed chroma", found, shares, found.chroma, (a.chroma, b.chroma), *a.block)
 
 
-def _mixed(name: str, pictures: Array, present: Mask, shares: Array, down: int, across: int) -> Array:
+def _mixed(
+    name: str, found: Drawn, shares: Tensor, pictures: Array, still: tuple[Array, Array], down: int, across: int
+) -> Array:
     out = ROOMS.take(name, pictures.shape[1:], np.float32)
-    work = partial(_mix, pictures=pictures, present=present, shares=shares, down=down, across=across, out=out)
+    work = partial(
+        _mix, pictures=pictures, still_a=still[0], still_b=still[1], rest=found.rest, present=found.judged,
+        shares=shares.numpy(), down=down, across=across, out=out,
+    )  # fmt: skip
     at_once(in_bands(work, out.shape[1], BAND * down))
     return out
 
@@ -1564,7 +1768,7 @@ class Looked(NamedTuple):
 
     features: Array  # flat
     starts: NDArray[np.int64]  # (h, K): where those of a row of blocks and a guess begin, in blocks
-    shared: Array  # (h, w, 4 each + SHARED_CLUES): mean, maximum, the first's and "rest"'s, and clues of the block
+    shared: Array  # (4 each + SHARED_CLUES, h, w): mean, maximum, the first's and "rest"'s, and clues of the block
 
 
 def look(found: Drawn, t: float, rest: int, weights: Weights, common: int) -> Looked:
@@ -1579,13 +1783,13 @@ def look(found: Drawn, t: float, rest: int, weights: Weights, common: int) -> Lo
     """
     kinds, _, height, width = found.evidence.shape
     each = len(weights.look)
-    counts = (TILE * found.present.sum(2)).T.repeat(TILE, 0)  # (h, K)
+    counts = (TILE * found.judged.sum(2)).T.repeat(TILE, 0)  # (h, K)
     starts = np.concatenate([[0], counts.reshape(-1).cumsum()])
     features = ROOMS.take("features", (int(starts[-1]) * each,), np.float32)
-    shared = ROOMS.take("shared", (height, width, 4 * each + common), np.float32)
+    shared = ROOMS.take("shared", (4 * each + common, height, width), np.float32)
     begins = starts[:-1].reshape(height, kinds)
     work = partial(
-        _look, evidence=found.evidence, seen=found.seen, t=f32(t), present=found.present, rest=rest,
+        _look, evidence=found.evidence, seen=found.seen, t=f32(t), present=found.judged, rest=rest,
         starts=begins, look=weights.look, kind=weights.kind, second=weights.first, bias=weights.first_bias,
         features=features, shared=shared,
     )  # fmt: skip
@@ -1601,7 +1805,7 @@ def decide(
     Args:
         looked: of `look`.
         found: of `drawn`.
-        around: (h, w, each + 3), what the surroundings say; the last three are logits of a, of b and of "rest".
+        around: (each + 3, h, w), what the surroundings say; the last three are logits of a, of b and of "rest".
         t: the instant.
         rest: which guess is that of no motion.
         weights: of the judge.
@@ -1610,7 +1814,7 @@ def decide(
     kinds, _, height, width = found.evidence.shape
     shares = np.empty((2 * kinds, height, width), np.float32)
     work = partial(
-        _decide, features=looked.features, starts=looked.starts, present=found.present, rest=rest,
+        _decide, features=looked.features, starts=looked.starts, present=found.judged, rest=rest,
         around=around.numpy(), second=weights.second, bias=weights.second_bias, verdict=weights.verdict,
         last_bias=weights.verdict_bias, ahead=ahead.numpy(), seen=found.seen, t=f32(t), shares=shares,
     )  # fmt: skip
