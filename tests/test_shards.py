@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -121,6 +122,21 @@ def test_colours_change_alike_in_all_pictures(scene_sample: dict[str, NDArray[An
         expected = plain[name][[2, 0, 1]] * torch.tensor([1.1, 0.9, 1.0]).view(3, 1, 1) + 0.02
         assert torch.allclose(tinted[name], expected.clamp(0, 1), atol=1e-6)
     assert torch.equal(tinted["flow_ab"], plain["flow_ab"])
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_fade_is_even_in_time(scene_sample: dict[str, NDArray[Any]], backwards: bool) -> None:
+    scene = scene_sample | {"t": np.float32(0.25)}
+    plain = changed(scene, Change(0, 0, 48, False, 0, backwards))
+    t = float(plain["t"])
+    assert t == (0.75 if backwards else 0.25)
+    for gain, lights in ((0.5, (1.0, 0.5)), (2.0, (0.5, 1.0))):
+        faded = changed(scene, Change(0, 0, 48, False, 0, backwards, fade=math.log(gain)))
+        for name, time in (("a", 0.0), ("target", t), ("b", 1.0)):
+            light = lights[0] + (lights[1] - lights[0]) * time
+            torch.testing.assert_close(faded[name], light * plain[name])
+        for name in FRAMES:
+            assert 0.0 <= faded[name].min() <= faded[name].max() <= 1.0
 
 
 def test_drawn_changes_reach_everything() -> None:

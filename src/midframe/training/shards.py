@@ -8,6 +8,7 @@ that is resumed at sample i goes on with the samples it would have had; shards t
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -38,6 +39,7 @@ TOGETHER = 16  # scenes rendered at once on a GPU
 PATIENCE = 600.0  # seconds to wait for a shard before giving up
 
 FRAMES = ("before", "a", "target", "b", "after")
+FADING, FADE = 0.1, 0.25  # share of samples in which light changes, and by how much (logarithm, standard deviation)
 FLOWS = ("flow_ab", "flow_ba", "flow_ta", "flow_tb", "flow_a_before", "flow_b_after")
 MASKS = (
     "hidden_ab",
@@ -341,10 +343,16 @@ class Change:
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
     lift: float = 0.0
     swap: tuple[int, int, int] = (0, 1, 2)  # order of the colours
+    fade: float = 0.0  # logarithm of how much brighter b becomes against a; what lies between follows evenly
+
+    def brightness(self, time: float) -> float:
+        """Of a picture, a being at 0 and b at 1, by the fade; the brighter of the two stays as it is."""
+        gain = math.exp(self.fade)
+        return max(0.0, 1.0 + (gain - 1.0) * time) / max(1.0, gain)
 
 
 def draw_change(rng: Generator, height: int, width: int, crop: int) -> Change:
-    """Any crop, mirroring, quarter turn and time direction; colours changed in half of all samples."""
+    """Any crop, mirroring, quarter turn and time direction; colours changed in half of all samples, a fade in some."""
     gain, lift, swap = (1.0, 1.0, 1.0), 0.0, (0, 1, 2)
     if rng.random() < 0.5:
         drawn = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.06, 3))
@@ -352,6 +360,7 @@ def draw_change(rng: Generator, height: int, width: int, crop: int) -> Change:
     if rng.random() < 0.3:
         one, two, three = (int(c) for c in rng.permutation(3))
         swap = (one, two, three)
+    fade = float(rng.normal(0, FADE)) if rng.random() < FADING else 0.0
     return Change(
         int(rng.integers(height - crop + 1)),
         int(rng.integers(width - crop + 1)),
@@ -362,6 +371,7 @@ def draw_change(rng: Generator, height: int, width: int, crop: int) -> Change:
         gain,
         lift,
         swap,
+        fade,
     )
 
 
@@ -372,6 +382,9 @@ def changed(sample: Arrays, change: Change) -> dict[str, Tensor]:
     """
     rows, columns = slice(change.top, change.top + change.crop), slice(change.left, change.left + change.crop)
     out: dict[str, Tensor] = {}
+    when = {"before": -1.0, "a": 0.0, "b": 1.0, "after": 2.0}
+    if "t" in sample:
+        when["target"] = 1.0 - float(sample["t"]) if change.backwards else float(sample["t"])
     for name, value in sample.items():
         if name == "t":
             out["t"] = torch.tensor(1.0 - float(value) if change.backwards else float(value))
@@ -388,6 +401,8 @@ def changed(sample: Arrays, change: Change) -> dict[str, Tensor]:
                 picture = picture[list(change.swap)]
             if change.gain != (1.0, 1.0, 1.0) or change.lift:
                 picture = (picture * torch.tensor(change.gain).view(3, 1, 1) + change.lift).clamp_(0, 1)
+            if change.fade:
+                picture = (picture * change.brightness(when[key])).clamp_(max=1)
             out[key] = picture.contiguous()
         elif name in FLOWS:
             out[key] = turned(tensor.float(), change)
