@@ -906,9 +906,9 @@ def _best_place(logits: Tensor, rows: int, columns: int) -> Tensor:
 
 
 # Untrained, Middlebury: 35.68 dB down to full size, 35.07 down to half size, at a third of the time. On 30 triplets of
-# clips of 720p FAIR has 34.61 dB; a quarter of the size 34.51 to 34.52, at two thirds of the time. Refinement is worth
-# nothing there, but keeps flows of repeated textures together: docs/training-log.md, "Inverse search, again".
-FINE, FAIR, QUICK = Search(1, 4, 25, 5), Search(2, 5, 25, 0), Search(4, 3, 25, 0)
+# clips of 720p FAIR has 34.61 dB; a quarter of the size 34.51, at half of the time. Refinement is worth nothing
+# there, but keeps flows of repeated textures together: docs/training-log.md, "Inverse search, again".
+FINE, FAIR, QUICK = Search(1, 4, 25, 5), Search(2, 5, 25, 0), Search(4, 4, 25, 0)
 
 
 def inverse_search(
