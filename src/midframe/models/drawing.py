@@ -1692,13 +1692,14 @@ def completed(found: Drawn) -> tuple[Array, Array]:
     kinds = len(found.present)
     present, judged = (x.repeat(TILE, 1).repeat(TILE, 2)[:, None] for x in (found.present, found.judged))
     assert found.chroma is not None
+    there = judged.repeat(4, 2).repeat(4, 3)
     sides = []
     for n, still in enumerate((found.a, found.b)):
         own = slice(n * kinds, (n + 1) * kinds)
         light, chroma = found.light[own], found.chroma[own]
         light[found.rest], chroma[found.rest] = still.light, still.chroma
-        pictures = light + np.einsum("kn,pnyx->pkyx", still.matrix, chroma)
-        sides.append(np.where(judged.repeat(4, 2).repeat(4, 3), pictures, pictures[:1]))
+        light, chroma = (np.where(there, x, x[:1]) for x in (light, chroma))
+        sides.append(light + np.einsum("kn,pnyx->pkyx", still.matrix, chroma))
     evidence = np.where(present, found.evidence, found.evidence[:1])
     evidence[:, 11:] = np.where(judged[0], evidence[:, 11:], 0.0)
     return np.concatenate(sides), evidence
