@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from midframe import colour
 from midframe.engine import Engine
 from midframe.errors import WeightsError
-from midframe.models import drawing, midnet
+from midframe.models import drawing, load_model, midnet
 from midframe.models.midnet import SIZES, Architecture, Features, Midnet, Motion
 from midframe.ops import coordinates, warp
 from midframe.types import Frame, Gap, PixelFormat, Slot
@@ -493,6 +493,23 @@ def test_the_first_guess_alone_will_do_where_it_fits_and_rest_does_not_matter() 
     assert not midnet.judged(evidence, there, 2).any()  # it moves, but "rest" shows the same
     evidence[:, 0, 10] = 1.6 / 255
     assert midnet.judged(evidence, there, 2)[:, [0, 2]].all()  # on the whole it does not fit
+
+
+@pytest.mark.parametrize("name", ["midnet-s", "midnet-m"])
+@pytest.mark.parametrize("gain", [0.75, 1 / 0.75])
+def test_shipped_weights_follow_a_fade(name: str, gain: float) -> None:
+    """Light that changes between a and b has changed by its share at t, whatever moves."""
+    model = load_model(name)
+    image = 0.7 * texture(128, 192)
+    a, b = image, (gain * moved(image, 4.0, -1.0)).clamp(0, 1)
+    with torch.no_grad():
+        features = model.encode(a), model.encode(b)
+        motion = model.match(*features)
+        for t in (0.25, 0.5, 0.75):
+            made = model.render(*features, motion, torch.tensor([t]))
+            truth = (1.0 + (gain - 1.0) * t) * moved(image, 4.0 * t, -t)
+            off = 255 * (made - truth)[..., 16:-16, 16:-16]
+            assert off.square().mean().sqrt() < 255 / 10 ** (38 / 20), t  # 38 dB
 
 
 def test_a_judge_sees_nothing_of_directions(classical: Midnet, slowly: Callable[[], None]) -> None:
