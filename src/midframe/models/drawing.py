@@ -1772,13 +1772,12 @@ class Looked(NamedTuple):
     shared: Array  # (4 each + SHARED_CLUES, h, w): mean, maximum, the first's and "rest"'s, and clues of the block
 
 
-def look(found: Drawn, t: float, rest: int, weights: Weights, common: int) -> Looked:
+def look(found: Drawn, t: float, weights: Weights, common: int) -> Looked:
     """The judge's first two layers.
 
     Args:
         found: of `drawn`.
         t: the instant.
-        rest: which guess is that of no motion.
         weights: of the judge.
         common: how many clues a block itself has.
     """
@@ -1790,7 +1789,7 @@ def look(found: Drawn, t: float, rest: int, weights: Weights, common: int) -> Lo
     shared = ROOMS.take("shared", (4 * each + common, height, width), np.float32)
     begins = starts[:-1].reshape(height, kinds)
     work = partial(
-        _look, evidence=found.evidence, seen=found.seen, t=f32(t), present=found.judged, rest=rest,
+        _look, evidence=found.evidence, seen=found.seen, t=f32(t), present=found.judged, rest=found.rest,
         starts=begins, look=weights.look, kind=weights.kind, second=weights.first, bias=weights.first_bias,
         features=features, shared=shared,
     )  # fmt: skip
@@ -1798,9 +1797,7 @@ def look(found: Drawn, t: float, rest: int, weights: Weights, common: int) -> Lo
     return Looked(features, begins, shared)
 
 
-def decide(
-    looked: Looked, found: Drawn, around: Tensor, t: float, rest: int, weights: Weights, ahead: Tensor
-) -> Tensor:
+def decide(looked: Looked, found: Drawn, around: Tensor, t: float, weights: Weights, ahead: Tensor) -> Tensor:
     """The judge's last two layers: shares (2K, h, w).
 
     Args:
@@ -1808,14 +1805,13 @@ def decide(
         found: of `drawn`.
         around: (each + 3, h, w), what the surroundings say; the last three are logits of a, of b and of "rest".
         t: the instant.
-        rest: which guess is that of no motion.
         weights: of the judge.
         ahead: logits (K,) of the guesses before anything is seen.
     """
     kinds, _, height, width = found.evidence.shape
     shares = np.empty((2 * kinds, height, width), np.float32)
     work = partial(
-        _decide, features=looked.features, starts=looked.starts, present=found.judged, rest=rest,
+        _decide, features=looked.features, starts=looked.starts, present=found.judged, rest=found.rest,
         around=around.numpy(), second=weights.second, bias=weights.second_bias, verdict=weights.verdict,
         last_bias=weights.verdict_bias, ahead=ahead.numpy(), seen=found.seen, t=f32(t), shares=shares,
     )  # fmt: skip

@@ -57,7 +57,8 @@ SMOOTH = 3  # places at 1/4 to either side over which a flow in doubt is smoothe
 SURE = 1.1  # what misses by less than 0.1 pixel is left as it is
 ALIKE = 0.06  # of colours, 0..1: the standard deviation within a surface
 TILE_BLOCKS, APART = 4, 0.5  # see `present`: sides of tiles in 4x4 blocks, pixels
-CALM, SAME, WORSE = 1.5 / 255, 2.0 / 255, 2.0 / 255  # see `judged`: of the difference of both pictures, of colours
+# See `judged`: of the difference of both pictures, of colours, of how much greater the difference is under "rest".
+CALM, SAME, WORSE = 1.5 / 255, 2.0 / 255, 2.0 / 255
 AT_ONCE = 2_000_000  # pixels of all pictures that are rendered together
 GLOBAL_TOKENS = 8704  # places at 1/16 that are matched against each other: 1080p has 8160; above, 2x2 are averaged
 
@@ -377,9 +378,9 @@ class Judge(nn.Module):
         from midframe.models import drawing
 
         weights = self._weights()
-        looked = drawing.look(found, t, self.rest, weights, SHARED_CLUES)
+        looked = drawing.look(found, t, weights, SHARED_CLUES)
         around = self.around(torch.from_numpy(looked.shared)[None]).float()[0].contiguous()
-        return drawing.decide(looked, found, around, t, self.rest, weights, self.ahead)
+        return drawing.decide(looked, found, around, t, weights, self.ahead)
 
     def _weights(self) -> Weights:
         from midframe.models.drawing import Weights

@@ -387,7 +387,7 @@ def changed(sample: Arrays, change: Change) -> dict[str, Tensor]:
         when["target"] = 1.0 - float(sample["t"]) if change.backwards else float(sample["t"])
     for name, value in sample.items():
         if name == "t":
-            out["t"] = torch.tensor(1.0 - float(value) if change.backwards else float(value))
+            out["t"] = torch.tensor(when["target"])
             continue
         key = REVERSED.get(name, name) if change.backwards else name
         part = np.asarray(value[rows, columns])
