@@ -19,6 +19,7 @@ from midframe.errors import InputError
 from midframe.evaluation import suites
 from midframe.models.blend import Blend
 from midframe.scenes import Textures
+from midframe.scenes.compose import root
 from midframe.types import Frame, PixelFormat
 from model_fakes import RgbBlend
 
@@ -74,6 +75,12 @@ def film(pictures: list[Array], format: PixelFormat = YUV) -> list[Frame]:
     return frames
 
 
+def rgb_frame(picture: Array, index: int) -> Frame:
+    """(H, W, 3) RGB as a frame."""
+    format = PixelFormat("gbrp", "rgb", 8, matrix="rgb", full_range=True)
+    return Frame(tuple(torch.from_numpy(picture).unbind(2)), format, Fr(index, 24), Fr(1, 24), index)
+
+
 def psnr(a: Frame, b: Frame, where: Array) -> float:
     peak = (1 << a.format.depth) - 1
     inside = where.astype(bool)
@@ -111,8 +118,8 @@ def test_logo_and_subtitle_over_a_pan(format: PixelFormat) -> None:
 
 
 def test_overlays_of_the_stress_suite() -> None:
-    """Small outlined letters over pans of all speeds: 11 of 16 scenes keep 45 dB with a model that drags everything
-    along. The others have letters of which hardly a pixel is opaque.
+    """Small letters over pans of all speeds: 14 of 16 scenes keep 45 dB with a model that drags everything along. In
+    the other two hardly anything moves beside the letters, or they are three strokes without an outline.
     """
     kept = []
     engine = Engine(Shaken(), static="auto")
@@ -127,7 +134,23 @@ def test_overlays_of_the_stress_suite() -> None:
             scores.append(10 * np.log10(255**2 / max(float((error**2).mean()), 1e-9)))
         kept.append(scores[0] >= 45)
         assert scores[1] < 45
-    assert len(kept) == 16 and sum(kept) >= 11
+    assert len(kept) == 16 and sum(kept) >= 14
+
+
+def test_thin_letters_are_found_by_what_they_are_written_in() -> None:
+    """Subtitles with seeds that nothing was tuned on, of letters two pixels wide: hardly a pixel is missed."""
+    missed = []
+    for seed in (9, 10, 25, 39, 53, 56):
+        rng = np.random.default_rng(root("evaluation", suites.STRESS_SEEDS + 1300 + seed))
+        case = suites.static_subtitle(rng, Textures(), seed, 0)
+        (inside,) = (mask for name, mask in case.regions[0].items() if name == "subtitle")
+        drawn = case.drawn[0]
+        pictures = [drawn.before, drawn.a, drawn.b, drawn.after]
+        frames = [rgb_frame(x, n) for n, x in enumerate(pictures) if x is not None]
+        found = overlays.find(*frames)
+        assert found is not None
+        missed.append(float((found.full.numpy()[inside] < 128).mean()))
+    assert max(missed) < 0.1 and sum(missed) < 0.15
 
 
 def test_nothing_is_found_where_there_is_none() -> None:

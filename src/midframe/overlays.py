@@ -11,6 +11,9 @@ pan; a model renders both rightly. Details are found in two ways:
     islands    still pixels of one level amid moving ones, as plain letters are. Sky between moving leaves is too, so
                the surroundings must move in every gap, on all sides, and steadily.
 
+Thin letters without an outline hardly make either. But where a part of a text is found, what it is written in tells the
+rest: still details of the levels that are common in what is found, thin, near it, and so on from letter to letter.
+
 What belongs to them is protected: copied from the nearest source frame, with soft edges. A person can also paint a
 mask: white is protected, black is not.
 
@@ -55,6 +58,12 @@ _OVERLAY_DETAIL = 0.12  # part of the picture's details that may be still; of a 
 _SMALL_DETAIL = 0.04  # part of the picture that still details may fill however few others there are
 _RANGE = 3  # 8-bit levels within which a pixel of a still pattern stays in all frames
 _PATTERN_LIVELY = 0.25  # part of the cells around a still pattern that must have moved, in every gap
+_INK_LEAST = 20  # pixels of details that must have been found to tell what a text is written in
+_INK_SHARE = 0.2  # part of them that a level must have for that
+_INK_RANGE = 3  # 8-bit levels by which a text strays from it
+_INK_DARKEST = 25  # 8-bit levels; below, what moves in the dark is as still as letters
+_STROKE = 9, 50  # what is thicker than so many pixels and than that part of the height is no stroke of a letter
+_STROKE_STEPS = 30  # windows from what is found to the end of a text, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +148,7 @@ def find(
         protected = protected if islands is None else protected | islands
     if not protected.any():
         return None
+    protected = protected | _text(here, cv2.min(details, still), still, lively, protected)
     grown = cv2.dilate(protected * np.uint8(255), np.ones((3, 3), np.uint8))
     return _protection(cv2.blur(grown, (3, 3)), a)
 
@@ -169,14 +179,50 @@ def _patterns(here: Array, still: Array, lively: Array) -> Array:
     pattern = cv2.min(_solid(still), cv2.inRange(cv2.subtract(lightest, darkest), _EDGE, 255))
     window = _PATTERN_SIDE, _PATTERN_SIDE
     count = cv2.boxFilter(pattern, cv2.CV_32F, window, normalize=False, borderType=cv2.BORDER_CONSTANT)
-    moving = cv2.blur(lively, (2 * _REACH + 1,) * 2)
-    around = cv2.inRange(moving, 255 * _PATTERN_LIVELY, 255)
-    around = cv2.resize(around, (width, height), interpolation=cv2.INTER_NEAREST)
+    around = _moves_around(lively, height, width)
     pattern = cv2.min(cv2.min(pattern, around), cv2.inRange(count, 255 * _PATTERN_LEAST, float("inf")))
     if not pattern.any():
         return np.zeros_like(here)
     near = cv2.dilate(pattern, np.ones(window, np.uint8))
     out: Array = (cv2.min(near, still) > 0).astype(np.uint8)
+    return out
+
+
+def _text(here: Array, detail: Array, still: Array, lively: Array, found: Array) -> Array:
+    """(H, W) 0 or 1: strokes of letters near what is found, written in what that is written in.
+
+    Where strokes are a pixel wide, most of them are neither patterns nor still over 2x2 pixels.
+    """
+    seeds = cv2.min(detail, found * np.uint8(255))
+    count = cv2.countNonZero(seeds)
+    if count < _INK_LEAST:
+        return np.zeros_like(found)
+    levels = np.bincount(here[seeds > 0], minlength=256)
+    common = np.convolve(levels, np.ones(2 * _INK_RANGE + 1), "same") >= _INK_SHARE * count
+    common[:_INK_DARKEST] = False
+    ink = cv2.min(still, cv2.LUT(here, common * np.uint8(255)))
+    thickest = max(_STROKE[0], here.shape[0] // _STROKE[1]) | 1
+    thick = cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((thickest, thickest), np.uint8))
+    ink = cv2.subtract(ink, cv2.dilate(thick, np.ones((5, 5), np.uint8)))
+    strokes = cv2.min(cv2.min(detail, ink), _moves_around(lively, *here.shape))
+    window = np.ones((_PATTERN_SIDE, _PATTERN_SIDE), np.uint8)
+    for _ in range(_STROKE_STEPS):
+        seeds = cv2.max(seeds, cv2.min(cv2.dilate(seeds, window), strokes))
+        count, before = cv2.countNonZero(seeds), count
+        if count == before:
+            break
+    for _ in range(_SPREAD):
+        seeds = cv2.max(seeds, cv2.min(cv2.dilate(seeds, np.ones((5, 5), np.uint8)), ink))
+    added = cv2.subtract(seeds, found * np.uint8(255))
+    rim = cv2.min(cv2.dilate(added, np.ones((5, 5), np.uint8)), still)
+    return (cv2.max(added, rim) > 0).astype(np.uint8)
+
+
+def _moves_around(lively: Array, height: int, width: int) -> Array:
+    """(height, width) uint8: 255 where enough of the cells around have moved."""
+    moving = cv2.blur(lively, (2 * _REACH + 1,) * 2)
+    around = cv2.inRange(moving, 255 * _PATTERN_LIVELY, 255)
+    out: Array = cv2.resize(around, (width, height), interpolation=cv2.INTER_NEAREST)
     return out
 
 
