@@ -61,7 +61,7 @@ _PATTERN_LIVELY = 0.25  # part of the cells around a still pattern that must hav
 _INK_LEAST = 20  # pixels of details that must have been found to tell what a text is written in
 _INK_SHARE = 0.2  # part of them that a level must have for that
 _INK_RANGE = 3  # 8-bit levels by which a text strays from it
-_INK_DARKEST = 25  # 8-bit levels; below, what moves in the dark is as still as letters
+_INK_MOST = 0.05  # part of the picture of a level above which it says nothing: the dark, or a bright sky
 _STROKE = 9, 50  # what is thicker than so many pixels and than that part of the height is no stroke of a letter
 _STROKE_STEPS = 30  # windows from what is found to the end of a text, at most
 
@@ -197,9 +197,9 @@ def _text(here: Array, detail: Array, still: Array, lively: Array, found: Array)
     count = cv2.countNonZero(seeds)
     if count < _INK_LEAST:
         return np.zeros_like(found)
-    levels = np.bincount(here[seeds > 0], minlength=256)
-    common = np.convolve(levels, np.ones(2 * _INK_RANGE + 1), "same") >= _INK_SHARE * count
-    common[:_INK_DARKEST] = False
+    levels = [np.bincount(x, minlength=256) for x in (here[seeds > 0], here.ravel())]
+    there, anywhere = (np.convolve(x, np.ones(2 * _INK_RANGE + 1), "same") for x in levels)
+    common = (there >= _INK_SHARE * count) & (anywhere <= _INK_MOST * here.size)
     ink = cv2.min(still, cv2.LUT(here, common * np.uint8(255)))
     thickest = max(_STROKE[0], here.shape[0] // _STROKE[1]) | 1
     thick = cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((thickest, thickest), np.uint8))
