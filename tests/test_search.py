@@ -39,7 +39,7 @@ def flying(dx: int, dy: int) -> tuple[Picture, Picture, NDArray[np.bool_]]:
 @pytest.mark.parametrize(("dx", "dy"), [(150, 60), (200, 0), (120, 100)])
 def test_what_flies_farther_than_dis_sees_is_found(dx: int, dy: int, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two, inside = flying(dx, dy)
-    flow, back, _ = both_ways(one, two, HOW, 4)
+    flow, back, *_ = both_ways(one, two, HOW, 4)
     miss = np.linalg.norm(flow - (dx, dy), axis=2)
     assert np.median(miss[inside]) < 0.5
     there = np.roll(inside, (dy, dx), (0, 1))
@@ -263,3 +263,61 @@ def test_both_measures_of_what_is_beyond_the_view_agree() -> None:
         plain = 4 * beyond(places(12, 20) + flow, view).clip(0)
         tensor = outside(torch.from_numpy(flow).permute(2, 0, 1)[None], torch.tensor([view]))
         np.testing.assert_allclose(tensor[0, 0], plain, atol=1e-4)
+
+
+def waving() -> tuple[Picture, Picture, tuple[NDArray[np.bool_], ...]]:
+    """A textured bar, narrower than a patch, that leaps by four times its width; where it is in either picture."""
+    ground, bar = texture(1, 192, 320, 12), texture(2, 50, 16, 8)
+    pictures, masks = [], []
+    for top, left in ((60, 100), (80, 172)):
+        picture = ground.copy()
+        picture[top : top + 50, left : left + 16] = bar
+        mask = np.zeros(ground.shape, bool)
+        mask[top + 5 : top + 45, left + 3 : left + 13] = True
+        pictures.append(picture)
+        masks.append(mask)
+    return pictures[0], pictures[1], tuple(masks)
+
+
+def test_a_small_thing_that_leaps_is_found_beside_what_was_found_before() -> None:
+    one, two, (here, there) = waving()
+    found = both_ways(one, two, HOW, 1, small_things=True)
+    assert found.others is not None
+    for flow, old, inside, true in zip(found.others, found[:2], (here, there), ((72, 20), (-72, -20)), strict=True):
+        assert np.median(np.linalg.norm(flow - true, axis=2)[inside]) < 1
+        assert np.median(np.linalg.norm(old - true, axis=2)[inside]) > 20, "it was not lost: no test"
+        away = ~cv2.dilate((here | there).astype(np.uint8), np.ones((41, 41), np.uint8)).astype(bool)
+        assert np.array_equal(flow[away], old[away])
+    plain = both_ways(one, two, HOW, 1)
+    assert plain.others is None
+    for own, other in zip(plain[:2], found[:2], strict=True):
+        assert np.array_equal(own, other)
+    assert both_ways(one, one, HOW, 1, small_things=True).others is None
+
+
+def test_parts_of_patches_are_found_where_a_slow_search_finds_them() -> None:
+    rng = np.random.default_rng(0)
+    picture = texture(3, 60, 80, 5).astype(np.float32)
+    other = (rng.random(picture.shape) < 0.7).astype(np.float32)
+    corners = rng.integers(0, 20, (6, 2)) * 2
+    side = search.PATCH
+    parts = (rng.random((6, side, side)) < 0.6).astype(np.float32)
+    patches = np.stack([picture[y : y + side, x : x + side] for y, x in corners]) + rng.normal(0, 2, parts.shape)
+    size = parts.sum((1, 2), keepdims=True)
+    wanted = parts * (patches - (parts * patches).sum((1, 2), keepdims=True) / size)
+    wanted = (wanted / np.linalg.norm(wanted, axis=(1, 2), keepdims=True)).astype(np.float32)
+    best, lead, place = search._best_parts(wanted, parts, picture, other)
+    for k in range(6):
+        fits = {}
+        for y in range(0, 60 - side + 1, 2):
+            for x in range(0, 80 - side + 1, 2):
+                inside = parts[k] > 0
+                values = picture[y : y + side, x : x + side][inside].astype(np.float64)
+                held = other[y : y + side, x : x + side][inside].mean() > search.HELD
+                strength = np.linalg.norm(values - values.mean()) + search.NOISE
+                fits[y, x] = float((wanted[k][inside] * values).sum() / strength) if held else -1.0
+        top = max(fits, key=lambda at: fits[at])
+        far = [fit for (y, x), fit in fits.items() if max(abs(y - top[0]), abs(x - top[1])) > search.NEAR + 1]
+        assert tuple(place[k]) == top == tuple(corners[k])
+        assert best[k] == pytest.approx(fits[top], abs=1e-3)
+        assert lead[k] == pytest.approx(fits[top] - max(far), abs=1e-3)

@@ -112,7 +112,9 @@ class Motion(NamedTuple):
     ba: Tensor
     ab_sure: Tensor  # (B, 2, H/4, W/4): logit that the pixel of a is not seen in b; log importance
     ba_sure: Tensor
-    smooth_ab: Tensor  # (B, 2, H/4, W/4): see `smoothed`; this and the next three: themselves where it is not guessed
+    smooth_ab: (
+        Tensor  # (B, 2, H/4, W/4): see `Midnet.motion`; this and the next three: themselves where it is not guessed
+    )
     smooth_ba: Tensor
     smooth_ab_sure: Tensor  # (B, 2, H/4, W/4)
     smooth_ba_sure: Tensor
@@ -625,8 +627,9 @@ class Midnet(Model):
         self, a: Features, b: Features, how: Sequence[Search] | None = None, scale: float | None = None
     ) -> Motion:
         """`match` by inverse search, whatever the matcher is; for `how` and `scale` see `inverse_search`."""
-        ab, ba, view = inverse_search(a.bright, b.bright, how, scale)
-        return self.motion(a, b, ab, ba, *doubts(ab, ba, view), view)
+        smooth = "smooth" in self.architecture.guesses
+        ab, ba, view, *others = inverse_search(a.bright, b.bright, how, scale, smooth)
+        return self.motion(a, b, ab, ba, *doubts(ab, ba, view), view=view, others=tuple(others))
 
     def motion(
         self,
@@ -636,13 +639,20 @@ class Midnet(Model):
         ba: Tensor,
         ab_sure: Tensor,
         ba_sure: Tensor,
+        *,
         view: Tensor | None = None,
+        others: tuple[Tensor, ...] = (),
     ) -> Motion:
-        """Flows, and what is needed of them for all guesses; see `Motion` and `doubts`."""
+        """Flows, and what is needed of them for all guesses; see `Motion` and `doubts`.
+
+        The smoothed flows are made of the `others`, if there are any, see `inverse_search`: what these say of small
+        things may be wrong, but the judge sees what comes of it.
+        """
         if "smooth" not in self.architecture.guesses:
             return Motion(ab, ba, ab_sure, ba_sure, ab, ba, ab_sure, ba_sure)
         with torch.no_grad():
-            smooth = smoothed(a.tones, ab, ba), smoothed(b.tones, ba, ab)
+            forth, back = others or (ab, ba)
+            smooth = smoothed(a.tones, forth, back), smoothed(b.tones, back, forth)
             return Motion(ab, ba, ab_sure, ba_sure, *smooth, *doubts(*smooth, view))
 
     def flow(self, motion: Motion) -> Tensor:
@@ -913,8 +923,12 @@ FINE, FAIR, QUICK = Search(1, 4, 25, 5), Search(2, 5, 25, 0), Search(4, 4, 25, 0
 
 
 def inverse_search(
-    a: Tensor, b: Tensor, how: Sequence[Search] | None = None, scale: float | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+    a: Tensor,
+    b: Tensor,
+    how: Sequence[Search] | None = None,
+    scale: float | None = None,
+    small_things: bool = False,
+) -> tuple[Tensor, ...]:
     """Flow both ways by inverse search, see `midframe.models.search`; always computed on the CPU.
 
     Args:
@@ -922,10 +936,11 @@ def inverse_search(
         b: likewise.
         how: how to seek in each pair; by size if not given.
         scale: of the pictures in which motion is sought: 1, 0.5 or 0.25; by size if not given.
+        small_things: whether both flows are wanted once more, with what small things may do that they lose.
 
     Returns:
-        From a to b and from b to a, (B, 2, H/4, W/4) float32, pixels of that size; and the views (B, 4), see
-        `midframe.models.search.View`.
+        From a to b and from b to a, (B, 2, H/4, W/4) float32, pixels of that size; the views (B, 4), see
+        `midframe.models.search.View`; and what else is wanted.
     """
     height, width = a.shape[-2:]
     area = height * width
@@ -934,11 +949,15 @@ def inverse_search(
     flows, views = [], []
     for one, two, each in zip(*(some.detach().float()[:, 0].cpu().numpy() for some in (a, b)), how, strict=True):
         shrink = shrink_within(before * each.shrink, height, width)
-        found = both_ways(_grey(one, shrink), _grey(two, shrink), each, max(1, 4 // shrink))
-        flows += [resized(flow, height // 4, width // 4) for flow in found[:2]]
+        found = both_ways(_grey(one, shrink), _grey(two, shrink), each, max(1, 4 // shrink), small_things)
+        plain = found.forth, found.back
+        for flow in (*plain, *(found.others or plain)) if small_things else plain:
+            flows.append(resized(flow, height // 4, width // 4))
         views.append(found.view)
-    flow = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(a.device)
-    return flow[0::2], flow[1::2], torch.tensor(views, dtype=torch.float32, device=a.device)
+    found_flows = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(a.device)
+    ways = len(flows) // len(views)
+    forth, back, *others = (found_flows[n::ways] for n in range(ways))
+    return forth, back, torch.tensor(views, dtype=torch.float32, device=a.device), *others
 
 
 def _grey(bright: NDArray[np.float32], shrink: int) -> NDArray[np.uint8]:

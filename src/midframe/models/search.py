@@ -5,8 +5,10 @@ seen there, it loses, and what it finds instead is as smooth as true motion. So 
 where they were found to go (normalised cross-correlation); those that do not fit are sought in the whole of the other
 picture, and if a few are plainly elsewhere, DIS begins again from there. Of both flows the one is taken, place by
 place, under which the pictures agree and which leads back to where it began. At last, motion that leads out of the
-picture, where nothing can be found, is continued from what lies around. Matches of descriptors have long been
-what variational flow needs for large displacements (Brox & Malik 2011; DeepFlow, Weinzaepfel et al. 2013).
+picture, where nothing can be found, is continued from what lies around. What is smaller than such patches and moves
+farther than its own width, a hand or a leg, is sought among what has no like in the other picture. Matches of
+descriptors have long been what variational flow needs for large displacements (Brox & Malik 2011; DeepFlow, Weinzaepfel
+et al. 2013).
 """
 
 from __future__ import annotations
@@ -60,6 +62,13 @@ KNOWN = 0.02  # of a picture; where less of it is known, nothing is continued
 BLACK = 24.0  # levels up to which a row or a column may be part of a bar
 LEAST_SHOWN = 0.5  # of the height and of the width; where bars leave less, they are night
 DOUBT = 1.0  # pixels by which a flow that should leave the picture misses its way back
+UNLIKE = 9.0  # levels by which what has no like in the other picture differs from what is found there
+LONE = 0.15  # part of a patch that must have none for it to be sought
+UNEVEN = 8.0  # standard deviation of that part in levels; what is more even fits anywhere
+HELD = 0.5  # part of that part that must come to lie on what has no like either
+BESIDE = 2  # patches to the side within which two more must go the same way
+SOUGHT = 48  # patches in each picture that are sought so, at most; the least alike first
+SCALES = 2  # from which inverse search goes on with what was found so: as many halvings
 
 
 class View(NamedTuple):
@@ -77,6 +86,7 @@ class Found(NamedTuple):
     forth: Flow  # from the first to the second
     back: Flow
     view: View
+    others: tuple[Flow, Flow] | None = None  # both, but with what small things may do that they lose; None without any
 
 
 class Search(NamedTuple):
@@ -99,7 +109,7 @@ def shrink_within(shrink: int, height: int, width: int) -> int:
     return min(shrink, 1 << (room.bit_length() - 1))
 
 
-def both_ways(one: Grey, two: Grey, how: Search, grid: int) -> Found:
+def both_ways(one: Grey, two: Grey, how: Search, grid: int, small_things: bool = False) -> Found:
     """Flow from one picture to another and back.
 
     Args:
@@ -107,9 +117,10 @@ def both_ways(one: Grey, two: Grey, how: Search, grid: int) -> Found:
         two: likewise.
         how: how to seek.
         grid: pixels to the side of each place at which flows are compared.
+        small_things: whether `Found.others` is wanted.
 
     Returns:
-        Two flows (h, w, 2), and the view.
+        Flows (h, w, 2), and the view.
     """
     with ThreadPoolExecutor(2) as pool:  # OpenCV lets go of the interpreter
         pairs = (one, two), (two, one)
@@ -122,6 +133,7 @@ def both_ways(one: Grey, two: Grey, how: Search, grid: int) -> Found:
             starts = [_spread(start, one.shape, small[0].shape) for start in starts]
             again = [*pool.map(lambda pair, start: _sought(pair, how, start), pairs, starts)]
             flows = _better(one, two, flows, again, grid)
+        others = _with_things(one, two, flows, _things(*small, flows), how, grid) if small_things else flows
         grid = max(grid, math.ceil(math.sqrt(one.size / PLACES)))
         rows, columns = (max(1, length // grid) for length in one.shape)
         a, b = _means(one, two, rows, columns)
@@ -130,12 +142,20 @@ def both_ways(one: Grey, two: Grey, how: Search, grid: int) -> Found:
         ways = ((a, b), (forth, back), flows[0]), ((b, a), (back, forth), flows[1])
         # one after the other: of so many small steps two threads make fewer a second than one
         forth, back = (_continued(pictures, pair, flow, grid, view) for pictures, pair, flow in ways)
-        return Found(forth, back, view)
+        if others is flows:
+            return Found(forth, back, view)
+        over = (
+            _where((new != flow).any(2), resized(new, *old.shape[:2]), old)
+            for old, new, flow in zip((forth, back), others, flows, strict=True)
+        )
+        return Found(forth, back, view, (next(over), next(over)))
 
 
-def _sought(pair: tuple[Grey, Grey], how: Search, start: Flow | None = None) -> Flow:
+def _sought(pair: tuple[Grey, Grey], how: Search, start: Flow | None = None, scales: int | None = None) -> Flow:
     finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     finder.setFinestScale(0)
+    if scales is not None:
+        finder.setCoarsestScale(scales)
     finder.setPatchStride(how.stride)
     finder.setGradientDescentIterations(how.descent)
     finder.setVariationalRefinementIterations(how.refinement)
@@ -288,6 +308,111 @@ def _spread(moves: Flow, shape: Sequence[int], small: Sequence[int]) -> Flow:
     at[..., 1] = ((at[..., 1] + 0.5) * down - 0.5 * PATCH) / STEP
     out = remapped(moves, at)
     return scaled(out, 1 / across, 1 / down)
+
+
+def _with_things(
+    one: Grey, two: Grey, flows: Sequence[Flow], things: list[tuple[Flow, NDArray[np.bool_]]], how: Search, grid: int
+) -> Sequence[Flow]:
+    """Flows with what small things do, where the pictures agree better so; the same ones without any."""
+    if not things:
+        return flows
+    starts = [_where(where, resized(new, *one.shape), flow) for flow, (new, where) in zip(flows, things, strict=True)]
+    with ThreadPoolExecutor(2) as pool:
+        pairs = (one, two), (two, one)
+        again = [*pool.map(lambda pair, start: _sought(pair, how, start, SCALES), pairs, starts)]
+    return _better(one, two, _better(one, two, flows, starts, grid), again, grid)
+
+
+def _things(one: Light, two: Light, flows: Sequence[Flow]) -> list[tuple[Flow, NDArray[np.bool_]]]:
+    """What small things do that both flows lose: for either picture a flow of its size, and where it holds.
+
+    A patch around such a thing shows more of what lies behind it. So only the part of a patch is compared that has no
+    like in the other picture, and only with what has none there.
+    """
+    moves = [resized(flow, *one.shape) for flow in flows]
+    ways = (one, two, moves[0]), (two, one, moves[1])
+    off = [np.asarray(cv2.blur(np.abs(a - _fetched(b, flow)), (3, 3)), np.float32) for a, b, flow in ways]
+    lone = [np.asarray(x > UNLIKE, np.float32) for x in off]
+    forth, back = _refound(one, two, off[0], *lone), _refound(two, one, off[1], *lone[::-1])
+    pairs = np.concatenate([forth, back[:, ::-1]])
+    return [_laid(lone[0], pairs), _laid(lone[1], pairs[:, ::-1])] if len(pairs) else []
+
+
+def _refound(one: Light, two: Light, off: Light, lone: Light, other: Light) -> NDArray[np.int64]:
+    """Patches of which the lone part is found again: their upper left corners here and there, (N, 2, row and column).
+
+    Args:
+        one: (h, w).
+        two: likewise.
+        off: how far the one is from what was found in the other.
+        lone: 1 where it has no like there, otherwise 0.
+        other: likewise of the other.
+    """
+    parts, here, unlike = (_patches(x)[::STEP, ::STEP] for x in (lone, one, off))
+    place = np.argwhere(parts.mean((2, 3)) > LONE)
+    row, column = place.T
+    parts, here = parts[row, column], here[row, column]
+    size = parts.sum((1, 2), keepdims=True)
+    here = parts * (here - (parts * here).sum((1, 2), keepdims=True) / size)
+    strength = np.sqrt((here * here).sum((1, 2)))
+    worth = (parts * unlike[row, column]).sum((1, 2)) * (strength > UNEVEN * np.sqrt(size[:, 0, 0]))
+    chosen = np.argsort(-worth, kind="stable")[: min(SOUGHT, np.count_nonzero(worth))]
+    if len(chosen) == 0 or not other.any():
+        return np.zeros((0, 2, 2), np.int64)
+    (top, left), (bottom, right) = (edge(np.argwhere(other), 0) for edge in (np.min, np.max))
+    top, left = max(top - PATCH, 0), max(left - PATCH, 0)
+    box = np.s_[top : bottom + PATCH, left : right + PATCH]
+    best, lead, found = _best_parts(here[chosen] / strength[chosen, None, None], parts[chosen], two[box], other[box])
+    sure = (best > FITS) & (lead > LEAD[1])
+    place = STEP * place[chosen[sure]]
+    found = found[sure] + (top, left)
+    near = np.abs(place[:, None] - place).max(2, initial=0) <= BESIDE * STEP
+    alike = np.abs((found - place)[:, None] - (found - place)).max(2, initial=0) <= ALIKE
+    sure = (near & alike).sum(1) > 2
+    return np.stack([place[sure], found[sure]], 1)
+
+
+def _best_parts(wanted: Light, parts: Light, picture: Light, other: Light) -> tuple[Light, Light, NDArray[np.int64]]:
+    """Where parts of patches fit best in a picture; at every second place, for inverse search goes on from there.
+
+    Args:
+        wanted: (N, PATCH, PATCH), 0 outside of the part, of mean 0 and strength 1.
+        parts: likewise, 1 within the part, otherwise 0.
+        picture: (h, w).
+        other: likewise; 1 on what a part may come to lie on.
+
+    Returns:
+        How well (N,), by how much better than anywhere else, and the place (N, 2) of the upper left corner, row and
+        column.
+    """
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        planes = [torch.from_numpy(np.ascontiguousarray(x))[None] for x in (picture, picture * picture, other)]
+        kernels, masks = (torch.from_numpy(x)[:, None] for x in (wanted, parts))
+        size = masks.sum((1, 2, 3)).view(-1, 1, 1)
+        products = F.conv2d(planes[0], kernels, stride=2)
+        sums, squares, held = F.conv2d(torch.stack(planes), masks, stride=2)
+        strength = (squares - sums * sums / size).clamp(min=0.0).sqrt() + NOISE
+        fits: Light = torch.where(held > HELD * size, products / strength, -1.0).numpy()
+    flat = fits.reshape(len(fits), -1)
+    index = flat.argmax(1)
+    best, (row, column) = flat[np.arange(len(flat)), index], np.divmod(index, fits.shape[2])
+    near = NEAR // 2 + 1
+    for fit, top, left in zip(fits, row - near, column - near, strict=True):
+        fit[max(top, 0) : top + 2 * near + 1, max(left, 0) : left + 2 * near + 1] = -1.0
+    return best, best - flat.max(1), 2 * np.stack([row, column], 1)
+
+
+def _laid(near: Light, pairs: NDArray[np.int64]) -> tuple[Flow, NDArray[np.bool_]]:
+    """What patches do, see `_refound`, as a flow, and where it holds: on what has no like, and beside it."""
+    window = np.hanning(PATCH + 2)[1:-1].astype(np.float32)
+    window = window[:, None] * window
+    total = np.zeros((*near.shape, 3), np.float32)
+    for (row, column), (down, across) in zip(pairs[:, 0], pairs[:, 1] - pairs[:, 0], strict=True):
+        vector = np.array([across, down, 1.0], np.float32)
+        total[row : row + PATCH, column : column + PATCH] += window[..., None] * vector
+    load = total[..., 2:]
+    where = (load[..., 0] > 0.05) & (cv2.dilate(near, np.ones((5, 5), np.uint8)) > 0)
+    return np.asarray(total[..., :2] / np.maximum(load, 0.05), np.float32), where
 
 
 def _continued(pictures: Sequence[Light], flows: Sequence[Flow], full: Flow, grid: int, view: View) -> Flow:
