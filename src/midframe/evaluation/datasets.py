@@ -519,7 +519,8 @@ def _videos(name: str, root: Path, factor: int | None, limit: int | None, partia
                 if limit is not None and given >= limit:
                     return
 
-    note = "" if limit is None else f"at most {each} windows of each of {len(films)} films"
+    windows = "1 window" if each == 1 else f"{each} windows"
+    note = "" if limit is None else f"at most {windows} of each of {len(films)} films"
     return DataSet(f"videos:{step}", f"films, every {step}th frame kept, the rest restored", None, cases, note=note)
 
 

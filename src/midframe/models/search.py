@@ -68,6 +68,7 @@ UNEVEN = 8.0  # standard deviation of that part in levels; what is more even fit
 HELD = 0.5  # part of that part that must come to lie on what has no like either
 BESIDE = 2  # patches to the side within which two more must go the same way
 SOUGHT = 48  # patches in each picture that are sought so, at most; the least alike first
+AROUND = 32  # pixels around all that is found so in which it goes on from there
 SCALES = 2  # from which inverse search goes on with what was found so: as many halvings
 
 
@@ -316,11 +317,25 @@ def _with_things(
     """Flows with what small things do, where the pictures agree better so; the same ones without any."""
     if not things:
         return flows
-    starts = [_where(where, resized(new, *one.shape), flow) for flow, (new, where) in zip(flows, things, strict=True)]
+    height, width = one.shape
+    marks = [
+        cv2.resize(where.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) for _, where in things
+    ]
+    left, top, across, down = cv2.boundingRect(cv2.max(*marks))
+    box = np.s_[max(top - AROUND, 0) : top + down + AROUND, max(left - AROUND, 0) : left + across + AROUND]
+    one, two = np.ascontiguousarray(one[box]), np.ascontiguousarray(two[box])
+    old = [np.ascontiguousarray(flow[box]) for flow in flows]
+    starts = [
+        np.asarray(cv2.copyTo(resized(new, height, width)[box], mark[box], flow.copy()), np.float32)
+        for (new, _), mark, flow in zip(things, marks, old, strict=True)
+    ]
     with ThreadPoolExecutor(2) as pool:
         pairs = (one, two), (two, one)
         again = [*pool.map(lambda pair, start: _sought(pair, how, start, SCALES), pairs, starts)]
-    return _better(one, two, _better(one, two, flows, starts, grid), again, grid)
+    found = [flow.copy() for flow in flows]
+    for flow, new in zip(found, _better(one, two, _better(one, two, old, starts, grid), again, grid), strict=True):
+        flow[box] = new
+    return found
 
 
 def _things(one: Light, two: Light, flows: Sequence[Flow]) -> list[tuple[Flow, NDArray[np.bool_]]]:
