@@ -197,7 +197,7 @@ def _text(here: Array, detail: Array, still: Array, lively: Array, found: Array)
     count = cv2.countNonZero(seeds)
     if count < _INK_LEAST:
         return np.zeros_like(found)
-    levels = [np.bincount(x, minlength=256) for x in (here[seeds > 0], here.ravel())]
+    levels = [cv2.calcHist([here], [0], mask, [256], [0, 256]).ravel() for mask in (seeds, None)]
     there, anywhere = (np.convolve(x, np.ones(2 * _INK_RANGE + 1), "same") for x in levels)
     common = (there >= _INK_SHARE * count) & (anywhere <= _INK_MOST * here.size)
     ink = cv2.min(still, cv2.LUT(here, common * np.uint8(255)))
@@ -205,17 +205,23 @@ def _text(here: Array, detail: Array, still: Array, lively: Array, found: Array)
     thick = cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((thickest, thickest), np.uint8))
     ink = cv2.subtract(ink, cv2.dilate(thick, np.ones((5, 5), np.uint8)))
     strokes = cv2.min(cv2.min(detail, ink), _moves_around(lively, *here.shape))
+    left, top, across, down = cv2.boundingRect(cv2.max(seeds, strokes))
+    reach = 2 * _SPREAD + 2  # nothing comes of what is farther off
+    box = np.s_[max(top - reach, 0) : top + down + reach, max(left - reach, 0) : left + across + reach]
+    part, strokes, ink = seeds[box], strokes[box], ink[box]
     window = np.ones((_PATTERN_SIDE, _PATTERN_SIDE), np.uint8)
     for _ in range(_STROKE_STEPS):
-        seeds = cv2.max(seeds, cv2.min(cv2.dilate(seeds, window), strokes))
-        count, before = cv2.countNonZero(seeds), count
+        part = cv2.max(part, cv2.min(cv2.dilate(part, window), strokes))
+        count, before = cv2.countNonZero(part), count
         if count == before:
             break
     for _ in range(_SPREAD):
-        seeds = cv2.max(seeds, cv2.min(cv2.dilate(seeds, np.ones((5, 5), np.uint8)), ink))
-    added = cv2.subtract(seeds, found * np.uint8(255))
-    rim = cv2.min(cv2.dilate(added, np.ones((5, 5), np.uint8)), still)
-    return (cv2.max(added, rim) > 0).astype(np.uint8)
+        part = cv2.max(part, cv2.min(cv2.dilate(part, np.ones((5, 5), np.uint8)), ink))
+    added = cv2.subtract(part, found[box] * np.uint8(255))
+    rim = cv2.min(cv2.dilate(added, np.ones((5, 5), np.uint8)), still[box])
+    out = np.zeros_like(found)
+    out[box] = cv2.max(added, rim) > 0
+    return out
 
 
 def _moves_around(lively: Array, height: int, width: int) -> Array:
