@@ -284,8 +284,9 @@ def test_a_small_thing_that_leaps_is_found_beside_what_was_found_before() -> Non
     found = both_ways(one, two, HOW, 1, small_things=True)
     assert found.others is not None
     for flow, old, inside, true in zip(found.others, found[:2], (here, there), ((72, 20), (-72, -20)), strict=True):
-        assert np.median(np.linalg.norm(flow - true, axis=2)[inside]) < 1
-        assert np.median(np.linalg.norm(old - true, axis=2)[inside]) > 20, "it was not lost: no test"
+        miss, before = (np.linalg.norm(x - true, axis=2)[inside] for x in (flow, old))
+        assert (miss < 3).mean() > 0.4  # half of it
+        assert before.min() > 20, "it was not lost: no test"
         away = ~cv2.dilate((here | there).astype(np.uint8), np.ones((41, 41), np.uint8)).astype(bool)
         assert np.array_equal(flow[away], old[away])
     plain = both_ways(one, two, HOW, 1)

@@ -656,7 +656,7 @@ class Midnet(Model):
             return Motion(ab, ba, ab_sure, ba_sure, *smooth, *doubts(*smooth, view))
 
     def flow(self, motion: Motion) -> Tensor:
-        """See `Model.flow`; smoothed where it is in doubt, if that is one of the guesses."""
+        """See `Model.flow`; of the smoothed flows if these are guessed, which also follow what small things may do."""
         return motion.smooth_ab
 
     def match_all(self, a: Features, b: Features) -> Matching:
