@@ -137,7 +137,8 @@ def find(
     still, protected = cv2.min(still, _constant(frames)), np.zeros_like(here)
     details = cv2.inRange(contrast, _EDGE, 255)
     most = max(_OVERLAY_DETAIL * cv2.countNonZero(details), _SMALL_DETAIL * details.size)
-    if cv2.countNonZero(cv2.min(details, still)) > most:
+    still_details = cv2.min(details, still)
+    if cv2.countNonZero(still_details) > most:
         return None  # it is the scene that hardly moves, or moves by a whole period of its texture
     if cv2.countNonZero(lively) >= _CAMERA_MOVES * lively.size:
         protected = _patterns(here, still, lively)
@@ -148,7 +149,7 @@ def find(
         protected = protected if islands is None else protected | islands
     if not protected.any():
         return None
-    protected = protected | _text(here, cv2.min(details, still), still, lively, protected)
+    protected = protected | _text(here, still_details, still, lively, protected)
     grown = cv2.dilate(protected * np.uint8(255), np.ones((3, 3), np.uint8))
     return _protection(cv2.blur(grown, (3, 3)), a)
 

@@ -112,9 +112,7 @@ class Motion(NamedTuple):
     ba: Tensor
     ab_sure: Tensor  # (B, 2, H/4, W/4): logit that the pixel of a is not seen in b; log importance
     ba_sure: Tensor
-    smooth_ab: (
-        Tensor  # (B, 2, H/4, W/4): see `Midnet.motion`; this and the next three: themselves where it is not guessed
-    )
+    smooth_ab: Tensor  # (B, 2, H/4, W/4): see `Midnet.motion`; this and the next three: as above if it is no guess
     smooth_ba: Tensor
     smooth_ab_sure: Tensor  # (B, 2, H/4, W/4)
     smooth_ba_sure: Tensor

@@ -134,7 +134,7 @@ def both_ways(one: Grey, two: Grey, how: Search, grid: int, small_things: bool =
             starts = [_spread(start, one.shape, small[0].shape) for start in starts]
             again = [*pool.map(lambda pair, start: _sought(pair, how, start), pairs, starts)]
             flows = _better(one, two, flows, again, grid)
-        others = _with_things(one, two, flows, _things(*small, flows), how, grid) if small_things else flows
+        others = _with_things(pool, one, two, flows, _things(*small, flows), how, grid) if small_things else flows
         grid = max(grid, math.ceil(math.sqrt(one.size / PLACES)))
         rows, columns = (max(1, length // grid) for length in one.shape)
         a, b = _means(one, two, rows, columns)
@@ -293,11 +293,21 @@ def _best_places(wanted: Light, picture: Light) -> tuple[Light, Light, Light]:
         kernels = torch.from_numpy(wanted).view(-1, 1, PATCH, PATCH)
         fits = F.conv2d(torch.from_numpy(picture)[None, None], kernels)[0].numpy().reshape(len(wanted), -1)
     fits /= strength.reshape(-1)
-    index = fits.argmax(1)
-    best, (y, x) = fits[np.arange(len(fits)), index], np.divmod(index, columns)
-    for fit, top, left in zip(fits.reshape(-1, rows, columns), y - NEAR, x - NEAR, strict=True):
-        fit[max(top, 0) : top + 2 * NEAR + 1, max(left, 0) : left + 2 * NEAR + 1] = -1.0
-    return best, best - fits.max(1), np.stack([x, y], 1).astype(np.float32)
+    best, lead, place = _peaks(fits.reshape(-1, rows, columns), NEAR)
+    return best, lead, place[:, ::-1].astype(np.float32)
+
+
+def _peaks(fits: Light, near: int) -> tuple[Light, Light, NDArray[np.int64]]:
+    """Of maps (N, h, w) the greatest value, by how much it exceeds all that is farther off, and its row and column.
+
+    Places up to `near` to its sides are no others; the maps are written to.
+    """
+    flat = fits.reshape(len(fits), -1)
+    index = flat.argmax(1)
+    best, (row, column) = flat[np.arange(len(flat)), index], np.divmod(index, fits.shape[2])
+    for fit, top, left in zip(fits, row - near, column - near, strict=True):
+        fit[max(top, 0) : top + 2 * near + 1, max(left, 0) : left + 2 * near + 1] = -1.0
+    return best, best - flat.max(1), np.stack([row, column], 1)
 
 
 def _spread(moves: Flow, shape: Sequence[int], small: Sequence[int]) -> Flow:
@@ -312,7 +322,13 @@ def _spread(moves: Flow, shape: Sequence[int], small: Sequence[int]) -> Flow:
 
 
 def _with_things(
-    one: Grey, two: Grey, flows: Sequence[Flow], things: list[tuple[Flow, NDArray[np.bool_]]], how: Search, grid: int
+    pool: ThreadPoolExecutor,
+    one: Grey,
+    two: Grey,
+    flows: Sequence[Flow],
+    things: list[tuple[Flow, NDArray[np.bool_]]],
+    how: Search,
+    grid: int,
 ) -> Sequence[Flow]:
     """Flows with what small things do, where the pictures agree better so; the same ones without any."""
     if not things:
@@ -329,9 +345,8 @@ def _with_things(
         np.asarray(cv2.copyTo(resized(new, height, width)[box], mark[box], flow.copy()), np.float32)
         for (new, _), mark, flow in zip(things, marks, old, strict=True)
     ]
-    with ThreadPoolExecutor(2) as pool:
-        pairs = (one, two), (two, one)
-        again = [*pool.map(lambda pair, start: _sought(pair, how, start, SCALES), pairs, starts)]
+    pairs = (one, two), (two, one)
+    again = [*pool.map(lambda pair, start: _sought(pair, how, start, SCALES), pairs, starts)]
     found = [flow.copy() for flow in flows]
     for flow, new in zip(found, _better(one, two, _better(one, two, old, starts, grid), again, grid), strict=True):
         flow[box] = new
@@ -408,13 +423,8 @@ def _best_parts(wanted: Light, parts: Light, picture: Light, other: Light) -> tu
         sums, squares, held = F.conv2d(torch.stack(planes), masks, stride=2)
         strength = (squares - sums * sums / size).clamp(min=0.0).sqrt() + NOISE
         fits: Light = torch.where(held > HELD * size, products / strength, -1.0).numpy()
-    flat = fits.reshape(len(fits), -1)
-    index = flat.argmax(1)
-    best, (row, column) = flat[np.arange(len(flat)), index], np.divmod(index, fits.shape[2])
-    near = NEAR // 2 + 1
-    for fit, top, left in zip(fits, row - near, column - near, strict=True):
-        fit[max(top, 0) : top + 2 * near + 1, max(left, 0) : left + 2 * near + 1] = -1.0
-    return best, best - flat.max(1), 2 * np.stack([row, column], 1)
+    best, lead, place = _peaks(fits, NEAR // 2 + 1)
+    return best, lead, 2 * place
 
 
 def _laid(near: Light, pairs: NDArray[np.int64]) -> tuple[Flow, NDArray[np.bool_]]:
