@@ -138,7 +138,7 @@ def test_overlays_of_the_stress_suite() -> None:
 
 
 def test_thin_letters_are_found_by_what_they_are_written_in() -> None:
-    """Subtitles with seeds that nothing was tuned on, of letters two pixels wide: hardly a pixel is missed."""
+    """Subtitles of letters two pixels wide, beside those of the suite: hardly a pixel is missed."""
     missed = []
     for seed in (9, 10, 25, 39, 53, 56):
         rng = np.random.default_rng(root("evaluation", suites.STRESS_SEEDS + 1300 + seed))
