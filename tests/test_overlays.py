@@ -172,6 +172,23 @@ def test_a_small_thing_flying_over_a_still_scene_freezes_nothing() -> None:
     assert overlays.find(*film(pictures)) is None
 
 
+def test_edges_along_the_motion_are_no_overlay() -> None:
+    """A dark window with light bars in a pan: sill and lintel look still, and so does glass until a bar comes."""
+    wide = texture(5, WIDTH + 40)
+    for left in (30, 190):
+        wide[40:120, left : left + 84] = (220, 120, 130)
+        wide[46:114, left + 6 : left + 78] = (60, 130, 120)
+        wide[77:83, left + 6 : left + 78] = (220, 120, 130)
+        wide[46:114, left + 39 : left + 45] = (220, 120, 130)
+    pictures = [wide[:, 7 * n : 7 * n + WIDTH].copy() for n in range(4)]
+    found = overlays.find(*film(pictures))
+    assert found is None or not found.full.numpy()[40:104].any()  # the sills themselves may be copied
+    where = [draw(p) for p in pictures].pop().astype(bool)
+    found = overlays.find(*film(pictures))
+    assert found is not None and (found.full.numpy()[where] > 200).mean() > 0.95
+    assert not found.full.numpy()[60:104].any()  # the logo is above
+
+
 def test_texture_that_repeats_with_its_motion_is_not_frozen() -> None:
     """Moving by a whole period everything agrees; nothing around moves either, so nothing is claimed to be overlay."""
     period = np.tile(texture(4, 160)[:, :16], (1, WIDTH // 16, 1))

@@ -7,7 +7,8 @@ pan; a model renders both rightly. Details are found in two ways:
     patterns   still pixels that differ strongly from other still pixels beside them: letters with an outline, a logo
                of several colours. Where the camera moves that hardly happens by chance (under 0.8 % of the pixels of
                24 real films, 4 to 5 % of one of water, 6 to 94 % of those of drawn overlays), so little is asked
-               of the surroundings.
+               of the surroundings. Edges along the motion only look still (the aperture problem: a window sill in a
+               pan), so edges of other directions must be still beside them.
     islands    still pixels of one level amid moving ones, as plain letters are. Sky between moving leaves is too, so
                the surroundings must move in every gap, on all sides, and steadily.
 
@@ -53,6 +54,8 @@ _SPREAD = 5  # times that protection spreads by two pixels over what is still
 _LARGEST = 0.25  # part of the picture above which a connected still region is the scene itself
 _PATTERN_SIDE = 35  # pixels; side of the window in which still patterns are counted, and still pixels belong to them
 _PATTERN_LEAST = 6  # pixels of a still pattern in a window: fewer agree by chance
+_CORNERS = 0.1  # of the strength of edges along, so much must they have across to be no edges along the motion
+_CORNERS_LEAST = 576.0  # squared levels of that in a window: one pixel beside which the level jumps by `_EDGE`
 _CAMERA_MOVES = 0.35  # part of the cells that must move for still patterns to be searched
 _OVERLAY_DETAIL = 0.12  # part of the picture's details that may be still; of a slow scene in dim light more agree
 _SMALL_DETAIL = 0.04  # part of the picture that still details may fill however few others there are
@@ -182,10 +185,34 @@ def _patterns(here: Array, still: Array, lively: Array) -> Array:
     count = cv2.boxFilter(pattern, cv2.CV_32F, window, normalize=False, borderType=cv2.BORDER_CONSTANT)
     around = _moves_around(lively, height, width)
     pattern = cv2.min(cv2.min(pattern, around), cv2.inRange(count, 255 * _PATTERN_LEAST, float("inf")))
+    if pattern.any():
+        pattern = cv2.min(pattern, _edges_cross(here, still, pattern))
     if not pattern.any():
         return np.zeros_like(here)
     near = cv2.dilate(pattern, np.ones(window, np.uint8))
     out: Array = (cv2.min(near, still) > 0).astype(np.uint8)
+    return out
+
+
+def _edges_cross(here: Array, still: Array, where: Array) -> Array:
+    """(H, W) uint8: 255 where edges between still pixels, within a window, have more than one direction.
+
+    Told by the structure tensor (Foerstner & Guelch 1987); looked at where `where` is not 0.
+    """
+    left, top, across, down = cv2.boundingRect(where)
+    reach = _PATTERN_SIDE // 2 + 1
+    box = np.s_[max(top - reach, 0) : top + down + reach, max(left - reach, 0) : left + across + reach]
+    level, there = here[box].astype(np.float32), still[box] > 0
+    x, y = np.zeros_like(level), np.zeros_like(level)
+    x[:, 1:-1] = (level[:, 2:] - level[:, :-2]) * (there[:, 2:] & there[:, 1:-1] & there[:, :-2])
+    y[1:-1] = (level[2:] - level[:-2]) * (there[2:] & there[1:-1] & there[:-2])
+    xx, xy, yy = (
+        cv2.boxFilter(z, cv2.CV_32F, (_PATTERN_SIDE,) * 2, normalize=False, borderType=cv2.BORDER_CONSTANT)
+        for z in (x * x, x * y, y * y)
+    )
+    mean, apart = 0.5 * (xx + yy), np.sqrt(0.25 * (xx - yy) ** 2 + xy * xy)  # strongest, weakest: mean +- apart
+    out = np.zeros_like(here)
+    out[box] = ((mean - apart > _CORNERS * (mean + apart)) & (mean - apart > _CORNERS_LEAST)) * np.uint8(255)
     return out
 
 
