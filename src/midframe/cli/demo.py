@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from midframe.cli import PathCommand
+from midframe.options import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from midframe.cli.scene import Scene
@@ -21,7 +22,7 @@ FINE = 8  # crf
 
 @click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folder", default="midframe-demo")
-@click.option("--model", default="dis", show_default=True, metavar="NAME", help="See: midframe models list.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help="See: midframe models list.")
 @click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.25, 10), help="Length of the film.")
 def command(folder: str, model: str, seconds: float) -> None:
     """Render a short scene, make it smoother at 2x and from 24 to 60 frames per second, and compare.

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 LUMA = (0.299, 0.587, 0.114)
 DOUBT = 0.5  # log importance lost per pixel by which forward and backward flow miss each other
+STRAY = 0.05  # of a vector's length, of more than 20 pixels, by which forward and backward flow may miss as by 1 pixel
 LEFT = 4.0  # pixels of missing each other to which a pixel beyond the edge is equal, where it is asked what is hidden
 TILE = 8  # places; sides of the blocks in which local correlation is computed
 LOCAL_RADIUS = 3  # places at 1/16 and 1/8: a 7x7 window
@@ -915,9 +916,9 @@ def _best_place(logits: Tensor, rows: int, columns: int) -> Tensor:
 
 
 # Untrained, Middlebury: 35.68 dB down to full size, 35.07 down to half size, at a third of the time. On 30 triplets of
-# clips of 720p FAIR has 34.61 dB; a quarter of the size 34.51, at half of the time. Refinement is worth nothing
-# there, but keeps flows of repeated textures together: docs/training-log.md, "Inverse search, again".
-FINE, FAIR, QUICK = Search(1, 4, 25, 5), Search(2, 5, 25, 0), Search(4, 4, 25, 0)
+# clips of 720p FAIR has 34.61 dB; a quarter of the size 34.51, at half of the time. Variational refinement is worth
+# nothing: docs/training-log.md, "Small pictures without refinement".
+FINE, FAIR, QUICK = Search(1, 4, 25, 0), Search(2, 5, 25, 0), Search(4, 4, 25, 0)
 
 
 def inverse_search(
@@ -972,7 +973,10 @@ def _grey(bright: NDArray[np.float32], shrink: int) -> NDArray[np.uint8]:
 def doubts(ab: Tensor, ba: Tensor, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`ab_sure` and `ba_sure` of a `Motion`, told by how far, in pixels, the two flows miss each other.
 
-    What leads out of the view is hidden there as well, but its flow may be as good as any.
+    What leads out of the view is hidden there as well, but its flow may be as good as any. For the importance the miss
+    counts against the length of the vector (Sundaram, Brox & Keutzer 2010): a ball that crosses a resting ground by
+    more than its own width is elsewhere in between, over ground that both pictures show and of which both flows agree
+    to the tenth of a pixel; its own blurred surface they follow less exactly, and it would be drawn in shreds.
 
     Args:
         ab: (B, 2, h, w).
@@ -983,7 +987,8 @@ def doubts(ab: Tensor, ba: Tensor, view: Tensor | None = None) -> tuple[Tensor, 
     for one, two in ((ab, ba), (ba, ab)):
         miss = missed(one, two)
         hidden = torch.maximum(miss, LEFT * outside(one, view))
-        found.append(torch.cat([hidden.clamp(max=8.0) - 2.0, -miss.clamp(max=8.0) * DOUBT], 1))
+        stray = miss / (4.0 * STRAY * _length(one)).clamp(min=1.0)
+        found.append(torch.cat([hidden.clamp(max=8.0) - 2.0, -stray.clamp(max=8.0) * DOUBT], 1))
     return found[0], found[1]
 
 
