@@ -8,7 +8,9 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
@@ -532,6 +534,66 @@ def test_shipped_weights_follow_a_fade(name: str, gain: float) -> None:
             truth = (1.0 + (gain - 1.0) * t) * moved(image, 4.0 * t, -t)
             off = 255 * (made - truth)[..., 16:-16, 16:-16]
             assert off.square().mean().sqrt() < 255 / 10 ** (38 / 20), t  # 38 dB
+
+
+def disc(t: float) -> tuple[Tensor, npt.NDArray[np.bool_]]:
+    """A disc of 44 pixels that turns and flies 59 over a resting ground, and where it covers that whole."""
+    rng = np.random.default_rng(1)
+
+    def texture(height: int, width: int, low: float, high: float) -> npt.NDArray[np.float32]:
+        out = np.zeros((height, width, 3), np.float32)
+        for cells, strength in ((5, 1.0), (20, 0.7), (60, 0.5)):
+            grid = rng.standard_normal((cells, cells * width // height, 3)).astype(np.float32)
+            out += strength * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+        return np.asarray(low + (high - low) * (out - out.min()) / np.ptp(out), np.float32)
+
+    ground, thing = texture(240, 368, 30, 140), cv2.GaussianBlur(texture(64, 64, 150, 255), (0, 0), 2)
+    y, x = np.mgrid[:64, :64] - 31.5
+    cover = np.clip(22.5 - np.hypot(x, y), 0, 1).astype(np.float32)
+    place = cv2.getRotationMatrix2D((31.5, 31.5), 25 * t, 1)
+    place[:, 2] += 90 + 20 * t, 40 + 56 * t
+    thing = cv2.warpAffine(thing, place, (368, 240), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    cover = cv2.warpAffine(cover, place, (368, 240))
+    picture = ground + (thing - ground) * cover[..., None]
+    return torch.from_numpy(picture.clip(0, 255)).permute(2, 0, 1) / 255, cover > 0.99
+
+
+@pytest.mark.parametrize("name", ["midnet-m", "midnet-s"])
+def test_a_thing_that_flies_farther_than_its_own_width_is_drawn_whole(name: str) -> None:
+    """In between it lies over ground that both pictures show; weighed like that it comes out in shreds (16 dB)."""
+    (a, _), (truth, where), (b, _) = (disc(t) for t in (0.0, 0.5, 1.0))
+    made = Engine(load_model(name), static="off").between(a, b, [0.5])[0]
+    error = (made - truth)[:, torch.from_numpy(where)]
+    assert -10 * torch.log10(error.square().mean()) > 30
+
+
+def test_what_uncovers_something_is_in_front() -> None:
+    """A square passes over a resting ground: what it uncovers of that in the other picture does not lead back."""
+    ab, ba = torch.zeros(1, 2, 48, 80), torch.zeros(1, 2, 48, 80)
+    ab[:, 0, 16:32, 10:26], ba[:, 0, 16:32, 40:56] = 30.0, -30.0
+    around = torch.zeros_like(ab), torch.zeros_like(ba)
+    of_a, of_b = (x[0, 1] for x in midnet.doubts(ab, ba, None, around))
+    for importance, left in ((of_a, 10), (of_b, 40)):
+        assert (importance[18:30, left + 2 : left + 14] > 5).all()
+        assert importance[4:12].abs().max() == 0 and importance[:, 64:].abs().max() == 0
+    assert midnet.doubts(ab, ba, None)[0][:, 1].max() == 0  # it was the surroundings that told
+    missed = midnet.missed(ba, ab)
+    assert midnet.in_front(ab, around[0], missed)[0, 0, 18:30, 12:24].min() == 1
+    assert midnet.in_front(ab, around[0], 0.0 * missed).max() == 0  # what uncovers nothing may as well be behind
+
+
+def test_surroundings_are_those_of_the_ground_under_a_small_thing() -> None:
+    ab, ba = torch.full((1, 2, 48, 80), 3.0), torch.full((1, 2, 48, 80), -3.0)
+    ab[:, 0, 20:28, 30:38], ba[:, 0, 20:28, 50:58] = 20.0, -20.0
+    assert (midnet.surroundings(ab, ba)[:, :, 20:28, 30:38] - 3.0).abs().max() < 1.0
+
+
+def test_a_long_vector_may_miss_by_more_than_a_short_one() -> None:
+    long, short = torch.zeros(1, 2, 16, 16), torch.zeros(1, 2, 16, 16)
+    long[:, 0], short[:, 0] = 40.0, 2.0  # 160 and 8 full-size pixels, and ways back that miss by 4
+    back = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+    of_long, of_short = (midnet.doubts(x, back - x, None)[0][0, 1, 8, 1] for x in (long, short))
+    assert of_long == -0.5 * midnet.DOUBT and of_short == -4.0 * midnet.DOUBT
 
 
 def test_a_judge_sees_nothing_of_directions(classical: Midnet, slowly: Callable[[], None]) -> None:

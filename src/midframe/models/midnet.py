@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from midframe.errors import WeightsError
+from midframe.models import search
 from midframe.models.base import Model, scale_by_size
 from midframe.models.search import Search, both_ways, by_size, resized, shrink_within
 from midframe.ops import coordinates, resize_flow, splat, warp
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
 LUMA = (0.299, 0.587, 0.114)
 DOUBT = 0.5  # log importance lost per pixel by which forward and backward flow miss each other
 STRAY = 0.05  # of a vector's length, of more than 20 pixels, by which forward and backward flow may miss as by 1 pixel
+HELD = 2.0  # pixels, as of short vectors, by which what is told to be in front may miss its way back
+FRONT = 6.0  # log importance of what is in front of its surroundings, see `in_front`
+OWN_WAY = 16.0  # pixels from which on a motion is another than that of the surroundings; from twice that on surely
+UNCOVERED = 0.3  # of that difference, by which what it uncovers must miss its way back; from twice that on surely
 LEFT = 4.0  # pixels of missing each other to which a pixel beyond the edge is equal, where it is asked what is hidden
 TILE = 8  # places; sides of the blocks in which local correlation is computed
 LOCAL_RADIUS = 3  # places at 1/16 and 1/8: a 7x7 window
@@ -628,7 +633,9 @@ class Midnet(Model):
         """`match` by inverse search, whatever the matcher is; for `how` and `scale` see `inverse_search`."""
         smooth = "smooth" in self.architecture.guesses
         ab, ba, view, *others = inverse_search(a.bright, b.bright, how, scale, smooth)
-        return self.motion(a, b, ab, ba, *doubts(ab, ba, view), view=view, others=tuple(others))
+        around = surroundings(ab, ba), surroundings(ba, ab)
+        sure = doubts(ab, ba, view, around)
+        return self.motion(a, b, ab, ba, *sure, view=view, around=around, others=tuple(others))
 
     def motion(
         self,
@@ -640,6 +647,7 @@ class Midnet(Model):
         ba_sure: Tensor,
         *,
         view: Tensor | None = None,
+        around: tuple[Tensor, Tensor] | None = None,
         others: tuple[Tensor, ...] = (),
     ) -> Motion:
         """Flows, and what is needed of them for all guesses; see `Motion` and `doubts`.
@@ -652,7 +660,7 @@ class Midnet(Model):
         with torch.no_grad():
             forth, back = others or (ab, ba)
             smooth = smoothed(a.tones, forth, back), smoothed(b.tones, back, forth)
-            return Motion(ab, ba, ab_sure, ba_sure, *smooth, *doubts(*smooth, view))
+            return Motion(ab, ba, ab_sure, ba_sure, *smooth, *doubts(*smooth, view, around))
 
     def flow(self, motion: Motion) -> Tensor:
         """See `Model.flow`; of the smoothed flows if these are guessed, which also follow what small things may do."""
@@ -970,26 +978,65 @@ def _grey(bright: NDArray[np.float32], shrink: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.addWeighted(bright, 255.0, bright, 0.0, 0.0, dtype=cv2.CV_8U))
 
 
-def doubts(ab: Tensor, ba: Tensor, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def doubts(
+    ab: Tensor, ba: Tensor, view: Tensor | None = None, around: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """`ab_sure` and `ba_sure` of a `Motion`, told by how far, in pixels, the two flows miss each other.
 
-    What leads out of the view is hidden there as well, but its flow may be as good as any. For the importance the miss
-    counts against the length of the vector (Sundaram, Brox & Keutzer 2010): a ball that crosses a resting ground by
-    more than its own width is elsewhere in between, over ground that both pictures show and of which both flows agree
-    to the tenth of a pixel; its own blurred surface they follow less exactly, and it would be drawn in shreds.
+    What leads out of the view is hidden there as well, but its flow may be as good as any. For the importance a miss
+    counts against the length of the vector (Sundaram, Brox & Keutzer 2010), or blurred things in flight, whose surface
+    flows follow less exactly, would be drawn in shreds; and what is in front is above all others.
 
     Args:
         ab: (B, 2, h, w).
         ba: likewise.
         view: (B, 4), see `inverse_search`; the whole picture if not given.
+        around: of both, see `surroundings`; if not given, what is in front of what is not asked.
     """
     found = []
-    for one, two in ((ab, ba), (ba, ab)):
-        miss = missed(one, two)
-        hidden = torch.maximum(miss, LEFT * outside(one, view))
-        stray = miss / (4.0 * STRAY * _length(one)).clamp(min=1.0)
-        found.append(torch.cat([hidden.clamp(max=8.0) - 2.0, -stray.clamp(max=8.0) * DOUBT], 1))
+    misses = missed(ab, ba), missed(ba, ab)
+    for way, flow in enumerate((ab, ba)):
+        miss = misses[way]
+        hidden = torch.maximum(miss, LEFT * outside(flow, view))
+        stray = (miss / (4.0 * STRAY * _length(flow)).clamp(min=1.0)).clamp(max=8.0)
+        importance = -stray * DOUBT
+        if around is not None:
+            importance = importance + FRONT * in_front(flow, around[way], misses[1 - way]) * (stray < HELD)
+        found.append(torch.cat([hidden.clamp(max=8.0) - 2.0, importance], 1))
     return found[0], found[1]
+
+
+def surroundings(flow: Tensor, back: Tensor) -> Tensor:
+    """How what lies around each place moves, see `midframe.models.search.surroundings`; computed on the CPU.
+
+    Args:
+        flow: (B, 2, h, w).
+        back: the flow of the other picture; where the two miss each other nothing is known.
+    """
+    found = []
+    for moves, miss in zip(flow.detach().float().cpu(), missed(flow, back).detach().cpu()[:, 0], strict=True):
+        known = torch.exp(-0.5 * miss * miss) + 1e-4
+        found.append(search.surroundings(moves.permute(1, 2, 0).contiguous().numpy(), known.numpy()))
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous().to(flow.device)
+
+
+def in_front(flow: Tensor, around: Tensor, missed_there: Tensor) -> Tensor:
+    """How surely each place of a picture lies in front of its surroundings, 0..1; (B, 1, h, w).
+
+    What goes another way than its surroundings uncovers in the other picture, where these go, what this one does not
+    show: so flows miss each other there. What passes behind uncovers nothing. A thing that moves by more than its own
+    width needs it: in between it lies over ground that both pictures show, and of which both flows are as sure.
+
+    Args:
+        flow: (B, 2, h, w), pixels of that size.
+        around: how what lies around each place moves, see `surroundings`.
+        missed_there: (B, 1, h, w), by how many full-size pixels flows miss each other at places of the other picture.
+    """
+    away = 4.0 * _length(flow - around)
+    uncovered = warp(missed_there, around) / (UNCOVERED * away).clamp(min=1e-3) - 1.0
+    own = (away / OWN_WAY - 1.0).clamp(0.0, 1.0)
+    over = F.max_pool2d(_mean(uncovered.clamp(0.0, 1.0) * own, 3), 3, 1, 1)
+    return over * own
 
 
 def outside(flow: Tensor, view: Tensor | None = None) -> Tensor:

@@ -443,8 +443,8 @@ def _laid(near: Light, pairs: NDArray[np.int64]) -> tuple[Flow, NDArray[np.bool_
 def _continued(pictures: Sequence[Light], flows: Sequence[Flow], full: Flow, grid: int, view: View) -> Flow:
     """A flow that goes on where it cannot be seen: out of the view, and over what shows nothing.
 
-    A place that is in doubt goes as what lies around it does, see `_around`, if that leads out of the view; and any
-    place where the pictures agree better so. Bars rest.
+    A place that is in doubt goes as what lies around it does, see `surroundings`, if that leads out of the view; and
+    any place where the pictures agree better so. Bars rest.
 
     Args:
         pictures: (h, w), from which the flow leads and to which, at the size of the places.
@@ -460,7 +460,7 @@ def _continued(pictures: Sequence[Light], flows: Sequence[Flow], full: Flow, gri
     known = np.exp(-0.5 * miss * miss) * _relief(here) * inside
     if known.mean() < KNOWN:
         return full
-    around = _around(flow, known)
+    around = surroundings(flow, known)
     gone = beyond(at + around, view) > 0.5
     costs = (_cost(here, there, some, way) for some, way in ((flow, miss), (around, _missed(around, back, grid))))
     plainer = np.subtract(*costs) > CLEAR
@@ -469,7 +469,7 @@ def _continued(pictures: Sequence[Light], flows: Sequence[Flow], full: Flow, gri
     return _where(use, resized(around, *full.shape[:2]), full)
 
 
-def _around(flow: Flow, known: Light) -> Flow:
+def surroundings(flow: Flow, known: Light) -> Flow:
     """The affine motion of what lies around each place.
 
     A mean of affine functions instead of vectors (normalised convolution, Knutsson & Westin 1993), in cells; what
