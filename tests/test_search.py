@@ -189,7 +189,7 @@ def test_affine_motion_is_continued_from_a_part_of_it_and_heeds_no_stranger() ->
     flow[:, 70:] += 30
     known[:, 70:] = 0
     flow[20:34, 20:34] = 0  # one thing that does not move so
-    found = search._around(flow, known)
+    found = search.surroundings(flow, known)
     assert np.abs(found - truth).max() < 0.2
     assert np.abs(found - truth).mean() < 0.02
 
@@ -200,7 +200,7 @@ def test_affine_motion_is_that_of_plain_least_squares(monkeypatch: pytest.Monkey
     rng = np.random.default_rng(8)
     known = rng.uniform(size=(30, search.CELLS)).astype(np.float32)
     flow = cv2.GaussianBlur(rng.normal(size=(*known.shape, 2)), (0, 0), 2).astype(np.float32) * 20
-    found = search._around(flow, known)
+    found = search.surroundings(flow, known)
     y, x = np.mgrid[: known.shape[0], : known.shape[1]]
     for row, column in ((0, 0), (15, 20), (29, 30)):
         near = np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * search.SURFACE**2))
