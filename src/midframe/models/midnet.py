@@ -924,8 +924,11 @@ def _best_place(logits: Tensor, rows: int, columns: int) -> Tensor:
 
 
 # Untrained, Middlebury: 35.68 dB down to full size, 35.07 down to half size, at a third of the time. On 30 triplets of
-# clips of 720p FAIR has 34.61 dB; a quarter of the size 34.51, at half of the time. Variational refinement is worth
-# nothing: docs/training-log.md, "Small pictures without refinement".
+# clips of 720p FAIR has 34.61 dB; a quarter of the size 34.51, at half of the time. Variational refinement takes as
+# long as the search and is worth nothing in pictures, but faint grain is followed better (end-point error of the
+# rendered suite 0.48 instead of 0.61 px): pictures so small that time does not matter have it. docs/training-log.md,
+# "Small pictures without refinement".
+TINY, FINEST = 120_000, Search(1, 4, 25, 5)  # pixels
 FINE, FAIR, QUICK = Search(1, 4, 25, 0), Search(2, 5, 25, 0), Search(4, 4, 25, 0)
 
 
@@ -952,7 +955,8 @@ def inverse_search(
     height, width = a.shape[-2:]
     area = height * width
     before = round(1 / (scale or scale_by_size(area)))
-    how = how or [by_size(area // before**2, (FINE, FAIR, QUICK))] * len(a)
+    pixels = area // before**2
+    how = how or [FINEST if pixels <= TINY else by_size(pixels, (FINE, FAIR, QUICK))] * len(a)
     flows, views = [], []
     for one, two, each in zip(*(some.detach().float()[:, 0].cpu().numpy() for some in (a, b)), how, strict=True):
         shrink = shrink_within(before * each.shrink, height, width)
