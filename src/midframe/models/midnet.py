@@ -1037,8 +1037,10 @@ def in_front(flow: Tensor, around: Tensor, missed_there: Tensor) -> Tensor:
         missed_there: (B, 1, h, w), by how many full-size pixels flows miss each other at places of the other picture.
     """
     away = 4.0 * _length(flow - around)
-    uncovered = warp(missed_there, around) / (UNCOVERED * away).clamp(min=1e-3) - 1.0
     own = (away / OWN_WAY - 1.0).clamp(0.0, 1.0)
+    if not own.any():
+        return own
+    uncovered = warp(missed_there, around) / (UNCOVERED * away).clamp(min=1e-3) - 1.0
     over = F.max_pool2d(_mean(uncovered.clamp(0.0, 1.0) * own, 3), 3, 1, 1)
     return over * own
 
