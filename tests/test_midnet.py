@@ -585,7 +585,7 @@ def test_what_uncovers_something_is_in_front() -> None:
 def test_surroundings_are_those_of_the_ground_under_a_small_thing() -> None:
     ab, ba = torch.full((1, 2, 48, 80), 3.0), torch.full((1, 2, 48, 80), -3.0)
     ab[:, 0, 20:28, 30:38], ba[:, 0, 20:28, 50:58] = 20.0, -20.0
-    assert (midnet.surroundings(ab, ba)[:, :, 20:28, 30:38] - 3.0).abs().max() < 1.0
+    assert (midnet.surroundings(ab, midnet.missed(ab, ba))[:, :, 20:28, 30:38] - 3.0).abs().max() < 1.0
 
 
 def test_a_long_vector_may_miss_by_more_than_a_short_one() -> None:

@@ -185,8 +185,7 @@ def _patterns(here: Array, still: Array, lively: Array) -> Array:
     count = cv2.boxFilter(pattern, cv2.CV_32F, window, normalize=False, borderType=cv2.BORDER_CONSTANT)
     around = _moves_around(lively, height, width)
     pattern = cv2.min(cv2.min(pattern, around), cv2.inRange(count, 255 * _PATTERN_LEAST, float("inf")))
-    if pattern.any():
-        pattern = cv2.min(pattern, _edges_cross(here, still, pattern))
+    pattern = cv2.min(pattern, _edges_cross(here, still, pattern))
     if not pattern.any():
         return np.zeros_like(here)
     near = cv2.dilate(pattern, np.ones(window, np.uint8))
@@ -199,9 +198,7 @@ def _edges_cross(here: Array, still: Array, where: Array) -> Array:
 
     Told by the structure tensor (Foerstner & Guelch 1987); looked at where `where` is not 0.
     """
-    left, top, across, down = cv2.boundingRect(where)
-    reach = _PATTERN_SIDE // 2 + 1
-    box = np.s_[max(top - reach, 0) : top + down + reach, max(left - reach, 0) : left + across + reach]
+    box = _box(where, _PATTERN_SIDE // 2 + 1)
     level, there = here[box].astype(np.float32), still[box] > 0
     x, y = np.zeros_like(level), np.zeros_like(level)
     x[:, 1:-1] = (level[:, 2:] - level[:, :-2]) * (there[:, 2:] & there[:, 1:-1] & there[:, :-2])
@@ -233,9 +230,7 @@ def _text(here: Array, detail: Array, still: Array, lively: Array, found: Array)
     thick = cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((thickest, thickest), np.uint8))
     ink = cv2.subtract(ink, cv2.dilate(thick, np.ones((5, 5), np.uint8)))
     strokes = cv2.min(cv2.min(detail, ink), _moves_around(lively, *here.shape))
-    left, top, across, down = cv2.boundingRect(cv2.max(seeds, strokes))
-    reach = 2 * _SPREAD + 2  # nothing comes of what is farther off
-    box = np.s_[max(top - reach, 0) : top + down + reach, max(left - reach, 0) : left + across + reach]
+    box = _box(cv2.max(seeds, strokes), 2 * _SPREAD + 2)  # nothing comes of what is farther off
     part, strokes, ink = seeds[box], strokes[box], ink[box]
     window = np.ones((_PATTERN_SIDE, _PATTERN_SIDE), np.uint8)
     for _ in range(_STROKE_STEPS):
@@ -250,6 +245,12 @@ def _text(here: Array, detail: Array, still: Array, lively: Array, found: Array)
     out = np.zeros_like(found)
     out[box] = cv2.max(added, rim) > 0
     return out
+
+
+def _box(mask: Array, reach: int) -> tuple[slice, slice]:
+    """Rows and columns of all that is not 0 in a mask, and of as many pixels to the sides."""
+    left, top, across, down = cv2.boundingRect(mask)
+    return slice(max(top - reach, 0), top + down + reach), slice(max(left - reach, 0), left + across + reach)
 
 
 def _moves_around(lively: Array, height: int, width: int) -> Array:

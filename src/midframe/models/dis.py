@@ -52,9 +52,9 @@ _STILL_SPEED = 0.5  # pixels between a and b
 
 # For small, middling and large pictures; and how many pixels of the picture each vector that is kept stands for. In
 # small ones the full size is worth 0.4 dB, at eight times the time, and variational refinement nothing (35.85 dB with
-# it on Middlebury, 36.00 without, for half of the time). The other two were chosen on triplets of real
-# clips: at 720p a quarter of the size with a dense stride is as good as half with a wide one (29.6 and 29.5 dB) at
-# three fifths of the time, and a vector for 4x4 pixels is 0.05 dB better than one for 2x2.
+# it on Middlebury, 36.00 without, for half of the time). The other two were chosen on triplets of real clips: at 720p a
+# quarter of the size with a dense stride is as good as half with a wide one (29.6 and 29.5 dB) at three fifths of the
+# time, and a vector for 4x4 pixels is 0.05 dB better than one for 2x2.
 _SEARCHES = (Search(1, 4, 25, 0), 2), (Search(2, 5, 8, 1), 4), (Search(4, 3, 12, 3), 4)
 
 

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from midframe.errors import WeightsError
 from midframe.models import search
 from midframe.models.base import Model, scale_by_size
-from midframe.models.search import Search, both_ways, by_size, resized, shrink_within
+from midframe.models.search import LIMITS, Search, both_ways, by_size, resized, shrink_within
 from midframe.ops import coordinates, resize_flow, splat, warp
 
 if TYPE_CHECKING:
@@ -633,8 +633,9 @@ class Midnet(Model):
         """`match` by inverse search, whatever the matcher is; for `how` and `scale` see `inverse_search`."""
         smooth = "smooth" in self.architecture.guesses
         ab, ba, view, *others = inverse_search(a.bright, b.bright, how, scale, smooth)
-        around = surroundings(ab, ba), surroundings(ba, ab)
-        sure = doubts(ab, ba, view, around)
+        misses = missed(ab, ba), missed(ba, ab)
+        around = surroundings(ab, misses[0]), surroundings(ba, misses[1])
+        sure = doubts(ab, ba, view, around, misses)
         return self.motion(a, b, ab, ba, *sure, view=view, around=around, others=tuple(others))
 
     def motion(
@@ -928,8 +929,8 @@ def _best_place(logits: Tensor, rows: int, columns: int) -> Tensor:
 # long as the search and is worth nothing in pictures, but faint grain is followed better (end-point error of the
 # rendered suite 0.48 instead of 0.61 px): pictures so small that time does not matter have it. docs/training-log.md,
 # "Small pictures without refinement".
-TINY, FINEST = 120_000, Search(1, 4, 25, 5)  # pixels
-FINE, FAIR, QUICK = Search(1, 4, 25, 0), Search(2, 5, 25, 0), Search(4, 4, 25, 0)
+FINEST, FINE, FAIR, QUICK = Search(1, 4, 25, 5), Search(1, 4, 25, 0), Search(2, 5, 25, 0), Search(4, 4, 25, 0)
+TINY = 120_000  # pixels, up to which a picture has the finest
 
 
 def inverse_search(
@@ -955,8 +956,7 @@ def inverse_search(
     height, width = a.shape[-2:]
     area = height * width
     before = round(1 / (scale or scale_by_size(area)))
-    pixels = area // before**2
-    how = how or [FINEST if pixels <= TINY else by_size(pixels, (FINE, FAIR, QUICK))] * len(a)
+    how = how or [by_size(area // before**2, (FINEST, FINE, FAIR, QUICK), (TINY, *LIMITS))] * len(a)
     flows, views = [], []
     for one, two, each in zip(*(some.detach().float()[:, 0].cpu().numpy() for some in (a, b)), how, strict=True):
         shrink = shrink_within(before * each.shrink, height, width)
@@ -983,7 +983,11 @@ def _grey(bright: NDArray[np.float32], shrink: int) -> NDArray[np.uint8]:
 
 
 def doubts(
-    ab: Tensor, ba: Tensor, view: Tensor | None = None, around: tuple[Tensor, Tensor] | None = None
+    ab: Tensor,
+    ba: Tensor,
+    view: Tensor | None = None,
+    around: tuple[Tensor, Tensor] | None = None,
+    misses: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`ab_sure` and `ba_sure` of a `Motion`, told by how far, in pixels, the two flows miss each other.
 
@@ -996,9 +1000,10 @@ def doubts(
         ba: likewise.
         view: (B, 4), see `inverse_search`; the whole picture if not given.
         around: of both, see `surroundings`; if not given, what is in front of what is not asked.
+        misses: of both, see `missed`, if they are known.
     """
     found = []
-    misses = missed(ab, ba), missed(ba, ab)
+    misses = misses or (missed(ab, ba), missed(ba, ab))
     for way, flow in enumerate((ab, ba)):
         miss = misses[way]
         hidden = torch.maximum(miss, LEFT * outside(flow, view))
@@ -1010,17 +1015,18 @@ def doubts(
     return found[0], found[1]
 
 
-def surroundings(flow: Tensor, back: Tensor) -> Tensor:
+def surroundings(flow: Tensor, miss: Tensor) -> Tensor:
     """How what lies around each place moves, see `midframe.models.search.surroundings`; computed on the CPU.
 
     Args:
         flow: (B, 2, h, w).
-        back: the flow of the other picture; where the two miss each other nothing is known.
+        miss: (B, 1, h, w), of `missed`; where that is much nothing is known.
     """
-    found = []
-    for moves, miss in zip(flow.detach().float().cpu(), missed(flow, back).detach().cpu()[:, 0], strict=True):
-        known = torch.exp(-0.5 * miss * miss) + 1e-4
-        found.append(search.surroundings(moves.permute(1, 2, 0).contiguous().numpy(), known.numpy()))
+    known = (torch.exp(-0.5 * miss * miss) + 1e-4).detach().cpu()
+    found = [
+        search.surroundings(moves.permute(1, 2, 0).contiguous().numpy(), weight.numpy())
+        for moves, weight in zip(flow.detach().float().cpu(), known[:, 0], strict=True)
+    ]
     return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous().to(flow.device)
 
 
@@ -1041,8 +1047,7 @@ def in_front(flow: Tensor, around: Tensor, missed_there: Tensor) -> Tensor:
     if not own.any():
         return own
     uncovered = warp(missed_there, around) / (UNCOVERED * away).clamp(min=1e-3) - 1.0
-    over = F.max_pool2d(_mean(uncovered.clamp(0.0, 1.0) * own, 3), 3, 1, 1)
-    return over * own
+    return own * F.max_pool2d(_mean(uncovered.clamp(0.0, 1.0) * own, 3), 3, 1, 1)
 
 
 def outside(flow: Tensor, view: Tensor | None = None) -> Tensor:

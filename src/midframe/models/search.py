@@ -99,9 +99,9 @@ class Search(NamedTuple):
     refinement: int  # variational steps at each scale
 
 
-def by_size(pixels: int, searches: Sequence[T]) -> T:
-    """Of what belongs to small, middling and large pictures, what belongs to one of so many pixels."""
-    return searches[sum(pixels > limit for limit in LIMITS)]
+def by_size(pixels: int, searches: Sequence[T], limits: Sequence[int] = LIMITS) -> T:
+    """Of what belongs to small, middling and large pictures, or within other limits, what belongs to so many pixels."""
+    return searches[sum(pixels > limit for limit in limits)]
 
 
 def shrink_within(shrink: int, height: int, width: int) -> int:
