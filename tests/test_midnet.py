@@ -419,8 +419,7 @@ def test_what_is_stored_for_training_is_that_of_the_slow_twin(classical: Midnet,
         a, b = (classical.encode(x) for x in two_motions(64, 96))
         slow = classical.candidates(a, b, motion, t)
     assert 0 < there[:, 1:-1].float().mean() < 1  # some are present and some are not
-    judged = midnet.judged(slow.evidence, there, classical.judge.rest)
-    assert 0 < judged[:, 0].float().mean() < 1
+    assert 0 < midnet.calm(slow.evidence[:, 0], slow.evidence[:, classical.judge.rest]).float().mean() < 1
     torch.testing.assert_close(fast.evidence, slow.evidence, atol=2e-4, rtol=0)
     for side in ("a", "b"):
         for one, two in zip(getattr(fast, side), getattr(slow, side), strict=True):
@@ -492,31 +491,43 @@ def test_a_guess_is_drawn_only_where_it_differs() -> None:
 
 
 def test_the_first_guess_alone_will_do_where_it_fits_and_rest_does_not_matter() -> None:
-    def some(**changes: float) -> Tensor:
-        """Three tiles side by side, each with the changes in one of its blocks; the third with another guess."""
-        evidence = torch.zeros(1, 3, midnet.EVIDENCE, 4, 12)
-        evidence[:, :2, :4] = 1.0  # moves by 4 px
-        evidence[:, 2, 4:10] = 0.1  # "rest" has other colours
+    def some(**changes: float) -> list[bool]:
+        """Two tiles side by side, the second with the changes in one of its blocks."""
+        first, rest = torch.zeros(2, 1, 11, 4, 8)
+        first[:, :4] = 1.0  # moves by 4 px
+        rest[:, 4:10] = 0.1  # other colours
+        rest[:, 10] = 0.05  # and fits worse
         for name, value in changes.items():
             which, entry = name.split("_")
-            evidence[0, {"first": 0, "rest": 2}[which], int(entry), 1, 2::4] = value
-        there = torch.tensor([True, False, True]).view(1, 3, 1, 1).repeat(1, 1, 1, 3)
-        there[0, 1, 0, 2] = True
-        return midnet.judged(evidence, there, 2)[0, :, 0]
+            {"first": first, "rest": rest}[which][0, int(entry), 1, 6] = value
+        return midnet.calm(first, rest)[0, 0, 0].tolist()  # type: ignore[no-any-return]
 
-    everything = [[True, True, True], [False, False, True], [True, True, True]]
-    assert some().tolist() == everything  # "rest" fits as well, and shows something else
-    plain = [[False, False, True], [False, False, True], [False, False, True]]
-    assert some(rest_10=0.05).tolist() == plain  # it fits worse
-    assert some(rest_10=0.05, first_10=3.5 / 255).tolist() == everything  # but the first one does not fit
+    assert some() == [True, True]
+    assert some(first_10=3.5 / 255) == [True, False]  # the first one does not fit
+    first, rest = torch.zeros(2, 1, 11, 4, 4)
+    rest[:, 4:10] = 0.1
+    assert midnet.calm(first, rest).all()  # nothing moves
+    first[:, :4] = 1.0
+    assert not midnet.calm(first, rest).any()  # "rest" fits as well, and shows something else
+    assert midnet.calm(first, torch.zeros_like(first)).all()  # it moves, but "rest" shows the same
+    first[:, 10] = 1.6 / 255
+    assert not midnet.calm(first, torch.zeros_like(first)).any()  # on the whole it does not fit
 
-    evidence = torch.zeros(1, 3, midnet.EVIDENCE, 4, 12)
-    there = torch.tensor([True, False, True]).view(1, 3, 1, 1).repeat(1, 1, 1, 3)
-    assert not midnet.judged(evidence, there, 2).any()  # nothing moves
-    evidence[:, :2, :4] = 1.0
-    assert not midnet.judged(evidence, there, 2).any()  # it moves, but "rest" shows the same
-    evidence[:, 0, 10] = 1.6 / 255
-    assert midnet.judged(evidence, there, 2)[:, [0, 2]].all()  # on the whole it does not fit
+
+def test_other_guesses_are_not_drawn_where_the_first_will_do(classical: Midnet, slowly: Callable[[], None]) -> None:
+    """A picture that moves as a whole: whatever the guesses say is left out where the first one fits."""
+    image = 0.7 * texture(64, 96)
+    t = torch.full((1, 1, 1, 1), 0.4)
+    with torch.no_grad():
+        a, b = (classical.encode(x) for x in (image, moved(image, 4.0, -2.0)))
+        motion = classical.match(a, b)
+        motion.smooth_ab.add_(0.5)
+        found = classical.stored_candidates(a, b, motion, t)
+        slowly()
+        slow = classical.candidates(*(classical.encode(x) for x in (image, moved(image, 4.0, -2.0))), motion, t)
+    smooth = classical.architecture.guesses.index("smooth")
+    torch.testing.assert_close(found.evidence, slow.evidence, atol=2e-4, rtol=0)
+    assert torch.equal(found.a[smooth][..., 16:48, 16:80], found.a[0][..., 16:48, 16:80])
 
 
 @pytest.mark.parametrize("name", ["midnet-s", "midnet-m"])

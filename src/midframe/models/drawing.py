@@ -63,56 +63,88 @@ def compiled(function: Function) -> Function:
         return njit(**options)(function)  # type: ignore[no-any-return]
 
 
-def _sampler(channels: int) -> Any:
-    """Weighted sum of 4x4 places of one or two channels: what a loop vectoriser does not find by itself."""
+def _sampler(channels: int, pixels: int) -> Any:
+    """Weighted sums of 4x4 places of one or two channels: what a loop vectoriser does not find by itself.
+
+    Of a single pixel, the places of a row in lanes; or of several whose places lie side by side, the pixels in lanes.
+    Both add in the same order, and nothing is fused, so that it makes no difference which of them is used.
+    """
+    lanes = channels * (4 if pixels == 1 else pixels)
+    number, kind = ir.Constant, ir.VectorType(ir.FloatType(), lanes)
+    word = ir.IntType(32)
+
+    def shuffled(builder: Any, vector: Any, order: list[int]) -> Any:
+        nothing = number(vector.type, ir.Undefined)
+        return builder.shuffle_vector(vector, nothing, number(ir.VectorType(word, len(order)), order))
+
+    def loaded(builder: Any, place: Any, count: int) -> Any:
+        found = builder.load(builder.bitcast(place, ir.VectorType(ir.FloatType(), count).as_pointer()))
+        found.align = 4
+        return found
+
+    def stored(builder: Any, vector: Any, place: Any) -> None:
+        builder.store(vector, builder.bitcast(place, vector.type.as_pointer())).align = 4
+
+    def down(builder: Any, place: Any, stride: Any, weights: Sequence[Any]) -> Any:
+        total = None
+        for weight in weights:
+            product = builder.fmul(loaded(builder, place, lanes), weight)
+            total = product if total is None else builder.fadd(total, product)
+            place = builder.gep(place, [stride])
+        return total
+
+    def of_one(builder: Any, source: Any, stride: Any, wx: Any, wy: Any, width: Any, target: Any) -> None:
+        across: Any = number(kind, ir.Undefined)
+        weights = []
+        for _ in range(4):
+            for channel in range(channels):
+                lane = number(word, channels * len(weights) + channel)
+                across = builder.insert_element(across, builder.load(wx), lane)
+            one = builder.insert_element(number(kind, ir.Undefined), builder.load(wy), number(word, 0))
+            weights.append(shuffled(builder, one, [0] * lanes))
+            wx, wy = builder.gep(wx, [width]), builder.gep(wy, [width])
+        total, left = builder.fmul(down(builder, source, stride, weights), across), lanes
+        while left > channels:  # the sum of the four places
+            left //= 2
+            halves = [shuffled(builder, total, list(range(k, k + left))) for k in (0, left)]
+            total = builder.fadd(*halves)
+        for channel in range(channels):
+            builder.store(builder.extract_element(total, number(word, channel)), target)
+            target = builder.gep(target, [width])
+
+    def of_several(builder: Any, source: Any, stride: Any, wx: Any, wy: Any, width: Any, target: Any) -> None:
+        twice = [n // channels for n in range(lanes)]
+        weights, across = [], []
+        for _ in range(4):
+            across.append(shuffled(builder, loaded(builder, wx, pixels), twice))
+            weights.append(shuffled(builder, loaded(builder, wy, pixels), twice))
+            wx, wy = builder.gep(wx, [width]), builder.gep(wy, [width])
+        columns = []
+        for k in range(4):
+            place = builder.gep(source, [number(ir.IntType(64), channels * k)])
+            columns.append(builder.fmul(down(builder, place, stride, weights), across[k]))
+        total = builder.fadd(builder.fadd(columns[0], columns[2]), builder.fadd(columns[1], columns[3]))
+        for channel in range(channels):
+            stored(builder, shuffled(builder, total, list(range(channel, lanes, channels))), target)
+            target = builder.gep(target, [width])
 
     def sample(
-        context: Any, source: Any, base: Any, stride: Any, x0: Any, x1: Any, x2: Any, x3: Any,
-        y0: Any, y1: Any, y2: Any, y3: Any, target: Any, at: Any, apart: Any,
-    ) -> Any:  # fmt: skip
-        """Of the flat float32 `source` the places begin at `base`, rows are `stride` apart.
+        context: Any, source: Any, base: Any, stride: Any, wx: Any, wy: Any, x: Any, width: Any, target: Any
+    ) -> Any:
+        """Of the flat float32 `source` the places of pixel x begin at `base`, rows are `stride` apart.
 
-        x0..x3 and y0..y3 are weights; the channels go to the flat float32 `target` at `at` and `apart` further on.
+        Weights (4, width) are flat; the channels go to the flat `target` (channels, width).
         """
-        signature = types.void(source, base, stride, x0, x1, x2, x3, y0, y1, y2, y3, target, at, apart)
+        signature = types.void(source, base, stride, wx, wy, x, width, target)
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            lanes = 4 * channels
-            kind = ir.VectorType(ir.FloatType(), lanes)
-
-            def number(k: int) -> Any:
-                return ir.Constant(ir.IntType(32), k)
-
-            def shuffled(vector: Any, order: list[int]) -> Any:
-                nothing = ir.Constant(vector.type, ir.Undefined)
-                which = ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order)
-                return builder.shuffle_vector(vector, nothing, which)
-
             def start(argument: int, offset: Any) -> Any:
                 proxy: Any = cgutils.create_struct_proxy(signature.args[argument])  # type: ignore[no-untyped-call]
                 return builder.gep(proxy(context, builder, values[argument]).data, [offset])
 
-            across: Any = ir.Constant(kind, ir.Undefined)
-            for k in range(4):
-                across = builder.insert_element(across, values[3 + k], number(channels * k))
-            across = shuffled(across, [channels * (k // channels) for k in range(lanes)])
-            place, total = start(0, values[1]), None
-            for k in range(4):
-                loaded = builder.load(builder.bitcast(place, kind.as_pointer()))
-                loaded.align = 4
-                weight = builder.insert_element(ir.Constant(kind, ir.Undefined), values[7 + k], number(0))
-                product = builder.fmul(loaded, shuffled(weight, [0] * lanes), flags=("fast",))
-                total = product if total is None else builder.fadd(total, product, flags=("fast",))
-                place = builder.gep(place, [values[2]])
-            total = builder.fmul(total, across, flags=("fast",))
-            while lanes > channels:  # the sum of the four places
-                lanes //= 2
-                halves = [shuffled(total, list(range(k, k + lanes))) for k in (0, lanes)]
-                total = builder.fadd(*halves, flags=("fast",))
-            offset = values[12]
-            for channel in range(channels):
-                builder.store(builder.extract_element(total, number(channel)), start(11, offset))
-                offset = builder.add(offset, values[13])
+            _, base, stride, _, _, x, width, _ = values
+            places = start(0, base), stride, start(3, x), start(4, x), width, start(7, x)
+            (of_one if pixels == 1 else of_several)(builder, *places)
             return context.get_dummy_value()
 
         return signature, generate
@@ -128,7 +160,9 @@ def _float_as_bits(context: Any, value: Any) -> Any:
     return types.int32(types.float32), lambda _, builder, __, values: builder.bitcast(values[0], ir.IntType(32))
 
 
-sample_one, sample_two = _sampler(1), _sampler(2)
+BESIDE = 8, 4  # pixels of one and of two channels that are drawn together
+sample_one, sample_two = _sampler(1, 1), _sampler(2, 1)
+sample_ones, sample_twos = _sampler(1, BESIDE[0]), _sampler(2, BESIDE[1])
 bits_as_float: Any = intrinsic(_bits_as_float)  # the float32 whose bits an int32 has
 float_as_bits: Any = intrinsic(_float_as_bits)
 
@@ -427,10 +461,16 @@ def _present(first: int, last: int, guesses: Array, rest: int, apart: Number, pr
                 there = most > apart or k == rest
                 present[k, row, tile] = there
                 if not there:
-                    for c in range(4):
-                        for y in range(TILE * row, TILE * row + TILE):
-                            for x in range(TILE * tile, TILE * tile + TILE):
-                                guesses[k, c, y, x] = guesses[0, c, y, x]
+                    _follow_first(guesses, k, row, tile)
+
+
+@compiled
+def _follow_first(guesses: Array, k: int, row: int, tile: int) -> None:
+    """Let guess k of flows (K, 4, h, w) be the first one in a tile."""
+    for c in range(4):
+        for y in range(TILE * row, TILE * row + TILE):
+            for x in range(TILE * tile, TILE * tile + TILE):
+                guesses[k, c, y, x] = guesses[0, c, y, x]
 
 
 @compiled
@@ -543,8 +583,10 @@ def _draw(runs: Runs, spline: Array, flow: Array, down: int, across: int, out: A
     stride = np.int64((width + 4) * channels)
     wide = np.empty(flow.shape[2] + 2, np.float32)
     room = np.empty((2, width), np.float32)
-    lines = np.empty((2, width), np.int64)
+    lines, places = np.empty((2, width), np.int64), np.empty(width, np.int64)
     wx, wy = np.empty((4, width), np.float32), np.empty((4, width), np.float32)
+    flat_x, flat_y = wx.reshape(-1), wy.reshape(-1)
+    together = BESIDE[channels - 1]
     row, total = np.empty(channels * width, np.float32), np.empty((channels, width), np.float32)
     inverse = f32(1.0) / f32(down * across)
     apart = np.int64(width)
@@ -564,20 +606,29 @@ def _draw(runs: Runs, spline: Array, flow: Array, down: int, across: int, out: A
                     to_y[x] = f32(y) + f32(down) * to_y[x]
                 _weights(to_x, width, columns, wx)
                 _weights(to_y, height, rows, wy)
-                if channels == 1:
-                    for x in range(count):
-                        base = rows[x] * stride + columns[x]
-                        sample_one(
-                            spline, base, stride, wx[0, x], wx[1, x], wx[2, x], wx[3, x],
-                            wy[0, x], wy[1, x], wy[2, x], wy[3, x], row, np.int64(x), apart,
-                        )  # fmt: skip
-                else:
-                    for x in range(count):
-                        base = rows[x] * stride + columns[x] * 2
-                        sample_two(
-                            spline, base, stride, wx[0, x], wx[1, x], wx[2, x], wx[3, x],
-                            wy[0, x], wy[1, x], wy[2, x], wy[3, x], row, np.int64(x), apart,
-                        )  # fmt: skip
+                for x in range(count):
+                    places[x] = rows[x] * stride + (columns[x] - x) * channels
+                x = 0
+                while x < count:
+                    end = min(x + together, count)
+                    place, beside = places[x], x + together == end
+                    for other in range(x, end):
+                        beside &= places[other] == place
+                    if beside:
+                        base = place + x * channels
+                        if channels == 1:
+                            sample_ones(spline, base, stride, flat_x, flat_y, x, apart, row)
+                        else:
+                            sample_twos(spline, base, stride, flat_x, flat_y, x, apart, row)
+                        x = end
+                        continue
+                    while x < end:
+                        base = places[x] + x * channels
+                        if channels == 1:
+                            sample_one(spline, base, stride, flat_x, flat_y, x, apart, row)
+                        else:
+                            sample_two(spline, base, stride, flat_x, flat_y, x, apart, row)
+                        x += 1
                 for c in range(channels):
                     target, source, sums = out[c, y, begin : begin + count], row[c * width :], total[c]
                     for x in range(count):
@@ -738,10 +789,11 @@ def _judged(
     first: int, last: int, a: Array, b: Array, still_a: Array, still_b: Array, evidence: Array, present: Mask,
     rest: int, limits: Array, judged: Mask,
 ) -> None:  # fmt: skip
-    """Rows first to last of tiles: `midnet.judged`, and entry 10 of the evidence of the first guess and of "rest".
+    """Rows first to last of tiles: what guess is judged, see `midnet.calm`, and entry 10 of the first's and "rest"'s.
 
     Their brightness is `a` and `b` (H, W), and that of the pictures themselves; `limits` are those of flows, of the
-    difference of `a` and `b`, of colours and of what "rest" does worse.
+    difference of `a` and `b`, of colours and of what "rest" does worse. Where nothing is judged no guess is `present`
+    any more but the first and "rest".
     """
     kinds, _, _, width = evidence.shape
     slow, calm, alike, worse = limits
@@ -774,18 +826,18 @@ def _judged(
                 for x in range(width):
                     tones[x] = max(tones[x], third * off[x])
         for tile in range(width // TILE):
-            alone = True
-            for k in range(1, kinds):
-                alone = alone and (k == rest or not present[k, row, tile])
             at = TILE * tile
             for x in range(at + 1, at + TILE):
                 total[at] += total[x]
                 most[at], other[at] = max(most[at], most[x]), max(other[at], other[x])
                 speed[at], tones[at] = max(speed[at], speed[x]), max(tones[at], tones[x])
             still = speed[at] < slow or other[at] > most[at] + worse or tones[at] < alike
-            calm_here = total[at] < f32(TILE * TILE) * calm and most[at] < f32(2.0) * calm
+            alone = still and total[at] < f32(TILE * TILE) * calm and most[at] < f32(2.0) * calm
             for k in range(kinds):
-                judged[k, row, tile] = present[k, row, tile] and not (alone and still and calm_here)
+                judged[k, row, tile] = present[k, row, tile] and not alone
+                if alone and present[k, row, tile] and k != rest and k > 0:
+                    present[k, row, tile] = False
+                    _follow_first(evidence[:, :4], k, row, tile)
 
 
 @compiled
@@ -1635,7 +1687,7 @@ def drawn(
     """
     kinds, _, rows, columns = guessed.flows.shape
     height, width = 4 * rows, 4 * columns
-    there = guessed.present
+    there = guessed.present  # less what is found not to need it
     light = ROOMS.take("light", (2, kinds, 1, height, width), np.float32)
     means = ROOMS.take("means", (2, kinds, 3, rows, columns), np.float32)
     mean = ROOMS.take("mean", (height, width), np.float32)
@@ -1647,9 +1699,7 @@ def drawn(
         means[:, :, 1:] = 0.0
     evidence[:, :4] = guessed.flows
     # the first guess is everywhere and is shared by all threads; the runs of another go to one
-    tasks = [(np.array([[y, min(y + BAND, rows), 0, columns]]), 0) for y in range(0, rows, BAND)]
-    tasks += [(runs_of(there[k]), k) for k in range(1, kinds) if k != rest]
-
+    everywhere = [(np.array([[y, min(y + BAND, rows), 0, columns]]), 0) for y in range(0, rows, BAND)]
     ab, ba = (x.contiguous().numpy() for x in hidden)
 
     def draw(part: Runs, k: int, number: int) -> None:
@@ -1661,7 +1711,7 @@ def drawn(
         tones = evidence[k, 4 + 3 * number : 7 + 3 * number]
         _tones_of(part, found[0], found[1:], a.matrix, tones)
 
-    at_once([partial(draw, *task, number) for task in tasks for number in (0, 1)])
+    at_once([partial(draw, *task, number) for task in everywhere for number in (0, 1)])
     for number, side in enumerate((a, b)):
         evidence[rest, 4 + 3 * number : 7 + 3 * number] = side.tones
     judged = np.empty_like(there)
@@ -1670,6 +1720,8 @@ def drawn(
         present=there, rest=rest, limits=np.array(limits, np.float32), judged=judged,
     )  # fmt: skip
     at_once(in_bands(work, rows // TILE, 1))
+    elsewhere = [(runs_of(there[k]), k) for k in range(1, kinds) if k != rest]
+    at_once([partial(draw, *task, number) for task in elsewhere for number in (0, 1)])
     work = partial(
         _follow, present=there, judged=judged, rest=rest, light=light[:, :, 0], still_a=a.light, still_b=b.light,
         mean=mean,
