@@ -63,6 +63,141 @@ def compiled(function: Function) -> Function:
         return njit(**options)(function)  # type: ignore[no-any-return]
 
 
+Values = Sequence[Any]  # of LLVM
+WORD, FLOAT, LONG = ir.IntType(32), ir.FloatType(), ir.IntType(64)
+BESIDE = 8, 4  # pixels of one and of two channels that are drawn together
+
+
+def _shuffled(builder: Any, vector: Any, order: Sequence[int]) -> Any:
+    nothing = ir.Constant(vector.type, ir.Undefined)
+    return builder.shuffle_vector(vector, nothing, ir.Constant(ir.VectorType(WORD, len(order)), list(order)))
+
+
+def _spread(builder: Any, value: Any, lanes: int) -> Any:
+    """A value in every lane."""
+    one = builder.insert_element(
+        ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, ir.Constant(WORD, 0)
+    )
+    return _shuffled(builder, one, [0] * lanes)
+
+
+def _loaded(builder: Any, place: Any, lanes: int) -> Any:
+    found = builder.load(builder.bitcast(place, ir.VectorType(FLOAT, lanes).as_pointer()))
+    found.align = 4
+    return found
+
+
+def _stored(builder: Any, vector: Any, place: Any) -> None:
+    builder.store(vector, builder.bitcast(place, vector.type.as_pointer())).align = 4
+
+
+def _starts(context: Any, builder: Any, kinds: Values, values: Values) -> list[Any]:
+    """Where the arrays among arguments begin in memory; the others as they are."""
+    return [
+        cgutils.create_struct_proxy(kind)(context, builder, value).data  # type: ignore[no-untyped-call]
+        if isinstance(kind, types.Array)
+        else value
+        for kind, value in zip(kinds, values, strict=True)
+    ]
+
+
+def _interpolated(builder: Any, place: Any, across: int, pixels: int) -> Any:
+    """Pixels of blocks `across` wide, the first of which is the second of the four found at a place; linear."""
+    offsets = [(k % across + 0.5) / across - 0.5 for k in range(pixels)]  # from the middle of its block, in blocks
+    left = [k // across + (offset >= 0) for k, offset in enumerate(offsets)]
+    blocks = _loaded(builder, place, 4)
+    one, two = (_shuffled(builder, blocks, [k + more for k in left]) for more in (0, 1))
+    part = ir.Constant(one.type, [offset % 1 for offset in offsets])
+    return builder.fadd(one, builder.fmul(part, builder.fsub(two, one)))
+
+
+def _enlarger(across: int) -> Any:
+    """Two blocks of a row of them as pixels."""
+
+    def enlarge(context: Any, blocks: Any, at: Any, out: Any, to: Any) -> Any:
+        """Of the flat `blocks` those at `at + 1` and the next, between those beside, to the flat `out` at `to`."""
+        signature = types.void(blocks, at, out, to)
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            blocks, at, out, to = _starts(context, builder, signature.args, values)
+            found = _interpolated(builder, builder.gep(blocks, [at]), across, 2 * across)
+            _stored(builder, found, builder.gep(out, [to]))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return intrinsic(enlarge)
+
+
+def _weigher(channels: int, across: int) -> Any:
+    """From flows of blocks to the spline's weights of a group of pixels side by side in a row."""
+    pixels = BESIDE[channels - 1]
+    kind, whole = ir.VectorType(FLOAT, pixels), ir.VectorType(WORD, pixels)
+
+    def same(number: float) -> Any:
+        return ir.Constant(kind, [float(f32(number))] * pixels)
+
+    def weights(builder: Any, place: Any, size: Any, room: Any) -> Any:
+        """Stores the four weights, (4, pixels), and returns the first of the four coefficients."""
+        last = builder.sitofp(builder.sub(size, ir.Constant(size.type, 1)), FLOAT)
+        most, least = _spread(builder, last, pixels), same(0.0)
+        place = builder.select(builder.fcmp_ordered(">", place, least), place, least)  # also where it is no number
+        place = builder.select(builder.fcmp_ordered("<", place, most), place, most)
+        first = builder.fptosi(place, whole)
+        f = builder.fsub(place, builder.sitofp(first, kind))
+        g = builder.fsub(same(1.0), f)
+
+        def outer(x: Any) -> Any:
+            return builder.fmul(builder.fmul(builder.fmul(x, x), x), same(1.0 / 6.0))
+
+        def inner(x: Any) -> Any:
+            curve = builder.fsub(builder.fmul(same(3.0), x), same(6.0))
+            return builder.fmul(builder.fadd(same(4.0), builder.fmul(builder.fmul(x, x), curve)), same(1.0 / 6.0))
+
+        for k, value in enumerate((outer(g), inner(f), inner(g), outer(f))):
+            _stored(builder, value, builder.gep(room, [ir.Constant(LONG, k * pixels)]))
+        return builder.add(first, ir.Constant(whole, [1] * pixels))  # coefficients begin two places before the picture
+
+    def weigh(
+        context: Any, flows: Any, at: Any, far: Any, x: Any, y: Any, down: Any, width: Any, height: Any, stride: Any,
+        wx: Any, wy: Any, places: Any,
+    ) -> Any:  # fmt: skip
+        """Whether the places of pixels x and on of row y lie side by side in the spline of (height, width).
+
+        Flows to the right, of blocks from the one before on, are found at `at`, those down `far` further on; a block
+        has `down` rows. Weights (4, pixels) go to `wx` and `wy`, the first place of each pixel, less what it is further
+        on, to `places`.
+        """
+        signature = types.boolean(flows, at, far, x, y, down, width, height, stride, wx, wy, places)
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            flows, at, far, x, y, down, width, height, stride, wx, wy, places = _starts(
+                context, builder, signature.args, values
+            )
+
+            def moved(at: Any, begin: Any, scale: Any) -> Any:
+                flow = _interpolated(builder, builder.gep(flows, [at]), across, pixels)
+                return builder.fadd(begin, builder.fmul(scale, flow))
+
+            begin = _spread(builder, builder.sitofp(x, FLOAT), pixels)
+            begin = builder.fadd(begin, ir.Constant(kind, [float(k) for k in range(pixels)]))
+            to_x = moved(at, begin, same(across))
+            down = _spread(builder, builder.sitofp(down, FLOAT), pixels)
+            to_y = moved(builder.add(at, far), _spread(builder, builder.sitofp(y, FLOAT), pixels), down)
+            columns, rows = weights(builder, to_x, width, wx), weights(builder, to_y, height, wy)
+            columns = builder.sub(columns, ir.Constant(whole, list(range(pixels))))
+            line = _spread(builder, builder.trunc(stride, WORD), pixels)
+            found = builder.add(builder.mul(rows, line), builder.mul(columns, ir.Constant(whole, [channels] * pixels)))
+            _stored(builder, found, places)
+            first = _shuffled(builder, found, [0] * pixels)
+            equal = builder.bitcast(builder.icmp_signed("==", found, first), ir.IntType(pixels))
+            return builder.icmp_unsigned("==", equal, ir.Constant(ir.IntType(pixels), (1 << pixels) - 1))
+
+        return signature, generate
+
+    return intrinsic(weigh)
+
+
 def _sampler(channels: int, pixels: int) -> Any:
     """Weighted sums of 4x4 places of one or two channels: what a loop vectoriser does not find by itself.
 
@@ -70,86 +205,108 @@ def _sampler(channels: int, pixels: int) -> Any:
     Both add in the same order, and nothing is fused, so that it makes no difference which of them is used.
     """
     lanes = channels * (4 if pixels == 1 else pixels)
-    number, kind = ir.Constant, ir.VectorType(ir.FloatType(), lanes)
-    word = ir.IntType(32)
 
-    def shuffled(builder: Any, vector: Any, order: list[int]) -> Any:
-        nothing = number(vector.type, ir.Undefined)
-        return builder.shuffle_vector(vector, nothing, number(ir.VectorType(word, len(order)), order))
-
-    def loaded(builder: Any, place: Any, count: int) -> Any:
-        found = builder.load(builder.bitcast(place, ir.VectorType(ir.FloatType(), count).as_pointer()))
-        found.align = 4
-        return found
-
-    def stored(builder: Any, vector: Any, place: Any) -> None:
-        builder.store(vector, builder.bitcast(place, vector.type.as_pointer())).align = 4
-
-    def down(builder: Any, place: Any, stride: Any, weights: Sequence[Any]) -> Any:
+    def down(builder: Any, place: Any, stride: Any, weights: Values) -> Any:
         total = None
         for weight in weights:
-            product = builder.fmul(loaded(builder, place, lanes), weight)
+            product = builder.fmul(_loaded(builder, place, lanes), weight)
             total = product if total is None else builder.fadd(total, product)
             place = builder.gep(place, [stride])
         return total
 
-    def of_one(builder: Any, source: Any, stride: Any, wx: Any, wy: Any, width: Any, target: Any) -> None:
-        across: Any = number(kind, ir.Undefined)
-        weights = []
-        for _ in range(4):
+    def of_one(builder: Any, source: Any, stride: Any, wx: Any, wy: Any, width: Any) -> Any:
+        across: Any = ir.Constant(ir.VectorType(FLOAT, lanes), ir.Undefined)
+        weights: list[Any] = []
+        for k in range(4):
             for channel in range(channels):
-                lane = number(word, channels * len(weights) + channel)
+                lane = ir.Constant(WORD, channels * k + channel)
                 across = builder.insert_element(across, builder.load(wx), lane)
-            one = builder.insert_element(number(kind, ir.Undefined), builder.load(wy), number(word, 0))
-            weights.append(shuffled(builder, one, [0] * lanes))
+            weights.append(_spread(builder, builder.load(wy), lanes))
             wx, wy = builder.gep(wx, [width]), builder.gep(wy, [width])
         total, left = builder.fmul(down(builder, source, stride, weights), across), lanes
         while left > channels:  # the sum of the four places
             left //= 2
-            halves = [shuffled(builder, total, list(range(k, k + left))) for k in (0, left)]
-            total = builder.fadd(*halves)
-        for channel in range(channels):
-            builder.store(builder.extract_element(total, number(word, channel)), target)
-            target = builder.gep(target, [width])
+            total = builder.fadd(*(_shuffled(builder, total, range(k, k + left)) for k in (0, left)))
+        return total
 
-    def of_several(builder: Any, source: Any, stride: Any, wx: Any, wy: Any, width: Any, target: Any) -> None:
-        twice = [n // channels for n in range(lanes)]
+    def of_several(builder: Any, source: Any, stride: Any, wx: Any, wy: Any, width: Any) -> Any:
+        twice = [lane // channels for lane in range(lanes)]
         weights, across = [], []
         for _ in range(4):
-            across.append(shuffled(builder, loaded(builder, wx, pixels), twice))
-            weights.append(shuffled(builder, loaded(builder, wy, pixels), twice))
+            across.append(_shuffled(builder, _loaded(builder, wx, pixels), twice))
+            weights.append(_shuffled(builder, _loaded(builder, wy, pixels), twice))
             wx, wy = builder.gep(wx, [width]), builder.gep(wy, [width])
         columns = []
         for k in range(4):
-            place = builder.gep(source, [number(ir.IntType(64), channels * k)])
+            place = builder.gep(source, [ir.Constant(LONG, channels * k)])
             columns.append(builder.fmul(down(builder, place, stride, weights), across[k]))
-        total = builder.fadd(builder.fadd(columns[0], columns[2]), builder.fadd(columns[1], columns[3]))
-        for channel in range(channels):
-            stored(builder, shuffled(builder, total, list(range(channel, lanes, channels))), target)
-            target = builder.gep(target, [width])
+        return builder.fadd(builder.fadd(columns[0], columns[2]), builder.fadd(columns[1], columns[3]))
 
     def sample(
-        context: Any, source: Any, base: Any, stride: Any, wx: Any, wy: Any, x: Any, width: Any, target: Any
-    ) -> Any:
-        """Of the flat float32 `source` the places of pixel x begin at `base`, rows are `stride` apart.
+        context: Any, source: Any, base: Any, stride: Any, wx: Any, wy: Any, first: Any, width: Any, target: Any,
+        at: Any, apart: Any,
+    ) -> Any:  # fmt: skip
+        """Of the flat float32 `source` the places of the first pixel begin at `base`, rows are `stride` apart.
 
-        Weights (4, width) are flat; the channels go to the flat `target` (channels, width).
+        Weights (4, width) are flat and looked at from `first` on; the channels go to the flat `target` at `at` and
+        `apart` further on.
         """
-        signature = types.void(source, base, stride, wx, wy, x, width, target)
+        signature = types.void(source, base, stride, wx, wy, first, width, target, at, apart)
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            def start(argument: int, offset: Any) -> Any:
-                proxy: Any = cgutils.create_struct_proxy(signature.args[argument])  # type: ignore[no-untyped-call]
-                return builder.gep(proxy(context, builder, values[argument]).data, [offset])
-
-            _, base, stride, _, _, x, width, _ = values
-            places = start(0, base), stride, start(3, x), start(4, x), width, start(7, x)
-            (of_one if pixels == 1 else of_several)(builder, *places)
+            source, base, stride, wx, wy, first, width, target, at, apart = _starts(
+                context, builder, signature.args, values
+            )
+            source, target = builder.gep(source, [base]), builder.gep(target, [at])
+            wx, wy = builder.gep(wx, [first]), builder.gep(wy, [first])
+            total = (of_one if pixels == 1 else of_several)(builder, source, stride, wx, wy, width)
+            for channel in range(channels):
+                _stored(builder, _shuffled(builder, total, range(channel, channels * pixels, channels)), target)
+                target = builder.gep(target, [apart])
             return context.get_dummy_value()
 
         return signature, generate
 
     return intrinsic(sample)
+
+
+def _multiplier(outputs: int, lanes: int) -> Any:
+    """A product of matrices, `outputs` rows and `lanes` columns of it: their sums never leave the processor."""
+    kind = ir.VectorType(FLOAT, lanes)
+
+    def multiply(
+        context: Any, weight: Any, first: Any, inside: Any, count: Any, bias: Any, row: Any, x: Any, at: Any,
+        width: Any, out: Any, to: Any,
+    ) -> Any:  # fmt: skip
+        """Rows `row` and on of the flat `weight` (., inside), `count` entries of each from `first` on, times x.
+
+        Of the flat x (inside, width) column 0 of entry 0 is at `at`; of the flat `out` (., width) row 0 at `to`.
+        """
+        signature = types.void(weight, first, inside, count, bias, row, x, at, width, out, to)
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            weight, first, inside, count, bias, row, x, at, width, out, to = _starts(
+                context, builder, signature.args, values
+            )
+            rows = [builder.add(row, ir.Constant(LONG, k)) for k in range(outputs)]
+            sums = [cgutils.alloca_once(builder, kind) for _ in rows]  # type: ignore[no-untyped-call]
+            for own, total in zip(rows, sums, strict=True):
+                builder.store(_spread(builder, builder.load(builder.gep(bias, [own])), lanes), total)
+            begins = [builder.add(builder.mul(own, inside), first) for own in rows]
+            with cgutils.for_range(builder, count) as loop:
+                entry = builder.add(loop.index, first)
+                values = _loaded(builder, builder.gep(x, [builder.add(at, builder.mul(entry, width))]), lanes)
+                for begin, total in zip(begins, sums, strict=True):
+                    place = builder.gep(weight, [builder.add(begin, loop.index)])
+                    product = builder.fmul(values, _spread(builder, builder.load(place), lanes))
+                    builder.store(builder.fadd(builder.load(total), product), total)
+            for own, total in zip(rows, sums, strict=True):
+                _stored(builder, builder.load(total), builder.gep(out, [builder.add(to, builder.mul(own, width))]))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return intrinsic(multiply)
 
 
 def _bits_as_float(context: Any, bits: Any) -> Any:
@@ -160,9 +317,12 @@ def _float_as_bits(context: Any, value: Any) -> Any:
     return types.int32(types.float32), lambda _, builder, __, values: builder.bitcast(values[0], ir.IntType(32))
 
 
-BESIDE = 8, 4  # pixels of one and of two channels that are drawn together
+weigh_light, weigh_chroma, weigh_half = _weigher(1, 4), _weigher(2, 4), _weigher(2, 2)
 sample_one, sample_two = _sampler(1, 1), _sampler(2, 1)
 sample_ones, sample_twos = _sampler(1, BESIDE[0]), _sampler(2, BESIDE[1])
+enlarge_twice, enlarge_fourfold = _enlarger(2), _enlarger(4)
+multiply_wide, multiply_tile = _multiplier(4, 4 * TILE), _multiplier(4, TILE)
+multiply_row, multiply_bit = _multiplier(1, 4 * TILE), _multiplier(1, TILE)
 bits_as_float: Any = intrinsic(_bits_as_float)  # the float32 whose bits an int32 has
 float_as_bits: Any = intrinsic(_float_as_bits)
 
@@ -282,40 +442,47 @@ def _filter_columns(first: int, last: int, rows: Array, out: Array) -> None:
 
 
 @compiled
-def _enlarge(grid: Array, y: int, down: int, across: int, left: int, right: int, wide: Array, row: Array) -> None:
-    """What columns left to right of a grid (h, w) become in row y of it, enlarged `down` times and `across` 1, 2 or 4.
+def _between(flat: Array, at: int, height: int, width: int, place: Number, left: int, right: int, out: Array) -> None:
+    """What lies at height `place` between rows of a plane (height, width), which begins at `at` of a flat array.
 
-    `wide` is room.
+    Columns from one before `left` to one after `right`; the edge is repeated.
+    """
+    above = int(place)
+    part = place - f32(above)
+    upper = np.uint64(at + above * width)
+    lower = np.uint64(at + min(above + 1, height - 1) * width)
+    first, last = np.uint64(max(left - 1, 0)), min(right + 1, width)
+    shift = np.uint64(first - np.uint64(left) + np.uint64(1))  # 0, or 1 at the left edge
+    for k in range(last - np.int64(first)):
+        x = np.uint64(k)
+        one = flat[upper + first + x]
+        out[shift + x] = one + part * (flat[lower + first + x] - one)
+    if left == 0:
+        out[0] = out[1]
+    if right == width:
+        out[right - left + 1] = out[right - left]
+
+
+@compiled
+def _height(y: Number, down: Number) -> Number:
+    """Where row y lies between rows of blocks of `down` rows."""
+    return max((f32(y) + f32(0.5)) / f32(down) - f32(0.5), f32(0.0))
+
+
+@compiled
+def _enlarge(grid: Array, y: int, down: int, across: int, left: int, right: int, wide: Array, row: Array) -> None:
+    """What columns left to right of a grid (h, w) become in row y of it, enlarged `down` times and `across` 2 or 4.
+
+    `wide` is room for two columns more than that; there is an even number of them.
     """
     height, width = grid.shape
-    place = max((f32(y) + f32(0.5)) / f32(down) - f32(0.5), f32(0.0))
-    above = np.int64(place)
-    part = place - f32(above)
-    first, last, count = max(left - 1, 0), min(right + 1, width), right - left
-    upper, lower = grid[above, first:last], grid[min(above + 1, height - 1), first:last]
-    shift = 1 - (left - first)
-    inner = wide[shift : shift + last - first]
-    for x in range(last - first):
-        inner[x] = upper[x] + part * (lower[x] - upper[x])
-    if left == 0:
-        wide[0] = wide[1]
-    if right == width:
-        wide[count + 1] = wide[count]
+    _between(grid.reshape(-1), 0, height, width, _height(y, down), left, right, wide)
     if across == 4:
-        for x in range(count):
-            a, b, c = wide[x], wide[x + 1], wide[x + 2]
-            row[4 * x] = a + f32(0.625) * (b - a)
-            row[4 * x + 1] = a + f32(0.875) * (b - a)
-            row[4 * x + 2] = b + f32(0.125) * (c - b)
-            row[4 * x + 3] = b + f32(0.375) * (c - b)
-    elif across == 2:
-        for x in range(count):
-            a, b, c = wide[x], wide[x + 1], wide[x + 2]
-            row[2 * x] = a + f32(0.75) * (b - a)
-            row[2 * x + 1] = b + f32(0.25) * (c - b)
+        for x in range(0, right - left, 2):
+            enlarge_fourfold(wide, x, row, 4 * x)
     else:
-        for x in range(count):
-            row[x] = wide[x + 1]
+        for x in range(0, right - left, 2):
+            enlarge_twice(wide, x, row, 2 * x)
 
 
 # Flows
@@ -557,22 +724,6 @@ def _smoothed(first: int, last: int, place: Array, reach: int, alike: Number, su
 
 
 @compiled
-def _weights(places: Array, size: int, whole: NDArray[np.int64], weights: Array) -> None:
-    """Of places along an axis the cubic B-spline's four weights, and the first of the four coefficients."""
-    sixth = f32(1.0 / 6.0)
-    for x in range(places.shape[0]):
-        at = _within(places[x], f32(0.0), f32(size - 1))
-        first = np.int32(at)
-        f = at - f32(first)
-        g = f32(1.0) - f
-        whole[x] = first + 1  # coefficients begin two places before the picture
-        weights[0, x] = g * g * g * sixth
-        weights[1, x] = (f32(4.0) + f * f * (f32(3.0) * f - f32(6.0))) * sixth
-        weights[2, x] = (f32(4.0) + g * g * (f32(3.0) * g - f32(6.0))) * sixth
-        weights[3, x] = f * f * f * sixth
-
-
-@compiled
 def _draw(runs: Runs, spline: Array, flow: Array, down: int, across: int, out: Array, means: Array) -> None:
     """Runs of blocks of planes (C, H, W) under a flow (2, h, w).
 
@@ -580,62 +731,55 @@ def _draw(runs: Runs, spline: Array, flow: Array, down: int, across: int, out: A
     `means` (C, h, w).
     """
     channels, height, width = out.shape
-    stride = np.int64((width + 4) * channels)
-    wide = np.empty(flow.shape[2] + 2, np.float32)
-    room = np.empty((2, width), np.float32)
-    lines, places = np.empty((2, width), np.int64), np.empty(width, np.int64)
-    wx, wy = np.empty((4, width), np.float32), np.empty((4, width), np.float32)
-    flat_x, flat_y = wx.reshape(-1), wy.reshape(-1)
-    together = BESIDE[channels - 1]
-    row, total = np.empty(channels * width, np.float32), np.empty((channels, width), np.float32)
+    _, rows, columns = flow.shape
+    apart, stride = height * width, (width + 4) * channels
+    flat, target, together = flow.reshape(-1), out.reshape(-1), BESIDE[channels - 1]
+    far = columns + 4  # flows of a row: to the right, then down; four are looked at at a time
+    wide = np.zeros(2 * far, np.float32)
+    to_right, to_below = wide[:far], wide[far:]
+    wx, wy = np.empty(4 * together, np.float32), np.empty(4 * together, np.float32)
+    places = np.empty(together, np.int32)
+    total = np.empty(width, np.float32)
     inverse = f32(1.0) / f32(down * across)
-    apart = np.int64(width)
     for run in range(runs.shape[0]):
         first, last, left, right = runs[run]
         begin, count = across * left, across * (right - left)
-        to_x, to_y, columns, rows = room[0, :count], room[1, :count], lines[0], lines[1]
+        groups, step = count // together, together // across
         for block in range(first, last):
-            for c in range(channels):
-                _clear(total[c, :count])
             for y in range(down * block, down * block + down):
-                _enlarge(flow[0], y, down, across, left, right, wide, to_x)
-                for x in range(count):
-                    to_x[x] = f32(begin + x) + f32(across) * to_x[x]
-                _enlarge(flow[1], y, down, across, left, right, wide, to_y)
-                for x in range(count):
-                    to_y[x] = f32(y) + f32(down) * to_y[x]
-                _weights(to_x, width, columns, wx)
-                _weights(to_y, height, rows, wy)
-                for x in range(count):
-                    places[x] = rows[x] * stride + (columns[x] - x) * channels
-                x = 0
-                while x < count:
-                    end = min(x + together, count)
-                    place, beside = places[x], x + together == end
-                    for other in range(x, end):
-                        beside &= places[other] == place
-                    if beside:
-                        base = place + x * channels
-                        if channels == 1:
-                            sample_ones(spline, base, stride, flat_x, flat_y, x, apart, row)
+                place = _height(y, down)
+                _between(flat, 0, rows, columns, place, left, right, to_right)
+                _between(flat, rows * columns, rows, columns, place, left, right, to_below)
+                for group in range(groups):
+                    x, at = group * together, group * step
+                    own = y * width + begin + x
+                    if channels == 1:
+                        beside = weigh_light(wide, at, far, begin + x, y, down, width, height, stride, wx, wy, places)
+                        if beside:
+                            sample_ones(spline, np.int64(places[0]), stride, wx, wy, 0, together, target, own, apart)
                         else:
-                            sample_twos(spline, base, stride, flat_x, flat_y, x, apart, row)
-                        x = end
+                            for k in range(together):
+                                base = np.int64(places[k]) + k
+                                sample_one(spline, base, stride, wx, wy, k, together, target, own + k, apart)
                         continue
-                    while x < end:
-                        base = places[x] + x * channels
-                        if channels == 1:
-                            sample_one(spline, base, stride, flat_x, flat_y, x, apart, row)
-                        else:
-                            sample_two(spline, base, stride, flat_x, flat_y, x, apart, row)
-                        x += 1
-                for c in range(channels):
-                    target, source, sums = out[c, y, begin : begin + count], row[c * width :], total[c]
-                    for x in range(count):
-                        target[x] = source[x]
-                        sums[x] += source[x]
+                    if across == 4:
+                        beside = weigh_chroma(wide, at, far, begin + x, y, down, width, height, stride, wx, wy, places)
+                    else:
+                        beside = weigh_half(wide, at, far, begin + x, y, down, width, height, stride, wx, wy, places)
+                    if beside:
+                        sample_twos(spline, np.int64(places[0]), stride, wx, wy, 0, together, target, own, apart)
+                    else:
+                        for k in range(together):
+                            base = np.int64(places[k]) + 2 * k
+                            sample_two(spline, base, stride, wx, wy, k, together, target, own + k, apart)
             for c in range(channels):
-                _sums(total[c], across, inverse, means[c, block, left:right])
+                sums = total[:count]
+                _clear(sums)
+                for y in range(down * block, down * block + down):
+                    source = out[c, y, begin : begin + count]
+                    for x in range(count):
+                        sums[x] += source[x]
+                _sums(sums, across, inverse, means[c, block, left:right])
 
 
 @compiled
@@ -1056,22 +1200,51 @@ def _rectified(x: Number) -> Number:
 
 @compiled
 def _layer(weight: Array, bias: Array, x: Array, out: Array) -> None:
-    """A linear layer (C', C) of n columns (C, n) -> (C', n)."""
+    """A linear layer (C', C) of n columns (C, n) -> (C', n); n is a multiple of a tile's side."""
     inside, count = x.shape
-    for c in range(out.shape[0]):
-        target = out[c]
-        for j in range(count):
-            target[j] = bias[c]
-        threes = inside - inside % 3
-        for i in range(0, threes, 3):
-            u, v, w = weight[c, i], weight[c, i + 1], weight[c, i + 2]
-            one, two, three = x[i], x[i + 1], x[i + 2]
-            for j in range(count):
-                target[j] += u * one[j] + v * two[j] + w * three[j]
-        for i in range(threes, inside):
-            u, one = weight[c, i], x[i]
-            for j in range(count):
-                target[j] += u * one[j]
+    weights, source, target, at = weight.reshape(-1), x.reshape(-1), out.reshape(-1), 0
+    while at < count:
+        at = _columns(weights, 0, bias, source, inside, count, at, target, out.shape[0])
+
+
+@compiled
+def _columns(
+    weight: Array, first: int, bias: Array, x: Array, inside: int, count: int, at: int, out: Array, outside: int
+) -> int:
+    """Of a flat linear layer the columns from `at` on, of four tiles if there are as many, or one; where they end.
+
+    Entries of x before `first` count as nothing.
+    """
+    used, row = inside - first, 0
+    if at + 4 * TILE <= count:
+        while row + 4 <= outside:
+            multiply_wide(weight, first, inside, used, bias, row, x, at, count, out, at)
+            row += 4
+        while row < outside:
+            multiply_row(weight, first, inside, used, bias, row, x, at, count, out, at)
+            row += 1
+        return at + 4 * TILE
+    while row + 4 <= outside:
+        multiply_tile(weight, first, inside, used, bias, row, x, at, count, out, at)
+        row += 4
+    while row < outside:
+        multiply_bit(weight, first, inside, used, bias, row, x, at, count, out, at)
+        row += 1
+    return at + TILE
+
+
+@compiled
+def _gather(weight: Array, bias: Array, shared: Array, tiles: Mask, own: int, out: Array) -> None:
+    """`_layer` of what is shared, rectified, where the entries before `own` are nothing but in some `tiles`."""
+    inside, count = shared.shape
+    weights, source, target, at = weight.reshape(-1), shared.reshape(-1), out.reshape(-1), 0
+    while at < count:
+        first = own
+        for tile in range(at // TILE, min(at // TILE + 4, tiles.shape[0])):
+            if tiles[tile]:
+                first = 0
+        at = _columns(weights, first, bias, source, inside, count, at, target, out.shape[0])
+    _rectify(out)
 
 
 @compiled
@@ -1113,65 +1286,66 @@ def _pack(rows: Array, tiles: Mask, left: int, out: Array) -> None:
 
 
 @compiled
-def _pool(rows: Array, at: int, y: int, begin: int, end: int, first: bool, rest: bool, shared: Array) -> None:
-    """Add features (C, n) of a guess, from `at` on, to what all of them show in columns `begin` to `end` of row y.
+def _pool(rows: Array, at: int, begin: int, end: int, first: bool, rest: bool, shared: Array) -> None:
+    """Add features (C, n) of a guess, from `at` on, to what all of them show in columns `begin` to `end` of a row.
 
     The mean, the maximum, the first guess and "rest", C rows of `shared` each.
     """
     each = rows.shape[0]
     for c in range(each):
         if end - begin > SHORT:
-            own, total, most = rows[c, at:], shared[c, y, begin:end], shared[each + c, y, begin:end]
+            own, total, most = rows[c, at:], shared[c, begin:end], shared[each + c, begin:end]
             if first:
                 for x in range(end - begin):
                     total[x] = _rectified(own[x])
                 _put(total, most)
-                _put(total, shared[2 * each + c, y, begin:end])
+                _put(total, shared[2 * each + c, begin:end])
             else:
                 for x in range(end - begin):
                     value = _rectified(own[x])
                     total[x] += value
                     most[x] = max(most[x], value)
             if rest:
-                still = shared[3 * each + c, y, begin:end]
+                still = shared[3 * each + c, begin:end]
                 for x in range(end - begin):
                     still[x] = _rectified(own[x])
             continue
         for x in range(end - begin):
             value = _rectified(rows[c, at + x])
             if first:
-                shared[c, y, begin + x] = shared[each + c, y, begin + x] = value
-                shared[2 * each + c, y, begin + x] = value
+                shared[c, begin + x] = shared[each + c, begin + x] = value
+                shared[2 * each + c, begin + x] = value
             else:
-                shared[c, y, begin + x] += value
-                shared[each + c, y, begin + x] = max(shared[each + c, y, begin + x], value)
+                shared[c, begin + x] += value
+                shared[each + c, begin + x] = max(shared[each + c, begin + x], value)
             if rest:
-                shared[3 * each + c, y, begin + x] = value
+                shared[3 * each + c, begin + x] = value
 
 
 @compiled
-def _meet(features: Array, at: int, around: Array, y: int, begin: int, end: int, out: Array) -> None:
+def _meet(features: Array, at: int, around: Array, begin: int, end: int, out: Array) -> None:
     """What is seen of a guess, columns of (C, n) from `at` on, and of what lies around it, rectified into `out`."""
     for c in range(out.shape[0]):
         if end - begin > SHORT:
-            own, more, target = features[c, at:], around[c, y, begin:end], out[c, at:]
+            own, more, target = features[c, at:], around[c, begin:end], out[c, at:]
             for x in range(end - begin):
                 target[x] = _rectified(own[x] + more[x])
         else:
             for x in range(end - begin):
-                out[c, at + x] = _rectified(features[c, at + x] + around[c, y, begin + x])
+                out[c, at + x] = _rectified(features[c, at + x] + around[c, begin + x])
 
 
 @compiled
 def _look(
     first: int, last: int, evidence: Array, seen: Array, t: Number, present: Mask, rest: int, starts: NDArray[np.int64],
-    look: Array, kind: Array, second: Array, bias: Array, features: Array, shared: Array,
+    look: Array, kind: Array, second: Array, bias: Array, gather: Array, gather_bias: Array, features: Array,
+    near: Array,
 ) -> None:  # fmt: skip
-    """The judge's first two layers in rows first to last of blocks.
+    """The judge's first layers in rows first to last of blocks.
 
     Features of each guess that is `present` (judged) go to the flat `features`, of row y and guess k from
-    `starts[y, k]` blocks on, channels first; what all of them and the block itself show to `shared`
-    (4 each + SHARED_CLUES, h, w).
+    `starts[y, k]` blocks on, channels first; what is gathered of all of them and of the block itself to `near`
+    (context, h, w).
     """
     kinds, _, _, width = evidence.shape
     each, count = look.shape
@@ -1181,6 +1355,8 @@ def _look(
     apart, least, times = np.empty((kinds, width), np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
     room = np.empty((2, width + 2), np.float32)
     leader = evidence[0]
+    shared = np.empty((gather.shape[1], width), np.float32)
+    gathered = np.empty((near.shape[0], width), np.float32)
     for y in range(first, last):
         for x in range(width):
             apart[0, x] = _root(leader[10, y, x])
@@ -1188,7 +1364,7 @@ def _look(
             times[x] = f32(0.0)
         if not present[0, y // TILE].all():
             for c in range(4 * each):
-                _clear(shared[c, y])
+                _clear(shared[c])
         for k in range(1, kinds):
             begin, end = _run(present[k, y // TILE], 0)
             while begin < end:
@@ -1219,45 +1395,60 @@ def _look(
             while begin < end:
                 for x in range(begin, end):
                     times[x] += f32(1.0)
-                _pool(out, at, y, begin, end, k == 0, k == rest, shared)
+                _pool(out, at, begin, end, k == 0, k == rest, shared)
                 at += end - begin
                 begin, end = _run(tiles, end // TILE)
         for x in range(width):
             times[x] = f32(1.0) / max(times[x], f32(1.0))
         for c in range(each):
-            mean = shared[c, y]
+            mean = shared[c]
             for x in range(width):
                 mean[x] *= times[x]
         at = 4 * each
-        early, late, speed = shared[at + 3, y], shared[at + 4, y], shared[at + 12, y]
+        early, late, speed = shared[at + 3], shared[at + 4], shared[at + 12]
         for x in range(width):
             early[x], late[x] = t, f32(1.0) - t
-        _put(least, shared[at + 11, y])
+        _put(least, shared[at + 11])
         for c in range(3):
-            _put(seen[c, y], shared[at + c, y])
+            _put(seen[c, y], shared[at + c])
             for side in range(2):
-                tone, target = leader[4 + 3 * side + c, y], shared[at + 5 + 3 * side + c, y]
+                tone, target = leader[4 + 3 * side + c, y], shared[at + 5 + 3 * side + c]
                 for x in range(width):
                     target[x] = tone[x] - f32(0.5)
         _log_length(leader[2:4], leader[0:2], y, 0, speed)
+        _gather(gather, gather_bias, shared, present[0, y // TILE], at, gathered)
+        for c in range(near.shape[0]):
+            _put(gathered[c], near[c, y])
 
 
 @compiled
 def _decide(
-    first: int, last: int, features: Array, starts: NDArray[np.int64], present: Mask, rest: int, around: Array,
-    second: Array, bias: Array, verdict: Array, last_bias: Array, ahead: Array, seen: Array, t: Number, shares: Array,
+    first: int, last: int, features: Array, starts: NDArray[np.int64], present: Mask, rest: int, near: Array,
+    far: Array, spread: Array, spread_bias: Array, second: Array, bias: Array, verdict: Array, last_bias: Array,
+    ahead: Array, seen: Array, t: Number, shares: Array,
 ) -> None:  # fmt: skip
     """The judge's last two layers in rows first to last of blocks: shares (2K, h, w).
 
-    Where no guess is `present` (judged), both sides of the first are weighed by what lies around alone.
+    What lies around is told by `near` (context, h, w) and `far` (each + 3, h / 2, w / 2). Where no guess is `present`
+    (judged), both sides of the first are weighed by that alone.
     """
-    kinds, (entries, _, width), each = present.shape[0], around.shape, second.shape[0]
+    kinds, entries, (context, _, width), each = present.shape[0], far.shape[0], near.shape, second.shape[0]
+    own_row, around = np.empty((context, width), np.float32), np.empty((entries, width), np.float32)
+    wide, twice = np.empty(width // 2 + 2, np.float32), np.empty(width, np.float32)
     middles = np.empty(each * width, np.float32)
     verdicts, most, sums = np.empty(2 * width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
     sides, packed = np.empty((2, width), np.float32), np.empty(each * width, np.float32)
     early, late, nothing = log(f32(1.0) - t + f32(1e-3)), log(t + f32(1e-3)), f32(-1e30)
     for y in range(first, last):
-        of_a, of_b, of_rest = around[entries - 3, y], around[entries - 2, y], around[entries - 1, y]
+        for c in range(context):
+            _put(near[c, y], own_row[c])
+        _layer(spread, spread_bias, own_row, around)
+        for c in range(entries):
+            _enlarge(far[c], y, 2, 2, 0, width // 2, wide, twice)
+            target = around[c]
+            for x in range(width):
+                target[x] += twice[x]
+        of_a, of_b, of_rest = around[entries - 3], around[entries - 2], around[entries - 1]
         for x in range(width):
             visible = seen[2, y, x]
             soft = log(f32(1.0) + exp(-abs(visible)))
@@ -1279,7 +1470,7 @@ def _decide(
             begin, end = _run(tiles, 0)
             at = 0
             while begin < end:
-                _meet(own, at, around, y, begin, end, found)
+                _meet(own, at, around, begin, end, found)
                 at += end - begin
                 begin, end = _run(tiles, end // TILE)
             middle = middles[: each * blocks].reshape(each, blocks)
@@ -1328,13 +1519,11 @@ def _mix(
     A block has `down` rows and `across` columns of the planes. Where the share of a guess reaches into tiles where that
     is not present, the first guess takes it. What "rest" has are the planes of the pictures themselves.
     """
-    channels, _, width = out.shape
+    channels, height, width = out.shape
     half, tiles = present.shape[0], present.shape[2]
-    wide, row, left_over = (
-        np.empty(TILE * tiles + 2, np.float32),
-        np.empty(width, np.float32),
-        np.empty(width, np.float32),
-    )
+    wide = np.empty(TILE * tiles + 2, np.float32)
+    row, left_over = np.empty(width, np.float32), np.empty(width, np.float32)
+    drawn, of_a, of_b, target = pictures.reshape(-1), still_a.reshape(-1), still_b.reshape(-1), out.reshape(-1)
     high, side = down * TILE, across * TILE
     reached = np.empty((half, tiles), np.bool_)
     for y in range(first, last):
@@ -1351,38 +1540,46 @@ def _mix(
                 _clear(left_over)
             begin, end = _run(reached[guess], 0)
             while begin < end:
-                part, more = row[across * begin : across * end], left_over[across * begin : across * end]
-                _enlarge(shares[k], y, down, across, begin, end, wide, part)
-                if guess == 0:
-                    for x in range(across * (end - begin)):
-                        part[x] += more[x]
+                _enlarge(shares[k], y, down, across, begin, end, wide, row)
                 tile, stop = begin // TILE, end // TILE
-                while tile < stop and guess > 0:
-                    there, start = present[guess, y // high, tile], tile
-                    while tile < stop and present[guess, y // high, tile] == there:
+                start = tile
+                while start < stop:
+                    there = guess == 0 or present[guess, y // high, start]
+                    tile = start + 1
+                    while tile < stop and (guess == 0 or present[guess, y // high, tile] == there):
                         tile += 1
-                    one = part[side * start - across * begin : side * tile - across * begin]
-                    if not there:
-                        other = left_over[side * start : side * tile]
-                        for x in range(side * (tile - start)):
-                            other[x] += one[x]
-                        continue
-                    for c in range(channels):
-                        target = out[c, y, side * start : side * tile]
-                        if guess != rest:
-                            source = pictures[k, c, y, side * start : side * tile]
-                        elif k < half:
-                            source = still_a[c, y, side * start : side * tile]
-                        else:
-                            source = still_b[c, y, side * start : side * tile]
-                        for x in range(side * (tile - start)):
-                            target[x] += one[x] * source[x]
-                if guess == 0:
-                    for c in range(channels):
-                        target, source = out[c, y], pictures[k, c, y]
-                        for x in range(width):
-                            target[x] += part[x] * source[x]
+                    x, count, at = side * start, side * (tile - start), side * start - across * begin
+                    start = tile
+                    if not there or guess == 0:
+                        one, other = (left_over, row) if guess == 0 else (row, left_over)
+                        _pile(one, x if guess == 0 else at, other, at if guess == 0 else x, count)
+                    if there:
+                        for c in range(channels):
+                            own, to = y * width + x, (c * height + y) * width + x
+                            if guess != rest:
+                                _add(row, at, drawn, (k * channels + c) * height * width + own, target, to, count)
+                            elif k < half:
+                                _add(row, at, of_a, to, target, to, count)
+                            else:
+                                _add(row, at, of_b, to, target, to, count)
                 begin, end = _run(reached[guess], end // TILE)
+
+
+@compiled
+def _pile(one: Array, at: int, total: Array, to: int, count: int) -> None:
+    """Add so many of a flat array, from `at` on, to a total, from `to` on."""
+    begin, first = np.uint64(at), np.uint64(to)
+    for k in range(count):
+        total[first + np.uint64(k)] += one[begin + np.uint64(k)]
+
+
+@compiled
+def _add(part: Array, at: int, source: Array, own: int, total: Array, to: int, count: int) -> None:
+    """Add so many products of two flat arrays, from `at` and `own` on, to a total, from `to` on."""
+    begin, second, first = np.uint64(at), np.uint64(own), np.uint64(to)
+    for k in range(count):
+        x = np.uint64(k)
+        total[first + x] += part[begin + x] * source[second + x]
 
 
 # Doors
@@ -1720,7 +1917,7 @@ def drawn(
         present=there, rest=rest, limits=np.array(limits, np.float32), judged=judged,
     )  # fmt: skip
     at_once(in_bands(work, rows // TILE, 1))
-    elsewhere = [(runs_of(there[k]), k) for k in range(1, kinds) if k != rest]
+    elsewhere = [(joined(runs_of(there[k])), k) for k in range(1, kinds) if k != rest]
     at_once([partial(draw, *task, number) for task in elsewhere for number in (0, 1)])
     work = partial(
         _follow, present=there, judged=judged, rest=rest, light=light[:, :, 0], still_a=a.light, still_b=b.light,
@@ -1804,7 +2001,7 @@ def planes_of(light: Array, chroma: Array | None, like: Layers) -> tuple[Tensor,
 
 
 class Weights(NamedTuple):
-    """Of the judge's layers that see one guess in one block."""
+    """Of the judge's layers that see one block."""
 
     look: Array  # (each, CLUES)
     kind: Array  # (K, each): bias of the first layer, for each guess
@@ -1814,48 +2011,51 @@ class Weights(NamedTuple):
     second_bias: Array
     verdict: Array  # (2, each)
     verdict_bias: Array
+    gather: Array  # (context, 4 each + SHARED_CLUES): of the mean, the maximum, the first's, "rest"'s, and the block's
+    gather_bias: Array
+    spread: Array  # (each + 3, context)
+    spread_bias: Array
 
 
 class Looked(NamedTuple):
-    """What the first two layers make of the guesses that are present."""
+    """What the first layers make of the guesses that are present."""
 
     features: Array  # flat
     starts: NDArray[np.int64]  # (h, K): where those of a row of blocks and a guess begin, in blocks
-    shared: Array  # (4 each + SHARED_CLUES, h, w): mean, maximum, the first's and "rest"'s, and clues of the block
+    near: Array  # (context, h, w): what is gathered of them
 
 
-def look(found: Drawn, t: float, weights: Weights, common: int) -> Looked:
-    """The judge's first two layers.
+def look(found: Drawn, t: float, weights: Weights) -> Looked:
+    """The judge's first layers.
 
     Args:
         found: of `drawn`.
         t: the instant.
         weights: of the judge.
-        common: how many clues a block itself has.
     """
     kinds, _, height, width = found.evidence.shape
     each = len(weights.look)
     counts = (TILE * found.judged.sum(2)).T.repeat(TILE, 0)  # (h, K)
     starts = np.concatenate([[0], counts.reshape(-1).cumsum()])
     features = ROOMS.take("features", (int(starts[-1]) * each,), np.float32)
-    shared = ROOMS.take("shared", (4 * each + common, height, width), np.float32)
+    near = ROOMS.take("near", (len(weights.gather), height, width), np.float32)
     begins = starts[:-1].reshape(height, kinds)
     work = partial(
         _look, evidence=found.evidence, seen=found.seen, t=f32(t), present=found.judged, rest=found.rest,
         starts=begins, look=weights.look, kind=weights.kind, second=weights.first, bias=weights.first_bias,
-        features=features, shared=shared,
+        gather=weights.gather, gather_bias=weights.gather_bias, features=features, near=near,
     )  # fmt: skip
     at_once(in_bands(work, height, BAND))
-    return Looked(features, begins, shared)
+    return Looked(features, begins, near)
 
 
-def decide(looked: Looked, found: Drawn, around: Tensor, t: float, weights: Weights, ahead: Tensor) -> Tensor:
+def decide(looked: Looked, found: Drawn, far: Tensor, t: float, weights: Weights, ahead: Tensor) -> Tensor:
     """The judge's last two layers: shares (2K, h, w).
 
     Args:
         looked: of `look`.
         found: of `drawn`.
-        around: (each + 3, h, w), what the surroundings say; the last three are logits of a, of b and of "rest".
+        far: (each + 3, h / 2, w / 2), what the surroundings say; the last three are logits of a, of b and of "rest".
         t: the instant.
         weights: of the judge.
         ahead: logits (K,) of the guesses before anything is seen.
@@ -1864,8 +2064,9 @@ def decide(looked: Looked, found: Drawn, around: Tensor, t: float, weights: Weig
     shares = np.empty((2 * kinds, height, width), np.float32)
     work = partial(
         _decide, features=looked.features, starts=looked.starts, present=found.judged, rest=found.rest,
-        around=around.numpy(), second=weights.second, bias=weights.second_bias, verdict=weights.verdict,
-        last_bias=weights.verdict_bias, ahead=ahead.numpy(), seen=found.seen, t=f32(t), shares=shares,
+        near=looked.near, far=far.numpy(), spread=weights.spread, spread_bias=weights.spread_bias,
+        second=weights.second, bias=weights.second_bias, verdict=weights.verdict, last_bias=weights.verdict_bias,
+        ahead=ahead.numpy(), seen=found.seen, t=f32(t), shares=shares,
     )  # fmt: skip
     at_once(in_bands(work, height, BAND))
     return torch.from_numpy(shares)

@@ -373,10 +373,14 @@ class Judge(nn.Module):
     def around(self, pooled: Tensor) -> Tensor:
         """What all guesses of a block and the block itself show -> what the surroundings say of it, and of a and b."""
         near = F.leaky_relu_(pointwise(self.gather[0], pooled), 0.1)
+        return pointwise(self.spread, near) + double(self.far(near))
+
+    def far(self, near: Tensor) -> Tensor:
+        """What is gathered of a block (N, context, h, w) -> what is farther away says of it, at half the size."""
         eighth = self.down8(near)
         eighth = eighth + F.interpolate(self.down16(eighth), scale_factor=2.0, mode="nearest")
-        far: Tensor = self.up8(eighth)
-        return pointwise(self.spread, near) + double(far)
+        found: Tensor = self.up8(eighth)
+        return found
 
     @torch.no_grad()
     def of_drawn(self, found: Drawn, t: float) -> Tensor:
@@ -384,19 +388,16 @@ class Judge(nn.Module):
         from midframe.models import drawing
 
         weights = self._weights()
-        looked = drawing.look(found, t, weights, SHARED_CLUES)
-        around = self.around(torch.from_numpy(looked.shared)[None]).float()[0].contiguous()
-        return drawing.decide(looked, found, around, t, weights, self.ahead)
+        looked = drawing.look(found, t, weights)
+        far = self.far(torch.from_numpy(looked.near)[None]).float()[0].contiguous()
+        return drawing.decide(looked, found, far, t, weights, self.ahead)
 
     def _weights(self) -> Weights:
         from midframe.models.drawing import Weights
 
-        kind = self.kind + self.look.bias
-        parts = (
-            self.look.weight,
-            kind,
-            *(x for y in (self.first, self.second, self.verdict) for x in (y.weight, y.bias)),
-        )
+        layers: list[Any] = [self.first, self.second, self.verdict, self.gather[0], self.spread]
+        pairs = [part for layer in layers for part in (layer.weight.flatten(1), layer.bias)]
+        parts = self.look.weight, self.kind + self.look.bias, *pairs
         return Weights(*(x.detach().float().contiguous().numpy() for x in parts))
 
 
