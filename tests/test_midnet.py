@@ -379,6 +379,7 @@ def test_a_compiled_picture_is_that_of_the_slow_twin(
     name: str, threads: int, calm: float, slowly: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(midnet, "CALM", calm)
+    monkeypatch.setattr(midnet, "CALMER", 0.7 * calm)
     torch.manual_seed(3)
     net = Midnet(replace(SIZES[name], matcher="dis")).eval()
     for parameter in net.judge.parameters():
@@ -419,7 +420,7 @@ def test_what_is_stored_for_training_is_that_of_the_slow_twin(classical: Midnet,
         a, b = (classical.encode(x) for x in two_motions(64, 96))
         slow = classical.candidates(a, b, motion, t)
     assert 0 < there[:, 1:-1].float().mean() < 1  # some are present and some are not
-    assert 0 < midnet.calm(slow.evidence[:, 0], slow.evidence[:, classical.judge.rest]).float().mean() < 1
+    assert 0 < midnet.calm(slow.evidence[:, 0], slow.evidence[:, classical.judge.rest], there).float().mean() < 1
     torch.testing.assert_close(fast.evidence, slow.evidence, atol=2e-4, rtol=0)
     for side in ("a", "b"):
         for one, two in zip(getattr(fast, side), getattr(slow, side), strict=True):
@@ -455,7 +456,7 @@ def test_compiled_guesses_are_those_of_the_slow_twin(slowly: Callable[[], None])
         assert there[:, 1:-1].float().mean() > 0
         want = torch.where(midnet.spread_tiles(there)[:, :, None], want, want[:, :1])
         torch.testing.assert_close(
-            torch.from_numpy(made.flows)[None, ..., 1:, 1:], want[..., 1:, 1:], atol=1e-4, rtol=1e-4
+            torch.from_numpy(made.evidence[:, :4])[None, ..., 1:, 1:], want[..., 1:, 1:], atol=1e-4, rtol=1e-4
         )
         torch.testing.assert_close(torch.from_numpy(made.seen)[None], seen, atol=1e-4, rtol=1e-4)
         assert torch.equal(torch.from_numpy(made.present)[None], there)
@@ -469,6 +470,27 @@ def test_flows_that_are_no_numbers_read_no_foreign_memory(classical: Midnet) -> 
             for flow in motion[:2] + motion[4:6]:
                 flow[..., 3:9, 4:11] = broken
             assert classical.render(a, b, motion, torch.tensor([0.5])).shape == (1, 3, 64, 96)
+
+
+@pytest.mark.parametrize(("channels", "down", "across"), [(1, 4, 4), (2, 4, 4), (2, 2, 2), (2, 4, 2)])
+def test_pixels_drawn_together_are_those_drawn_one_by_one(channels: int, down: int, across: int) -> None:
+    rows, columns = 4, 12
+    planes = np.random.default_rng(2).random((channels, down * rows, across * columns), dtype=np.float32)
+    spline = drawing._spline(planes)
+
+    def draw(flow: np.ndarray) -> np.ndarray:
+        out, means = np.zeros_like(planes), np.zeros((channels, rows, columns), np.float32)
+        drawing._draw(np.array([[0, rows, 0, columns]]), spline, flow, down, across, out, means)
+        inside = out.reshape(channels, rows, down, columns, across)
+        np.testing.assert_allclose(means, inside.mean((2, 4)), atol=1e-6)
+        return out
+
+    whole = np.full((2, rows, columns), 0.3, np.float32)
+    broken = whole.copy()
+    broken[0, :, 5] = 2.3  # from the middle of the fourth block on
+    own = slice(0, across * 4 + across // 2)  # the last of them is drawn with others that look elsewhere
+    assert np.array_equal(draw(broken)[..., own], draw(whole)[..., own])
+    assert not np.array_equal(draw(broken)[..., own.stop], draw(whole)[..., own.stop])
 
 
 def test_exponential_and_logarithm_in_lanes() -> None:
@@ -491,6 +513,9 @@ def test_a_guess_is_drawn_only_where_it_differs() -> None:
 
 
 def test_the_first_guess_alone_will_do_where_it_fits_and_rest_does_not_matter() -> None:
+    lonely = torch.tensor([True, False, True]).view(1, 3, 1, 1)
+    others = torch.ones_like(lonely)
+
     def some(**changes: float) -> list[bool]:
         """Two tiles side by side, the second with the changes in one of its blocks."""
         first, rest = torch.zeros(2, 1, 11, 4, 8)
@@ -500,18 +525,21 @@ def test_the_first_guess_alone_will_do_where_it_fits_and_rest_does_not_matter() 
         for name, value in changes.items():
             which, entry = name.split("_")
             {"first": first, "rest": rest}[which][0, int(entry), 1, 6] = value
-        return midnet.calm(first, rest)[0, 0, 0].tolist()  # type: ignore[no-any-return]
+        return midnet.calm(first, rest, lonely)[0, 0, 0].tolist()  # type: ignore[no-any-return]
 
     assert some() == [True, True]
     assert some(first_10=3.5 / 255) == [True, False]  # the first one does not fit
     first, rest = torch.zeros(2, 1, 11, 4, 4)
     rest[:, 4:10] = 0.1
-    assert midnet.calm(first, rest).all()  # nothing moves
+    assert midnet.calm(first, rest, lonely).all()  # nothing moves
     first[:, :4] = 1.0
-    assert not midnet.calm(first, rest).any()  # "rest" fits as well, and shows something else
-    assert midnet.calm(first, torch.zeros_like(first)).all()  # it moves, but "rest" shows the same
+    assert not midnet.calm(first, rest, lonely).any()  # "rest" fits as well, and shows something else
+    assert midnet.calm(first, torch.zeros_like(first), lonely).all()  # it moves, but "rest" shows the same
     first[:, 10] = 1.6 / 255
-    assert not midnet.calm(first, torch.zeros_like(first)).any()  # on the whole it does not fit
+    assert not midnet.calm(first, torch.zeros_like(first), lonely).any()  # on the whole it does not fit
+    first[:, 10] = 1.2 / 255
+    assert midnet.calm(first, torch.zeros_like(first), lonely).all()
+    assert not midnet.calm(first, torch.zeros_like(first), others).any()  # where another guess is, it must fit better
 
 
 def test_other_guesses_are_not_drawn_where_the_first_will_do(classical: Midnet, slowly: Callable[[], None]) -> None:

@@ -936,11 +936,11 @@ def _judged(
     """Rows first to last of tiles: what guess is judged, see `midnet.calm`, and entry 10 of the first's and "rest"'s.
 
     Their brightness is `a` and `b` (H, W), and that of the pictures themselves; `limits` are those of flows, of the
-    difference of `a` and `b`, of colours and of what "rest" does worse. Where nothing is judged no guess is `present`
-    any more but the first and "rest".
+    difference of `a` and `b`, where no other guess is `present` and where one is, of colours and of what "rest" does
+    worse. Where nothing is judged no guess is present any more but the first and "rest".
     """
     kinds, _, _, width = evidence.shape
-    slow, calm, alike, worse = limits
+    slow, calm, calmer, alike, worse = limits
     sums, off = np.empty(4 * width, np.float32), np.empty(width, np.float32)
     # of what has been seen of a row of tiles
     total, most, other = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
@@ -976,7 +976,11 @@ def _judged(
                 most[at], other[at] = max(most[at], most[x]), max(other[at], other[x])
                 speed[at], tones[at] = max(speed[at], speed[x]), max(tones[at], tones[x])
             still = speed[at] < slow or other[at] > most[at] + worse or tones[at] < alike
-            alone = still and total[at] < f32(TILE * TILE) * calm and most[at] < f32(2.0) * calm
+            others = 0
+            for k in range(kinds):
+                others += present[k, row, tile]
+            limit = calmer if others > 2 else calm
+            alone = still and total[at] < f32(TILE * TILE) * limit and most[at] < f32(2.0) * limit
             for k in range(kinds):
                 judged[k, row, tile] = present[k, row, tile] and not alone
                 if alone and present[k, row, tile] and k != rest and k > 0:
@@ -1671,7 +1675,7 @@ def agreed(own: Tensor, other: Tensor, flow: Tensor) -> Tensor:
 class Guessed(NamedTuple):
     """Guesses of the flows, until this thread makes the next ones."""
 
-    flows: Array  # (K, 4, h, w), to a and to b; the first one where another is not present
+    evidence: Array  # (K, EVIDENCE, h, w), of which there are the flows: to a and to b, the first's where not present
     present: Mask  # (K, h / TILE, w / TILE)
     seen: Array  # (3, h, w), see `midnet.carry`
 
@@ -1706,7 +1710,8 @@ def guessed(
     at_once(
         [partial(_splat, flow, curves[n % 2], sure[n], ways[n % 2], n % 2, splats[n]) for n, flow in enumerate(flows)]
     )
-    found = ROOMS.take("guesses", (len(names), 4, height, width), np.float32)
+    evidence = ROOMS.take("evidence", (len(names), EVIDENCE, height, width), np.float32)
+    found = evidence[:, :4]
     seen = ROOMS.take("seen", (3, height, width), np.float32)
     made = {name: found[k] for k, name in enumerate(names)}
     alone = made.get("alone_a", nothing), made.get("alone_b", nothing)
@@ -1730,7 +1735,7 @@ def guessed(
     present = np.empty((len(names), height // TILE, width // TILE), np.bool_)
     work = partial(_present, guesses=found, rest=names.index("rest"), apart=f32(apart), present=present)
     at_once(in_bands(work, height // TILE, BAND))
-    return Guessed(found, present, seen)
+    return Guessed(evidence, present, seen)
 
 
 def runs_of(mask: Mask) -> Runs:
@@ -1882,19 +1887,18 @@ def drawn(
         rest: which guess is that of no motion.
         limits: within which the first guess alone will do, see `_judged`.
     """
-    kinds, _, rows, columns = guessed.flows.shape
+    evidence = guessed.evidence
+    kinds, _, rows, columns = evidence.shape
     height, width = 4 * rows, 4 * columns
     there = guessed.present  # less what is found not to need it
     light = ROOMS.take("light", (2, kinds, 1, height, width), np.float32)
     means = ROOMS.take("means", (2, kinds, 3, rows, columns), np.float32)
     mean = ROOMS.take("mean", (height, width), np.float32)
-    evidence = ROOMS.take("evidence", (kinds, EVIDENCE, rows, columns), np.float32)
     chroma = None
     if a.chroma is not None:
         chroma = ROOMS.take("chroma", (2, kinds, *a.chroma.shape), np.float32)
     else:
         means[:, :, 1:] = 0.0
-    evidence[:, :4] = guessed.flows
     # the first guess is everywhere and is shared by all threads; the runs of another go to one
     everywhere = [(np.array([[y, min(y + BAND, rows), 0, columns]]), 0) for y in range(0, rows, BAND)]
     ab, ba = (x.contiguous().numpy() for x in hidden)
@@ -2050,7 +2054,7 @@ def look(found: Drawn, t: float, weights: Weights) -> Looked:
 
 
 def decide(looked: Looked, found: Drawn, far: Tensor, t: float, weights: Weights, ahead: Tensor) -> Tensor:
-    """The judge's last two layers: shares (2K, h, w).
+    """The judge's last two layers: shares (2K, h, w), this thread's until it decides on the next picture.
 
     Args:
         looked: of `look`.
@@ -2061,7 +2065,7 @@ def decide(looked: Looked, found: Drawn, far: Tensor, t: float, weights: Weights
         ahead: logits (K,) of the guesses before anything is seen.
     """
     kinds, _, height, width = found.evidence.shape
-    shares = np.empty((2 * kinds, height, width), np.float32)
+    shares = ROOMS.take("shares", (2 * kinds, height, width), np.float32)
     work = partial(
         _decide, features=looked.features, starts=looked.starts, present=found.judged, rest=found.rest,
         near=looked.near, far=far.numpy(), spread=weights.spread, spread_bias=weights.spread_bias,

@@ -30,7 +30,7 @@ Grey = NDArray[np.uint8]  # (h, w), levels
 Light = NDArray[np.float32]  # likewise
 Flow = NDArray[np.float32]  # (h, w, 2): across and down, in pixels of its own size
 
-LIMITS = 450_000, 700_000  # pixels of the picture in which motion is sought: up to these it is small, and middling
+LIMITS = 330_000, 700_000  # pixels of the picture in which motion is sought: up to these it is small, and middling
 LEAST_SIDE = 16  # pixels, of what is sought in: twice a patch of DIS
 
 AREA = 17_000  # pixels of the pictures in which patches are compared: 160x107, 174x98
