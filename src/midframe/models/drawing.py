@@ -1219,22 +1219,21 @@ def _columns(
 
     Entries of x before `first` count as nothing.
     """
-    used, row = inside - first, 0
-    if at + 4 * TILE <= count:
-        while row + 4 <= outside:
-            multiply_wide(weight, first, inside, used, bias, row, x, at, count, out, at)
-            row += 4
-        while row < outside:
-            multiply_row(weight, first, inside, used, bias, row, x, at, count, out, at)
-            row += 1
-        return at + 4 * TILE
-    while row + 4 <= outside:
-        multiply_tile(weight, first, inside, used, bias, row, x, at, count, out, at)
-        row += 4
+    used, row, four = inside - first, 0, at + 4 * TILE <= count
     while row < outside:
-        multiply_bit(weight, first, inside, used, bias, row, x, at, count, out, at)
-        row += 1
-    return at + TILE
+        if row + 4 <= outside:
+            if four:
+                multiply_wide(weight, first, inside, used, bias, row, x, at, count, out, at)
+            else:
+                multiply_tile(weight, first, inside, used, bias, row, x, at, count, out, at)
+            row += 4
+        else:
+            if four:
+                multiply_row(weight, first, inside, used, bias, row, x, at, count, out, at)
+            else:
+                multiply_bit(weight, first, inside, used, bias, row, x, at, count, out, at)
+            row += 1
+    return at + (4 * TILE if four else TILE)
 
 
 @compiled
@@ -1545,27 +1544,25 @@ def _mix(
             begin, end = _run(reached[guess], 0)
             while begin < end:
                 _enlarge(shares[k], y, down, across, begin, end, wide, row)
+                if guess == 0:  # everywhere
+                    _pile(left_over, 0, row, 0, width)
                 tile, stop = begin // TILE, end // TILE
-                start = tile
-                while start < stop:
-                    there = guess == 0 or present[guess, y // high, start]
-                    tile = start + 1
+                while tile < stop:
+                    there, start = guess == 0 or present[guess, y // high, tile], tile
                     while tile < stop and (guess == 0 or present[guess, y // high, tile] == there):
                         tile += 1
                     x, count, at = side * start, side * (tile - start), side * start - across * begin
-                    start = tile
-                    if not there or guess == 0:
-                        one, other = (left_over, row) if guess == 0 else (row, left_over)
-                        _pile(one, x if guess == 0 else at, other, at if guess == 0 else x, count)
-                    if there:
-                        for c in range(channels):
-                            own, to = y * width + x, (c * height + y) * width + x
-                            if guess != rest:
-                                _add(row, at, drawn, (k * channels + c) * height * width + own, target, to, count)
-                            elif k < half:
-                                _add(row, at, of_a, to, target, to, count)
-                            else:
-                                _add(row, at, of_b, to, target, to, count)
+                    if not there:
+                        _pile(row, at, left_over, x, count)
+                        continue
+                    for c in range(channels):
+                        own, to = y * width + x, (c * height + y) * width + x
+                        if guess != rest:
+                            _add(row, at, drawn, (k * channels + c) * height * width + own, target, to, count)
+                        elif k < half:
+                            _add(row, at, of_a, to, target, to, count)
+                        else:
+                            _add(row, at, of_b, to, target, to, count)
                 begin, end = _run(reached[guess], end // TILE)
 
 
