@@ -23,7 +23,7 @@ from clips import Clip
 from commands import Call, Done
 from midframe import journal, models
 from midframe.errors import DeviceError, MediaError
-from midframe.video import images, probe
+from midframe.video import files, images
 from model_fakes import RgbBlend
 
 
@@ -265,14 +265,14 @@ def test_what_vanishes_between_two_questions_does_not_exist(
 ) -> None:
     """The name was there a moment ago: the answer is that of one that never was."""
     if when == "before it is opened":
-        for module in (probe, images):
+        for module in (files, images):
             monkeypatch.setattr(module, "check_path", lambda path: None)
     else:
         monkeypatch.setattr(Path, "exists", lambda self: True)
         monkeypatch.setattr(Path, "is_file", lambda self: True)
     with pytest.raises(MediaError, match="does not exist"):
         images.read_picture(tmp_path / "gone.png")
-    with pytest.raises(MediaError, match="does not exist"), probe.open_source(tmp_path / "gone.mp4"):
+    with pytest.raises(MediaError, match="does not exist"), files.open_source(tmp_path / "gone.mp4"):
         pass
 
 

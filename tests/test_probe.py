@@ -13,7 +13,9 @@ import pytest
 
 from clips import NTSC_FILM, Clip, make, png, png_bytes
 from midframe.errors import MediaError, MidframeError, UnsupportedError
-from midframe.video.probe import key_times, measure_rate, open_source, probe
+from midframe.video.files import open_source
+from midframe.video.probe import key_times, probe
+from midframe.video.rates import measure_rate
 
 MASTER = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
 

@@ -32,9 +32,9 @@ import av.stream
 from midframe.errors import MediaError, UnsupportedError
 from midframe.options import Options
 from midframe.types import VideoInfo
-from midframe.video import images
-from midframe.video.probe import OPEN_SECONDS, is_cover, named, open_source, packets_of, witness
-from midframe.video.writer import DecodingTimes, check_target, container_of, muxer_options, timescale, write_error
+from midframe.video import image_writer
+from midframe.video.files import OPEN_SECONDS, is_cover, named, open_source, packets_of, witness, write_error
+from midframe.video.writer import DecodingTimes, check_target, container_of, muxer_options, timescale
 
 SEGMENT_SUFFIX = ".mkv"
 TRIAL_PACKETS = 4  # of each stream, written to memory to see whether a container takes it
@@ -328,7 +328,7 @@ def join(
         raise MediaError(f"there are no pictures for {named(path)}: the wished range holds none")
     container = container_of(target)
     if container == "pictures":
-        images.join_folders([Path(one) for one in segments], path)
+        image_writer.join_folders([Path(one) for one in segments], path)
         return dropped(plan_streams(info, path, options))
     check_target(path)
     plans: tuple[StreamPlan, ...] = ()

@@ -7,17 +7,14 @@ All pictures must have one size; the first one's pixel format is taken for all.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from glob import escape, glob
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -28,13 +25,14 @@ from midframe import colour
 from midframe.errors import InputError, MediaError
 from midframe.types import Frame, PixelFormat, Segment, VideoInfo
 from midframe.video import formats
-from midframe.video.probe import _format_of, check_path, missing, named
+from midframe.video.files import check_path, missing, named
+from midframe.video.source_format import format_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 DEFAULT_RATE = Fraction(24)  # frames per second, where the caller says none
 # Suffix -> libav's demuxer of one picture; the content decides over the name, so this is only a first try.
 _PIPES = ("png_pipe", "jpeg_pipe", "tiff_pipe", "webp_pipe", "bmp_pipe", "jpegls_pipe", "j2k_pipe", "dpx_pipe")
-_COUNTER = re.compile(r"%0?\d*d")
+COUNTER = re.compile(r"%0?\d*d")
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -45,10 +43,10 @@ def is_sequence(path: str | os.PathLike[str]) -> bool:
         return True
     if Path(text).suffix.lower() not in SUFFIXES:
         return False
-    return os.path.isfile(text) or bool(_COUNTER.search(Path(text).name)) or any(c in Path(text).name for c in "*?")
+    return os.path.isfile(text) or bool(COUNTER.search(Path(text).name)) or any(c in Path(text).name for c in "*?")
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
+def natural_order(path: Path) -> list[tuple[int, int, str]]:
     """9 before 10: digits are compared as numbers."""
     parts = _DIGITS.split(path.name.lower())
     return [(0, int(part), "") if part.isdigit() and part.isascii() else (1, 0, part) for part in parts]
@@ -69,17 +67,19 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
             raise MediaError(f"the folder {named(text)} holds no pictures; allowed: {' '.join(SUFFIXES)}")
         kinds = Counter(entry.suffix.lower() for entry in found)
         kind = kinds.most_common(1)[0][0]
-        return sorted((entry for entry in found if entry.suffix.lower() == kind), key=_natural)
+        return sorted((entry for entry in found if entry.suffix.lower() == kind), key=natural_order)
     if os.path.isfile(text):
         return [here]
-    if match := _COUNTER.search(here.name):
+    if match := COUNTER.search(here.name):
         before, after = here.name[: match.start()], here.name[match.end() :]
         shape = re.compile(re.escape(before) + r"(\d+)" + re.escape(after))
         folder = here.parent
         found = [e for e in folder.iterdir() if shape.fullmatch(e.name)] if folder.is_dir() else []
         found.sort(key=lambda e: int(shape.fullmatch(e.name)[1]))  # type: ignore[index]
     else:
-        found = sorted((Path(p) for p in glob(os.path.join(escape(os.fspath(here.parent)), here.name))), key=_natural)
+        found = sorted(
+            (Path(p) for p in glob(os.path.join(escape(os.fspath(here.parent)), here.name))), key=natural_order
+        )
     if not found:
         raise MediaError(f"no picture matches {named(text)}")
     return found
@@ -121,7 +121,7 @@ class _NoContext:
 
 def picture_format(frame: Any, path: Path) -> tuple[PixelFormat, frozenset[str]]:
     """The planar format in which a picture is handed out, and what of it was not said."""
-    made, untagged = _format_of(frame, _NoContext, _codec_of(path))
+    made, untagged = format_of(frame, _NoContext, _codec_of(path))
     return made, untagged
 
 
@@ -192,153 +192,6 @@ def planes_as(picture: Any, path: Path, wanted: PixelFormat) -> tuple[torch.Tens
     if made == wanted:
         return planes
     return colour.convert(planes, made, wanted)
-
-
-class PictureWriter:
-    """Frames as numbered pictures in a folder, or as one picture; a context manager.
-
-    A folder or a pattern gets `000001.png`, `000002.png` ...; a single name such as `between.png` takes one frame.
-    The pictures are written to a folder beside the target, which gets its name when all are whole.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], info: VideoInfo, encoding: Any, first: int = 1) -> None:
-        text = os.fspath(path)
-        self.info = info
-        self.encoding = encoding
-        self.frames = 0
-        self._first = first
-        target = Path(text)
-        self._suffix = {"png": ".png", "tiff": ".tif", "mjpeg": ".jpg", "libwebp": ".webp"}[encoding.codec]
-        self._pattern = "%06d" + self._suffix
-        self._single = False
-        if target.suffix.lower() in SUFFIXES and not target.is_dir():
-            self._suffix = target.suffix
-            if _COUNTER.search(target.name):
-                self._pattern, target = target.name, target.parent
-            else:
-                self._single = True
-        self.path = target
-        self._part = target.with_name(f"{target.name}.{os.getpid()}.part")
-
-    def __enter__(self) -> PictureWriter:
-        from midframe.video.writer import write_error
-
-        try:
-            if not self.path.parent.exists():
-                raise MediaError(f"the folder {named(self.path.parent)} does not exist; make it, or give another -o")
-            if not self._single:
-                self._part.mkdir()
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        return self
-
-    def write(self, frame: Frame) -> None:
-        """Encode one frame and write its file.
-
-        Raises:
-            MediaError: it cannot be written; or a second frame for a single picture.
-        """
-        from midframe.video.writer import write_error
-
-        if self._single and self.frames:
-            raise InputError(f"{named(self.path)} is one picture; for several give a folder or a pattern like %04d.png")
-        data = encode_picture(frame, self.encoding, self.info.rotation)
-        path = self._part if self._single else self._part / (self._pattern % (self._first + self.frames))
-        try:
-            path.write_bytes(data)
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        self.frames += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        from midframe.video.writer import write_error
-
-        try:
-            if error is None:
-                if self._single and self.frames:
-                    os.replace(self._part, self.path)
-                elif not self._single:
-                    self._deliver()
-        except OSError as problem:
-            raise write_error(self.path, problem) from problem
-        finally:
-            with contextlib.suppress(OSError):
-                if self._part.is_dir():
-                    shutil.rmtree(self._part)
-                else:
-                    self._part.unlink(missing_ok=True)
-
-    def _deliver(self) -> None:
-        """The folder gets its name; into one that exists already the pictures are moved, over those of equal name."""
-        if not self.path.exists():
-            os.replace(self._part, self.path)
-            return
-        for picture in sorted(self._part.iterdir()):
-            os.replace(picture, self.path / picture.name)
-
-
-def encode_picture(frame: Frame, encoding: Any, rotation: int = 0) -> bytes:
-    """One picture file.
-
-    Args:
-        frame: any format.
-        encoding: of `choose_encoder` for a folder of pictures.
-        rotation: degrees clockwise, a multiple of 90; done to the pixels, since pictures have no such mark.
-    """
-    made: PixelFormat = encoding.format
-    planes = colour.convert(frame.planes, frame.format, made)
-    if rotation:
-        planes = tuple(torch.rot90(plane, -rotation // 90, (0, 1)).contiguous() for plane in planes)
-    height, width = planes[0].shape
-    names = {
-        ("png", "gbrp"): "rgb24", ("png", "gbrap"): "rgba", ("png", "gbrp16le"): "rgb48be",
-        ("png", "gbrap16le"): "rgba64be", ("png", "gray16le"): "gray16be", ("tiff", "gbrp"): "rgb24",
-        ("tiff", "gbrap"): "rgba", ("tiff", "gbrp16le"): "rgb48le", ("tiff", "gbrap16le"): "rgba64le",
-        ("libwebp", "gbrp"): "bgra", ("libwebp", "gbrap"): "bgra", ("mjpeg", "yuv444p"): "yuvj444p",
-    }  # fmt: skip
-    pixel_name = names.get((encoding.codec, made.name), made.name)
-    context = av.CodecContext.create(encoding.codec, "w")
-    context.width, context.height = width, height
-    context.pix_fmt = pixel_name
-    context.time_base = Fraction(1, 25)
-    context.options = dict(encoding.options)
-    picture = formats.picture(planes, made, pixel_name)
-    picture.pts = 0
-    packets = [*context.encode(picture), *context.encode(None)]
-    return b"".join(bytes(packet) for packet in packets)
-
-
-def join_folders(parts: Sequence[Path], target: Path) -> None:
-    """Pictures of several folders, in order, renumbered from 1 into one folder; the parts are emptied.
-
-    The target is a folder, a pattern such as `out/%04d.png`, or one picture where there is only one. A new folder
-    appears when all pictures are in it; in one that exists already, pictures of equal names are replaced.
-
-    Raises:
-        MediaError: it cannot be written.
-    """
-    from midframe.video.writer import write_error
-
-    pictures = [picture for part in parts for picture in sorted(part.iterdir(), key=_natural)]
-    folder, pattern = target, "%06d" + (pictures[0].suffix if pictures else ".png")
-    try:
-        if target.suffix.lower() in SUFFIXES and not target.is_dir():
-            if not _COUNTER.search(target.name):
-                if len(pictures) != 1:
-                    raise InputError(f"{named(target)} is one picture, and {len(pictures)} were made; give a folder")
-                shutil.move(pictures[0], target)
-                return
-            folder, pattern = target.parent, target.name
-        whole = folder if folder.exists() else folder.with_name(f"{folder.name}.{os.getpid()}.part")
-        whole.mkdir(exist_ok=True)
-        for number, picture in enumerate(pictures, start=1):
-            shutil.move(picture, whole / (pattern % number))
-        if whole != folder:
-            os.replace(whole, folder)
-    except OSError as error:
-        raise write_error(target, error) from error
 
 
 def with_rate(info: VideoInfo, rate: Fraction) -> VideoInfo:

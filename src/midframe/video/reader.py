@@ -29,7 +29,8 @@ import av.filter
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Frame, Segment, VideoInfo
 from midframe.video import formats, images
-from midframe.video.probe import decoder_of, named, open_source, packets_of, probe, witness
+from midframe.video.files import decoder_of, named, open_source, packets_of, witness
+from midframe.video.probe import probe
 
 SORTED_STAMPS = 2  # pictures whose time stamps may have changed places
 QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB

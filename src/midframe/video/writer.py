@@ -13,7 +13,6 @@ of it when anything fails.
 from __future__ import annotations
 
 import contextlib
-import errno
 import heapq
 import os
 import queue
@@ -35,7 +34,7 @@ from midframe import colour
 from midframe.errors import InputError, MediaError, UnsupportedError
 from midframe.types import Frame, Mastering, PixelFormat, VideoInfo
 from midframe.video import formats
-from midframe.video.probe import named
+from midframe.video.files import named, write_error
 
 QUEUE_FRAMES = 4  # pictures that wait for the encoder
 
@@ -676,20 +675,6 @@ def check_target(path: Path) -> None:
         raise MediaError(f"the folder {named(folder)} may not be written to; give another -o")
 
 
-def write_error(path: str | os.PathLike[str], error: BaseException) -> MediaError:
-    """One line for what went wrong while writing."""
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return MediaError(f"no space is left on the disk of {named(path)}; free some, or give another -o")
-    if number == errno.EFBIG:
-        return MediaError(f"{named(path)} has grown larger than its disk or limits allow; give another -o")
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return MediaError(f"{named(path)} may not be written; give another -o")
-    if number in (errno.ENOENT, errno.EIO, errno.ENODEV, errno.ESTALE):
-        return MediaError(f"the place of {named(path)} is lost ({os.strerror(number)}); check the disk or mount")
-    return MediaError(f"{named(path)} cannot be written: {getattr(error, 'strerror', None) or error}")
-
-
 def open_writer(
     path: str | os.PathLike[str],
     info: VideoInfo,
@@ -719,7 +704,7 @@ def open_writer(
     """
     encoding = encoding if encoding is not None else choose_encoder(info, path)
     if encoding.container == "pictures":
-        from midframe.video.images import PictureWriter
+        from midframe.video.image_writer import ImageWriter
 
-        return PictureWriter(path, info, encoding)
+        return ImageWriter(path, info, encoding)
     return VideoWriter(path, info, encoding, rate=rate, tick=tick, start=start, counted=segment)

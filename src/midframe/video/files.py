@@ -1,0 +1,247 @@
+"""Video files as libav opens them: only the file that was named, one stream of it, its decoder.
+
+Playlists, concat scripts, references to other files and network addresses inside a file are refused by libav.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import av.stream
+
+from midframe.errors import MediaError, UnsupportedError
+
+# Demuxers that follow names written inside a file, draw text as pictures, or read devices.
+_REFUSED = frozenset({
+    "hls", "applehttp", "dash", "concat", "concatf", "sdp", "rtsp", "rtp", "sap", "imf", "tty", "lavfi", "image2",
+    "image2pipe", "webm_dash_manifest", "vapoursynth", "avisynth", "ffmetadata", "tedcaptions", "libopenmpt", "v4l2",
+    "video4linux2", "fbdev", "x11grab", "kmsgrab", "alsa", "oss", "pulse", "sndio", "jack", "openal", "dshow",
+    "gdigrab", "vfwcap", "avfoundation", "decklink", "libdc1394", "iec61883", "xcbgrab", "android_camera",
+})  # fmt: skip
+OPEN_SECONDS = 60.0  # longer than any header takes to read, shorter than a person waits
+MAX_PIXELS = 16384 * 8704  # 16K video; a damaged header may ask for any amount of memory
+_INVALID_DATA = 1094995529  # -AVERROR_INVALIDDATA
+
+
+def named(path: str | os.PathLike[str]) -> str:
+    """A path as messages show it."""
+    return f"'{os.fspath(path)}'"
+
+
+@lru_cache(maxsize=1)
+def _allowed_demuxers() -> str:
+    return ",".join(sorted(name for name in av.formats_available if name not in _REFUSED))
+
+
+def missing(path: str | os.PathLike[str]) -> MediaError:
+    """One line for a file that is not there, or no longer: it may go at any moment between two questions about it."""
+    return MediaError(f"{named(path)} does not exist; check the name")
+
+
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Raise a `MediaError` for what cannot be a readable file."""
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise MediaError(f"{named(path)} is a folder; give a video file, or a folder of pictures with --in-fps")
+        if not file.exists():
+            raise missing(path)
+        if file.is_file() and file.stat().st_size == 0:
+            raise MediaError(f"{named(path)} is empty (0 bytes)")
+        if not os.access(file, os.R_OK):
+            raise MediaError(f"{named(path)} may not be read; check its permissions")
+    except FileNotFoundError as error:
+        raise missing(path) from error
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
+        raise MediaError(f"{named(path)} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+
+
+@contextmanager
+def open_source(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Open a video file with libav; only this file, whatever is written in it.
+
+    Yields:
+        The `av.container.InputContainer`.
+
+    Raises:
+        MediaError: it cannot be opened, in one line.
+    """
+    check_path(path)
+    options = {
+        "format_whitelist": _allowed_demuxers(),
+        "protocol_whitelist": "file",
+        "max_pixels": str(MAX_PIXELS),
+    }
+    try:
+        # "file:" keeps names with a colon or a leading dash from being read as anything else
+        container = av.open(
+            f"file:{os.fspath(path)}", options=options, metadata_errors="replace", timeout=(OPEN_SECONDS, None)
+        )
+    except (av.error.FFmpegError, ValueError, OSError, RuntimeError) as error:
+        raise _refusal(path, error) from error
+    try:
+        yield container
+    finally:
+        container.close()
+
+
+@contextmanager
+def witness(path: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
+    """Tell a file that ends or is damaged, which gives a shorter film, from one that is taken away while it is read.
+
+    libav reports both as the end of the file. A file that has grown is still being recorded, and one whose name is gone
+    can be read on: both are fine.
+
+    Yields:
+        A function to call where reading has come to an end; it raises a `MediaError` if the file is shorter than it was
+        when this was entered, or if its disk does not answer.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+
+        def check() -> None:
+            try:
+                now = os.fstat(file.fileno()).st_size
+                last = max(0, min(now, size) - 1)
+                if hasattr(os, "posix_fadvise"):  # or the system answers from memory for a disk that is gone
+                    os.posix_fadvise(file.fileno(), last >> 16 << 16, 0, os.POSIX_FADV_DONTNEED)
+                file.seek(last)
+                file.read(1)
+            except OSError as error:
+                why = error.strerror or str(error)
+            else:
+                if now >= size:
+                    return
+                why = f"{size} bytes have become {now}"
+            raise MediaError(f"{named(path)} was lost while it was read ({why}); bring it back")
+
+        yield check
+
+
+def _refusal(path: str | os.PathLike[str], error: Exception) -> MediaError:
+    """One line for a file that libav does not open."""
+    if isinstance(error, FileNotFoundError):
+        return missing(path)
+    if isinstance(error, av.error.PermissionError | PermissionError):
+        return MediaError(f"{named(path)} may not be read; check its permissions")
+    if isinstance(error, av.error.ExitError | TimeoutError):
+        return MediaError(f"{named(path)}: nothing could be read from it within {OPEN_SECONDS:.0f} s")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        head = b""
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return MediaError(f"{named(path)} is not a video: it holds HTML or XML, perhaps an error page saved as a video")
+    if start.startswith(b"#extm3u"):
+        return UnsupportedError(f"{named(path)} is a playlist, not a video; give one of the files that it names")
+    if start.startswith(b"version https://git-lfs"):
+        return MediaError(f"{named(path)} is a Git LFS pointer, not the video itself; run 'git lfs pull' first")
+    if head and b"\0" not in head and all(byte >= 32 or byte in b"\t\n\r\f\x1b" for byte in head):
+        return MediaError(f"{named(path)} is not a video: it holds text")
+    if head and head[4:8] in (b"ftyp", b"mdat", b"free", b"wide"):
+        return MediaError(f"{named(path)} is damaged: its index is missing, as after a broken download or recording")
+    return MediaError(f"{named(path)} is not a video that can be read; damaged, encrypted, or no video at all")
+
+
+def choose_stream(container: Any, path: str | os.PathLike[str]) -> Any:
+    """The video stream that is interpolated: no cover art; the default one, else the one with most pixels.
+
+    Raises:
+        MediaError: there is none.
+        UnsupportedError: there is one, but no decoder for it.
+    """
+    videos = [stream for stream in container.streams if stream.type == "video"]
+    moving = [stream for stream in videos if not is_cover(stream)]
+    if not moving:
+        kinds = {stream.type for stream in container.streams}
+        if videos:
+            raise MediaError(f"{named(path)} holds sound and a cover picture, but no video")
+        if "audio" in kinds:
+            raise MediaError(f"{named(path)} holds sound only, no video")
+        raise MediaError(f"{named(path)} holds no video stream")
+    known = [stream for stream in moving if stream.codec_context is not None]
+    if not known:
+        raise UnsupportedError(f"{named(path)}: no decoder for its video codec is in this build of PyAV")
+    if default := [s for s in known if s.disposition & av.stream.Disposition.default]:
+        known = default
+    return max(known, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))
+
+
+def decoder_of(stream: Any, threads: bool = False) -> Any:
+    """A decoder for a video stream: libav's own, but libvpx where VP8 or VP9 carries transparency.
+
+    Args:
+        stream: of an opened file; its decoder is known.
+        threads: decode several pictures at a time; the first then comes later.
+    """
+    context = stream.codec_context
+    alpha = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode") == "1"
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(context.codec.canonical_name)
+    if alpha and name is not None and name in av.codecs_available:
+        context = av.CodecContext.create(name, "r")
+    if threads:
+        context.thread_type = "AUTO"
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    return context
+
+
+def is_cover(stream: Any) -> bool:
+    """Whether a video stream is a still picture that belongs to the file: cover art or thumbnails."""
+    still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    return stream.type == "video" and bool(stream.disposition & still)
+
+
+def origin_of(container: Any) -> Fraction:
+    """The file's own time stamp, in seconds, that counts as 0 for us.
+
+    Broadcast formats start their clock anywhere, and so do recordings of a live stream: there it is the start of the
+    first stream. Elsewhere time stamps count from 0 already, and a late start is meant, unless they start before 0.
+    """
+    starts = [
+        stream.start_time * stream.time_base
+        for stream in container.streams
+        if stream.start_time is not None and stream.time_base and stream.type in ("video", "audio")
+        if not is_cover(stream)
+    ]
+    if not starts:
+        return Fraction(0)
+    first: Fraction = min(starts)
+    anywhere = any(name in container.format.name.split(",") for name in ("mpegts", "mpeg", "mpegtsraw", "rm"))
+    # no film starts ten seconds late on purpose in a container whose clock starts at 0
+    return first if anywhere or first < 0 or first > 10 else Fraction(0)
+
+
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of a stream as `container.demux` gives them; what PyAV stumbles over in damaged files is an FFmpegError.
+
+    A stream that libav finds only while it reads is in none of PyAV's lists: an IndexError.
+    """
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        raise av.error.InvalidDataError(_INVALID_DATA, "a stream begins in the middle of the file") from None
+
+
+def write_error(path: str | os.PathLike[str], error: BaseException) -> MediaError:
+    """One line for what went wrong while writing."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return MediaError(f"no space is left on the disk of {named(path)}; free some, or give another -o")
+    if number == errno.EFBIG:
+        return MediaError(f"{named(path)} has grown larger than its disk or limits allow; give another -o")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return MediaError(f"{named(path)} may not be written; give another -o")
+    if number in (errno.ENOENT, errno.EIO, errno.ENODEV, errno.ESTALE):
+        return MediaError(f"the place of {named(path)} is lost ({os.strerror(number)}); check the disk or mount")
+    return MediaError(f"{named(path)} cannot be written: {getattr(error, 'strerror', None) or error}")

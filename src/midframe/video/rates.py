@@ -1,0 +1,63 @@
+"""The frame rate of a stream from its time stamps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+# Rates that films have, for those whose header does not say or whose time stamps are rounded.
+USUAL_RATES = tuple(
+    Fraction(*pair)
+    for pair in ((24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1), (48, 1), (50, 1), (60000, 1001), (60, 1),
+                 (12, 1), (15, 1), (12000, 1001), (15000, 1001), (10, 1), (20, 1), (72, 1), (90, 1), (100, 1),
+                 (120000, 1001), (120, 1), (144, 1), (240000, 1001), (240, 1))
+)  # fmt: skip
+
+
+def measure_rate(pts: Sequence[int], tick: Fraction, claims: Sequence[Fraction | None]) -> tuple[Fraction | None, bool]:
+    """The rate of a stream from its time stamps, and whether it is variable.
+
+    Args:
+        pts: ticks, in any order.
+        tick: seconds.
+        claims: rates that the header offers, best first.
+
+    Returns:
+        Frames per second (None if nothing is known) and True if frames do not come at equal distances. Of a variable
+        rate it is the one that most frames have.
+    """
+    stamps = sorted(set(pts))
+    offered = [claim for claim in claims if claim and Fraction(1, 10) <= claim <= 1000]
+    if len(stamps) < 2:
+        return (offered[0] if offered else None), False
+    steps = sorted(b - a for a, b in pairwise(stamps))
+    mean = Fraction(len(stamps) - 1) / ((stamps[-1] - stamps[0]) * tick)
+    usual = [rate for rate in USUAL_RATES if abs(rate / mean - 1) < Fraction(1, 200)]
+    usual.sort(key=lambda rate: abs(rate / mean - 1))
+    plain = [rate for rate in offered if rate in USUAL_RATES]  # before "19001/317", a muxer's idea of 60000/1001
+    for rate in [*plain, *usual, *offered, mean]:
+        if _fits(stamps, tick, rate):
+            return (rate if rate != mean else mean.limit_denominator(100_000)), False
+    typical = 1 / (steps[len(steps) // 2] * tick)
+    near = [rate for rate in [*plain, *USUAL_RATES, *offered] if abs(rate / typical - 1) < Fraction(1, 20)]
+    if near:  # frames left out of a constant rate, as screen recorders do: the rest lie on its grid
+        best = max(near, key=lambda rate: _on_grid(stamps, tick, rate))
+        if _on_grid(stamps, tick, best) * 2 > len(stamps):
+            return best, True
+        return near[0], True
+    return min(typical.limit_denominator(1001), Fraction(1000)), True
+
+
+def _fits(pts: Sequence[int], tick: Fraction, rate: Fraction) -> bool:
+    """Whether all of the sorted stamps lie within a tick of a grid of this rate, one on each point."""
+    steps = [(stamp - pts[0]) * tick * rate for stamp in pts]
+    near = min(tick * rate, Fraction(1, 4)) + Fraction(1, 1000)
+    return all(abs(step - n) <= near for n, step in enumerate(steps))
+
+
+def _on_grid(pts: Sequence[int], tick: Fraction, rate: Fraction) -> int:
+    """How many stamps lie within a tick of some point of a grid of this rate."""
+    near = min(tick * rate, Fraction(1, 8))
+    steps = [(stamp - pts[0]) * tick * rate for stamp in pts]
+    return sum(abs(step - round(step)) <= near for step in steps)

@@ -1,0 +1,81 @@
+"""The pixel format and colour of decoded frames, and the parts that the file does not say."""
+
+from __future__ import annotations
+
+import re
+import threading
+from fractions import Fraction
+from typing import Any
+
+import av.filter
+import av.logging
+
+from midframe.types import PixelFormat
+from midframe.video import formats
+
+# Codecs without a key to where chroma sits, that put it half-way between luma samples.
+_CENTRED = ("mjpeg", "jpegls", "jpeg2000", "mpeg1video", "theora", "vp8", "webp", "png", "svq1", "svq3", "h263")
+_PICTURES = ("png", "mjpeg", "tiff", "webp", "bmp", "gif", "apng", "jpeg2000", "jpegls", "libjxl", "targa", "dpx")
+_log_level = threading.Lock()  # libav has one for the whole process
+
+
+def format_of(frame: Any, context: Any, codec: str) -> tuple[PixelFormat, frozenset[str]]:
+    """The format that frames of the stream are handed out in, and what of it the file does not say."""
+    source = frame.format.name
+    name = formats.planar_name(source)
+    if name == "gbrap" and (source == "pal8" or codec == "gif") and not _uses_alpha(frame):
+        name = "gbrp"
+    untagged = set()
+    matrix = formats.MATRICES.get(frame.colorspace) or formats.MATRICES.get(context.colorspace)
+    if matrix is None or (matrix == "rgb") == name.startswith(("yuv", "gray")):
+        untagged.add("matrix")
+        large = frame.width >= 1280 or frame.height > 576
+        matrix = "bt709" if large and codec not in _PICTURES else "smpte170m"
+    full = source.startswith("yuvj") or frame.color_range == formats.RANGE_FULL
+    if not full and frame.color_range == 0 and not source.startswith("yuvj"):
+        untagged.add("full_range")
+        full = codec in _PICTURES and name.startswith("gray")
+    primaries = formats.PRIMARIES.get(frame.color_primaries, "unknown")
+    transfer = formats.TRANSFERS.get(frame.color_trc, "unknown")
+    if said := _siting_said(frame):
+        siting = said
+    elif codec in _CENTRED or (source.startswith("yuvj") and codec not in ("h264", "hevc", "av1")):
+        siting = "center"
+    elif codec == "av1" and primaries == "bt2020":
+        siting = "topleft"  # what UHD discs and broadcasts do (ITU-T H.273 type 2)
+    else:
+        siting = "left"
+    made = formats.describe(name, matrix=matrix, full_range=full, primaries=primaries, transfer=transfer, siting=siting)
+    return made, frozenset(untagged)
+
+
+def _siting_said(frame: Any) -> str | None:
+    """Where chroma sits, as the decoder says; None if it does not.
+
+    PyAV hands on all of a picture's colour but this; libav's filter showinfo writes it to the log.
+    """
+    graph = av.filter.Graph()
+    feed = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
+    sink = graph.add("buffersink")
+    graph.link_nodes(feed, graph.add("showinfo", "checksum=0"), sink)
+    graph.configure()
+    with _log_level:
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        try:
+            with av.logging.Capture(local=True) as lines:
+                graph.push(frame)
+                graph.pull()
+        finally:
+            av.logging.set_level(level)
+    for _, _, line in lines:
+        if found := re.search(r" cl:(\w+)", line):
+            return found[1] if found[1] in ("left", "center", "topleft", "top", "bottomleft", "bottom") else None
+    return None
+
+
+def _uses_alpha(frame: Any) -> bool:
+    opaque = frame.reformat(format="rgba").planes[0]
+    pixels = bytes(opaque)
+    step = opaque.line_size
+    return any(set(pixels[y * step + 3 : y * step + 4 * frame.width : 4]) != {255} for y in range(frame.height))
