@@ -1,4 +1,4 @@
-"""Cuts, flashes, pans, fades and repeats on drawn pictures; on joined real clips where MIDFRAME_DATA names them."""
+"""Scene changes, flashes, pans, fades and duplicates on synthetic frames."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_sizes(size: tuple[int, int]) -> None:
 def test_threshold_and_known_cuts_and_none() -> None:
     frames = film([scene(1)] * 3 + [scene(2)] * 3)
     assert cuts(frames, 0.95) == []
-    known = shots.label(frames, shots.KnownCuts({Fr(1, 24), Fr(4, 24)}))
+    known = shots.label(frames, shots.KnownSceneChanges({Fr(1, 24), Fr(4, 24)}))
     assert [f.shot for f in known] == [0, 1, 1, 1, 2, 2]
     assert list(shots.label(frames, None)) == frames
 
@@ -182,7 +182,7 @@ def test_dedup_keeps_cuts_apart() -> None:
     assert [f.index for f in shots.dedup(cut)] == [0, 2]
 
 
-def test_newness_against_a_slow_twin() -> None:
+def test_matching_residual_against_a_slow_twin() -> None:
     """Block by block in plain loops."""
     a, b = (np.random.default_rng(n).random((3, 12, 16), np.float32) * 255 for n in (1, 2))
     worst = 0.0
@@ -203,4 +203,4 @@ def test_newness_against_a_slow_twin() -> None:
                 )
                 rest.append(best)
         worst = max(worst, sum(rest) / len(rest))
-    assert shots.newness(a, b) == pytest.approx(worst, rel=1e-4)
+    assert shots.matching_residual(a, b) == pytest.approx(worst, rel=1e-4)

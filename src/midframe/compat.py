@@ -1,9 +1,9 @@
-"""ModelScope's clock: which pictures its video_frame_interpolation pipeline puts out, for those who compare.
+"""Reproduce the output schedule of ModelScope's video_frame_interpolation pipeline, for comparisons.
 
-It adds up a float step of `fps / out_fps` source frames, rounds t to 0.01, takes a copy for every picture within half
-a step of a source frame, and does not hold the last frame: 2N - 1 pictures at 2x. After
-modelscope/pipelines/cv/video_frame_interpolation_pipeline.py (Apache-2.0), whose schedules are met output for output;
-one, two and three frames, which end in an error there, follow the same rule. Our own clock is `midframe.timeline`.
+The schedule accumulates a float step of `fps / out_fps` source frames, rounds t to 0.01, copies a source frame for
+every output within half a step of it, and does not hold the last frame: 2N - 1 frames at 2x. After
+modelscope/pipelines/cv/video_frame_interpolation_pipeline.py (Apache-2.0), whose schedules are matched output for
+output; one to three frames, which raise an error there, follow the same rule. The exact clock is `midframe.timeline`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from midframe.types import Frame, Gap, Slot
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One picture of the schedule: source frame `frame`, or t beyond it where t is above 0."""
+    """One output of the schedule: source frame `frame`, or the instant t after it."""
 
     frame: int
     t: Fraction  # in hundredths
 
 
 class Clock:
-    """The schedule, gap by gap. It has a state: ask for gaps 0, 1, 2 ... once each, in order."""
+    """The schedule, gap by gap. Stateful: request gaps 0, 1, 2 ... once each, in order."""
 
     def __init__(self, fps: float, out_fps: float) -> None:
-        """Rates in frames per second, as floats: the arithmetic is part of the schedule."""
+        """Take rates in frames per second, as floats, because float arithmetic is part of the schedule."""
         self.step = float(fps) / float(out_fps)
         self._at = 0.0
 
     def gap(self, n: int) -> Iterator[Output]:
-        """Pictures that are put out between source frames n and n + 1, both included."""
+        """Yield the outputs between source frames n and n + 1, both included."""
         while self._at <= n + 1:
             t = round(self._at + 1 - (n + 1), 2)
             if t < self.step / 2:
@@ -46,7 +46,7 @@ class Clock:
 
 
 def count(frames: int, fps: float, out_fps: float) -> int:
-    """How many pictures come out of a film of this many frames."""
+    """Count the outputs of a video of this many frames."""
     if frames < 2:
         return frames
     clock = Clock(fps, out_fps)
@@ -62,18 +62,18 @@ def gaps(
     context: int = 1,
     start: Fraction | None = None,
 ) -> Iterator[Gap]:
-    """What `timeline.gaps` is for the exact clock. Holds at most four frames.
+    """Turn frames into gaps, as `timeline.gaps` does for the exact clock. Keeps at most four frames.
 
     Args:
         frames: in order, shots labelled.
-        fps: rate of the source; a film of varying rate is taken as one of constant rate, as the original does.
+        fps: rate of the source; a variable rate counts as constant, as in the original.
         out_fps: rate of the output.
-        rate: the same, exact: pictures are shown at `start + k / rate`.
-        context: 1 fills in `before` and `after`; None at ends and across cuts.
+        rate: the same, exact: frames are shown at `start + k / rate`.
+        context: 1 fills in `before` and `after`; None at ends and across scene changes.
         start: seconds; the first frame's pts if None.
 
     Yields:
-        Gaps. Each copy is a gap of its own with the one slot t = 0.
+        Gaps. Each copy is a gap of its own with one slot, t = 0.
     """
     clock = Clock(fps, out_fps)
     k = 0
@@ -81,31 +81,31 @@ def gaps(
         if start is None:
             start = a.pts
         if b is None:
-            if n == 0:  # a film of one frame
+            if n == 0:  # a video of one frame
                 yield Gap(a, None, (Slot(a.pts, Fraction(0), 1 / rate),))
             return
         around = (before, after) if context and b.shot == a.shot else (None, None)
         left = around[0] if around[0] is not None and around[0].shot == a.shot else None
         right = around[1] if around[1] is not None and around[1].shot == b.shot else None
-        made: list[Slot] = []
+        interpolated: list[Slot] = []
         for output in clock.gap(n):
             pts = start + k / rate
             k += 1
             if output.t > 0:
-                made.append(Slot(pts, output.t, 1 / rate))
+                interpolated.append(Slot(pts, output.t, 1 / rate))
                 continue
-            if made:
-                yield Gap(a, b, tuple(made), left, right)
-                made = []
-            # neighbours are named so that the engine keeps what it knows of them
+            if interpolated:
+                yield Gap(a, b, tuple(interpolated), left, right)
+                interpolated = []
+            # with neighbours, so that the engine keeps their cached features
             source, beyond = (a, b) if output.frame == n else (b, after)
             yield Gap(source, beyond, (Slot(pts, Fraction(0), 1 / rate),), before if source is a else a, right)
-        if made:
-            yield Gap(a, b, tuple(made), left, right)
+        if interpolated:
+            yield Gap(a, b, tuple(interpolated), left, right)
 
 
 def _windows(frames: Iterable[Frame]) -> Iterator[tuple[Frame | None, Frame, Frame | None, Frame | None]]:
-    """(before, a, b, after) for every frame as a."""
+    """Yield (before, a, b, after) for every frame as a."""
     source = iter(frames)
     before: Frame | None = None
     ahead: deque[Frame] = deque()

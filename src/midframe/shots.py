@@ -1,12 +1,12 @@
-"""Where one shot ends and the next begins, and which frames are only repeats: streaming, a frame or a few ahead.
+"""Detect scene changes and duplicate frames: streaming, with a lookahead of a frame or two.
 
-A cut is a picture that cannot be told from moving parts of the one before it. Both are reduced to thumbnails of 64
-pixels on the long side; each 4x4 block seeks its best place within 4 thumbnail pixels (a 16th of the width), and the
-mean difference that remains, in 8-bit levels, is how much is *new*. That is set against what was new in the
-frames before and in the next one, so a fast pan, which is new all the time, is no cut. A single odd frame, such as a
-flash of light, is none either: after a candidate the frame behind it is compared with the one before.
+A scene change is a frame that motion cannot explain from its predecessor. Both are reduced to thumbnails of 64 pixels
+on the long side; each 4x4 block is matched within 4 thumbnail pixels (a 16th of the width), and the mean residual, in
+8-bit levels, is compared with the residuals of the frames before and of the next one, so a fast pan, where residuals
+are always high, is no scene change. Neither is a single odd frame, such as a flash: after a candidate, the frame behind
+it is compared with the one before it.
 
-Nothing here knows motion in pixels or models. Detectors stand behind one method.
+This module knows neither models nor optical flow. Detectors share one method.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from midframe.types import Frame
 
 Thumb = npt.NDArray[Any]
 
-# Measured on 66 real clips (9,362 pairs of neighbours, 5 true cuts) and 2,711 joints of two of them: at 0.38 no
-# neighbours are taken for a cut (highest 0.344) and no joint is missed (lowest 0.409). Lower finds more.
+# Measured on 66 real clips (9,362 pairs of neighbours, 5 cuts) and 2,711 joints of two of them: at 0.38 there is no
+# false positive (highest 0.344) and no miss (lowest 0.409). Lower detects more.
 THRESHOLD = 0.38
-# Frames before a segment from which the detector knows what it would know in the whole film.
+# Frames before a segment that give the detector the same state as in the whole video.
 REACH = 6
 
 _THUMB = 64  # long side of a thumbnail, pixels
-_BLOCK = 4  # side of the blocks that seek their place, thumbnail pixels
-_SEARCH = 4  # how far they seek, thumbnail pixels
+_BLOCK = 4  # side of the matched blocks, thumbnail pixels
+_SEARCH = 4  # search range of the matching, thumbnail pixels
 _CHROMA = 0.5  # weight of each colour difference beside luma
-_CALM = 16.0  # levels of newness that are nothing to wonder at in a film at rest: noise, small movements
-_QUIET = 3.0  # levels; thumbnails that differ less as they lie need not be sought in one another
-_RECENT = 5  # gaps whose median newness tells how restless the film is
+_CALM = 16.0  # levels of residual that noise and small movements leave in a static scene
+_QUIET = 3.0  # levels; thumbnails that differ less without motion are not matched
+_RECENT = 5  # frames whose median residual is the usual one
 
-# A run of near-duplicates at most this long is one drawing shown several times (animation on twos to fours, pulldown);
-# a longer one is a picture that is meant to stand still.
+# A run of near-duplicates of at most this duration is one drawing shown several times (animation on twos to fours,
+# pulldown); a longer one is a still.
 LONGEST_HOLD = Fraction(1, 6)  # seconds
 _LONGEST_RUN = 32  # frames kept at once, whatever the rate
-# Mean difference in the worst 16x16 block that recoding leaves between repeats of one picture, in 8-bit levels.
-_REPEAT_NOISE = 1.5
+# Mean difference of the worst 16x16 block that recoding leaves between duplicates, in 8-bit levels.
+_DUPLICATE_NOISE = 1.5
 
 
 class Detector(Protocol):
-    """Finds the frames that begin a shot."""
+    """Find the frames that begin a shot."""
 
     def mark(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
-        """The same frames in the same order, each with whether a shot begins with it."""
+        """Yield the same frames in order, each with whether it begins a shot."""
         ...
 
 
 def label(frames: Iterable[Frame], detector: Detector | None) -> Iterator[Frame]:
-    """Number the shots: `Frame.shot` counts the cuts since the first frame. Without a detector there are none."""
+    """Number the shots: `Frame.shot` counts the scene changes since the first frame. None: no detection."""
     if detector is None:
         yield from frames
         return
@@ -67,23 +67,23 @@ def label(frames: Iterable[Frame], detector: Detector | None) -> Iterator[Frame]
         yield frame if frame.shot == shot else replace(frame, shot=shot)
 
 
-class KnownCuts:
-    """Cuts that were found before, by a planner, or are known from an edit list."""
+class KnownSceneChanges:
+    """Scene changes known beforehand, for example from an edit list."""
 
     def __init__(self, pts: Collection[Fraction]) -> None:
-        """Take the pts of the frames with which shots begin."""
+        """Store the pts of the frames that begin shots."""
         self.pts = frozenset(pts)
 
     def mark(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
-        """Mark every frame whose pts is known."""
+        """Mark every frame with a known pts."""
         return ((frame, frame.pts in self.pts) for frame in frames)
 
 
 class Thumbnails:
-    """The cheap detector described at the top of this file. Looks one frame ahead, two where it suspects a flash."""
+    """The detector described above. Looks one frame ahead."""
 
     def __init__(self, threshold: float | None = None) -> None:
-        """Cuts are scores above `threshold`, 0 to 1; lower finds more."""
+        """Scores above `threshold`, 0 to 1, are scene changes; lower detects more."""
         self.threshold = THRESHOLD if threshold is None else threshold
 
     def mark(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
@@ -95,9 +95,9 @@ class Thumbnails:
         yield first, False
         last = thumbnail(first)
         recent: deque[float] = deque(maxlen=_RECENT)
-        flash = False  # the frame before this one was an odd one out
+        flash = False  # the previous frame was a flash
         ahead: deque[tuple[Frame, Thumb]] = deque()
-        news: float | None = None  # of ahead[0] against last, where it is known already
+        residual: float | None = None  # of ahead[0] against last, where already known
         for frame in chain(source, (None,)):
             if frame is not None:
                 ahead.append((frame, thumbnail(frame)))
@@ -107,40 +107,40 @@ class Thumbnails:
                 return
             here, thumb = ahead[0]
             beyond = ahead[1][1] if len(ahead) > 1 else None
-            news = newness(last, thumb) if news is None else news
-            then = 0.0 if beyond is None else newness(thumb, beyond)
-            cut = not flash and self._score(news, recent, then) > self.threshold
+            residual = matching_residual(last, thumb) if residual is None else residual
+            then = 0.0 if beyond is None else matching_residual(thumb, beyond)
+            cut = not flash and self._score(residual, recent, then) > self.threshold
             flash_now = False
             if cut and beyond is not None and self._score(then, recent, 0.0) > self.threshold:
-                # two jumps in a row: a flash if it ends where it began
-                flash_now = self._score(newness(last, beyond), recent, 0.0) <= self.threshold
+                # two changes in a row: a flash if the second undoes the first
+                flash_now = self._score(matching_residual(last, beyond), recent, 0.0) <= self.threshold
                 cut = not flash_now
             if cut:
                 recent.clear()
             elif not flash and not flash_now:
-                recent.append(news)
+                recent.append(residual)
             yield here, cut
-            flash, last, news = flash_now, thumb, then if beyond is not None else None
+            flash, last, residual = flash_now, thumb, then if beyond is not None else None
             ahead.popleft()
 
-    def _score(self, news: float, recent: Iterable[float], then: float) -> float:
-        """0 to 1: how far the newness of a frame stands out from that of its neighbours."""
+    def _score(self, residual: float, recent: Iterable[float], then: float) -> float:
+        """Score from 0 to 1 how far the residual of a frame exceeds those of its neighbours."""
         past = list(recent)
         usual = max(statistics.median(past) if past else 0.0, then)
-        return news / (news + usual + _CALM)
+        return residual / (residual + usual + _CALM)
 
 
 def thumbnail(frame: Frame) -> Thumb:
-    """(3, h, w) float32: luma and two colour differences in 8-bit levels, the long side 64 pixels.
+    """Reduce a frame to (3, h, w) float32: luma and two colour differences, 8-bit levels, long side 64 pixels.
 
-    In numpy and not in torch, as all of this file: so little work is not worth waking threads for.
+    In numpy, because torch would wake its threads for very little work.
     """
     scale = 1.0 / (1 << (frame.format.depth - 8))
     long = max(frame.height, frame.width)
     height, width = _cells(frame.height, long), _cells(frame.width, long)
     small = []
     for plane in frame.planes[:1] if frame.format.layout == "gray" else frame.planes[:3]:
-        # sixteen samples of each cell are enough of its mean
+        # 16 samples approximate the mean of a cell well enough
         rows, columns = _places(plane.shape[0], 4 * height), _places(plane.shape[1], 4 * width)
         picked = plane.numpy()[rows[:, None], columns]
         small.append(picked.reshape(height, 4, width, 4).mean((1, 3), dtype=np.float32) * np.float32(scale))
@@ -158,15 +158,15 @@ def _cells(side: int, long: int) -> int:
 
 
 def _places(side: int, count: int) -> npt.NDArray[np.intp]:
-    """The middles of `count` equal parts of a side."""
+    """Return the centres of `count` equal parts of a side."""
     return ((np.arange(count) + 0.5) * (side / count)).astype(np.intp)
 
 
-def newness(a: Thumb, b: Thumb) -> float:
-    """Mean difference, in 8-bit levels, that is left when blocks of one thumbnail are sought in the other.
+def matching_residual(a: Thumb, b: Thumb) -> float:
+    """Mean difference, in 8-bit levels, after block matching between two thumbnails.
 
-    The worse of both directions: what comes into view is new one way, what goes is new the other way. Thumbnails that
-    differ little as they lie are not sought further.
+    The larger of both directions, because occlusion raises the one and disocclusion the other. Thumbnails that differ
+    little without motion are not matched.
     """
     weight = np.array([1.0, _CHROMA, _CHROMA], np.float32).reshape(1, 3, 1, 1)
     there = np.stack([a, b]) * weight
@@ -188,7 +188,7 @@ def newness(a: Thumb, b: Thumb) -> float:
 
 
 def _blocks(different: Thumb) -> Thumb:
-    """(2, 3, h, w) differences, weighted, to (2, h/4, w/4): mean of each block, sum of the channels."""
+    """Reduce (2, 3, h, w) weighted differences to (2, h/4, w/4): mean of each block, sum over channels."""
     height, width = different.shape[-2:]
     flat = different.sum(1).reshape(2, height // _BLOCK, _BLOCK, width).sum(2)
     mean: Thumb = flat.reshape(2, height // _BLOCK, width // _BLOCK, _BLOCK).sum(3) * np.float32(1 / _BLOCK**2)
@@ -196,13 +196,13 @@ def _blocks(different: Thumb) -> Thumb:
 
 
 def dedup(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Leave out repeats, so that a run of near-duplicates becomes one long gap, moved through evenly.
+    """Drop duplicates, so that a run of near-duplicates becomes one long gap with even motion.
 
-    Of a run no longer than `LONGEST_HOLD` the first frame stays, and is shown as long as the run was. Longer runs
-    stay as they are: the picture is meant to stand still.
+    A run no longer than `LONGEST_HOLD` is replaced by its first frame with the duration of the run. Longer runs are
+    stills and stay as they are.
     """
-    run: list[Frame] = []  # neighbours that look alike
-    still = False  # the run has grown too long and goes through as it comes
+    run: list[Frame] = []  # consecutive near-duplicates
+    still = False  # the run has grown too long and passes through
     for frame in frames:
         if run and frame.shot == run[-1].shot and near_duplicate(run[-1], frame):
             if still:
@@ -223,18 +223,18 @@ def dedup(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 
 def _whole(run: list[Frame]) -> Frame:
-    """The first of a run, shown as long as all of it."""
+    """Return the first frame of a run with the duration of the run."""
     last = run[-1]
     return replace(run[0], duration=last.pts + last.duration - run[0].pts) if len(run) > 1 else last
 
 
 def near_duplicate(a: Frame, b: Frame) -> bool:
-    """Whether two frames show the same picture but for the noise of recoding, in every 16x16 block of every plane."""
+    """Tell whether two frames are equal but for coding noise, in every 16x16 block of every plane."""
     if a.format != b.format or (a.height, a.width) != (b.height, b.width):
         return False
-    limit = _REPEAT_NOISE * (1 << (a.format.depth - 8))
+    limit = _DUPLICATE_NOISE * (1 << (a.format.depth - 8))
     for p, q in zip(a.planes, b.planes, strict=True):
-        # one row of blocks in eight tells most moving pictures apart
+        # one row of blocks in eight suffices for most frames with motion
         for step in (8, 1):
             if _worst_block(p.numpy(), q.numpy(), step) > limit:
                 return False
@@ -242,7 +242,7 @@ def near_duplicate(a: Frame, b: Frame) -> bool:
 
 
 def _worst_block(p: Thumb, q: Thumb, step: int) -> float:
-    """Largest mean |p - q| of a 16x16 block, looking at every `step`-th row of blocks."""
+    """Return the largest mean |p - q| of a 16x16 block, over every `step`-th row of blocks."""
     rows = np.arange(0, p.shape[0], 16)
     if step > 1:
         rows = rows[::step]

@@ -1,13 +1,12 @@
-"""Which output picture falls at which instant of the source: exact arithmetic, streaming, no pictures touched.
+"""Map output frames to instants of the source: exact, streaming, without touching pixels.
 
-Frames go in, gaps with slots come out. The rule: output k is shown at `start + k / rate`; its gap is the one whose
-`a` is the latest source frame that is not after it; `t = (T - a.pts) / (b.pts - a.pts)`; outputs stop before
-`last.pts + last.duration`, and those after `last.pts` hold the last frame. Sources with a variable rate need no
-special case. The grid counts from the start of the film, also where only a segment of it is read, so splitting a
-film into segments changes no output.
+Frames go in, gaps with slots come out. Output k is shown at `start + k / rate`; its gap is the one whose `a` is the
+latest source frame not after it; `t = (T - a.pts) / (b.pts - a.pts)`; outputs stop before `last.pts + last.duration`,
+and those after `last.pts` hold the last frame. Variable-rate sources need no special case. The grid counts from the
+start of the video even where only a segment of it is read, so splitting a video into segments changes no output.
 
-Nothing here knows what a cut does to a picture: a gap whose ends lie in different shots says so (`Gap.cut`), keeps
-its true t, and the engine holds, picks or blends.
+This module does not decide what is shown across a scene change: such a gap keeps its true t (`Gap.cut` is set), and
+the engine holds, picks or blends.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from fractions import Fraction
 from midframe.errors import InputError
 from midframe.types import Frame, Gap, Segment, Slot
 
-# A gap hands over at most this many slots at a time, so that a ten-minute hole in a film stays a stream.
+# Slots per gap at most: longer gaps are split, so that a ten-minute hole does not break streaming.
 _SLOTS_AT_ONCE = 256
 
 
 def output_count(seconds: Fraction, rate: Fraction, slowmo: Fraction = Fraction(1)) -> int:
-    """How many outputs a film of this many seconds gives: every k with `k / (rate * slowmo) < seconds`.
+    """Count the outputs of a video of this many seconds: every k with `k / (rate * slowmo) < seconds`.
 
     N frames of a constant rate at ratio r give exactly ceil(N r).
     """
@@ -36,26 +35,26 @@ def output_count(seconds: Fraction, rate: Fraction, slowmo: Fraction = Fraction(
 def segment_count(
     segment: Segment, start: Fraction, end: Fraction, rate: Fraction, slowmo: Fraction = Fraction(1)
 ) -> int:
-    """How many outputs of a film that lasts from `start` to `end` seconds fall in a segment of it."""
+    """Count the outputs that fall in a segment of a video that lasts from `start` to `end` seconds."""
     low = start if segment.start is None else max(segment.start, start)
     high = end if segment.end is None else min(segment.end, end)
     return max(0, math.ceil((high - start) * rate * slowmo) - math.ceil((low - start) * rate * slowmo))
 
 
 def regular(frames: Iterable[Frame], rate: Fraction, tick: Fraction, start: Fraction | None = None) -> Iterator[Frame]:
-    """Undo the rounding that a coarse time base did to a constant rate.
+    """Undo the rounding of a constant rate by a coarse time base.
 
-    Matroska keeps whole milliseconds, so frames at 24000/1001 arrive up to half a tick early or late. Taken at their
-    word, hardly any source frame would fall on the output grid and steps would vary by 3 % at 24 -> 60. A frame within
-    one tick of `start + n / rate` is put exactly there, with its duration; all others keep what the file says.
+    Matroska keeps whole milliseconds, so frames at 24000/1001 arrive up to half a tick early or late. Used
+    as they are, hardly any source frame would fall on the output grid and steps would vary by 3 % at 24 -> 60. A frame
+    within one tick of `start + n / rate` moves exactly there, with its duration; all others keep their time stamps.
 
     Args:
         frames: in order of pts.
-        rate: frames per second that the source claims.
+        rate: frames per second of the source, from its header.
         tick: seconds per unit of the source's time base.
-        start: seconds; pts of the film's first frame. The first frame's given here if None.
+        start: seconds; pts of the video's first frame; None: the first frame given here.
     """
-    # Never more than an eighth of a frame: at coarser ticks a rate cannot be told from jitter.
+    # At most an eighth of a frame: coarser ticks make a rate indistinguishable from jitter.
     near = min(tick, 1 / (8 * rate))
     for frame in frames:
         if start is None:
@@ -83,25 +82,25 @@ def gaps(
     segment: Segment | None = None,
     start: Fraction | None = None,
 ) -> Iterator[Gap]:
-    """Turn frames into gaps with the outputs that fall in them. Holds at most four frames at once.
+    """Turn frames into gaps with the outputs that fall in them. Keeps at most four frames at once.
 
-    Gaps in which no output falls are left out. A gap with very many outputs comes in several pieces, in order.
+    Gaps without outputs are skipped. A gap with very many outputs comes in several pieces, in order.
 
     Args:
         frames: in order of pts, shots labelled. For a segment: from `context` frames before its start to
-            `context + 1` beyond its end, where the film has them. A frame not later than the one before it is skipped.
+            `context + 1` beyond its end, where they exist. A frame not later than its predecessor is skipped.
         rate: output frames per second.
-        slowmo: how many times longer the output lasts; source instants are that much denser.
-        keep: instead of a constant rate, this many outputs in every gap, evenly placed, so that every source instant
-            is kept; the last frame is then one output, as long as it was. `rate` says nothing in that case.
-        context: 1 fills in `before` and `after` (None at ends and across cuts).
+        slowmo: duration of the output over that of the source.
+        keep: outputs per gap, evenly spaced, in place of a constant rate, so that every source instant is kept; the
+            last frame is then one output of its own duration, and `rate` is unused.
+        context: 1 fills in `before` and `after` (None at ends and across scene changes).
         segment: only the outputs whose source instant lies in it.
-        start: seconds; pts of the film's first frame, from which the grid counts. The first frame's given here if None.
+        start: seconds; pts of the video's first frame, where the grid begins; None: the first frame given here.
     """
     if rate <= 0 or slowmo <= 0:
         raise InputError(f"rate {rate} and slow motion {slowmo} must be above 0")
     if keep is not None and keep < 1:
-        raise InputError(f"{keep} outputs in a gap cannot be made; 1 keeps the source's frames, 2 doubles them")
+        raise InputError(f"{keep} outputs per gap are not possible; 1 keeps the source's frames, 2 doubles them")
     if context not in (0, 1):
         raise ValueError(f"context {context} is neither 0 nor 1")
     clock: _Grid | _Kept | None = None
@@ -112,7 +111,7 @@ def gaps(
             clock = _Kept(start, keep, slowmo, segment) if keep is not None else _Grid(start, rate, slowmo, segment)
         if segment is not None and segment.end is not None and a.pts >= segment.end:
             return
-        if b is None and a.duration == 0:  # a file that does not say how long its last frame is shown
+        if b is None and a.duration == 0:  # the file does not give the duration of its last frame
             a = replace(a, duration=length or 1 / (rate * slowmo))
         length = Fraction(0) if b is None else b.pts - a.pts
         if b is not None and b.shot != a.shot:
@@ -126,7 +125,7 @@ def gaps(
 
 
 class _Grid:
-    """A constant output rate: output k at `start + k / rate`, which shows the source at `start + k / density`."""
+    """A constant output rate: output k, shown at `start + k / rate`, samples the source at `start + k / density`."""
 
     def __init__(self, start: Fraction, rate: Fraction, slowmo: Fraction, segment: Segment | None) -> None:
         self.start, self.step = start, 1 / rate
@@ -136,7 +135,7 @@ class _Grid:
         self.end = None if segment is None else segment.end
 
     def slots(self, a: Frame, b: Frame | None) -> Iterator[tuple[Slot, ...]]:
-        """The outputs from a to b, or to the end of a where there is no b."""
+        """Yield the outputs from a to b, or to the end of a where there is no b."""
         end = a.pts + a.duration if b is None else b.pts
         if self.end is not None:
             end = min(end, self.end)
@@ -154,14 +153,14 @@ class _Grid:
 
 
 class _Kept:
-    """Every source instant, and outputs evenly placed between two."""
+    """Every source instant, and evenly spaced outputs between two."""
 
     def __init__(self, start: Fraction, count: int, slowmo: Fraction, segment: Segment | None) -> None:
         self.start, self.count, self.slowmo = start, count, slowmo
         self.segment = segment or Segment()
 
     def slots(self, a: Frame, b: Frame | None) -> Iterator[tuple[Slot, ...]]:
-        """The outputs from a to b; a alone where there is no b."""
+        """Yield the outputs from a to b; a alone where there is no b."""
         length, count = (a.duration, 1) if b is None else (b.pts - a.pts, self.count)
         slots = []
         for i in range(count):
@@ -174,7 +173,7 @@ class _Kept:
 
 
 def _increasing(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Leave out frames that are not later than the one before them, as damaged files have them."""
+    """Skip frames that are not later than their predecessor, as in damaged files."""
     last: Fraction | None = None
     for frame in frames:
         if last is None or frame.pts > last:
@@ -183,7 +182,7 @@ def _increasing(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 
 def _windows(frames: Iterator[Frame], context: int) -> Iterator[tuple[Frame | None, Frame, Frame | None, Frame | None]]:
-    """(before, a, b, after) for every frame as a; what the stream does not have, or nobody asked for, is None."""
+    """Yield (before, a, b, after) for every frame as a; missing or unrequested neighbours are None."""
     before: Frame | None = None
     ahead: deque[Frame] = deque()
     while True:
