@@ -12,7 +12,7 @@ import pytest
 
 import clips
 from clips import Clip
-from midframe import pipeline
+from midframe import result
 from midframe.batch import Batch, Entry, read_list
 from midframe.errors import InputError, Interrupted, MediaError
 from midframe.options import Options
@@ -24,12 +24,12 @@ class Maker:
     def __init__(self) -> None:
         self.made: list[str] = []
 
-    def __call__(self, src: Any, dst: Any, *, options: Options, **rest: Any) -> pipeline.Result:
+    def __call__(self, src: Any, dst: Any, *, options: Options, **rest: Any) -> result.Result:
         if "bad" in str(src):
             raise MediaError(f"'{src}' is not a video")
         self.made.append(Path(src).name)
         Path(dst).write_text("film")
-        return pipeline.Result(
+        return result.Result(
             Path(dst), Path(f"{dst}.json"), frames_in=1, frames_out=2, rate=Fraction(60), kinds="sm", cuts=()
         )
 

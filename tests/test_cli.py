@@ -19,8 +19,9 @@ import clips
 from clips import Clip
 from commands import Call
 from midframe import plan
-from midframe.cli.telling import Json, Plain, details, result_text
-from midframe.pipeline import Progress, interpolate
+from midframe.cli.progress import Json, Plain, details, result_text
+from midframe.pipeline import interpolate
+from midframe.result import Progress
 
 
 def test_interpolate_says_the_plan_and_where_the_result_is(tmp_path: Path, call: Call) -> None:

@@ -28,7 +28,7 @@ from commands import Call
 from midframe import pipeline, plan
 from midframe.errors import DeviceError, JobError, MediaError
 from midframe.journal import folder_of
-from midframe.pipeline import Progress
+from midframe.result import Progress
 from midframe.video import formats, writer
 from model_fakes import RgbBlend
 

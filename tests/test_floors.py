@@ -12,12 +12,13 @@ FLOORS = {
     "errors": -1, "process": -1,
     "types": 0, "options": 0,
     "timeline": 1, "dispatch": 1, "storage": 1, "ops": 1, "colour": 1, "metrics": 1, "weights": 1, "journal": 1,
-    "compat": 1,
+    "compat": 1, "result": 1,
     "video": 2, "models": 2, "shots": 2, "overlays": 2, "certainty": 2, "scenes": 2,
     "engine": 3, "plan": 3,
-    "pipeline": 4, "interpolator": 4, "evaluation": 4, "training": 4,
-    "modelscope": 5, "cluster": 5, "batch": 5, "server": 5,
-    "cli": 6, "__main__": 7, "__init__": 7,
+    "segments": 4,
+    "pipeline": 5, "interpolator": 5, "evaluation": 5, "training": 5,
+    "modelscope": 6, "cluster": 6, "batch": 6, "server": 6,
+    "cli": 7, "__main__": 8, "__init__": 8,
 }  # fmt: skip
 
 

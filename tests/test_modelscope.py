@@ -222,7 +222,7 @@ def test_compat_takes_the_reference_rules_and_leaves_the_network_as_it_was() -> 
 
 
 def test_scene_modelscope_needs_vfinet() -> None:
-    with pytest.raises(InputError, match="vfinet's flows"):
+    with pytest.raises(InputError, match="a rule that model blend does not have"):
         pipeline.make_engine(pipeline.options_of({"scene": "modelscope", "model": "blend"}))
 
 

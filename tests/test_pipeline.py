@@ -24,8 +24,8 @@ from midframe import pipeline, plan
 from midframe.errors import InputError, Interrupted, JobError, MediaError
 from midframe.journal import folder_of
 from midframe.options import Options
-from midframe.pipeline import Progress
 from midframe.plan import plan_segments
+from midframe.result import Progress
 from midframe.types import Segment
 from model_fakes import RgbBlend
 

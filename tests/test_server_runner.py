@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from midframe.errors import Interrupted, MediaError
-from midframe.pipeline import Doubt
+from midframe.result import Doubt
 from midframe.server import plan, runner
 from midframe.server.worker import Progress, Task
 

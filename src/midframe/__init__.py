@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from midframe.interpolator import Interpolator
     from midframe.models import load_model
     from midframe.options import Options
-    from midframe.pipeline import Progress, Result, interpolate
+    from midframe.pipeline import interpolate
     from midframe.plan import Plan
+    from midframe.result import Progress, Result
     from midframe.types import Frame, VideoInfo
     from midframe.video.probe import probe
 
@@ -42,8 +43,8 @@ _HOMES = {
     "probe": "video.probe",
     "Options": "options",
     "Plan": "plan",
-    "Progress": "pipeline",
-    "Result": "pipeline",
+    "Progress": "result",
+    "Result": "result",
     "Frame": "types",
     "VideoInfo": "types",
     "MidframeError": "errors",

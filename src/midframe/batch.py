@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from midframe.errors import InputError, Interrupted, MediaError, MidframeError
 from midframe.journal import fingerprint, write_whole
 from midframe.options import Options
-from midframe.pipeline import Progress, Result
+from midframe.result import Progress, Result
 
 
 class Make(Protocol):

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from midframe import pipeline, process, storage
+from midframe import pipeline, process, segments, storage
 from midframe import plan as planning
 from midframe.dispatch import Dispatch, piece_outputs
 from midframe.engine import Engine
@@ -37,8 +37,9 @@ from midframe.errors import DeviceError, InputError, Interrupted, JobError, Medi
 from midframe.journal import Journal, fingerprint
 from midframe.models import load_model
 from midframe.options import Options
-from midframe.pipeline import OnPlan, OnProgress, Progress, Result
+from midframe.pipeline import OnPlan
 from midframe.plan import Plan, check_target
+from midframe.result import OnProgress, Progress, Result
 from midframe.video import images
 
 CHUNK_BYTES = 8 << 20  # of a segment on its way through the object store
@@ -146,7 +147,7 @@ def interpolate(
         target = None if dst is None else Path(dst)
     plan = plan_run(source, target, options)
     check_target(plan.target, source, options.overwrite)
-    with pipeline.disk_trouble(plan.target), Journal(plan.target) as journal, connected(ray, farm):
+    with segments.disk_trouble(plan.target), Journal(plan.target) as journal, connected(ray, farm):
         share = _Share(ray, farm, plan)
         if plan.frames_out is not None and len(plan.segments) > 1:
             outputs = piece_outputs(plan.frames_out, share.lanes(), planning.SEGMENT_OUTPUTS)
@@ -154,7 +155,7 @@ def interpolate(
                 plan = plan_run(source, target, options, outputs)
         if on_plan is not None:
             on_plan(plan)
-        plan = pipeline.enter(journal, plan)
+        plan = segments.enter(journal, plan)
         head = _Head(share, plan, journal, os.fspath(src), on_progress, cancel, drain)
         head.make()
         result = head.join()
@@ -316,7 +317,7 @@ class _Head:
         self.drain = drain if drain is not None else threading.Event()
         self.began = time.monotonic()
         done = journal.held(len(plan.segments))
-        self.resumed = sum(pipeline.segment_record(journal, n)["frames_out"] for n in done)
+        self.resumed = sum(segments.segment_record(journal, n)["frames_out"] for n in done)
         self.made = 0
         self.cuts = 0
         self.warnings: list[str] = []
@@ -362,7 +363,7 @@ class _Head:
                 self._take_in()
                 if self.cancel.is_set() or (self.drain.is_set() and not self.running):
                     count = len(self.plan.segments)
-                    raise Interrupted(f"stopped; {pipeline.kept(len(self.journal.held(count)), count)}")
+                    raise Interrupted(f"stopped; {segments.kept(len(self.journal.held(count)), count)}")
         finally:
             for ticket in list(self.running):
                 self._drop(ticket)
@@ -377,7 +378,7 @@ class _Head:
         """One film out of all segments."""
         self._tell("joining", self.plan.start)
         seconds = time.monotonic() - self.began
-        return pipeline.join(
+        return segments.join(
             self.plan, self.journal, self.warnings, seconds, self.made, self.resumed, workers=self.lanes
         )
 
@@ -496,7 +497,7 @@ class _Head:
             if news["packed"]:
                 _unpack(part)
         self.journal.finish(attempt.number, suffix, record)
-        self.largest = max(self.largest, pipeline.segment_record(self.journal, attempt.number).get("size", 0))
+        self.largest = max(self.largest, segments.segment_record(self.journal, attempt.number).get("size", 0))
         self.made += record["frames_out"]
         self.cuts += len(record["cuts"])
         self.warnings += news["warnings"]
@@ -625,7 +626,7 @@ def _make_segment(job: Job, number: int) -> Iterator[dict[str, Any]]:
             )
             journal = stack.enter_context(Journal(plan.target))
             run_warnings = yield from _running(plan, journal, job.news_frames)
-            record = pipeline.segment_record(journal, 0)
+            record = segments.segment_record(journal, 0)
         except DeviceError as error:  # out of memory after every step down; another card may have more
             shutil.rmtree(work, ignore_errors=True)
             yield {"kind": "unfit", "error": error}
@@ -674,7 +675,7 @@ def _running(plan: Plan, journal: Journal, news_frames: int) -> Generator[dict[s
     def work() -> None:
         try:
             run = pipeline.Run(
-                pipeline.enter(journal, plan), journal, _engine(plan.options), on_progress, cancel, threading.Event()
+                segments.enter(journal, plan), journal, _engine(plan.options), on_progress, cancel, threading.Event()
             )
             run.make()
             news.put(run.warnings)

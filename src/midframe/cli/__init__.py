@@ -89,7 +89,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: runs a command and turns midframe's errors into one line and an exit code."""
-    from midframe.cli.telling import said
+    from midframe.cli.progress import said
     from midframe.errors import MidframeError
 
     settle()

@@ -54,7 +54,7 @@ def command(
     """
     from midframe import batch
     from midframe.cli.interpolate import farm_of, maker, signals
-    from midframe.cli.telling import Teller
+    from midframe.cli.progress import Teller
     from midframe.errors import InputError, MediaError
     from midframe.options import Options
     from midframe.storage import is_url

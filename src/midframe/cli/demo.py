@@ -13,7 +13,7 @@ from midframe.options import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from midframe.cli.scene import Scene
-    from midframe.pipeline import Result
+    from midframe.result import Result
     from midframe.types import Frame
 
 RATE = Fraction(24)
@@ -46,7 +46,7 @@ def run(place: Path, scene: Scene, model: str) -> None:
     """Write and say everything."""
     from midframe import pipeline
     from midframe.cli.compare import compare
-    from midframe.cli.telling import result_text
+    from midframe.cli.progress import result_text
 
     source = place / "scene.24fps.mp4"
     render(scene, source)

@@ -185,7 +185,7 @@ def run(
     farm: Farm | None = None,
 ) -> None:
     """Do what the command line asks, one input after the other; the exit code is that of the first failure."""
-    from midframe.cli.telling import teller
+    from midframe.cli.progress import teller
     from midframe.errors import InputError, Interrupted, MidframeError
     from midframe.storage import is_url
 
@@ -257,7 +257,7 @@ def urls(inputs: Sequence[str], output: str | None, options: Options, progress: 
     Raises:
         InputError: several, or no place for the result.
     """
-    from midframe.cli.telling import teller
+    from midframe.cli.progress import teller
     from midframe.errors import InputError
 
     if len(inputs) != 1 or output is None:

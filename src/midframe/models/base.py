@@ -7,12 +7,13 @@ caches it: features by frame, motion by gap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from midframe.types import PixelFormat
+from midframe.types import Frame, PixelFormat
 
 Features = Any  # what encode returns: opaque outside the model
 Motion = Any  # what match returns: opaque outside the model
@@ -26,6 +27,14 @@ _HALF_ABOVE, _QUARTER_ABOVE = 1_500_000, 6_000_000
 def scale_by_size(pixels: int) -> float:
     """Side of the picture in which classical motion is sought, over that of a picture of so many pixels."""
     return 0.25 if pixels > _QUARTER_ABOVE else 0.5 if pixels > _HALF_ABOVE else 1.0
+
+
+class SceneDetector(Protocol):
+    """Finds the frames that begin a shot; what `shots.Detector` is."""
+
+    def mark(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
+        """The same frames in the same order, each with whether a shot begins with it."""
+        ...
 
 
 class Model(nn.Module):
@@ -44,6 +53,8 @@ class Model(nn.Module):
     flow_scales: ClassVar[tuple[float, ...]] = (1.0,)  # what `flow_scale` may be set to, besides None
     ahead: ClassVar[bool] = False  # encode and match need little memory: on a CPU they may run beside a render
     scale_frees_memory: ClassVar[bool] = False  # whether a smaller `flow_scale` needs notably less memory of the device
+
+    scene_rule: ClassVar[str | None] = None  # value of `--scene` for which `scene_detector` is asked
 
     # Side of the pictures in which motion is sought, over that of the pictures; None: the model chooses by size.
     # A setting, made once before use (the engine sets it on a shallow copy), not per-call state.
@@ -93,6 +104,23 @@ class Model(nn.Module):
 
         Returns:
             (N, 3, H, W) float32 RGB, about 0..1, neither rounded nor clamped.
+        """
+        raise NotImplementedError
+
+    def as_published(self) -> Model:
+        """This model with the settings of the program it was published with, weights shared; itself if it has none."""
+        return self
+
+    def memoised(self) -> Model:
+        """A wrapper for one run that keeps recent features and motion, for a scene detector and an engine to share."""
+        return self
+
+    def scene_detector(self, device: torch.device, half: torch.dtype | None) -> SceneDetector:
+        """The detector of `scene_rule`.
+
+        Args:
+            device: where the model is.
+            half: precision of its convolutions, None for float32.
         """
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from midframe import ops
-from midframe.models.base import Features, Model, Motion
+from midframe.models.base import Features, Model, Motion, SceneDetector
 
 # Part of a tile's side that it shares with each neighbour.
 OVERLAP = 0.25
@@ -44,6 +44,7 @@ class Tiled(Model):
         # a class states these once; a wrapper is as its content is
         self.name, self.context, self.pad_mode = inner.name, inner.context, inner.pad_mode  # type: ignore[misc]
         self.stride, self.min_side, self.fast_half = inner.stride, inner.min_side, inner.fast_half  # type: ignore[misc]
+        self.scene_rule = inner.scene_rule  # type: ignore[misc]
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """As the model inside has it."""
@@ -73,6 +74,10 @@ class Tiled(Model):
         flows = [self.inner.flow(part) for part in motion.parts]
         found = [ops.resize_flow(flow.float(), *motion.side) for flow in flows if flow is not None]
         return _mixed(motion, found) if found else None
+
+    def scene_detector(self, device: torch.device, half: torch.dtype | None) -> SceneDetector:
+        """That of the model inside, on whole frames."""
+        return self.inner.scene_detector(device, half)
 
     def render(
         self,

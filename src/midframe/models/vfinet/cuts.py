@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from midframe import colour, ops
-from midframe.models.base import Features, Model, Motion
-from midframe.models.vfinet.network import Flows
+from midframe.models.base import Features, Model, Motion, SceneDetector
 from midframe.types import Frame
 
 GREY = (0.299, 0.587, 0.114)  # of B, G and R: the original weighs its BGR frames with the weights for RGB
@@ -94,7 +93,7 @@ class FlowCuts:
             first, second = (ops.crop(p, height, width).flip(1) for p in levels)
 
             def flows() -> tuple[Tensor, Tensor]:
-                found: Flows = self.model.match(encoded[0], encoded[1])
+                found = self.model.match(encoded[0], encoded[1])
                 return ops.crop(found.forward, height, width), ops.crop(found.backward, height, width)
 
             return is_cut(first, second, flows)
@@ -113,6 +112,7 @@ class Remembering(Model):
         # a class states these once; a wrapper is as its content is
         self.name, self.context, self.pad_mode = inner.name, inner.context, inner.pad_mode  # type: ignore[misc]
         self.stride, self.min_side, self.fast_half = inner.stride, inner.min_side, inner.fast_half  # type: ignore[misc]
+        self.scene_rule = inner.scene_rule  # type: ignore[misc]
         self.flow_scale = inner.flow_scale  # and stays there: what is remembered was found at it
         self._seen: list[tuple[Tensor, Features]] = []
         self._matched: OrderedDict[tuple[int, int], tuple[Features, Features, Motion]] = OrderedDict()
@@ -141,6 +141,10 @@ class Remembering(Model):
                 while len(self._matched) > self.frames:
                     self._matched.popitem(last=False)
             return self._matched[key][2]
+
+    def scene_detector(self, device: torch.device, half: torch.dtype | None) -> SceneDetector:
+        """Scene changes by the flows that are kept here."""
+        return FlowCuts(self, device, half)
 
     def flow(self, motion: Motion) -> Tensor | None:
         """As the model inside has it."""

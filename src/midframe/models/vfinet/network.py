@@ -7,6 +7,7 @@ Pictures enter and leave as RGB; inside they are BGR, as the network was trained
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from midframe import ops
 from midframe.errors import InputError
 from midframe.models import raft
-from midframe.models.base import Model
+from midframe.models.base import Model, SceneDetector
 from midframe.models.raft import Encoded, Raft
 from midframe.models.vfinet import motion as instants
+from midframe.models.vfinet.cuts import FlowCuts, Remembering
 from midframe.models.vfinet.fuse import Fuse
 from midframe.models.vfinet.refine import Refine
 
@@ -75,6 +77,7 @@ class VFINet(Model):
     fast_half: ClassVar[tuple[str, ...]] = ()
     flow_scales: ClassVar[tuple[float, ...]] = (1.0, 0.5)
     scale_frees_memory: ClassVar[bool] = True
+    scene_rule: ClassVar[str | None] = "modelscope"
 
     def __init__(self, large: str = "area") -> None:
         super().__init__()
@@ -85,6 +88,20 @@ class VFINet(Model):
         self.refine = Refine()
         self.fuse = Fuse()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def as_published(self) -> Model:
+        """Large frames told by the original's rule; the caller's model stays as it is."""
+        model = copy.copy(self)
+        model.large = "reference"
+        return model
+
+    def memoised(self) -> Model:
+        """Flows of recent frames are estimated once."""
+        return Remembering(self)
+
+    def scene_detector(self, device: torch.device, half: torch.dtype | None) -> SceneDetector:
+        """ModelScope's rule, by the refined flows."""
+        return FlowCuts(self, device, half)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Zeros at right and bottom up to multiples of 32; of 64 for large pictures."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from midframe.pipeline import Progress, Result
     from midframe.plan import Plan
+    from midframe.result import Progress, Result
 
 PLAIN_SECONDS = 10.0  # between two plain lines
 JSON_SECONDS = 0.5  # between two JSON lines
