@@ -186,10 +186,11 @@ def join(segments: int = 1000) -> dict[str, Any]:
     import numpy as np
 
     from midframe.options import Options
-    from midframe.video import concat
+    from midframe.video import mux
+    from midframe.video.encoders import choose_encoder
     from midframe.video.probe import probe
     from midframe.video.reader import open_reader
-    from midframe.video.writer import choose_encoder, open_writer
+    from midframe.video.writer import open_writer
 
     folder = rig.storage() / "farm-join"
     shutil.rmtree(folder, ignore_errors=True)
@@ -222,7 +223,7 @@ def join(segments: int = 1000) -> dict[str, Any]:
         files.append(path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    concat.join(files, folder / "joined.mkv", source, info, Options())
+    mux.join(files, folder / "joined.mkv", source, info, Options())
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with av.open(str(folder / "joined.mkv")) as film:

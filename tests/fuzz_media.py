@@ -20,9 +20,9 @@ from clips import Clip, make, png
 from midframe.errors import MediaError
 from midframe.options import Options
 from midframe.types import Segment
-from midframe.video.concat import plan_streams
 from midframe.video.probe import key_times, probe
 from midframe.video.reader import open_reader
+from midframe.video.streams import plan_streams
 
 MOST_FRAMES = 2000  # of a film that had 10
 MOST_SECONDS = 20.0

@@ -24,7 +24,8 @@ import clips
 import midframe
 from clips import Clip
 from midframe.types import Frame, PixelFormat, VideoInfo
-from midframe.video.writer import choose_encoder, open_writer
+from midframe.video.encoders import choose_encoder
+from midframe.video.writer import open_writer
 
 GREY = PixelFormat("gray", "gray", 8, full_range=True)
 

@@ -126,7 +126,7 @@ def test_a_decoder_that_dies_midway_is_one_line(tmp_path: Path, monkeypatch: pyt
 
 def test_an_encoder_that_fails_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     source, target = clips.make(tmp_path / "in.mkv", FILM), tmp_path / "out.mkv"
-    pictures, prepared = count(), writer.prepared
+    pictures, prepared = count(), writer.to_encoder_frame
 
     def failing(*words: Any) -> Any:
         if next(pictures) == 70:
@@ -134,7 +134,7 @@ def test_an_encoder_that_fails_midway(tmp_path: Path, monkeypatch: pytest.Monkey
         return prepared(*words)
 
     with monkeypatch.context() as fault:
-        fault.setattr(writer, "prepared", failing)
+        fault.setattr(writer, "to_encoder_frame", failing)
         done = call("interpolate", source, "-o", target, "--model", "blend", "--device", "cpu")
     assert done.code == 3
     lines = [line for line in done.err.splitlines() if line.startswith("midframe: ")]

@@ -15,9 +15,10 @@ from clips import Clip, make, png
 from midframe.errors import InputError, MediaError
 from midframe.types import Frame, PixelFormat
 from midframe.video import formats, images
+from midframe.video.encoders import choose_encoder
 from midframe.video.probe import probe
 from midframe.video.reader import open_reader
-from midframe.video.writer import choose_encoder, open_writer
+from midframe.video.writer import open_writer
 from test_writer import PLAIN, flat, info_of, left
 
 RGB = PixelFormat("gbrp", "rgb", 8, full_range=True, matrix="rgb")

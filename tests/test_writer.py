@@ -19,9 +19,13 @@ import torch
 from clips import NTSC_FILM, Clip, make
 from midframe.errors import InputError, MediaError, UnsupportedError
 from midframe.types import Frame, PixelFormat, VideoInfo
+from midframe.video.encoder_settings import mastering_text
+from midframe.video.encoders import choose_encoder
+from midframe.video.files import write_error
 from midframe.video.probe import probe
 from midframe.video.reader import open_reader
-from midframe.video.writer import DecodingTimes, choose_encoder, mastering_text, open_writer, write_error
+from midframe.video.timestamps import DecodingTimes
+from midframe.video.writer import open_writer
 
 PLAIN = PixelFormat("yuv420p", "yuv", 8, 1, 1)
 

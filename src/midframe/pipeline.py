@@ -32,10 +32,11 @@ from midframe.plan import Plan, check_target, make_plan
 from midframe.result import OnProgress, Progress, Result
 from midframe.segments import SegmentWriter, disk_trouble, enter, join, kept, segment_record
 from midframe.types import Frame, Gap, Segment, Slot
+from midframe.video.encoders import choose_encoder
 from midframe.video.images import probe_sequence, read_sequence
 from midframe.video.probe import key_times, probe
 from midframe.video.reader import LONGEST_STEP, Reader, open_reader
-from midframe.video.writer import choose_encoder, open_writer
+from midframe.video.writer import open_writer
 
 ESTIMATE_SIDE = 192  # pixels; of the picture that is made to estimate how long a run takes
 SECONDS_PER_PIXEL = 1.5e-8  # decoding, colour and encoding of one output: 30 ms at 1080p on two cores

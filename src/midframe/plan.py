@@ -21,10 +21,10 @@ from midframe.errors import InputError, MediaError
 from midframe.journal import segments_to_json
 from midframe.options import FASTEST, Options
 from midframe.types import Segment, VideoInfo
-from midframe.video import concat
+from midframe.video.encoders import Encoding, choose_encoder
 from midframe.video.images import SUFFIXES
 from midframe.video.reader import deinterlaced
-from midframe.video.writer import Encoding, choose_encoder
+from midframe.video.streams import plan_streams, stream_notes
 
 SEGMENT_OUTPUTS = 480  # pictures per segment at least: what a crash can cost; x264 has a key frame every 250 anyway
 # Containers that a target gets from its source's name; all others (.ts, .avi, .flv ...) become Matroska, which
@@ -211,7 +211,7 @@ def make_plan(
     )
     if encoding.container == "pictures" and not is_pattern(target) and frames_out != 1:
         raise InputError(f"'{target}' is one picture, and {_count(frames_out)} come out; try -o '{_pattern(target)}'")
-    notes = concat.dropped(concat.plan_streams(info, target, options))
+    notes = stream_notes(plan_streams(info, target, options))
     return Plan(
         source=info.path,
         target=target,

@@ -28,7 +28,9 @@ from midframe.models.base import Model
 from midframe.plan import Plan, report_of
 from midframe.result import LETTERS, Doubt, Result, report_text
 from midframe.types import Frame, Segment
-from midframe.video import concat
+from midframe.video import mux
+from midframe.video.segment_files import SEGMENT_SUFFIX
+from midframe.video.streams import excluded_streams
 from midframe.video.writer import Writer, open_writer
 
 # Made pictures less certain than this are noted, one for each moment; their PSNR was 25 dB in the median.
@@ -49,7 +51,7 @@ class SegmentWriter:
         self.number = first
         self.cuts_met = 0
         self._drain = drain
-        self._suffix = "" if plan.encoding.container == "pictures" else concat.SEGMENT_SUFFIX
+        self._suffix = "" if plan.encoding.container == "pictures" else SEGMENT_SUFFIX
         self._borders = [s.end for s in plan.segments[:-1] if s.end is not None]
         self._open = contextlib.ExitStack()  # holds the writer of the segment at hand
         self._writer: Writer | None = None
@@ -160,7 +162,7 @@ def join(
     """
     records = [segment_record(journal, n) for n in range(len(plan.segments))]
     pictures = plan.encoding.container == "pictures"
-    left = {plan.info.video_index, *(stream.index for stream in concat.unwanted(plan.info, plan.options))}
+    left = {plan.info.video_index, *(stream.index for stream in excluded_streams(plan.info, plan.options))}
     beside = [s for s in plan.info.streams if s.index not in left]
     if beside and not pictures:
         source, known = Path(plan.source), (journal.manifest() or {}).get("source", {})
@@ -172,7 +174,7 @@ def join(
                 "bring it back"
             )
     whole = plan.target if pictures else journal.folder / f"whole.part{plan.target.suffix}"
-    dropped = concat.join(
+    dropped = mux.join(
         [journal.folder / r["file"] for r in records if r["file"]], whole, plan.source, plan.info, plan.options
     )
     result = Result(

@@ -60,8 +60,9 @@ def compare(a: Path, b: Path, target: Path, how: str = "side") -> None:
     """
     from midframe.colour import to_rgb
     from midframe.types import PixelFormat
+    from midframe.video.encoders import choose_encoder
     from midframe.video.reader import open_reader
-    from midframe.video.writer import choose_encoder, open_writer
+    from midframe.video.writer import open_writer
 
     with open_reader(a) as left, open_reader(b) as right:
         one, two = left.info, right.info

@@ -89,7 +89,8 @@ def still(scene: Scene, film: Path, target: Path, number: int = 33) -> None:
 def render(scene: Scene, target: Path, rate: Fraction = RATE) -> None:
     """The scene as a film."""
     from midframe.types import PixelFormat, VideoInfo
-    from midframe.video.writer import choose_encoder, open_writer
+    from midframe.video.encoders import choose_encoder
+    from midframe.video.writer import open_writer
 
     form = PixelFormat("gbrp", "rgb", 8, matrix="rgb", full_range=True)
     info = VideoInfo(

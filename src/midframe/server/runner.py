@@ -179,8 +179,9 @@ def _make_view(source: Path, target: Path, segment: Segment, cancel: threading.E
 
     HDR becomes whatever eight bits make of it; the result that is downloaded is not touched by this.
     """
+    from midframe.video.encoders import choose_encoder
     from midframe.video.reader import open_reader
-    from midframe.video.writer import choose_encoder, open_writer
+    from midframe.video.writer import open_writer
 
     if target.exists():
         return  # an earlier run got this far

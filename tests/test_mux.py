@@ -20,10 +20,14 @@ from clips import NTSC_FILM, Clip, make
 from midframe.errors import MediaError
 from midframe.options import Options
 from midframe.types import Frame, VideoInfo
-from midframe.video import concat
+from midframe.video import mux
+from midframe.video.encoders import choose_encoder
 from midframe.video.probe import probe
 from midframe.video.reader import open_reader
-from midframe.video.writer import choose_encoder, open_writer
+from midframe.video.stream_writers import StreamCopier
+from midframe.video.streams import plan_streams, stream_notes
+from midframe.video.timestamps import TimestampMap
+from midframe.video.writer import open_writer
 from test_writer import PLAIN, disk_of, flat, info_of, left
 
 NOTHING = Options()
@@ -55,7 +59,7 @@ def through(source: Path, target: Path, options: Options = NOTHING, size: int = 
     rate = info.rate or Fraction(25)
     tick = (info.time_base if info.vfr else 1 / rate) * slow
     paths = cut(target.parent / "segments", info, target, frames, size, rate, tick)
-    return concat.join(paths, target, source, info, options)
+    return mux.join(paths, target, source, info, options)
 
 
 def stamps(path: Path) -> list[Fraction]:
@@ -81,7 +85,7 @@ def test_the_join_is_exact(tmp_path: Path, name: str, rate: Fraction) -> None:
     frames = [flat(PLAIN, n % 40, 64, 64, 1 / rate) for n in range(100)]
     frames = [replace(frame, pts=n / rate) for n, frame in enumerate(frames)]
     paths = cut(tmp_path / "s", info, tmp_path / name, frames, 17, rate, 1 / rate)
-    assert concat.join(paths, tmp_path / name, None, info) == []
+    assert mux.join(paths, tmp_path / name, None, info) == []
     made = probe(tmp_path / name)
     assert made.rate == rate and not made.vfr
     found = [at - made.start for at in stamps(tmp_path / name)]
@@ -98,7 +102,7 @@ def test_where_the_borders_lie_changes_no_picture_order(tmp_path: Path) -> None:
     frames = [replace(frame, pts=Fraction(n, 24)) for n, frame in enumerate(frames)]
     for size in (60, 1, 7):
         paths = cut(tmp_path / f"s{size}", info, tmp_path / "a.mp4", frames, size, Fraction(24), Fraction(1, 24))
-        concat.join(paths, tmp_path / f"{size}.mp4", None, info)
+        mux.join(paths, tmp_path / f"{size}.mp4", None, info)
         with open_reader(tmp_path / f"{size}.mp4") as reader:
             found = list(reader)
         assert [frame.pts for frame in found] == [frame.pts for frame in frames]
@@ -115,7 +119,7 @@ def test_a_variable_rate_and_a_late_start(tmp_path: Path, name: str) -> None:
         replace(flat(PLAIN, n), pts=Fraction(1, 3) + stamp * tick, duration=5 * tick) for n, stamp in enumerate(at)
     ]
     paths = cut(tmp_path / "s", info, tmp_path / name, frames, 4, Fraction(30), tick)
-    concat.join(paths, tmp_path / name, None, info)
+    mux.join(paths, tmp_path / name, None, info)
     with open_reader(tmp_path / name) as reader:
         found = list(reader)
     exact = Fraction(1, 2000) if name == "a.mkv" else Fraction(0)
@@ -179,7 +183,7 @@ def test_a_second_video_with_b_frames_is_copied(tmp_path: Path) -> None:
 def test_what_mp4_cannot_hold_is_said_before_the_work(tmp_path: Path) -> None:
     source = make(tmp_path / "a.mkv", FULL)
     target = tmp_path / "b.mp4"
-    lines = concat.dropped(concat.plan_streams(probe(source), target, NOTHING))
+    lines = stream_notes(plan_streams(probe(source), target, NOTHING))
     assert len(lines) == 3
     assert "ass) becomes mov_text" in lines[0] and ".mkv keeps them" in lines[0]
     assert "subrip) becomes mov_text" in lines[1]
@@ -330,21 +334,21 @@ def test_a_lost_source_costs_the_sound_and_not_the_film(tmp_path: Path) -> None:
         frames = list(reader)
     paths = cut(tmp_path / "s", info, tmp_path / "b.mkv", frames, 10, Fraction(24), Fraction(1, 24))
     source.unlink()
-    lines = concat.join(paths, tmp_path / "b.mkv", source, info)
+    lines = mux.join(paths, tmp_path / "b.mkv", source, info)
     assert len(lines) == 1 and "left out" in lines[0]
     assert len(stamps(tmp_path / "b.mkv")) == 24
 
 
 def test_a_stream_that_fails_costs_that_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make(tmp_path / "a.mkv", Clip(sounds=2, subtitles=("subrip",)))
-    packets_of = concat._Line.packets
+    packets_of = StreamCopier.packets
 
-    def broken(self: concat._Line, packet: object, origin: Fraction) -> object:
+    def broken(self: StreamCopier, packet: object, origin: Fraction) -> object:
         if self.plan.kind == "subtitle":
             raise ValueError("cannot be muxed")
         return packets_of(self, packet, origin)
 
-    monkeypatch.setattr(concat._Line, "packets", broken)
+    monkeypatch.setattr(StreamCopier, "packets", broken)
     lines = through(source, tmp_path / "b.mkv")
     assert len(lines) == 1 and "ends early: cannot be muxed" in lines[0]
     assert len(stamps(tmp_path / "b.mkv")) == 24
@@ -356,16 +360,16 @@ def test_damaged_segments_are_named(tmp_path: Path) -> None:
     paths = cut(tmp_path / "s", info, tmp_path / "b.mp4", frames, 10, Fraction(24), Fraction(1, 24))
     paths[1].write_bytes(b"nothing")
     with pytest.raises(MediaError, match="damaged or missing"):
-        concat.join(paths, tmp_path / "b.mp4", None, info)
+        mux.join(paths, tmp_path / "b.mp4", None, info)
     other = cut(tmp_path / "o", info_of(width=32), tmp_path / "b.mp4",
                 [flat(PLAIN, 0, 32)], 10, Fraction(24), Fraction(1, 24))  # fmt: skip
     with pytest.raises(MediaError, match="other settings"):
-        concat.join([paths[0], *other], tmp_path / "b.mp4", None, info)
+        mux.join([paths[0], *other], tmp_path / "b.mp4", None, info)
     plain = make(tmp_path / "plain.mkv")
-    with pytest.raises(MediaError, match="no segment of midframe"):
-        concat.join([plain], tmp_path / "b.mp4", None, info)
-    with pytest.raises(MediaError, match="no pictures"):
-        concat.join([], tmp_path / "b.mp4", None, info)
+    with pytest.raises(MediaError, match="not a segment of midframe"):
+        mux.join([plain], tmp_path / "b.mp4", None, info)
+    with pytest.raises(MediaError, match="no frames"):
+        mux.join([], tmp_path / "b.mp4", None, info)
     assert left(tmp_path) == ["o", "plain.mkv", "s"]
 
 
@@ -380,7 +384,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     paths = cut(tmp_path / "s", info, tmp_path / "b.mp4", noise, 12, Fraction(24), Fraction(1, 24))
     (tmp_path / "b.mp4").write_bytes(b"precious")
     with pytest.raises(MediaError, match="larger than its disk"), disk_of(100_000):
-        concat.join(paths, tmp_path / "b.mp4", None, info)
+        mux.join(paths, tmp_path / "b.mp4", None, info)
     assert left(tmp_path) == ["b.mp4", "s"] and (tmp_path / "b.mp4").read_bytes() == b"precious"
 
 
@@ -394,7 +398,7 @@ def test_pictures_are_renumbered(tmp_path: Path) -> None:
         with open_writer(parts[-1], info, encoding, rate=Fraction(24), segment=True) as writer:
             for k in range(n, n + 4):
                 writer.write(flat(PLAIN, k))
-    concat.join(parts, f"{target}/", None, info)
+    mux.join(parts, f"{target}/", None, info)
     assert left(target) == [f"{n:06d}.png" for n in range(1, 9)]
     with open_reader(target, in_rate=Fraction(24)) as reader:
         levels = [int(frame.planes[1][0, 0]) for frame in reader]  # green
@@ -407,7 +411,7 @@ def test_a_thousand_segments_join_in_seconds(tmp_path: Path) -> None:
     frames = [replace(flat(PLAIN, n % 30, 32, 32), pts=Fraction(n, 24)) for n in range(2000)]
     paths = cut(tmp_path / "s", info, tmp_path / "a.mp4", frames, 2, Fraction(24), Fraction(1, 24))
     begin = time.monotonic()
-    concat.join(paths, tmp_path / "a.mp4", None, info)
+    mux.join(paths, tmp_path / "a.mp4", None, info)
     assert time.monotonic() - begin < 10
     assert len(stamps(tmp_path / "a.mp4")) == 2000
 
@@ -419,7 +423,7 @@ def test_a_thousand_segments_join_in_seconds(tmp_path: Path) -> None:
     stamp=st.integers(-(10**9), 10**9),
 )
 def test_whole_numbers_give_what_fractions_give(base: Fraction, origin: Fraction, slowmo: Fraction, stamp: int) -> None:
-    clock = concat._Clock(Fraction(0), None, Fraction(1, 7), slowmo, Fraction(-3, 11))
-    seconds, units = clock.rulers(base, origin)
+    clock = TimestampMap(Fraction(0), None, Fraction(1, 7), slowmo, Fraction(-3, 11))
+    seconds, units = clock.affine_maps(base, origin)
     assert seconds.exact(stamp) == clock.out(stamp * base - origin)
     assert units.nearest(stamp) == round(clock.out(stamp * base - origin) / base)

@@ -1,0 +1,43 @@
+"""Containers by the suffix of a target, and their muxer options."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+from midframe.errors import UnsupportedError
+from midframe.video.files import named
+from midframe.video.timestamps import timescale
+
+# Suffix of a target -> libav's muxer.
+CONTAINERS = {
+    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".qt": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi",
+    ".ts": "mpegts", ".m2ts": "mpegts", ".mts": "mpegts", ".nut": "nut", ".mxf": "mxf", ".gif": "gif", ".flv": "flv",
+}  # fmt: skip
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
+
+
+def container_of(path: str | os.PathLike[str]) -> str:
+    """libav's muxer for a target, by its suffix; "pictures" for a folder or a pattern of images.
+
+    Raises:
+        UnsupportedError: no muxer is known for the suffix.
+    """
+    text = os.fspath(path)
+    suffix = Path(text).suffix.lower()
+    if suffix in IMAGE_SUFFIXES or text.endswith(("/", os.sep)) or Path(text).is_dir():
+        return "pictures"
+    if suffix not in CONTAINERS:
+        known = " ".join(name for name in CONTAINERS if name in (".mp4", ".mkv", ".mov", ".webm", ".avi"))
+        given = f"the suffix {suffix} of {named(path)} is" if suffix else f"{named(path)} has no suffix that is"
+        raise UnsupportedError(f"{given} not a known container; allowed: {known}, or a folder of PNG images")
+    return CONTAINERS[suffix]
+
+
+def muxer_options(muxer: str, tick: Fraction) -> dict[str, str]:
+    """Muxer options that keep timestamps exact and put the index at the start of the file."""
+    if muxer in ("mp4", "mov"):
+        scale = str(timescale(tick))
+        return {"video_track_timescale": scale, "movie_timescale": scale, "movflags": "+faststart"}
+    return {}

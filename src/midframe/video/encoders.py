@@ -1,0 +1,289 @@
+"""The encoder of a run, chosen and tried before any work.
+
+encoding = choose_encoder(info, "out.mp4")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.codec
+import av.codec.context
+import av.error
+
+from midframe.errors import UnsupportedError
+from midframe.types import PixelFormat, VideoInfo
+from midframe.video import formats
+from midframe.video.containers import container_of
+from midframe.video.encoder_settings import DEFAULT_CRF, LOSSLESS, encoder_options
+
+# Encoders that accept subsampled chroma in even sizes only; VP9, AV1 and FFV1 accept any.
+_EVEN_SIZES_ONLY = ("libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc", "h264_qsv", "hevc_qsv", "mpeg4")
+X265_MIN_SIDE = 16  # pixels; x265 refuses less
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Encoder, container and pixel format of an output: decided before the work, shown in the plan."""
+
+    codec: str  # libav's name of the encoder
+    container: str  # libav's name of the muxer; "pictures" for a folder of images
+    format: PixelFormat  # input of the encoder
+    options: tuple[tuple[str, str], ...] = ()
+    crf: float | None = None
+    notes: tuple[str, ...] = ()  # what the conversion loses, one line each
+
+    def __str__(self) -> str:
+        quality = "" if self.crf is None else f" crf {self.crf:g}"
+        return f"{self.codec}{quality}, {self.format.name}"
+
+
+def choose_encoder(
+    info: VideoInfo,
+    target: str | os.PathLike[str],
+    codec: str = "auto",
+    *,
+    crf: float | None = None,
+    preset: str | None = None,
+    pix_fmt: str = "auto",
+    options: Sequence[tuple[str, str]] = (),
+) -> Encoding:
+    """Choose the encoder for a source and a target, and check that it opens.
+
+    "auto" is libx264 for 8 bits, libx265 for more (HDR stays HDR), VP9 or AV1 in WebM; transparency goes to
+    ProRes 4444 in MOV, FFV1 in MKV, VP9 in WebM, PNG in folders.
+
+    Args:
+        info: the source.
+        target: path of the output; its suffix decides the container.
+        codec: "auto" or an encoder of libav's.
+        crf: quality, smaller is better; None: visually lossless.
+        preset: speed of the encoder, one of its own names.
+        pix_fmt: "auto" (as the source, as far as the encoder goes) or a pixel format of libav's.
+        options: further (key, value) pairs for the encoder.
+
+    Raises:
+        UnsupportedError: the container, the encoder or their combination is not supported.
+        InputError: an option that the encoder does not accept.
+    """
+    container = container_of(target)
+    source = info.format
+    if container == "pictures":
+        return _image_encoding(source, target, codec)
+    if codec == "auto":
+        codec = _auto_codec(source, container, target, pix_fmt)
+        if codec == "libx265" and min(info.width, info.height) < X265_MIN_SIDE:
+            codec = "libx264"
+    try:
+        encoder = av.codec.Codec(codec, "w")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise UnsupportedError(f"no encoder {codec!r} is in this build; try -c auto, libx264 or libx265") from error
+    if encoder.type != "video":
+        raise UnsupportedError(f"{codec!r} encodes {encoder.type}, not video; try -c auto, libx264 or libx265")
+    if not _container_takes(container, codec):
+        raise UnsupportedError(
+            f"{Path(target).suffix} cannot hold {encoder.canonical_name} ({codec}); "
+            f"name the output .mkv, or choose another codec with -c"
+        )
+    supported = [pixel.name for pixel in encoder.video_formats or ()]
+    usable = [name for name in supported if formats.is_planar(name) and not name.startswith("yuvj")]
+    if pix_fmt != "auto":
+        names = [pix_fmt.replace("yuvj", "yuv")]
+        if supported and names[0] not in usable:
+            raise UnsupportedError(f"{codec} takes no {pix_fmt}; allowed: {' '.join(usable)}")
+    elif not usable:
+        names = [formats.name_of(source)]
+        if supported and names[0] not in supported:
+            raise UnsupportedError(f"{codec} accepts none of the pixel formats that midframe writes; try -c libx264")
+    else:  # some encoders list formats that they refuse: libvpx lists yuva444p
+        names = sorted(usable, key=lambda option: _format_cost(source, option, codec))[:3]
+    refusal: UnsupportedError | None = None
+    for name in names:
+        made = _target_format(info, name)
+        settings = encoder_options(codec, crf, preset, options, info, made)
+        if container == "avi" and codec in ("libx264", "libx265", "mpeg4") and "bf" not in dict(settings):
+            settings = (*settings, ("bf", "0"))  # AVI has one timestamp per frame: no reordering
+        plain = codec in LOSSLESS or codec.startswith("prores")
+        quality = None if plain else (crf if crf is not None else DEFAULT_CRF.get(codec))
+        encoding = Encoding(codec, container, made, settings, quality, _conversion_notes(info, codec, container, made))
+        try:
+            _check_opens(info, encoding)
+        except UnsupportedError as error:
+            refusal = refusal or error
+        else:
+            return encoding
+    assert refusal is not None
+    raise refusal
+
+
+def _conversion_notes(info: VideoInfo, codec: str, container: str, made: PixelFormat) -> tuple[str, ...]:
+    """Describe what frames lose in the conversion to the format of the encoder."""
+    source, notes = info.format, []
+    if source.alpha and not made.alpha:
+        notes.append(f"transparency is lost: {codec} in {container} has no alpha")
+    if made.depth < source.depth:
+        notes.append(f"{source.depth} bits become {made.depth}: {codec} accepts no more")
+    if codec in _EVEN_SIZES_ONLY and ((made.chroma_w and info.width % 2) or (made.chroma_h and info.height % 2)):
+        wide, high = info.width + info.width % 2, info.height + info.height % 2
+        notes.append(
+            f"{codec} accepts even sizes only: {info.width}x{info.height} becomes {wide}x{high} by repeating the last "
+            f"column or row; --pix-fmt yuv444p keeps the size"
+        )
+    return tuple(notes)
+
+
+def _check_opens(info: VideoInfo, encoding: Encoding) -> None:
+    """Open the encoder once, so that a refusal comes before the work."""
+    rate = info.rate or Fraction(25)
+    with av.open(os.devnull, "w", format="null") as nowhere:
+        stream = add_encoder(nowhere, info, encoding, rate, 1 / rate)
+        try:
+            stream.codec_context.open()
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            said = ", ".join(f"{key}={value}" for key, value in encoding.options)
+            width, height = encoded_size(info, encoding)
+            raise UnsupportedError(
+                f"{encoding.codec} refuses {width}x{height} {encoding.format.name} with {said or 'no options'} "
+                f"({getattr(error, 'strerror', None) or error}); try other -e options, or -c libx264"
+            ) from error
+
+
+def _auto_codec(source: PixelFormat, container: str, target: str | os.PathLike[str], pix_fmt: str) -> str:
+    alpha = source.alpha and (pix_fmt == "auto" or "yuva" in pix_fmt or "gbrap" in pix_fmt)
+    if alpha:
+        found = {"webm": "libvpx-vp9", "mov": "prores_ks", "matroska": "ffv1", "nut": "ffv1", "avi": "ffv1"}
+        if container in found:
+            return found[container]
+        raise UnsupportedError(
+            f"the source has transparency, which {Path(target).suffix} cannot hold; name the output .mov (ProRes "
+            f"4444), .webm (VP9) or .mkv (FFV1), or drop it with --pix-fmt yuv420p"
+        )
+    deep = source.depth > 8 if pix_fmt == "auto" else pix_fmt.endswith(("10le", "12le", "10", "12"))
+    if container == "webm":
+        return "libsvtav1" if deep else "libvpx-vp9"
+    if container == "mxf":
+        return "mpeg2video"
+    if container in ("avi", "flv"):
+        return "libx264"
+    if container == "gif":
+        return "gif"
+    return "libx265" if deep else "libx264"
+
+
+def _container_takes(container: str, codec: str) -> bool:
+    with av.open(os.devnull, "w", format=container) as probe:
+        try:
+            probe.add_stream(codec)
+        except ValueError:
+            return False
+    return True
+
+
+def _format_cost(source: PixelFormat, option: str, codec: str) -> tuple[int, ...]:
+    """Rank a pixel format for a source: first by what is lost, then by what is added."""
+    made = formats.describe(option, matrix=source.matrix, full_range=source.full_range, siting=source.siting)
+    chroma_w, chroma_h = source.chroma_w, source.chroma_h
+    depth = source.depth
+    lossless = codec in LOSSLESS
+    if source.layout != "yuv" and not lossless:
+        chroma_w = chroma_h = 1  # which every player decodes
+        depth = min(depth, 10)
+    same_kind = made.layout == source.layout if lossless else made.layout == "yuv"
+    return (
+        int(source.alpha and not made.alpha),
+        int(not same_kind),
+        max(0, depth - made.depth),
+        max(0, made.chroma_w - chroma_w) + max(0, made.chroma_h - chroma_h),
+        int(made.alpha and not source.alpha),
+        max(0, chroma_w - made.chroma_w) + max(0, chroma_h - made.chroma_h),
+        max(0, made.depth - depth),
+    )
+
+
+def _target_format(info: VideoInfo, name: str) -> PixelFormat:
+    """Describe pixel format `name` with the colour tags of the source; BT.709 or BT.601 if the source is RGB."""
+    source = info.format
+    matrix, full = source.matrix, source.full_range
+    if source.layout == "rgb":
+        matrix = "bt709" if info.width >= 1280 or info.height > 576 else "smpte170m"
+        full = False
+    made = formats.describe(
+        name, matrix=matrix, full_range=full, primaries=source.primaries, transfer=source.transfer,
+        siting="left" if source.layout != "yuv" else source.siting,
+    )  # fmt: skip
+    if (made.chroma_w, made.chroma_h) != (source.chroma_w, source.chroma_h) and made.siting not in ("left", "center"):
+        made = replace(made, siting="left")
+    return made
+
+
+def _image_encoding(source: PixelFormat, target: str | os.PathLike[str], codec: str) -> Encoding:
+    suffix = Path(target).suffix.lower() or ".png"
+    if codec not in ("auto", "png", "tiff", "mjpeg", "libwebp"):
+        raise UnsupportedError(f"a folder of images accepts -c png, tiff, mjpeg or libwebp, not {codec}")
+    by_suffix = {".png": "png", ".tif": "tiff", ".tiff": "tiff", ".jpg": "mjpeg", ".jpeg": "mjpeg", ".webp": "libwebp"}
+    chosen = by_suffix.get(suffix, "png") if codec == "auto" else codec
+    deep = source.depth > 8 and chosen in ("png", "tiff")
+    alpha = source.alpha and chosen != "mjpeg"
+    if chosen == "mjpeg":
+        made = formats.describe("yuv444p", matrix="smpte170m", full_range=True, siting="center")
+        return Encoding(chosen, "pictures", made, (("qmin", "1"), ("qmax", "2")))
+    name = ("gbrap" if alpha else "gbrp") + ("16le" if deep else "")
+    if source.layout == "gray" and not alpha:
+        name = "gray16le" if deep else "gray"
+    made = formats.describe(name, matrix=source.matrix, full_range=True, siting="left")
+    options = (("lossless", "1"),) if chosen == "libwebp" else ()
+    return Encoding(chosen, "pictures", made, options)
+
+
+def add_encoder(container: Any, info: VideoInfo, encoding: Encoding, rate: Fraction, tick: Fraction) -> Any:
+    """Add a video stream with this encoding to an output container, with the colour tags of the source."""
+    if encoding.codec == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # or it prints its settings
+    made = encoding.format
+    stream = container.add_stream(encoding.codec, rate=rate, options=dict(encoding.options))
+    context = stream.codec_context
+    context.width, context.height = encoded_size(info, encoding)
+    context.pix_fmt = made.name
+    context.time_base = tick
+    context.framerate = rate
+    stream.time_base = tick
+    context.flags |= av.codec.context.Flags.frame_duration
+    context.sample_aspect_ratio = info.sample_aspect
+    if info.display_matrix is not None:
+        stream.set_display_matrix(info.display_matrix)
+    if made.layout == "rgb":
+        context.colorspace = formats.code(formats.MATRICES, "rgb")
+        context.color_range = formats.RANGE_FULL
+    else:
+        converted = info.format.layout == "rgb"
+        said = converted or "matrix" not in info.untagged
+        context.colorspace = formats.code(formats.MATRICES, made.matrix) if said else formats.UNSPECIFIED
+        if converted or made.full_range or "full_range" not in info.untagged:
+            context.color_range = formats.RANGE_FULL if made.full_range else formats.RANGE_LIMITED
+    context.color_primaries = formats.code(formats.PRIMARIES, made.primaries)
+    context.color_trc = formats.code(formats.TRANSFERS, made.transfer)
+    return stream
+
+
+def encoded_size(info: VideoInfo, encoding: Encoding) -> tuple[int, int]:
+    """Return width and height of the encoded frames: those of the source, rounded up to even if necessary."""
+    width, height = info.width, info.height
+    if encoding.codec in _EVEN_SIZES_ONLY:
+        width += width % 2 if encoding.format.chroma_w else 0
+        height += height % 2 if encoding.format.chroma_h else 0
+    return width, height
+
+
+def reorder_depth(context: Any) -> int:
+    """Return the largest number of packets of an opened encoder that precede one shown before them."""
+    declared: int = context.reorder_depth  # which libx265's wrapper leaves at 0
+    if context.codec.canonical_name in ("h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"):
+        software = context.codec.name in ("libx264", "libx265", "mpeg4", "mpeg2video", "mpeg1video")
+        return max(declared, 2 if software else 4)  # one level of a pyramid of B frames; hardware may have two
+    return declared

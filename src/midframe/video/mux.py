@@ -1,0 +1,363 @@
+"""Join encoded segments and the other streams of the source into one file, at packet level: nothing is encoded again.
+
+`join` appends segments with exact timestamps and, in the same pass, copies audio, subtitles, chapters, attachments,
+cover art and tags from the source. It holds a few packets, whatever the length of the video. A stream that fails
+midway costs that stream, never the video.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import av.stream
+
+from midframe.errors import MediaError, UnsupportedError
+from midframe.options import Options
+from midframe.types import VideoInfo
+from midframe.video import image_writer
+from midframe.video.containers import container_of, muxer_options
+from midframe.video.files import named, open_source, packets_of, witness, write_error
+from midframe.video.segment_files import (
+    min_frame_spacing,
+    open_segment,
+    segment_clock,
+    segment_reorder_depth,
+    segment_stamps,
+)
+from midframe.video.stream_writers import StreamCopier, kept_tags, stream_writer
+from midframe.video.streams import StreamPlan, drop, plan_streams, stream_notes
+from midframe.video.timestamps import AffineMap, DecodingTimes, common_timescale, timestamp_map
+from midframe.video.writer import check_target
+
+# Errors of the disk, not of a stream.
+_DISK_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ESTALE,
+)  # fmt: skip
+
+
+def join(
+    segments: Sequence[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None,
+    info: VideoInfo,
+    options: Options | None = None,
+) -> list[str]:
+    """Join segments, and the streams of the source that `plan_streams` keeps, into one file.
+
+    Args:
+        segments: files that `open_writer(..., segment=True)` wrote, or folders of images if the target is one.
+        target: the file to write, under exactly this name; its suffix decides the container.
+        source: the video that the other streams are copied from; None: video stream only.
+        info: the source, as `probe` described it.
+        options: range, slow motion, audio, subtitles, chapters.
+
+    Returns:
+        One line for each stream that is not in the output as it was in the source, with the reason.
+
+    Raises:
+        MediaError: a segment is damaged, the source is lost midway, or the target cannot be written. Nothing is left at
+            the target then.
+    """
+    options = options if options is not None else Options()
+    path = Path(target)
+    if not segments:
+        raise MediaError(f"there are no frames for {named(path)}: the given range holds none")
+    container = container_of(target)
+    if container == "pictures":
+        image_writer.join_folders([Path(one) for one in segments], path)
+        return stream_notes(plan_streams(info, path, options))
+    check_target(path)
+    plans: tuple[StreamPlan, ...] = ()
+    said: list[str] = []
+    if source is not None and info.container != "pictures":
+        try:
+            plans = plan_streams(info, path, options)
+        except (MediaError, UnsupportedError) as error:  # the source is gone: the video is written all the same
+            said.append(f"audio and all other streams are left out: {error}")
+    said += stream_notes(plans)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # A header with all streams may fail although each passed its trial mux: then the least important ones are left out.
+    for without in ((), ("data",), ("data", "attachment", "cover art"), ("data", "attachment", "cover art",
+                    "subtitle"), ("data", "attachment", "cover art", "subtitle", "video", "audio")):  # fmt: skip
+        wanted = [plan for plan in plans if plan.action not in ("drop", "none")]
+        kept = tuple(plan for plan in wanted if plan.kind not in without)
+        try:
+            problems = Muxer(segments, part, container, source, info, options, kept).run()
+            os.replace(part, path)
+        except _HeaderError as error:
+            part.unlink(missing_ok=True)
+            if not kept:
+                raise write_error(path, error.cause) from error.cause
+            continue
+        except (av.error.FFmpegError, OSError) as error:
+            part.unlink(missing_ok=True)
+            raise write_error(path, error) from error
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        lost = [plan for plan in wanted if plan not in kept]
+        said += [str(drop(plan, f"{path.suffix} does not take it together with the others")) for plan in lost]
+        return said + problems
+    raise AssertionError("unreachable: without other streams the header is written or the error raised")
+
+
+class _HeaderError(Exception):
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class Muxer:
+    """Write the whole file once."""
+
+    def __init__(
+        self,
+        segments: Sequence[str | os.PathLike[str]],
+        part: Path,
+        container: str,
+        source: str | os.PathLike[str] | None,
+        info: VideoInfo,
+        options: Options,
+        plans: Sequence[StreamPlan],
+    ) -> None:
+        self.segments = segments
+        self.part = part
+        self.container = container
+        self.source = source
+        self.info = info
+        self.options = options
+        self.plans = plans
+        self.timestamps = timestamp_map(info, options)
+        self.problems: list[str] = []
+        self.writers: dict[int, StreamCopier] = {}
+
+    def run(self) -> list[str]:
+        """Write the file; return one line for every stream that failed midway."""
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(open_source(self.source)) if self.source is not None and self.plans else None
+            first = stack.enter_context(open_segment(self.segments[0]))
+            tick, start = segment_clock(first, self.segments[0])
+            offset = start - self.timestamps.shift
+            scale = common_timescale(tick, offset)
+            settings = muxer_options(self.container, Fraction(1, scale))
+            if self.container in ("mp4", "mov"):
+                settings["movflags"] = "+faststart" + ("+use_metadata_tags" if _has_quicktime_tags(self.info) else "")
+            out = av.open(f"file:{self.part}", "w", format=self.container, options=settings)
+            try:
+                self._add_streams(out, source, first, scale)
+                self._write(out, source, tick, offset, scale)
+                self._finish(out)
+            finally:
+                _close(out)
+        return self.problems
+
+    def _add_streams(self, out: Any, source: Any, first: Any, scale: int) -> None:
+        """Add all streams, tags and chapters, then write the header."""
+        try:
+            by_index = {plan.index: plan for plan in self.plans}
+            order = [s.index for s in self.info.streams] if source is not None else []
+            for index in order or [self.info.video_index]:
+                if index == self.info.video_index:
+                    self.video = self._add_video(out, first, scale)
+                elif index in by_index:
+                    self.writers[index] = stream_writer(
+                        out, source.streams[index], by_index[index], self.container, self.timestamps
+                    )
+            out.metadata.update(kept_tags(self.info.tags, self.container))
+            if source is not None or self.source is not None:
+                self._chapters(out)
+            out.start_encoding()
+        except (av.error.FFmpegError, ValueError, NotImplementedError) as error:
+            if getattr(error, "errno", None) in _DISK_ERRORS:
+                raise
+            raise _HeaderError(error) from error
+
+    def _add_video(self, out: Any, first: Any, scale: int) -> Any:
+        template = first.streams.video[0]
+        made = out.add_stream_from_template(template, opaque=True)
+        made.time_base = Fraction(1, scale)
+        if alpha := {k.lower(): v for k, v in template.metadata.items()}.get("alpha_mode"):
+            made.metadata["alpha_mode"] = alpha  # decoders ignore the alpha of VP9 without it
+        if self.info.display_matrix is not None:
+            made.set_display_matrix(self.info.display_matrix)
+        of_source = next((s for s in self.info.streams if s.index == self.info.video_index), None)
+        if of_source is not None:
+            made.metadata.update(kept_tags(of_source.tags, self.container))
+            flags = av.stream.Disposition(0)
+            for name in of_source.disposition:
+                flags |= getattr(av.stream.Disposition, name)
+            made.disposition = flags
+        return made
+
+    def _chapters(self, out: Any) -> None:
+        if not self.options.chapters or not self.info.chapters or self.source is None:
+            return
+        found = []
+        with open_source(self.source) as source:
+            for chapter in source.chapters():
+                base = chapter["time_base"] or Fraction(1, 1000)
+                begin = chapter["start"] * base - self.info.origin
+                end = chapter["end"] * base - self.info.origin
+                if end <= self.timestamps.begin or (self.timestamps.end is not None and begin >= self.timestamps.end):
+                    continue
+                begin = max(begin, self.timestamps.begin)
+                end = end if self.timestamps.end is None else min(end, self.timestamps.end)
+                found.append(
+                    {
+                        "id": chapter["id"],
+                        "start": max(0, round(self.timestamps.out(begin) * 1000)),
+                        "end": max(0, round(self.timestamps.out(end) * 1000)),
+                        "time_base": Fraction(1, 1000),
+                        "metadata": chapter["metadata"],
+                    }
+                )
+        out.set_chapters(found)
+
+    def _write(self, out: Any, source: Any, tick: Fraction, offset: Fraction, scale: int) -> None:
+        """Write all packets interleaved by time."""
+        others = self._source_packets(source) if source is not None else iter(())
+        waiting = next(others, None)
+        for packet, at in self._video_packets(tick, offset, scale):
+            while waiting is not None and waiting[0] <= at:
+                self._mux_source_packet(out, waiting[1], waiting[2])
+                waiting = next(others, None)
+            out.mux(packet)
+        while waiting is not None:
+            self._mux_source_packet(out, waiting[1], waiting[2])
+            waiting = next(others, None)
+
+    def _video_packets(self, tick: Fraction, offset: Fraction, scale: int) -> Iterator[tuple[Any, Fraction]]:
+        """Yield the packets of all segments with exact pts and increasing dts, and the output time of each."""
+        step = tick * scale  # output units per tick; whole unless the offset forced a rounding
+        times = DecodingTimes(0)
+        delay: int | None = None  # output units from the first dts to the first pts
+        extradata: bytes | None = None
+        for number, segment in enumerate(self.segments):
+            if number == 0:
+                times = DecodingTimes(segment_reorder_depth(segment), min_frame_spacing(segment, step))
+            stamps = segment_stamps(segment) if number == len(self.segments) - 1 else []
+            latest = max(stamps, default=None)
+            place = 0
+            with open_segment(segment, look=False) as opened:
+                if segment_clock(opened, segment)[0] != tick:
+                    raise MediaError(f"{named(segment)} has another tick than the first segment")
+                stream = opened.streams.video[0]
+                if number == 0:
+                    extradata = stream.codec_context.extradata
+                elif stream.codec_context.extradata != extradata:
+                    raise MediaError(f"{named(segment)} was encoded with other settings than the first segment")
+                own = segment_clock(opened, segment)[1] - self.timestamps.shift - offset
+                end = round((opened.duration or 0) / 1000)  # microseconds, of a clock that counts ticks as milliseconds
+                shown, base = AffineMap.of(step, (offset + own) * scale), Fraction(1, scale)
+                lasts = AffineMap.of(step, Fraction(0))
+                for packet in opened.demux(stream):
+                    if packet.pts is None or not packet.size:
+                        continue
+                    # a Matroska block has no duration; that of the last one follows from the duration of the file
+                    length = end - packet.pts if packet.pts == latest else packet.duration or 1
+                    pts = shown.nearest(packet.pts)
+                    dts = times(pts)
+                    if dts > pts:
+                        raise MediaError(f"{named(segment)} has frames in an order that cannot be joined")
+                    delay = pts - dts if delay is None else delay
+                    packet.pts, packet.dts = pts, dts
+                    packet.duration = max(1, lasts.nearest(length))
+                    place += 1
+                    if place == len(stamps) and self.container in ("mp4", "mov"):
+                        # QuickTime sums up durations in decoding order; the last one corrects the sum
+                        packet.duration = max(1, shown.nearest(end) - delay - dts)
+                    packet.time_base = base
+                    packet.stream = self.video
+                    yield packet, dts * base
+
+    def _source_packets(self, source: Any) -> Iterator[tuple[Fraction, int, Any]]:
+        """Yield (output time, stream index, packet) of all kept source streams in the range."""
+        wanted = [source.streams[index] for index, writer in self.writers.items() if writer.has_packets]
+        keep = {stream.index for stream in wanted}
+        for stream in source.streams:
+            if stream.index not in keep:
+                stream.discard = av.stream.Discard.all
+        if not wanted or self.source is None:
+            return
+        begin, end = self.options.start, self.timestamps.end
+        if begin is not None and begin > 30:  # seconds; an earlier start is reached by reading
+            with contextlib.suppress(av.error.FFmpegError, OverflowError):
+                source.seek(int((begin + self.info.origin - 10) * av.time_base), backward=True)
+        with witness(self.source) as check_still_there:
+            done: set[int] = set()
+            packets = packets_of(source, wanted)
+            while True:
+                try:
+                    packet = next(packets)
+                except StopIteration:
+                    check_still_there()
+                    return
+                except (av.error.FFmpegError, OSError) as error:
+                    check_still_there()
+                    self.problems.append(f"the source breaks off ({error.strerror or error}); other streams end there")
+                    return
+                index = packet.stream_index
+                stamp = packet.dts if packet.dts is not None else packet.pts
+                if not packet.size or index not in keep or index in done:
+                    continue
+                writer = self.writers[index]
+                if stamp is None or writer.cover:
+                    yield Fraction(0), index, packet
+                    continue
+                base = packet.time_base
+                if end is not None and stamp * base - self.info.origin >= end:
+                    done.add(index)
+                    if len(done) >= len(keep):
+                        return
+                    continue
+                if begin is not None:
+                    shown = (stamp if packet.pts is None else packet.pts) * base - self.info.origin
+                    if not writer.includes(shown, (packet.duration or 0) * base, begin, packet):
+                        continue
+                yield writer.affine_maps(base, self.info.origin)[0].exact(stamp), index, packet
+
+    def _mux_source_packet(self, out: Any, index: int, packet: Any) -> None:
+        writer = self.writers[index]
+        if writer.broken:
+            return
+        try:
+            for made in writer.packets(packet, self.info.origin):
+                out.mux(made)
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            if getattr(error, "errno", None) in _DISK_ERRORS:
+                raise
+            writer.broken = True
+            self.problems.append(
+                f"stream {index} ({writer.plan.kind}, {writer.plan.codec}) ends early: "
+                f"{getattr(error, 'strerror', None) or error}"
+            )
+
+    def _finish(self, out: Any) -> None:
+        for index, writer in self.writers.items():
+            if writer.broken:
+                continue
+            try:
+                for made in writer.flush():
+                    out.mux(made)
+            except (av.error.FFmpegError, ValueError) as error:
+                if getattr(error, "errno", None) in _DISK_ERRORS:
+                    raise
+                self.problems.append(f"the end of stream {index} ({writer.plan.kind}) is lost: {error}")
+        out.close()
+
+
+def _has_quicktime_tags(info: VideoInfo) -> bool:
+    return any(key.startswith("com.") for key in info.tags)
+
+
+def _close(container: Any) -> None:
+    with contextlib.suppress(av.error.FFmpegError, ValueError, OSError):
+        container.close()

@@ -1,0 +1,266 @@
+"""Stream writers: packets of one source stream into the output, copied, converted or transcoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+import av.filter
+
+from midframe.video.files import is_cover, open_source, packets_of
+from midframe.video.streams import COVER_MEDIA_TYPES, StreamPlan
+from midframe.video.timestamps import AffineMap, DecodingTimes, TimestampMap
+
+# Tags that describe the encoding of the source, not ours.
+_STALE_TAGS = (
+    "encoder", "duration", "number_of_frames", "number_of_bytes", "bps", "major_brand", "minor_version",
+    "compatible_brands", "_statistics_tags", "_statistics_writing_app", "_statistics_writing_date_utc", "source_id",
+    "vendor_id",
+)  # fmt: skip
+
+
+def stream_writer(out: Any, stream: Any, plan: StreamPlan, container: str, timestamps: TimestampMap) -> StreamCopier:
+    """Return the writer for a stream, by its disposition; the stream is added to the output."""
+    if is_cover(stream) and container == "matroska":
+        return CoverAttachment(out, stream, plan, timestamps)
+    kinds = {"copy": StreamCopier, "convert": SubtitleConverter, "encode": AudioTranscoder}
+    return kinds[plan.action](out, stream, plan, timestamps)
+
+
+class StreamCopier:
+    """Copy one stream of the source, packet by packet."""
+
+    def __init__(self, out: Any, stream: Any, plan: StreamPlan, timestamps: TimestampMap) -> None:
+        self.plan = plan
+        self.timestamps = timestamps
+        self.broken = False
+        self.cover = is_cover(stream)
+        self.has_packets = stream.type != "attachment"
+        self.last: int | None = None
+        self._base: Fraction | None = None  # seconds per unit of the latest packet
+        self.begun = False
+        self.video = stream.type == "video"
+        self.depth: int = stream.codec_context.reorder_depth if self.video and stream.codec_context is not None else 0
+        self.times: DecodingTimes | None = None
+        self.made = self.declare(out, stream)
+        if self.has_packets:
+            self.made.metadata.update(kept_tags(stream.metadata, out.format.name))
+            if stream.disposition:
+                self.made.disposition = stream.disposition
+
+    def declare(self, out: Any, stream: Any) -> Any:
+        """Add the stream to the output and return it."""
+        if stream.type == "attachment":
+            kind = stream.mimetype or "application/octet-stream"
+            return out.add_attachment(stream.name or f"attachment-{stream.index}", kind, stream.data)
+        return out.add_stream_from_template(stream, opaque=True)
+
+    def includes(self, shown: Fraction, length: Fraction, begin: Fraction, packet: Any) -> bool:
+        """Tell whether a packet belongs to a range that begins at `begin`."""
+        if self.plan.kind == "subtitle":
+            return shown + length > begin
+        if self.video:  # another video stream: from its next key frame on
+            self.begun = self.begun or (packet.is_keyframe and shown >= begin)
+            return self.begun
+        return shown + length / 2 >= begin
+
+    def packets(self, packet: Any, origin: Fraction) -> Iterator[Any]:
+        """Yield the output packets of one source packet."""
+        if not self.cover:
+            if self.video and packet.dts is None and packet.pts is not None and self.last is None:
+                self.times = DecodingTimes(self.depth)  # Matroska has no dts for the first packets
+            if self.times is not None and packet.pts is not None:
+                packet.dts = min(self.times(packet.pts), packet.pts)
+            self.retime(packet, origin)
+        packet.stream = self.made
+        yield packet
+
+    def affine_maps(self, base: Fraction, origin: Fraction) -> tuple[AffineMap, AffineMap]:
+        """Return `TimestampMap.affine_maps` for this unit, cached: a stream hardly ever changes its time base."""
+        if base != self._base:
+            self._base, self._maps = base, self.timestamps.affine_maps(base, origin)
+        return self._maps
+
+    def retime(self, packet: Any, origin: Fraction) -> None:
+        """Move a packet to output time, in its own units; dts keep increasing."""
+        _, units = self.affine_maps(packet.time_base, origin)
+        if packet.pts is not None:
+            packet.pts = units.nearest(packet.pts)
+        if packet.dts is not None:
+            packet.dts = units.nearest(packet.dts)
+        if self.plan.kind == "subtitle" and packet.pts is not None and packet.pts < 0:
+            packet.duration = max(0, (packet.duration or 0) + packet.pts)
+            packet.pts = packet.dts = 0
+        if self.timestamps.slowmo != 1 and packet.duration:
+            packet.duration = round(packet.duration * self.timestamps.slowmo)
+        if packet.dts is not None and self.last is not None and packet.dts <= self.last:
+            # two subtitles may share a timestamp, which muxers refuse
+            ahead = self.last + 1 - packet.dts
+            packet.dts += ahead
+            if packet.pts is not None and packet.pts < packet.dts:
+                packet.pts = packet.dts
+        if packet.dts is not None:
+            self.last = packet.dts
+
+    def flush(self) -> Iterator[Any]:
+        """Yield the packets that remain at the end."""
+        return iter(())
+
+
+class CoverAttachment(StreamCopier):
+    """Write cover art as an attachment, as Matroska keeps it."""
+
+    def declare(self, out: Any, stream: Any) -> Any:
+        """Attach the first packet of the stream."""
+        self.has_packets = False
+        kind = stream.metadata.get("mimetype") or COVER_MEDIA_TYPES[self.plan.codec]
+        name = stream.metadata.get("filename") or f"cover.{kind.rpartition('/')[2].replace('jpeg', 'jpg')}"
+        data = b""
+        with open_source(stream.container.name.removeprefix("file:")) as source:
+            for packet in packets_of(source, source.streams[stream.index]):
+                if packet.size:
+                    data = bytes(packet)
+                    break
+        return out.add_attachment(name, kind, data)
+
+
+class SubtitleConverter(StreamCopier):
+    """Convert text subtitles to the codec that the container holds."""
+
+    def declare(self, out: Any, stream: Any) -> Any:
+        """Add the target stream with the header of the source."""
+        stream.codec_context.open(strict=False)
+        made = out.add_stream(self.plan.target)
+        header = stream.codec_context.subtitle_header
+        made.codec_context.subtitle_header = header or _PLAIN_ASS
+        made.codec_context.time_base = Fraction(1, 1000)
+        made.time_base = Fraction(1, 1000)
+        self.stream = stream
+        return made
+
+    def packets(self, packet: Any, origin: Fraction) -> Iterator[Any]:
+        """Yield the subtitle, decoded and encoded again."""
+        text = self.stream.codec_context.decode2(packet)
+        if text is None or packet.pts is None:
+            return
+        base = Fraction(packet.time_base)
+        made = self.made.codec_context.encode_subtitle(text)
+        made.time_base = Fraction(1, 1000)
+        made.pts = made.dts = round((packet.pts * base) * 1000)
+        made.duration = round((packet.duration or 0) * base * 1000)
+        self.retime(made, origin)
+        made.is_keyframe = True
+        made.stream = self.made
+        yield made
+
+
+_PLAIN_ASS = (
+    b"[Script Info]\r\nScriptType: v4.00+\r\n\r\n[V4+ Styles]\r\nFormat: Name, Fontname, Fontsize, PrimaryColour, "
+    b"SecondaryColour, OutlineColour, BackColour, Bold, Italic, Underline, StrikeOut, ScaleX, ScaleY, Spacing, Angle, "
+    b"BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, MarginV, Encoding\r\nStyle: Default,Arial,16,&Hffffff,"
+    b"&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,1\r\n\r\n[Events]\r\nFormat: Layer, Start, End, Style, "
+    b"Name, MarginL, MarginR, MarginV, Effect, Text\r\n"
+)
+
+
+class AudioTranscoder(StreamCopier):
+    """Transcode audio: stretched for slow motion with its pitch kept, or to a codec that the container holds."""
+
+    def declare(self, out: Any, stream: Any) -> Any:
+        """Add the target stream in the sample rate and layout of the source."""
+        context = stream.codec_context
+        self.rate = context.sample_rate
+        rate = 48000 if self.plan.target == "libopus" else self.rate
+        made = out.add_stream(self.plan.target, rate=rate)
+        count = context.layout.nb_channels
+        # an unspecified channel layout is taken for the usual one
+        usual = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+        said = "channels" not in context.layout.name
+        made.codec_context.layout = context.layout if said else usual.get(count, "stereo")
+        if made.codec_context.codec.name in ("aac", "libopus", "libmp3lame"):
+            made.codec_context.bit_rate = 96_000 * max(1, context.layout.nb_channels)
+        self.out_rate = rate
+        self.stream = stream
+        self.graph: Any = None
+        self.at: int | None = None  # samples written so far, from output time 0
+        return made
+
+    def _open(self, frame: Any) -> None:
+        """Open the filter graph: atempo slows down to half speed at most, so several are chained."""
+        graph = av.filter.Graph()
+        said = "channels" not in frame.layout.name
+        nodes = [
+            graph.add_abuffer(
+                sample_rate=frame.sample_rate,
+                format=frame.format.name,
+                layout=frame.layout.name if said else None,
+                channels=None if said else frame.layout.nb_channels,
+                time_base=Fraction(1, frame.sample_rate),
+            )
+        ]
+        speed = 1 / self.timestamps.slowmo
+        while speed < Fraction(1, 2):
+            nodes.append(graph.add("atempo", "0.5"))
+            speed *= 2
+        if speed != 1:
+            nodes.append(graph.add("atempo", f"{float(speed):.9f}"))
+        context = self.made.codec_context
+        wanted = f"sample_fmts={context.format.name}:sample_rates={self.out_rate}:channel_layouts={context.layout.name}"
+        nodes.append(graph.add("aformat", wanted))
+        nodes.append(graph.add("abuffersink"))
+        graph.link_nodes(*nodes)
+        graph.configure()
+        self.graph = graph
+
+    def packets(self, packet: Any, origin: Fraction) -> Iterator[Any]:
+        """Yield what the encoder returns for the samples of one packet."""
+        base = Fraction(packet.time_base)
+        try:
+            frames = self.stream.decode(packet)
+        except (av.error.FFmpegError, ValueError):  # a damaged packet is skipped
+            return
+        for frame in frames:
+            if self.graph is None:
+                self._open(frame)
+                stamp = frame.pts if frame.pts is not None else packet.pts or 0
+                self.at = round(self.timestamps.out(stamp * base - origin) * self.out_rate)
+            frame.pts = None
+            self.graph.push(frame)
+            yield from self._encoded()
+
+    def _encoded(self) -> Iterator[Any]:
+        context = self.made.codec_context
+        while True:
+            try:
+                frame = self.graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            context.open(strict=False)
+            if context.frame_size:
+                self.graph.set_audio_frame_size(context.frame_size)
+            frame.pts = self.at
+            frame.time_base = Fraction(1, self.out_rate)
+            self.at = (self.at or 0) + frame.samples
+            yield from self.made.encode(frame)
+
+    def flush(self) -> Iterator[Any]:
+        """Yield what remains in the filter graph and the encoder."""
+        if self.graph is None:
+            return
+        self.graph.push(None)
+        yield from self._encoded()
+        yield from self.made.encode(None)
+
+
+def kept_tags(tags: Any, container: str) -> dict[str, str]:
+    """Return the source tags that still hold for the output; handler names only in QuickTime containers."""
+    stale: tuple[str, ...] = ("_statistics", "bps-", "duration-", "number_of_")
+    if container not in ("mp4", "mov"):
+        stale = (*stale, "handler_name")
+    kept = {k: v for k, v in tags.items() if k.lower() not in _STALE_TAGS and not k.lower().startswith(stale)}
+    if "name" in kept:  # QuickTime's title of a track
+        kept.setdefault("title", kept.pop("name"))
+    return kept
