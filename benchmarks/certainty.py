@@ -43,11 +43,11 @@ def measure(engine: Engine, shown: list[Frame], pictures: int) -> Iterator[tuple
             continue
         gap = Gap(shown[i], shown[i + 4], (Slot(shown[i + 2].pts, Fraction(1, 2)),))
         made = next(engine.run([gap]))
-        if made.certainty is None:
+        if made.confidence is None:
             raise SystemExit(f"model {engine.model.name} has no flow, so it has no certainty")
         error = ((made.planes[0].float() - truth) / 255) ** 2
         worst = F.avg_pool2d(error[None, None], BLOCK, BLOCK // 2).max()
-        yield 1 - made.certainty, psnr(float(error.mean())), psnr(float(worst))
+        yield 1 - made.confidence, psnr(float(error.mean())), psnr(float(worst))
 
 
 def psnr(error: float) -> float:

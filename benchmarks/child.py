@@ -23,7 +23,7 @@ def film(clip: str, target: str, model: str, ratio: str, precision: str = "auto"
     )
     seconds = time.perf_counter() - start
     done.report.unlink(missing_ok=True)
-    return {"seconds": seconds, "frames": done.frames_out, "made": done.kinds.count("m")}
+    return {"seconds": seconds, "frames": done.frames_out, "made": done.kinds.count("i")}
 
 
 def model(clip: str, model: str, ratio: str, precision: str = "auto", limit: int = 0) -> dict[str, Any]:

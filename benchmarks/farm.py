@@ -147,7 +147,7 @@ def head(segments: int = 1000) -> dict[str, float]:
         yield {"kind": "began", "node": ""}
         for frames in range(16):
             yield {"kind": "frames", "frames": frames, "pts": "0"}
-        record = {"frames_in": 0, "frames_out": 8, "kinds": "m" * 8, "cuts": [], "file": None}
+        record = {"frames_in": 0, "frames_out": 8, "kinds": "i" * 8, "cuts": [], "file": None}
         yield {"kind": "done", "record": record, "warnings": [], "packed": False, "where": "nowhere"}
 
     def count(one: Any, ticket: int, news: Any) -> None:

@@ -11,4 +11,4 @@ def show(progress: midframe.Progress) -> None:
 
 if __name__ == "__main__":
     result = midframe.interpolate(sys.argv[1], sys.argv[2], fps=60, on_progress=show)
-    print(f"\n{result.path}: {result.kinds.count('m')} new pictures, cuts at {[float(at) for at in result.cuts]}")
+    print(f"\n{result.path}: {result.kinds.count('i')} new frames, cuts at {[float(at) for at in result.cuts]}")

@@ -12,4 +12,4 @@ if __name__ == "__main__":
     interpolator = midframe.Interpolator(device="cpu")
     with open_reader(sys.argv[1]) as frames:
         for frame in interpolator.stream(frames, fps=60):
-            print(f"{float(frame.pts):8.4f} s  {frame.kind:8}  {frame.planes[0].float().mean():.2f}")
+            print(f"{float(frame.pts):8.4f} s  {frame.kind:12}  {frame.planes[0].float().mean():.2f}")

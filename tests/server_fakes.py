@@ -94,7 +94,7 @@ def run_job(task: Task, on_progress: OnProgress, cancel: threading.Event) -> Map
     return {
         "result": said.get("result", "result.mp4"), "before": "result.mp4", "after": "result.mp4",
         "report": "report.json", "marks": {"cuts": [1.5], "holds": [[1.5, 1.6]], "duplicates": [],
-        "doubts": [[0.5, 0.9]]},
+        "low_confidence": [[0.5, 0.9]]},
         "warnings": ["a warning"], "size": 26, "seconds": 1.0, "pixels": 64 * 48 * total, "bits": 8000,
     }  # fmt: skip
 

@@ -134,7 +134,7 @@ def test_7_very_short_films(tmp_path: Path, frames: int) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(frames=frames))
     result = run(source)
     assert (result.frames_in, result.frames_out) == (frames, 2 * frames)
-    assert result.kinds == "sm" * (frames - 1) + "sh"
+    assert result.kinds == "si" * (frames - 1) + "sh"
 
 
 @pytest.mark.parametrize(

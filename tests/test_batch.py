@@ -30,7 +30,7 @@ class Maker:
         self.made.append(Path(src).name)
         Path(dst).write_text("film")
         return result.Result(
-            Path(dst), Path(f"{dst}.json"), frames_in=1, frames_out=2, rate=Fraction(60), kinds="sm", cuts=()
+            Path(dst), Path(f"{dst}.json"), frames_in=1, frames_out=2, rate=Fraction(60), kinds="si", cuts=()
         )
 
 

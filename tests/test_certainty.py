@@ -77,25 +77,25 @@ def judged(model: Model, format: PixelFormat = FORMATS["8 bits"], **engine: Any)
 @pytest.mark.parametrize("spoilt", [0.0, 0.25, 0.5])
 def test_it_is_the_share_of_the_picture_that_is_right(format: PixelFormat, spoilt: float) -> None:
     passed, *made = judged(Shift(spoilt), format)
-    assert passed.certainty is None
+    assert passed.confidence is None
     for frame in made:
-        assert frame.certainty == pytest.approx(1 - spoilt, abs=0.03)  # STEP columns come from outside
+        assert frame.confidence == pytest.approx(1 - spoilt, abs=0.03)  # STEP columns come from outside
 
 
 def test_a_wrong_flow_is_not_borne_out() -> None:
     for frame in judged(Shift(flow=-STEP))[1:]:
-        assert frame.certainty is not None and frame.certainty < 0.6
+        assert frame.confidence is not None and frame.confidence < 0.6
 
 
 def test_without_a_flow_there_is_none() -> None:
-    assert [frame.certainty for frame in judged(Blend())] == [None] * 3
+    assert [frame.confidence for frame in judged(Blend())] == [None] * 3
 
 
 def test_through_tiles_it_is_the_same() -> None:
     whole, tiled = judged(Shift(0.25))[1:], judged(Shift(0.25), tile=256)[1:]
     # the fake spoils row 270 on of every tile; tiles of 256 have none
-    assert [frame.certainty for frame in tiled] == pytest.approx([1.0, 1.0], abs=0.03)
-    assert [frame.certainty for frame in whole] == pytest.approx([0.75, 0.75], abs=0.03)
+    assert [frame.confidence for frame in tiled] == pytest.approx([1.0, 1.0], abs=0.03)
+    assert [frame.confidence for frame in whole] == pytest.approx([0.75, 0.75], abs=0.03)
 
 
 def test_tiles_flow_is_that_of_the_whole() -> None:

@@ -123,7 +123,7 @@ def test_planes_move_as_rgb_does(format: PixelFormat, height: int) -> None:
     a, b, truth = (shifted(scene, dx, height, 200) for dx in (0.0, 7.0, 7.0 * 0.3))
     frames = [Frame(colour.from_rgb(p, format), format, Fr(n), Fr(1), n) for n, p in enumerate((a, b))]
     (made,) = Engine(Dis()).run([Gap(*frames, (Slot(Fr(3, 10), Fr(3, 10)),))])
-    assert made.kind == "made"
+    assert made.kind == "interpolated"
     assert [(p.shape, p.dtype) for p in made.planes] == [(p.shape, p.dtype) for p in frames[0].planes]
     out = colour.to_rgb(made.planes, format)
     inside = (slice(None), slice(20, -20), slice(20, -20))
@@ -173,7 +173,7 @@ def test_pictures_smaller_than_a_patch_go_the_long_way() -> None:
     planes = [colour.from_rgb(clouds(seed, 12, 10), form) for seed in (1, 2)]
     frames = [Frame(p, form, Fr(n), Fr(1), n) for n, p in enumerate(planes)]
     (made,) = Engine(Dis()).run([Gap(*frames, (Slot(Fr(1, 2), Fr(1, 2)),))])
-    assert made.kind == "made" and made.planes[0].shape == (12, 10)
+    assert made.kind == "interpolated" and made.planes[0].shape == (12, 10)
 
 
 @pytest.mark.parametrize(("height", "width", "scale"), [(720, 1280, 1.0), (1080, 1920, 0.5), (2160, 3840, 0.25)])

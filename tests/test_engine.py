@@ -89,7 +89,7 @@ def test_source_frames_pass_untouched_and_times_are_the_slots() -> None:
     assert [f.pts for f in out] == [Fr(k, 60) for k in range(10)]
     assert {f.duration for f in out} == {Fr(1, 60)} and [f.index for f in out] == list(range(10))
     kinds = "".join(f.kind[0] for f in out)
-    assert kinds == "smmmmsmmhh"  # frames 0 and 2 fall on the grid of 60 outputs a second, 1 and 3 do not
+    assert kinds == "siiiisiihh"  # frames 0 and 2 fall on the grid of 60 outputs a second, 1 and 3 do not
     assert out[0].planes is frames[0].planes and out[5].planes is frames[2].planes
     assert out[8].planes is frames[3].planes
 
@@ -103,7 +103,7 @@ def test_equal_pictures_in_all_but_one_sample_stay_within_one_level(format: Pixe
     changed[0].view(torch.int16 if format.depth > 8 else torch.uint8)[0, 0] ^= 1
     second = Frame(tuple(changed), format, Fr(1, 24), Fr(1, 24), 1)
     out = interpolate([frames[0], second], 72, Engine(model()))
-    assert [f.kind for f in out[:4]] == ["source", "made", "made", "source"]
+    assert [f.kind for f in out[:4]] == ["source", "interpolated", "interpolated", "source"]
     for made in out[1:3]:
         for got, source in zip(made.planes, frames[0].planes, strict=True):
             assert got.dtype == source.dtype and got.shape == source.shape
@@ -115,7 +115,7 @@ def test_equal_frames_are_repeated_without_inference() -> None:
     frames = film(1)
     again = Frame(tuple(p.clone() for p in frames[0].planes), YUV, Fr(1, 24), Fr(1, 24), 1)
     out = interpolate([frames[0], again], 48, Engine(model))
-    assert [f.kind for f in out] == ["source", "repeated", "source", "held"]
+    assert [f.kind for f in out] == ["source", "duplicate", "source", "held"]
     assert not model.calls and out[1].planes is frames[0].planes
 
 
@@ -200,7 +200,7 @@ def test_a_change_of_size_holds() -> None:
     frames = film(2)
     larger = Frame(planes(YUV, 20, 30, 9), YUV, Fr(2, 24), Fr(1, 24), 2)
     assert [f.kind for f in interpolate([*frames, larger], 48, Engine(Blend()))] == [
-        "source", "made", "source", "held", "source", "held",
+        "source", "interpolated", "source", "held", "source", "held",
     ]  # fmt: skip
 
 
@@ -215,7 +215,7 @@ def test_any_size_is_padded_and_cropped(size: tuple[int, int]) -> None:
             return image
 
     out = interpolate(film(2, height=size[0], width=size[1]), 48, Engine(Strided()))
-    assert out[1].kind == "made" and tuple(out[1].planes[0].shape) == size
+    assert out[1].kind == "interpolated" and tuple(out[1].planes[0].shape) == size
 
 
 def test_alpha_moves_with_the_picture() -> None:

@@ -687,8 +687,8 @@ def test_planes_of_a_film_come_out_as_by_way_of_rgb(
     by_rgb = list(Engine(classical).run([gap]))
     level = 1 << form.depth - 8
     for one, two in zip(direct, by_rgb, strict=True):
-        assert one.kind == two.kind == "made"
-        assert one.certainty == pytest.approx(two.certainty, abs=0.02)
+        assert one.kind == two.kind == "interpolated"
+        assert one.confidence == pytest.approx(two.confidence, abs=0.02)
         for number, (p, q) in enumerate(zip(one.planes, two.planes, strict=True)):
             assert p.dtype == q.dtype == form.dtype
             assert p.shape == q.shape

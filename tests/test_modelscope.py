@@ -104,7 +104,7 @@ def test_copies_are_the_source_bit_for_bit() -> None:
     frames = list(film(5, [], Fraction(24)))
     made = list(Engine(Blend()).run(compat.gaps(iter(frames), 24, 60, rate=Fraction(60))))
     copies = [frame for frame in made if frame.kind in ("source", "held")]
-    assert len(copies) == len(made) - sum(frame.kind == "made" for frame in made) > 0
+    assert len(copies) == len(made) - sum(frame.kind == "interpolated" for frame in made) > 0
     assert all(any(torch.equal(c.planes[0], f.planes[0]) for f in frames) for c in copies)
 
 

@@ -104,12 +104,12 @@ def test_logo_and_subtitle_over_a_pan(format: PixelFormat) -> None:
     engine = Engine(Shaken(), static="auto")
     assert engine.context == 1
     out = list(engine.run(timeline.gaps(frames, Fr(48), context=engine.context)))
-    made = [f for f in out if f.kind == "made"]
+    made = [f for f in out if f.kind == "interpolated"]
     assert len(made) == 4
     for frame, source in zip(made, frames, strict=False):
         assert psnr(frame, source, where) >= 45
     # away from the overlay the model's picture is left alone
-    plain = [f for f in Engine(Shaken()).run(timeline.gaps(frames, Fr(48))) if f.kind == "made"]
+    plain = [f for f in Engine(Shaken()).run(timeline.gaps(frames, Fr(48))) if f.kind == "interpolated"]
     middle = np.s_[50:130, 20:300]
     for frame, other in zip(made, plain, strict=True):
         same = (frame.planes[0].numpy()[middle] == other.planes[0].numpy()[middle]).mean()

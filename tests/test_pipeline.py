@@ -25,7 +25,7 @@ from midframe.errors import InputError, Interrupted, JobError, MediaError
 from midframe.journal import folder_of
 from midframe.options import Options
 from midframe.plan import plan_segments
-from midframe.result import Progress
+from midframe.result import LowConfidence, Progress
 from midframe.types import Segment
 from model_fakes import RgbBlend
 
@@ -75,10 +75,10 @@ def test_the_report_says_the_kind_of_every_picture(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(frames=6))
     result = run(source)
     assert result.path == tmp_path / "in.48fps.mp4"
-    assert result.kinds == "smsmsmsmsmsh"
+    assert result.kinds == "sisisisisish"
     report = json.loads(result.report.read_text())
     assert report["kinds"] == result.kinds
-    assert report["letters"] == {"s": "source", "m": "made", "h": "held", "r": "repeated"}
+    assert report["letters"] == {"s": "source", "i": "interpolated", "h": "held", "d": "duplicate"}
     assert Options.from_json(report["plan"]["options"]) == Options.parse(model="blend", device="cpu")
 
 
@@ -114,17 +114,17 @@ class Stumbling(RgbBlend):
         return made
 
 
-def test_the_least_certain_pictures_are_told(tmp_path: Path, small_segments: None) -> None:
+def test_frames_of_low_confidence_are_reported(tmp_path: Path, small_segments: None) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(frames=48, options={"g": "10"}))
     result = midframe.interpolate(source, tmp_path / "out.mp4", network=Stumbling(), device="cpu", ratio=2)
-    (worst, second), rest = result.doubts[:2], result.doubts[2:]
-    assert (worst.picture, second.picture) == (19, 61)  # the tenth gap, the 31st; counted through the segments
-    assert worst.certainty < second.certainty < min((doubt.certainty for doubt in rest), default=1) - 0.1
-    half_seconds = [doubt.picture // 24 for doubt in result.doubts]
+    (worst, second), rest = result.low_confidence[:2], result.low_confidence[2:]
+    assert (worst.frame, second.frame) == (19, 61)  # the tenth gap, the 31st; counted through the segments
+    assert worst.confidence < second.confidence < min((low.confidence for low in rest), default=1) - 0.1
+    half_seconds = [low.frame // 24 for low in result.low_confidence]
     assert len(half_seconds) <= 96 // 24 + 5, "one of a moment, and segments begin anew"
-    told = json.loads(result.report.read_text())["doubts"]
-    assert told[0] == {"picture": 19, "seconds": 19 / 48, "certainty": worst.certainty}
-    assert run(source, tmp_path / "blend.mp4").doubts == ()
+    told = json.loads(result.report.read_text())["low_confidence"]
+    assert told[0] == {"frame": 19, "seconds": 19 / 48, "confidence": worst.confidence}
+    assert run(source, tmp_path / "blend.mp4").low_confidence == ()
 
 
 @pytest.mark.parametrize("stop_at", [1, 33, 71])
@@ -260,12 +260,12 @@ def test_an_interlaced_film_counts_by_its_fields(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", Clip(interlaced=True, height=64, rate=Fraction(25), frames=25, sounds=1))
     result = run(source)
     assert (result.rate, result.frames_in, result.frames_out) == (100, 50, 100)
-    assert result.kinds == "sm" * 49 + "sh"
+    assert result.kinds == "si" * 49 + "sh"
     assert str(pipeline.plan(source)).startswith("25 interlaced (50 fields/s) -> 100 fps, x2, 50 -> 100 frames")
     at_field_rate = run(source, tmp_path / "fields.mkv", fps=50)
     assert at_field_rate.kinds == "s" * 50
     kept = run(source, tmp_path / "kept.mkv", vfr="keep")
-    assert kept.kinds == "sm" * 49 + "s"
+    assert kept.kinds == "si" * 49 + "s"
     slow = run(source, tmp_path / "slow.mkv", slowmo=2)
     assert (slow.rate, slow.frames_out) == (50, 100)
     woven = run(source, tmp_path / "woven.mkv", deinterlace="off")
@@ -314,7 +314,7 @@ def test_a_range_starts_and_ends_where_it_is_wished(tmp_path: Path) -> None:
     assert result.frames_out == 36
     got = times(result.path)
     assert (got[0], got[-1]) == (0, Fraction(35, 48))
-    assert result.kinds.startswith("smsm")
+    assert result.kinds.startswith("sisi")
     with pytest.raises(InputError, match=r"--start 9 s is not within the film, which ends at 2 s"):
         run(source, tmp_path / "none.mp4", start=9)
 
@@ -419,3 +419,22 @@ class TestSegments:
     def test_an_unknown_end_leaves_the_last_open(self) -> None:
         got = plan_segments([Fraction(0), Fraction(11)], Fraction(0), None, Fraction(48))
         assert got == (Segment(None, Fraction(11)), Segment(Fraction(11), None))
+
+
+def test_a_journal_with_the_names_of_earlier_versions_goes_on(tmp_path: Path, small_segments: None) -> None:
+    """Kinds m and r, and `doubts`, are what records held before; they are read for one version."""
+    source, target = clips.make(tmp_path / "in.mp4", Clip(frames=48)), tmp_path / "out.mp4"
+    straight = run(source, tmp_path / "straight.mp4")
+    drain = threading.Event()
+    drain.set()
+    with pytest.raises(Interrupted):
+        run(source, target, drain=drain)
+    record = folder_of(target) / "00000.json"
+    written = json.loads(record.read_text())
+    written["kinds"] = written["kinds"].translate(str.maketrans("id", "mr"))
+    written["doubts"] = [[3, 0.5]]
+    del written["low_confidence"]
+    record.write_text(json.dumps(written))
+    result = run(source, target)
+    assert result.kinds == straight.kinds
+    assert result.low_confidence[0] == LowConfidence(3, 0.5)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from midframe.errors import Interrupted, MediaError
-from midframe.result import Doubt
+from midframe.result import LowConfidence
 from midframe.server import plan, runner
 from midframe.server.worker import Progress, Task
 
@@ -121,13 +121,13 @@ def test_probe_says_what_the_page_shows(tmp_path: Path) -> None:
 
 
 def test_marks_are_seconds_of_the_result() -> None:
-    doubts = (Doubt(11, 0.7), Doubt(1, 0.9))
-    result = SimpleNamespace(kinds="smsmhhssrrrm", rate=Fraction(10), cuts=(Fraction(6, 10),), doubts=doubts)
+    low = (LowConfidence(11, 0.7), LowConfidence(1, 0.9))
+    result = SimpleNamespace(kinds="sisihhssdddi", rate=Fraction(10), cuts=(Fraction(6, 10),), low_confidence=low)
     found = runner.marks(result, Fraction(1, 10), Fraction(2))
     assert found["holds"] == [[0.4, 0.6]]
     assert found["duplicates"] == [[0.8, 1.1]]
     assert found["cuts"] == [1.0]  # (0.6 - 0.1) seconds of the source, twice as slow
-    assert found["doubts"] == [[0.1, 0.9], [1.1, 0.7]]
+    assert found["low_confidence"] == [[0.1, 0.9], [1.1, 0.7]]
 
 
 def test_size_follows_the_quality() -> None:

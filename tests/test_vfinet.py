@@ -403,5 +403,5 @@ def test_films_too_short_for_four_frames(network: VFINet, tmp_path: Path, frames
     """Two frames have no neighbours, three have one side of them: linear motion, and every picture is there."""
     source = clips.make(tmp_path / "in.mkv", Clip(frames=frames))
     made = midframe.interpolate(source, tmp_path / "out.mkv", network=network, device="cpu", scene="off")
-    assert made.kinds == "sm" * (frames - 1) + "sh"
+    assert made.kinds == "si" * (frames - 1) + "sh"
     assert made.frames_out == 2 * frames

@@ -170,7 +170,7 @@ class Engine:
 
         Yields:
             Frames with the pts and duration of their slots, numbered from 0. `kind` says how each came to be:
-            "source" (planes of a, untouched), "held", "repeated", "made"; `certainty` how far a made one is borne out.
+            "source" (planes of a, untouched), "interpolated" (those have a `confidence`), "held", "duplicate".
 
         Raises:
             DeviceError: out of memory after every step down.
@@ -188,7 +188,7 @@ class Engine:
                         duration=slot.duration,
                         index=index,
                         kind=kind,
-                        certainty=sure,
+                        confidence=sure,
                     )
                     index += 1
         finally:
@@ -284,7 +284,7 @@ class Engine:
         elif gap.cut:
             yield from (_Filled(slot, self._across(a, b, slot.t), "held") for slot in slots)
         else:
-            yield from (_Filled(slot, a.planes, "repeated") for slot in slots)
+            yield from (_Filled(slot, a.planes, "duplicate") for slot in slots)
 
     def _across(self, a: Frame, b: Frame, t: Fraction) -> Planes:
         """What is shown between two shots."""
@@ -318,7 +318,7 @@ class Engine:
             for slot, planes, share in zip(batch, made, sure, strict=True):
                 for protection in protections:
                     overlays.protect(planes, gap.a if 2 * slot.t < 1 else gap.b, protection)
-                yield _Filled(slot, planes, "made", share)
+                yield _Filled(slot, planes, "interpolated", share)
             slots = slots[len(batch) :]
 
     def _protections(self, gap: Gap, memory: _Memory) -> list[overlays.Protection]:

@@ -12,7 +12,8 @@ from typing import Any
 from midframe import __version__
 from midframe.types import Frame
 
-LETTERS = {"source": "s", "made": "m", "held": "h", "repeated": "r"}  # kind of a frame, in `Result.kinds`
+LETTERS = {"source": "s", "interpolated": "i", "held": "h", "duplicate": "d"}  # kind of a frame, in `Result.kinds`
+OLD_LETTERS = str.maketrans("mr", "id")  # as journals of version 0.1 before November 2026 have them
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,11 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
-    """A made picture that its neighbours bear out little: where to look first."""
+class LowConfidence:
+    """An interpolated frame that its neighbours support little: where to look first."""
 
-    picture: int  # 0-based, of the output
-    certainty: float  # share of it that both neighbours bear out, 0..1
+    frame: int  # 0-based, of the output
+    confidence: float  # 0..1; share of it that is photometrically consistent with both neighbours
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,12 @@ class Result:
     frames_in: int
     frames_out: int
     rate: Fraction
-    kinds: str  # one letter for every output picture: s source, m made, h held, r repeated
+    kinds: str  # one letter for every output frame: s source, i interpolated, h held, d duplicate
     cuts: tuple[Fraction, ...]  # seconds of the source at which a new shot begins
     warnings: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()  # streams that could not be kept, and why
     statistics: Mapping[str, float] = field(default_factory=dict)  # seconds, fps, resumed pictures
-    doubts: tuple[Doubt, ...] = ()  # the least certain picture of each half second that has one below 0.98, worst first
+    low_confidence: tuple[LowConfidence, ...] = ()  # at most one in half a second, worst first
 
 
 OnProgress = Callable[[Progress], None]
@@ -76,9 +77,9 @@ def report_text(plan: Mapping[str, Any], result: Result) -> str:
             "cuts": [str(at) for at in result.cuts],
             "letters": {letter: kind for kind, letter in LETTERS.items()},
             "kinds": result.kinds,
-            "doubts": [
-                {"picture": d.picture, "seconds": float(d.picture / result.rate), "certainty": d.certainty}
-                for d in result.doubts
+            "low_confidence": [
+                {"frame": low.frame, "seconds": float(low.frame / result.rate), "confidence": low.confidence}
+                for low in result.low_confidence
             ],
         },
         indent=1,

@@ -26,17 +26,17 @@ from midframe.errors import Interrupted, JobError, MediaError
 from midframe.journal import Journal, fingerprint, segments_from_json, segments_to_json, write_whole
 from midframe.models.base import Model
 from midframe.plan import Plan, report_of
-from midframe.result import LETTERS, Doubt, Result, report_text
+from midframe.result import LETTERS, OLD_LETTERS, LowConfidence, Result, report_text
 from midframe.types import Frame, Segment
 from midframe.video import mux
 from midframe.video.segment_files import SEGMENT_SUFFIX
 from midframe.video.streams import excluded_streams
 from midframe.video.writer import Writer, open_writer
 
-# Made pictures less certain than this are noted, one for each moment; their PSNR was 25 dB in the median.
-DOUBTFUL = 0.98
+# Interpolated frames of lower confidence are reported, one for each moment; their PSNR was 25 dB in the median.
+LOW_CONFIDENCE = 0.98
 MOMENT_SECONDS = Fraction(1, 2)  # of the output: who looks at one picture sees its neighbours too
-MOST_DOUBTS = 500
+MOST_LOW = 500
 
 
 class SegmentWriter:
@@ -56,7 +56,7 @@ class SegmentWriter:
         self._open = contextlib.ExitStack()  # holds the writer of the segment at hand
         self._writer: Writer | None = None
         self._kinds: list[str] = []
-        self._doubts: dict[int, tuple[int, float]] = {}  # moment of the segment -> its least certain picture
+        self._low: dict[int, tuple[int, float]] = {}  # moment of the segment -> its frame of least confidence
         self._cuts: dict[int, list[Fraction]] = {}
         self._sources: dict[int, int] = {}
 
@@ -96,10 +96,10 @@ class SegmentWriter:
                 )
             )
         self._writer.write(frame)
-        if frame.certainty is not None and frame.certainty < DOUBTFUL:
+        if frame.confidence is not None and frame.confidence < LOW_CONFIDENCE:
             moment = int(len(self._kinds) / (self.plan.rate * MOMENT_SECONDS))
-            if moment not in self._doubts or frame.certainty < self._doubts[moment][1]:
-                self._doubts[moment] = len(self._kinds), round(frame.certainty, 4)
+            if moment not in self._low or frame.confidence < self._low[moment][1]:
+                self._low[moment] = len(self._kinds), round(frame.confidence, 4)
         self._kinds.append(LETTERS[frame.kind])
 
     def finish(self) -> None:
@@ -120,11 +120,11 @@ class SegmentWriter:
             "frames_out": len(self._kinds),
             "kinds": "".join(self._kinds),
             "cuts": [str(at) for at in self._cuts.pop(number, [])],
-            "doubts": list(self._doubts.values()),
+            "low_confidence": list(self._low.values()),
         }
         self.journal.finish(number, self._suffix, record)
         self._kinds.clear()
-        self._doubts.clear()
+        self._low.clear()
         self.number += 1
         if self._drain.is_set() and not last:
             raise Interrupted(f"stopped; {kept(self.number, len(self.plan.segments))}")
@@ -139,7 +139,9 @@ def segment_record(journal: Journal, number: int) -> dict[str, Any]:
     record = journal.record(number)
     if record is None:
         raise JobError(f"segment {number} of '{journal.target}' has vanished; give the same command again")
-    return record
+    # records of version 0.1 before November 2026 have other letters and names
+    low = record.get("low_confidence", record.get("doubts", []))
+    return {**record, "kinds": str(record["kinds"]).translate(OLD_LETTERS), "low_confidence": low}
 
 
 def join(
@@ -187,7 +189,7 @@ def join(
         cuts=tuple(Fraction(at) for r in records for at in r["cuts"]),
         warnings=tuple(dict.fromkeys([*plan.info.warnings, *plan.notes, *warnings])),
         dropped=tuple(dropped),
-        doubts=_doubts(records),
+        low_confidence=_low_confidence(records),
         statistics={
             "seconds": round(seconds, 3),
             "frames_per_second": round(made / seconds, 3),
@@ -202,13 +204,13 @@ def join(
     return result
 
 
-def _doubts(records: Iterable[Mapping[str, Any]]) -> tuple[Doubt, ...]:
-    """The doubts of all segments, counted through the film, worst first."""
+def _low_confidence(records: Iterable[Mapping[str, Any]]) -> tuple[LowConfidence, ...]:
+    """The frames of low confidence of all segments, counted through the video, worst first."""
     found, first = [], 0
     for record in records:
-        found += [Doubt(first + picture, certainty) for picture, certainty in record.get("doubts", ())]
+        found += [LowConfidence(first + frame, confidence) for frame, confidence in record["low_confidence"]]
         first += record["frames_out"]
-    return tuple(sorted(found, key=lambda doubt: doubt.certainty)[:MOST_DOUBTS])
+    return tuple(sorted(found, key=lambda low: low.confidence)[:MOST_LOW])
 
 
 def weights_digest(model: Model) -> str:

@@ -63,9 +63,9 @@ class Frame:
     duration: Fraction  # seconds; how long it is shown
     index: int  # 0-based position in the stream
     shot: int = 0  # grows by one at each cut
-    kind: str = "source"  # how it came to be: "source", "made" (in-between), "held" (at a cut, the tail), "repeated"
-    # of a made picture: the share of it, 0..1, that both neighbours bear out (see certainty.py); else None
-    certainty: float | None = None
+    kind: str = "source"  # "source", "interpolated", "held" (at a scene change, after the end), "duplicate"
+    # 0..1, of an interpolated frame: the share of it that is photometrically consistent with both neighbours
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         """Check the planes against the format."""

@@ -135,7 +135,7 @@ def scores(scene: Scene, source: Path, result: Result) -> str:
         for number, frame in enumerate(frames):
             while following is not None and following.pts <= frame.pts:
                 shown, following = following, next(originals, None)
-            if result.kinds[number] != "m" or following is None:
+            if result.kinds[number] != "i" or following is None:
                 continue
             truth = torch.from_numpy(scene.picture(float(number / result.rate))).permute(2, 0, 1) / 255
             picture, before = to_rgb(frame.planes, frame.format), to_rgb(shown.planes, shown.format)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0  # between two plain lines
 JSON_SECONDS = 0.5  # between two JSON lines
-MOST_DOUBTS = 5  # of the least certain pictures told; the report has more
+MOST_LOW = 5  # frames of low confidence shown; the report has more
 
 
 class Teller:
@@ -174,7 +174,7 @@ class Json(Teller):
             warnings=list(result.warnings),
             dropped=list(result.dropped),
             statistics=dict(result.statistics),
-            doubts=[{"picture": doubt.picture, "certainty": doubt.certainty} for doubt in result.doubts],
+            low_confidence=[{"frame": low.frame, "confidence": low.confidence} for low in result.low_confidence],
         )
 
     def note(self, text: str) -> None:
@@ -231,10 +231,13 @@ def result_text(result: Result) -> str:
     from midframe.plan import duration_text
 
     seconds = result.statistics.get("seconds", 0.0)
-    made = result.kinds.count("m")
+    made = result.kinds.count("i")
     text = (
         f"wrote {result.path}: {result.frames_out} frames ({made} new), {len(result.cuts)} "
         f"cut{'' if len(result.cuts) == 1 else 's'}, {duration_text(seconds)}"
     )
-    worst = [f"{float(d.picture / result.rate):.2f} s ({100 * d.certainty:.0f} %)" for d in result.doubts[:MOST_DOUBTS]]
-    return f"{text}\nleast certain at {', '.join(worst)}" if worst else text
+    worst = [
+        f"{float(low.frame / result.rate):.2f} s ({100 * low.confidence:.0f} %)"
+        for low in result.low_confidence[:MOST_LOW]
+    ]
+    return f"{text}\nlow confidence at {', '.join(worst)}" if worst else text

@@ -147,8 +147,8 @@ def run_job(
 
 
 def marks(result: Any, start: Fraction, slowmo: Fraction) -> dict[str, Any]:
-    """Cuts, held and repeated stretches (half-open) and the least certain pictures of a result, in its seconds."""
-    spans: dict[str, list[list[float]]] = {"h": [], "r": []}
+    """Scene changes, held and duplicate stretches (half-open), frames of low confidence; in seconds of the result."""
+    spans: dict[str, list[list[float]]] = {"h": [], "d": []}
     position = 0
     for letter, group in groupby(result.kinds):
         length = len(list(group))
@@ -156,10 +156,10 @@ def marks(result: Any, start: Fraction, slowmo: Fraction) -> dict[str, Any]:
             spans[letter].append([float(position / result.rate), float((position + length) / result.rate)])
         position += length
     cuts = [float((at - start) * slowmo) for at in result.cuts]
-    doubts = [[float(doubt.picture / result.rate), doubt.certainty] for doubt in result.doubts]
+    low = [[float(one.frame / result.rate), one.confidence] for one in result.low_confidence]
     return {
-        "cuts": cuts[:MAX_MARKS], "holds": spans["h"][:MAX_MARKS], "duplicates": spans["r"][:MAX_MARKS],
-        "doubts": sorted(doubts),
+        "cuts": cuts[:MAX_MARKS], "holds": spans["h"][:MAX_MARKS], "duplicates": spans["d"][:MAX_MARKS],
+        "low_confidence": sorted(low),
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 Id = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{16}$", description="16 hexadecimal digits")]
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
@@ -150,8 +150,10 @@ class Marks(BaseModel):
     cuts: list[float] = []
     holds: list[tuple[float, float]] = []
     duplicates: list[tuple[float, float]] = []
-    doubts: list[tuple[float, float]] = Field(
-        default=[], description="where the least certain pictures begin, and how certain each is, 0 to 1"
+    low_confidence: list[tuple[float, float]] = Field(
+        default=[],
+        validation_alias=AliasChoices("low_confidence", "doubts"),  # results of earlier versions say doubts
+        description="where frames of low confidence begin, and the confidence of each, 0 to 1",
     )
 
 

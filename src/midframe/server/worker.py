@@ -64,8 +64,8 @@ class RunJob(Protocol):
 
     result: name of the finished film; before, after: names of what a browser can play beside each other;
     report: name of a JSON file, or None; marks: {"cuts": [s], "holds": [[s, s]], "duplicates": [[s, s]],
-    "doubts": [[s, certainty]]} in seconds of the output; warnings: [str]; size: bytes; seconds, pixels, bits: what the
-    run cost. Raises Interrupted once `cancel` is set.
+    "low_confidence": [[s, confidence]]} in seconds of the output; warnings: [str]; size: bytes; seconds, pixels, bits:
+    what the run cost. Raises Interrupted once `cancel` is set.
     """
 
     def __call__(self, task: Task, on_progress: OnProgress, cancel: threading.Event) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ export function place() { return open?.after.currentTime ?? 0; }
 export async function openViewer(job, onClose, at = 0) {
   closeViewer();
   const box = $("viewer");
-  const marks = await call("GET", `/jobs/${job.id}/marks`).catch(() => ({ cuts: [], holds: [], duplicates: [], doubts: [] }));
+  const marks = await call("GET", `/jobs/${job.id}/marks`).catch(() => ({ cuts: [], holds: [], duplicates: [], low_confidence: [] }));
   const factor = job.options.slowmo ? rateValue(job.options.slowmo) : 1;
   const source = job.source_rate, rate = rateValue(job.rate);
   const url = (kind) => `${API}/jobs/${job.id}/files/${kind}`;
@@ -51,9 +51,9 @@ export async function openViewer(job, onClose, at = 0) {
     el("div", { class: "group" }, el("button", { class: "back", "aria-label": t("back"), title: t("back"), onclick: () => step(-1) }, "◂▮"), el("button", { class: "forward", "aria-label": t("forward"), title: t("forward"), onclick: () => step(1) }, "▮▸")),
     el("div", { class: "group", role: "group" }, speedButtons),
     el("div", { class: "group", role: "group" }, viewButtons));
-  const rank = [...marks.doubts].sort((a, b) => a[1] - b[1]); // the least certain first
+  const rank = [...marks.low_confidence].sort((a, b) => a[1] - b[1]); // the least certain first
   const frameOf = (seconds) => Math.round(seconds * rate);
-  const starts = { cut: marks.cuts, hold: marks.holds.map((s) => s[0]), dup: marks.duplicates.map((s) => s[0]), doubt: marks.doubts.map((s) => s[0]) };
+  const starts = { cut: marks.cuts, hold: marks.holds.map((s) => s[0]), dup: marks.duplicates.map((s) => s[0]), doubt: marks.low_confidence.map((s) => s[0]) };
   const entry = (name, word, jump, title) => starts[name].length ? el("li", {}, el("button", { class: `quiet to-${name}`, title, onclick: jump }, el("i", { class: name }), t(word, { n: number(starts[name].length) }))) : null;
   const legend = el("ul", { class: "legend" },
     entry("cut", "nCuts", () => jumpIn(starts.cut)), entry("hold", "nHolds", () => jumpIn(starts.hold)), entry("dup", "nDups", () => jumpIn(starts.dup)),
@@ -91,7 +91,7 @@ export async function openViewer(job, onClose, at = 0) {
     const depth = (certainty) => Math.min(20, 10 + 50 * (1 - certainty)); // a fifth of the picture in doubt fills the lane
     line.setAttribute("viewBox", `0 0 ${width} 28`);
     line.replaceChildren(...marks.duplicates.map(span("dup")), ...marks.holds.map(span("hold")), ...marks.cuts.map((at) => rect("cut", x(at) - 1, x(at) + 2, 0, 28)),
-      ...marks.doubts.map(([at, certainty]) => rect("doubt", x(at + 0.5 / rate) - 1.5, 0, 28 - depth(certainty), depth(certainty))), playhead);
+      ...marks.low_confidence.map(([at, certainty]) => rect("doubt", x(at + 0.5 / rate) - 1.5, 0, 28 - depth(certainty), depth(certainty))), playhead);
   }
 
   function fit() { // the stage is exactly as large as the picture, so that the slider's border is where it seems to be
@@ -104,7 +104,7 @@ export async function openViewer(job, onClose, at = 0) {
 
   function show() {
     playhead.setAttribute("x", String(track.clientWidth * after.currentTime / (length || 1)));
-    const doubted = after.paused ? marks.doubts.find(([at]) => frameOf(at) === frameNow()) : undefined;
+    const doubted = after.paused ? marks.low_confidence.find(([at]) => frameOf(at) === frameNow()) : undefined;
     sure.textContent = doubted ? certaintyText(doubted[1]) : "";
     track.setAttribute("aria-valuenow", String(frameNow() + 1));
     clockText.textContent = `${clock(after.currentTime)} · ${t("frameOf", { a: number(frameNow() + 1), b: number(frames) })}`;
