@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,47 @@ def test_segments_change_nothing(tmp_path: Path, small_segments: None) -> None:
     whole = run(source, tmp_path / "one.mp4", fps=50)
     assert whole.kinds == result.kinds
     assert times(whole.path) == times(result.path)
+
+
+def paused(path: Path, seconds: int) -> Path:
+    """A screen recording at 30 fps with sound: no frame for so many seconds after frame 29."""
+    pts = [n if n < 30 else n + 30 * seconds for n in range(60)]
+    coding = {"g": "60", "bf": "0"}
+    return clips.make(path, Clip(rate=Fraction(30), frames=60, pts=pts, tick=Fraction(1, 30), sounds=1, options=coding))
+
+
+@pytest.mark.parametrize("seconds", [4, 70])
+def test_a_pause_is_held_and_reported(tmp_path: Path, small_segments: None, seconds: int) -> None:
+    source = paused(tmp_path / "in.mkv", seconds)
+    result = run(source, tmp_path / "out.mkv", fps=60, codec="ffv1")
+    assert result.frames_out == 60 * (seconds + 2)
+    # to one thirtieth of a second before the next frame
+    assert result.kinds == "sm" * 29 + "s" + "h" * (60 * seconds) + "m" + "sm" * 29 + "sh"
+    (held,) = result.held
+    assert abs(held.start - Fraction(29, 30)) < Fraction(1, 1000)
+    assert abs(held.end - held.start - seconds) < Fraction(1, 1000)
+    told = json.loads(result.report.read_text())["held"]
+    assert told == [{"start": float(held.start), "end": float(held.end)}]
+    assert len(json.loads(result.report.read_text())["plan"]["segments"]) > 2
+    plan.SEGMENT_OUTPUTS = 10**6  # undone by the fixture
+    whole = run(source, tmp_path / "whole.mkv", fps=60, codec="ffv1")
+    assert hashes(whole.path) == hashes(result.path) and whole.held == result.held
+
+
+def test_vfr_keep_holds_a_pause(tmp_path: Path) -> None:
+    result = run(paused(tmp_path / "in.mkv", 4), tmp_path / "out.mkv", vfr="keep")
+    got = times(result.path)
+    assert len(got) == result.frames_out == 119
+    steps = [b - a for a, b in pairwise(got[58:62])]
+    assert [round(float(step), 2) for step in steps] == [4.02, 0.02, 0.02]
+
+
+def test_missing_numbers_of_a_sequence_are_no_pause(tmp_path: Path) -> None:
+    frames = [n for n in range(1, 40) if not 5 < n < 25]
+    for n in frames:
+        clips.png(tmp_path / f"shot_{n:04d}.png", n)
+    result = run(tmp_path / "shot_%04d.png", tmp_path / "out.mkv", in_fps=24, ratio=2)
+    assert result.held == () and "hh" not in result.kinds
 
 
 class Stumbling(RgbBlend):

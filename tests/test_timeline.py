@@ -292,3 +292,78 @@ def test_integer_ratios_agree_with_the_recorded_clock_of_the_original() -> None:
         assert places == pytest.approx(case["source_position"], abs=0.006)  # it rounds t to 0.01
         compared += 1
     assert compared
+
+
+TICK = Fr(1, 90000)
+FREE, PAUSE = timeline.Holds(None, TICK), Fr(1, 30)
+
+
+def paused(*pauses: int | Fr) -> list[Frame]:
+    """Frames at 30 fps, 10 before and after every pause of so many seconds."""
+    lengths = [PAUSE] * 10
+    for pause in pauses:
+        lengths[-1] = Fr(pause)
+        lengths += [PAUSE] * 10
+    return film(lengths)
+
+
+@pytest.mark.parametrize("pause", [Fr(1), Fr(4), Fr(12), Fr(70), Fr(600)], ids=str)
+@pytest.mark.parametrize("slowmo", [Fr(1), Fr(3)], ids=str)
+def test_a_long_gap_holds_its_first_frame_until_one_interval_before_the_next(pause: Fr, slowmo: Fr) -> None:
+    frames = paused(pause)
+    gaps = list(timeline.gaps(frames, Fr(60), slowmo=slowmo, holds=FREE))
+    assert {g.a.index: g.held for g in gaps if g.held} == {9: pause - PAUSE}
+    moves = frames[9].pts + pause - PAUSE
+    for gap in gaps:
+        for slot in gap.slots:
+            instant = slot.pts / slowmo
+            if gap.a.index == 9:
+                assert slot.t == max(Fr(0), (instant - moves) / PAUSE)
+                assert slot.held == (frames[9].pts < instant <= moves)
+            elif gap.b is not None:
+                assert slot.t == (instant - gap.a.pts) / PAUSE and not slot.held
+    assert len(shown(gaps)) == timeline.output_count(pause + 19 * PAUSE, Fr(60), slowmo)
+
+
+def test_keep_holds_too() -> None:
+    frames = paused(12)
+    gaps = list(timeline.gaps(frames, Fr(60), keep=4, holds=FREE))
+    slots = [s for g in gaps for s in g.slots]
+    assert len(slots) == 4 * 19 + 1
+    (long,) = (g.slots for g in gaps if g.held)
+    assert [s.t for s in long] == [0, Fr(1, 4), Fr(1, 2), Fr(3, 4)]
+    assert [s.pts - frames[10].pts for s in long[1:]] == [-PAUSE * 3 / 4, -PAUSE / 2, -PAUSE / 4]
+    assert all(s.pts + s.duration == n.pts for s, n in pairwise(slots))
+
+
+def holds_of(lengths: list[Fr], holds: timeline.Holds = FREE) -> list[Fr]:
+    return [g.held for g in timeline.gaps(film(lengths), Fr(6), keep=1, holds=holds) if g.b is not None]
+
+
+def test_which_gaps_are_long() -> None:
+    tenth, half = Fr(1, 10), Fr(1, 2)
+    assert not any(holds_of([Fr(2)] * 5, timeline.Holds(Fr(2))))  # a constant rate of one frame in two seconds
+    assert not any(holds_of([tenth] * 4 + [3 * tenth] + [tenth] * 4))  # frames left out of motion
+    assert not any(holds_of([PAUSE] * 9 + [7 * PAUSE] + [PAUSE] * 9))  # up to a quarter of a second
+    assert holds_of([tenth, tenth, Fr(3, 2), tenth, tenth, tenth]) == [0, 0, Fr(7, 5), 0, 0]
+    assert holds_of([Fr(3, 2), tenth, tenth, tenth]) == [Fr(7, 5), 0, 0]  # at the start
+    assert holds_of([tenth, tenth, tenth, Fr(3, 2), tenth]) == [0, 0, 0, Fr(7, 5)]  # at the end
+    # single changes seconds apart: no slow dissolve
+    assert holds_of([Fr(4), Fr(3), Fr(7), Fr(4)]) == [Fr(4) - half, Fr(3) - half, Fr(7) - half]
+    # a hole in a constant rate
+    rate = Fr(1, 25)
+    assert holds_of([rate] * 5 + [Fr(3)] + [rate] * 5, timeline.Holds(rate))[5] == 3 - rate
+
+
+@given(
+    st.lists(st.sampled_from([PAUSE, PAUSE, 2 * PAUSE, Fr(1, 2), Fr(3), Fr(9), Fr(40)]), min_size=2, max_size=40),
+    st.data(),
+)
+def test_a_reader_that_starts_late_finds_the_same_holds(lengths: list[Fr], data: st.DataObject) -> None:
+    frames = film(lengths)
+    end = frames[-1].pts + frames[-1].duration
+    cut = data.draw(st.fractions(0, end, max_denominator=30).filter(lambda at: 0 < at < end))
+    first = max(i for i, f in enumerate(frames) if f.pts <= max(Fr(0), cut - 2 * timeline.NEIGHBOURHOOD))
+    whole = list(timeline.gaps(frames, Fr(24), holds=FREE))
+    late = timeline.gaps(frames[first:], Fr(24), holds=FREE, segment=Segment(cut), start=Fr(0))
+    assert shown(late) == [item for item in shown(whole) if item[0] >= cut]

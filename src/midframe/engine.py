@@ -271,10 +271,12 @@ class Engine:
     def _fill_gap(self, gap: Gap, memory: _Memory) -> Iterator[_Filled]:
         """Every slot of a gap, in order."""
         a, b = gap.a, gap.b
-        slots = list(gap.slots)
-        if slots and slots[0].t == 0 and (b is not None or slots[0].pts == a.pts):
-            yield _Filled(slots[0], a.planes, "source")
-            slots = slots[1:]
+        slots = []
+        for slot in gap.slots:
+            if slot.held or slot.t == 0:
+                yield _Filled(slot, a.planes, "held" if slot.held else "source")
+            else:
+                slots.append(slot)
         if not slots:
             return
         if _is_made(gap):

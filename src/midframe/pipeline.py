@@ -31,7 +31,7 @@ from midframe.options import Options
 from midframe.plan import Plan, check_target, make_plan
 from midframe.result import OnProgress, Progress, Result
 from midframe.segments import SegmentWriter, disk_trouble, enter, join, kept, segment_record
-from midframe.types import Frame, Gap, Segment, Slot
+from midframe.types import Frame, Gap, Segment, Slot, VideoInfo
 from midframe.video.encoders import choose_encoder
 from midframe.video.images import probe_sequence, read_sequence
 from midframe.video.probe import key_times, probe
@@ -261,7 +261,7 @@ class Run:
         todo = Segment(plan.segments[self.first].start, plan.segments[-1].end)
         with reading(plan, todo.start) as frames, SegmentWriter(plan, self.journal, self.first, self.drain) as writer:
             gaps = gaps_of(writer.watch(labelled(frames, plan, self.engine)), plan, self.engine.context, todo)
-            for frame in self.engine.run(gaps):
+            for frame in self.engine.run(writer.watch_gaps(gaps)):
                 writer.write(frame)
                 self.report(frame, writer)
             writer.finish()
@@ -309,8 +309,9 @@ def reading(plan: Plan, start: Fraction | None) -> Iterator[Reader]:
     options, info = plan.options, plan.info
     segment = Segment()
     if start is not None:
-        # a variable rate may have a frame that lasts: lead by time, the longest hold the reader believes
-        lead = max(LEAD_FRAMES / (info.rate or Fraction(25)), LEAD_SECONDS) + (LONGEST_STEP if info.vfr else 0)
+        lead = max(LEAD_FRAMES / (info.rate or Fraction(25)), LEAD_SECONDS)
+        if info.vfr:  # frames may last: lead by time
+            lead += max(LONGEST_STEP, 2 * timeline.NEIGHBOURHOOD)
         segment = Segment(start - lead) if start - lead > plan.start else Segment()
     with open_reader(
         plan.source, segment, info=info, strict=options.strict, deinterlace=options.deinterlace == "auto"
@@ -325,8 +326,23 @@ def gaps_of(frames: Iterator[Frame], plan: Plan, context: int, todo: Segment) ->
         rates = float(plan.film.rate), float(plan.rate)
         return compat.gaps(frames, *rates, rate=plan.rate, context=context, start=plan.start)
     return timeline.gaps(
-        frames, plan.rate, slowmo=plan.slowmo, keep=plan.keep, context=context, segment=todo, start=plan.start
+        frames,
+        plan.rate,
+        slowmo=plan.slowmo,
+        keep=plan.keep,
+        context=context,
+        segment=todo,
+        start=plan.start,
+        holds=_holds(plan.film),
     )
+
+
+def _holds(video: VideoInfo) -> timeline.Holds | None:
+    """Tell how long gaps of a source are recognised; missing numbers of an image sequence are always interpolated."""
+    if video.container == "pictures":
+        return None
+    constant = None if video.vfr or video.rate is None else 1 / video.rate
+    return timeline.Holds(constant, video.time_base)
 
 
 def _detector(options: Options, engine: Engine) -> shots.Detector | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from midframe import __version__
-from midframe.types import Frame
+from midframe.types import Frame, Segment
 
 LETTERS = {"source": "s", "interpolated": "i", "held": "h", "duplicate": "d"}  # kind of a frame, in `Result.kinds`
 OLD_LETTERS = str.maketrans("mr", "id")  # as journals of version 0.1 before November 2026 have them
@@ -52,6 +52,7 @@ class Result:
     rate: Fraction
     kinds: str  # one letter for every output frame: s source, i interpolated, h held, d duplicate
     cuts: tuple[Fraction, ...]  # seconds of the source at which a new shot begins
+    held: tuple[Segment, ...] = ()  # source seconds in which a frame is held because none follows for long
     warnings: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()  # streams that could not be kept, and why
     statistics: Mapping[str, float] = field(default_factory=dict)  # seconds, fps, resumed pictures
@@ -75,6 +76,7 @@ def report_text(plan: Mapping[str, Any], result: Result) -> str:
             "warnings": list(result.warnings),
             "dropped": list(result.dropped),
             "cuts": [str(at) for at in result.cuts],
+            "held": [{"start": float(s.start or 0), "end": float(s.end or 0)} for s in result.held],
             "letters": {letter: kind for kind, letter in LETTERS.items()},
             "kinds": result.kinds,
             "low_confidence": [

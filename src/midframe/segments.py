@@ -27,7 +27,7 @@ from midframe.journal import Journal, fingerprint, segments_from_json, segments_
 from midframe.models.base import Model
 from midframe.plan import Plan, report_of
 from midframe.result import LETTERS, OLD_LETTERS, LowConfidence, Result, report_text
-from midframe.types import Frame, Segment
+from midframe.types import Frame, Gap, Segment
 from midframe.video import mux
 from midframe.video.segment_files import SEGMENT_SUFFIX
 from midframe.video.streams import excluded_streams
@@ -59,6 +59,7 @@ class SegmentWriter:
         self._low: dict[int, tuple[int, float]] = {}  # moment of the segment -> its frame of least confidence
         self._cuts: dict[int, list[Fraction]] = {}
         self._sources: dict[int, int] = {}
+        self._held: dict[int, list[tuple[Fraction, Fraction]]] = {}
 
     def __enter__(self) -> SegmentWriter:
         return self
@@ -82,6 +83,17 @@ class SegmentWriter:
                     self.cuts_met += 1
             shot = frame.shot
             yield frame
+
+    def watch_gaps(self, gaps: Iterable[Gap]) -> Iterator[Gap]:
+        """Pass gaps through and record the stretches of the source in which a frame is held."""
+        wanted = Segment(self.plan.segments[0].start, self.plan.segments[-1].end)
+        for gap in gaps:
+            if gap.held and gap.a.pts in wanted:
+                held = self._held.setdefault(self._home(gap.a.pts), [])
+                stretch = (gap.a.pts, gap.a.pts + gap.held)
+                if stretch not in held[-1:]:  # a long gap comes in several pieces
+                    held.append(stretch)
+            yield gap
 
     def write(self, frame: Frame) -> None:
         """Write one picture; pictures come in order of pts."""
@@ -120,6 +132,7 @@ class SegmentWriter:
             "frames_out": len(self._kinds),
             "kinds": "".join(self._kinds),
             "cuts": [str(at) for at in self._cuts.pop(number, [])],
+            "held": [[str(start), str(end)] for start, end in self._held.pop(number, [])],
             "low_confidence": list(self._low.values()),
         }
         self.journal.finish(number, self._suffix, record)
@@ -187,6 +200,7 @@ def join(
         rate=plan.rate,
         kinds="".join(r["kinds"] for r in records),
         cuts=tuple(Fraction(at) for r in records for at in r["cuts"]),
+        held=tuple(Segment(Fraction(a), Fraction(b)) for r in records for a, b in r.get("held", ())),
         warnings=tuple(dict.fromkeys([*plan.info.warnings, *plan.notes, *warnings])),
         dropped=tuple(dropped),
         low_confidence=_low_confidence(records),

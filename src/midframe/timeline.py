@@ -5,6 +5,9 @@ latest source frame not after it; `t = (T - a.pts) / (b.pts - a.pts)`; outputs s
 and those after `last.pts` hold the last frame. Variable-rate sources need no special case. The grid counts from the
 start of the video even where only a segment of it is read, so splitting a video into segments changes no output.
 
+Where a source has no frame for seconds (screen recordings, GIFs), nothing moves: with `Holds`, a is held until one
+usual frame interval before b, and t runs from 0 to 1 over that interval.
+
 This module does not decide what is shown across a scene change: such a gap keeps its true t (`Gap.cut` is set), and
 the engine holds, picks or blends.
 """
@@ -12,16 +15,61 @@ the engine holds, picks or blends.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice, pairwise
 
 from midframe.errors import InputError
 from midframe.types import Frame, Gap, Segment, Slot
 
 # Slots per gap at most: longer gaps are split, so that a ten-minute hole does not break streaming.
 _SLOTS_AT_ONCE = 256
+
+# Seconds of history that decide whether a gap is long: what a reader must provide before a segment of a variable rate.
+# Gaps longer than this are judged by the frames after them, so that the start of a segment within one does not matter.
+NEIGHBOURHOOD = Fraction(5)
+_NEXT_FRAMES = 5  # frames after a long gap whose intervals count as its neighbourhood
+# A gap is long above this many usual intervals. Phones and game captures leave out one to three frames in motion.
+_LONG_INTERVALS = 4
+_SHORTEST_HOLD = Fraction(1, 4)  # seconds; gaps up to this length are never held: a quarter of a second is motion
+_LONGEST_MOTION = Fraction(1, 2)  # seconds; longer transitions between two frames look like slow dissolves
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """How the usual frame interval of a source is found, which tells long gaps from motion."""
+
+    interval: Fraction | None = None  # seconds per frame of a constant rate; None: the median around each gap
+    tick: Fraction = Fraction(1, 1000)  # seconds per unit of the source's time base; held ends are multiples of it
+
+    def before(self, past: Iterable[Fraction], a: Frame, ahead: Sequence[Frame]) -> Fraction:
+        """Seconds for which a is held before it moves to its successor; 0 where the gap is not long.
+
+        Args:
+            past: pts of the frames before a, in order.
+            a: the frame at the start of the gap.
+            ahead: the frames after it, in order; at least one.
+        """
+        b = ahead[0]
+        length = b.pts - a.pts
+        if length <= _SHORTEST_HOLD:
+            return Fraction(0)
+        intervals = [d.pts - c.pts for c, d in pairwise(ahead)]
+        if self.interval is None and length <= NEIGHBOURHOOD:
+            near = [pts for pts in past if pts >= a.pts - NEIGHBOURHOOD]
+            intervals += [q - p for p, q in pairwise([*near, a.pts])]
+        if not intervals and b.duration > 0:
+            intervals = [b.duration]
+        # the lower median is one of the intervals, hence a multiple of the tick
+        usual = statistics.median_low(intervals) if intervals else length
+        if self.interval is not None:
+            usual = max(usual, self.interval) if intervals else self.interval
+        else:
+            usual = min(usual, max(self.tick, _LONGEST_MOTION // self.tick * self.tick))
+        return length - usual if length > _LONG_INTERVALS * usual else Fraction(0)
 
 
 def output_count(seconds: Fraction, rate: Fraction, slowmo: Fraction = Fraction(1)) -> int:
@@ -81,10 +129,12 @@ def gaps(
     context: int = 0,
     segment: Segment | None = None,
     start: Fraction | None = None,
+    holds: Holds | None = None,
 ) -> Iterator[Gap]:
     """Turn frames into gaps with the outputs that fall in them. Keeps at most four frames at once.
 
-    Gaps without outputs are skipped. A gap with very many outputs comes in several pieces, in order.
+    Gaps without outputs are skipped. A gap with very many outputs comes in several pieces, in order. Before a long gap
+    a few more frames are read ahead.
 
     Args:
         frames: in order of pts, shots labelled. For a segment: from `context` frames before its start to
@@ -96,6 +146,7 @@ def gaps(
         context: 1 fills in `before` and `after` (None at ends and across scene changes).
         segment: only the outputs whose source instant lies in it.
         start: seconds; pts of the video's first frame, where the grid begins; None: the first frame given here.
+        holds: hold the first frame of long gaps; None interpolates over their whole length.
     """
     if rate <= 0 or slowmo <= 0:
         raise InputError(f"rate {rate} and slow motion {slowmo} must be above 0")
@@ -105,7 +156,7 @@ def gaps(
         raise ValueError(f"context {context} is neither 0 nor 1")
     clock: _Grid | _Kept | None = None
     length = Fraction(0)  # seconds from the last a to its b
-    for before, a, b, after in _windows(_increasing(frames), context):
+    for before, a, b, after, held in _windows(_increasing(frames), context, holds):
         if clock is None:
             start = a.pts if start is None else start
             clock = _Kept(start, keep, slowmo, segment) if keep is not None else _Grid(start, rate, slowmo, segment)
@@ -120,8 +171,8 @@ def gaps(
             before = None
         if after is not None and b is not None and after.shot != b.shot:
             after = None
-        for slots in clock.slots(a, b):
-            yield Gap(a, b, slots, before, after)
+        for slots in clock.slots(a, b, held):
+            yield Gap(a, b, slots, before, after, held)
 
 
 class _Grid:
@@ -134,22 +185,25 @@ class _Grid:
         self.first = math.ceil((first - start) * self.density)
         self.end = None if segment is None else segment.end
 
-    def slots(self, a: Frame, b: Frame | None) -> Iterator[tuple[Slot, ...]]:
+    def slots(self, a: Frame, b: Frame | None, held: Fraction) -> Iterator[tuple[Slot, ...]]:
         """Yield the outputs from a to b, or to the end of a where there is no b."""
         end = a.pts + a.duration if b is None else b.pts
         if self.end is not None:
             end = min(end, self.end)
         low = max(self.first, math.ceil((a.pts - self.start) * self.density))
         high = math.ceil((end - self.start) * self.density)  # exclusive
+        moves = a.pts + held  # motion begins
         if b is not None:
-            # t = (start + k / density - a.pts) / (b.pts - a.pts), linear in k
-            scale = 1 / (self.density * (b.pts - a.pts))
-            offset = (self.start - a.pts) / (b.pts - a.pts)
+            # t = (start + k / density - moves) / (b.pts - moves), linear in k
+            scale = 1 / (self.density * (b.pts - moves))
+            offset = (self.start - moves) / (b.pts - moves)
         for piece in range(low, high, _SLOTS_AT_ONCE):
-            yield tuple(
-                Slot(self.start + k * self.step, Fraction(0) if b is None else offset + k * scale, self.step)
-                for k in range(piece, min(piece + _SLOTS_AT_ONCE, high))
-            )
+            slots = []
+            for k in range(piece, min(piece + _SLOTS_AT_ONCE, high)):
+                t = Fraction(0) if b is None else max(offset + k * scale, Fraction(0))
+                past = t == 0 and self.start + k / self.density > a.pts
+                slots.append(Slot(self.start + k * self.step, t, self.step, held=past))
+            yield tuple(slots)
 
 
 class _Kept:
@@ -159,15 +213,16 @@ class _Kept:
         self.start, self.count, self.slowmo = start, count, slowmo
         self.segment = segment or Segment()
 
-    def slots(self, a: Frame, b: Frame | None) -> Iterator[tuple[Slot, ...]]:
+    def slots(self, a: Frame, b: Frame | None, held: Fraction) -> Iterator[tuple[Slot, ...]]:
         """Yield the outputs from a to b; a alone where there is no b."""
         length, count = (a.duration, 1) if b is None else (b.pts - a.pts, self.count)
         slots = []
         for i in range(count):
-            instant = a.pts + length * i / count
+            step = (length - held) / count
+            instant = a.pts + (held + step * i if i else 0)
             if instant in self.segment:
                 pts = self.start + (instant - self.start) * self.slowmo
-                slots.append(Slot(pts, Fraction(i, count), length * self.slowmo / count))
+                slots.append(Slot(pts, Fraction(i, count), (step if i else held + step) * self.slowmo))
         if slots:
             yield tuple(slots)
 
@@ -181,20 +236,26 @@ def _increasing(frames: Iterable[Frame]) -> Iterator[Frame]:
             yield frame
 
 
-def _windows(frames: Iterator[Frame], context: int) -> Iterator[tuple[Frame | None, Frame, Frame | None, Frame | None]]:
-    """Yield (before, a, b, after) for every frame as a; missing or unrequested neighbours are None."""
+def _windows(
+    frames: Iterator[Frame], context: int, holds: Holds | None
+) -> Iterator[tuple[Frame | None, Frame, Frame | None, Frame | None, Fraction]]:
+    """Yield (before, a, b, after, held) for every frame as a; missing or unrequested neighbours are None."""
     before: Frame | None = None
+    past: deque[Fraction] = deque()  # pts
     ahead: deque[Frame] = deque()
     while True:
-        while len(ahead) < 2 + context:
-            frame = next(frames, None)
-            if frame is None:
-                break
-            ahead.append(frame)
+        ahead.extend(islice(frames, max(0, 2 + context - len(ahead))))
         if not ahead:
             return
         a = ahead.popleft()
+        held = Fraction(0)
+        if holds is not None and ahead and ahead[0].pts - a.pts > _SHORTEST_HOLD:
+            ahead.extend(islice(frames, max(0, 1 + _NEXT_FRAMES - len(ahead))))
+            held = holds.before(past, a, tuple(ahead))
         b = ahead[0] if ahead else None
         after = ahead[1] if context and len(ahead) > 1 else None
-        yield before, a, b, after
+        yield before, a, b, after, held
         before = a if context else None
+        past.append(a.pts)
+        while past[0] < a.pts - NEIGHBOURHOOD:
+            past.popleft()

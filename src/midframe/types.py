@@ -92,11 +92,14 @@ class Slot:
     pts: Fraction  # seconds; when it is shown
     t: Fraction  # 0 <= t < 1 from a to b; 0 is frame a itself, bit for bit
     duration: Fraction = Fraction(0)  # seconds; how long it is shown, to the next output
+    held: bool = False  # a is shown past its own instant, because the gap is long; t is 0
 
     def __post_init__(self) -> None:
         """Check that t lies in the half-open gap."""
         if not 0 <= self.t < 1:
             raise ValueError(f"t = {self.t} is not within [0, 1)")
+        if self.held and self.t:
+            raise ValueError(f"t = {self.t} of a held frame is not 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class Gap:
     slots: tuple[Slot, ...]
     before: Frame | None = None  # neighbour for four-frame models; None at ends and across cuts
     after: Frame | None = None
+    held: Fraction = Fraction(0)  # seconds from a.pts during which a is held; motion to b fills the rest
 
     @property
     def cut(self) -> bool:
