@@ -108,7 +108,7 @@ def test_a_pause_is_held_and_reported(tmp_path: Path, small_segments: None, seco
     result = run(source, tmp_path / "out.mkv", fps=60, codec="ffv1")
     assert result.frames_out == 60 * (seconds + 2)
     # to one thirtieth of a second before the next frame
-    assert result.kinds == "sm" * 29 + "s" + "h" * (60 * seconds) + "m" + "sm" * 29 + "sh"
+    assert result.kinds == "si" * 29 + "s" + "h" * (60 * seconds) + "i" + "si" * 29 + "sh"
     (held,) = result.held
     assert abs(held.start - Fraction(29, 30)) < Fraction(1, 1000)
     assert abs(held.end - held.start - seconds) < Fraction(1, 1000)
