@@ -32,6 +32,7 @@ def model(clip: str, model: str, ratio: str, precision: str = "auto", limit: int
     from midframe import colour, ops
     from midframe.engine import Engine
     from midframe.models import load_model
+    from midframe.models.base import RenderRequest
     from midframe.video.reader import open_reader
 
     engine = Engine(load_model(model), "auto", precision)
@@ -75,7 +76,7 @@ def model(clip: str, model: str, ratio: str, precision: str = "auto", limit: int
                 beside = (match(k - 1), match(k + 1)) if net.context else (None, None)
                 for first in range(0, len(times), engine.max_batch):
                     t = torch.tensor(times[first : first + engine.max_batch], device=engine.device)
-                    made += len(net.render(features[k], features[k + 1], here, t, *beside))
+                    made += len(net.render(RenderRequest(features[k], features[k + 1], here, t, *beside)))
                 features.pop(k - 1, None)
                 motions.pop(k - 1, None)
         if engine.device.type == "cuda":

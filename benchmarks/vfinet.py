@@ -35,6 +35,7 @@ def frames(size: str, count: int) -> list[torch.Tensor]:
 
 def child_ours(size: str, precision: str) -> dict[str, object]:
     from midframe import ops
+    from midframe.models.base import RenderRequest
     from midframe.models.vfinet import VFINet
 
     torch.manual_seed(0)
@@ -64,9 +65,9 @@ def child_ours(size: str, precision: str) -> dict[str, object]:
         flows[1] = timed("match", lambda: network.match(held[1], held[2]))
         timed("encode", lambda: network.encode(after))
         with FlopCounterMode(display=False) as counter:
-            network.render(held[1], held[2], flows[1], t, flows[0], flows[2])
+            network.render(RenderRequest(held[1], held[2], flows[1], t, flows[0], flows[2]))
         gflop["render"] = counter.get_total_flops() / 1e9
-        timed("render", lambda: network.render(held[1], held[2], flows[1], t, flows[0], flows[2]))
+        timed("render", lambda: network.render(RenderRequest(held[1], held[2], flows[1], t, flows[0], flows[2])))
     return {"seconds": seconds, "cpu_seconds": cpu, "gflop": gflop}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import midframe
-from midframe.models.base import Features, Model, Motion
+from midframe.models.base import Features, Model, Motion, RenderRequest
 
 
 class Nearest(Model):
@@ -26,11 +26,9 @@ class Nearest(Model):
         """Nothing moves."""
         return None
 
-    def render(
-        self, a: Features, b: Features, motion: Motion, t: Tensor, before: Motion = None, after: Motion = None
-    ) -> Tensor:
+    def render(self, request: RenderRequest) -> Tensor:
         """(N, 3, H, W): for each t the nearer one."""
-        return torch.where(t.view(-1, 1, 1, 1) < 0.5, a, b)
+        return torch.where(request.t.view(-1, 1, 1, 1) < 0.5, request.a, request.b)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,6 @@ from midframe.types import PixelFormat
 class RgbBlend(Blend):
     """A cross-fade that takes the way through RGB and the three doors, as the networks do."""
 
-    def takes(self, format: PixelFormat, height: int, width: int) -> bool:
+    def supports_planes(self, format: PixelFormat, height: int, width: int) -> bool:
         """Nothing."""
         return False

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from midframe import certainty
 from midframe.engine import Engine
-from midframe.models.base import Model
+from midframe.models.base import Model, RenderRequest
 from midframe.models.blend import Blend
 from midframe.models.dis import Dis
 from midframe.models.tiled import Tiled
@@ -45,8 +45,8 @@ class Shift(Model):
     def flow(self, motion: tuple[int, int]) -> Tensor:
         return torch.tensor([self.step / 4, 0.0]).view(1, 2, 1, 1).expand(1, 2, *motion)  # at a quarter of the size
 
-    def render(self, a: Tensor, b: Tensor, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
-        made = torch.cat([a.roll(round(float(at) * STEP), -1) for at in t])
+    def render(self, request: RenderRequest) -> Tensor:
+        made = torch.cat([request.a.roll(round(float(t) * STEP), -1) for t in request.t])
         rows = round(360 * (1 - self.spoilt))
         made[..., rows:, :] = 1 - made[..., rows:, :]
         return made

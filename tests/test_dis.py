@@ -15,6 +15,7 @@ from torch import Tensor
 
 from midframe import colour
 from midframe.engine import Engine
+from midframe.models.base import RenderRequest
 from midframe.models.dis import Dis
 from midframe.types import Frame, Gap, PixelFormat, Slot
 
@@ -202,7 +203,7 @@ def test_the_same_bits_wherever_arrays_lie() -> None:
     chance, room = np.random.default_rng(1), [np.empty(0)] * 20
     for _ in range(60):
         room[int(chance.integers(20))] = np.empty(int(chance.integers(1, 20000)))  # moves what is allocated next
-        pictures.add(model.render(a, b, motion, t).numpy().tobytes())
+        pictures.add(model.render(RenderRequest(a, b, motion, t)).numpy().tobytes())
     assert len(pictures) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction as Fr
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from midframe import timeline
 from midframe.engine import Engine, pick_device, pick_precision
 from midframe.errors import DeviceError, InputError
-from midframe.models.base import Model
+from midframe.models.base import Model, RenderRequest
 from midframe.models.blend import Blend
 from midframe.types import Frame, PixelFormat
 from model_fakes import RgbBlend
@@ -76,11 +77,11 @@ class Counting(RgbBlend):
         self.calls["match"] += 1
         return "motion"
 
-    def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
+    def render(self, request: RenderRequest) -> Tensor:
         self.calls["render"] += 1
-        self.calls["slots"] += len(t)
-        self.around.append((before is not None, after is not None))
-        return super().render(a, b, motion, t)
+        self.calls["slots"] += len(request.t)
+        self.around.append((request.before is not None, request.after is not None))
+        return super().render(request)
 
 
 def test_source_frames_pass_untouched_and_times_are_the_slots() -> None:
@@ -129,7 +130,7 @@ def test_one_encode_a_frame_and_one_match_a_gap() -> None:
 class Ahead(Counting):
     """May be prepared while it renders; notes by which thread, and fails once where it is told to."""
 
-    ahead = True
+    prefetch = True
 
     def __init__(self, context: int = 0, fail_ahead: bool = False) -> None:
         super().__init__(context)
@@ -225,8 +226,8 @@ def test_alpha_moves_with_the_picture() -> None:
         def match(self, a: Any, b: Any) -> Any:
             return round(float(a.mean()) * 0) + 3
 
-        def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
-            return torch.roll(a, motion, -1).expand(len(t), -1, -1, -1)
+        def render(self, request: RenderRequest) -> Tensor:
+            return torch.roll(request.a, request.motion, -1).expand(len(request.t), -1, -1, -1)
 
     frames = film(2, FORMATS["yuva420p"])
     made = interpolate(frames, 48, Engine(Shift()))[1]
@@ -259,10 +260,10 @@ class Hungry(RgbBlend):
         super().__init__()
         self.pixels = pixels
 
-    def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
-        if a.shape[-1] * a.shape[-2] * len(t) > self.pixels:
+    def render(self, request: RenderRequest) -> Tensor:
+        if request.a[0, 0].numel() * len(request.t) > self.pixels:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().render(a, b, motion, t)
+        return super().render(request)
 
 
 def test_out_of_memory_steps_down_and_gives_the_same_pictures() -> None:
@@ -285,11 +286,11 @@ class Seeking(Hungry):
     flow_scales = (1.0, 0.5)
     scale_frees_memory = True
 
-    def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
+    def render(self, request: RenderRequest) -> Tensor:
         side = self.flow_scale or 1.0
-        if a.shape[-1] * a.shape[-2] * len(t) * side * side > self.pixels:
+        if request.a[0, 0].numel() * len(request.t) * side * side > self.pixels:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return Blend.render(self, a, b, motion, t, before, after)
+        return Blend.render(self, request)
 
 
 def test_steps_down_are_batch_then_scale_then_tiles(caplog: pytest.LogCaptureFixture) -> None:
@@ -324,10 +325,10 @@ def test_steps_down_are_batch_then_scale_then_tiles(caplog: pytest.LogCaptureFix
 )
 def test_all_allocators_are_understood(error: Exception) -> None:
     class Once(RgbBlend):
-        def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
-            if len(t) > 1:
+        def render(self, request: RenderRequest) -> Tensor:
+            if len(request.t) > 1:
                 raise error
-            return super().render(a, b, motion, t, before, after)
+            return super().render(request)
 
     assert len(interpolate(film(2), 24 * 4, Engine(Once()))) == 8
 
@@ -391,9 +392,9 @@ def test_precision_reaches_the_convolutions_and_auto_asks_the_model() -> None:
         def match(self, a: Any, b: Any) -> Any:
             return None
 
-        def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
-            assert not a.requires_grad
-            return a.float()
+        def render(self, request: RenderRequest) -> Tensor:
+            assert not request.a.requires_grad
+            return request.a.float()
 
     for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         model = Convolving()
@@ -447,8 +448,8 @@ def test_memory_holds_only_the_frames_of_the_gap() -> None:
             alive.add(box)
             return box
 
-        def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
-            return super().render(a.image, b.image, motion, t)
+        def render(self, request: RenderRequest) -> Tensor:
+            return super().render(replace(request, a=request.a.image, b=request.b.image))
 
     most = 0
     for _ in Engine(Boxed()).run(timeline.gaps(iter(film(20)), Fr(48))):

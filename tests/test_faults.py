@@ -28,6 +28,7 @@ from commands import Call
 from midframe import pipeline, plan
 from midframe.errors import DeviceError, JobError, MediaError
 from midframe.journal import folder_of
+from midframe.models.base import RenderRequest
 from midframe.result import Progress
 from midframe.video import formats, writer
 from model_fakes import RgbBlend
@@ -273,11 +274,11 @@ class Starved(RgbBlend):
         super().__init__()
         self.left = pictures
 
-    def render(self, a: Any, b: Any, motion: Any, t: torch.Tensor, *more: Any) -> torch.Tensor:
-        self.left -= len(t)
+    def render(self, request: RenderRequest) -> torch.Tensor:
+        self.left -= len(request.t)
         if self.left < 0:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return super().render(a, b, motion, t, *more)
+        return super().render(request)
 
 
 def test_memory_that_runs_out_midway(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,6 +22,7 @@ from midframe import colour
 from midframe.engine import Engine
 from midframe.errors import WeightsError
 from midframe.models import drawing, load_model, midnet
+from midframe.models.base import RenderRequest
 from midframe.models.midnet import SIZES, Architecture, Features, Midnet, Motion
 from midframe.ops import coordinates, warp
 from midframe.types import Frame, Gap, PixelFormat, Slot
@@ -201,7 +202,7 @@ def test_a_translation_is_rendered_at_any_t(classical: Midnet) -> None:
     a, b = classical.encode(image), classical.encode(moved(image, 6.0, 2.0))
     with torch.no_grad():
         motion = classical.match(a, b)
-        made = classical.render(a, b, motion, torch.tensor([0.25, 0.5, 0.75]))
+        made = classical.render(RenderRequest(a, b, motion, torch.tensor([0.25, 0.5, 0.75])))
     for t, picture in zip((0.25, 0.5, 0.75), made, strict=True):
         error = (picture - moved(image, 6.0 * t, 2.0 * t))[..., 16:-16, 16:-16]
         assert -10 * math.log10(error.square().mean().item()) > 30  # untrained; a plain mean of the two has 20
@@ -220,10 +221,10 @@ def test_a_batch_equals_its_members_and_nothing_of_the_caller_is_touched(
     t = torch.tensor([0.3, 0.6])
     with torch.no_grad():
         a, b = model.encode(images[:2]), model.encode(images[2:])
-        together = model.render(a, b, model.match(a, b), t)
+        together = model.render(RenderRequest(a, b, model.match(a, b), t))
         for k in range(2):
             one, two = (Features(*(x[k : k + 1] for x in f)) for f in (a, b))
-            alone = model.render(one, two, model.match(one, two), t[k : k + 1])
+            alone = model.render(RenderRequest(one, two, model.match(one, two), t[k : k + 1]))
             torch.testing.assert_close(together[k : k + 1], alone, atol=2e-4, rtol=0)
     assert torch.equal(images, before)
     assert together.shape == (2, 3, 64, 64)
@@ -236,9 +237,9 @@ def test_neighbours_change_the_picture_only_when_both_are_there(classical: Midne
     with torch.no_grad():
         before, here, after = (classical.match(frames[k], frames[k + 1]) for k in range(3))
         t = torch.tensor([0.5])
-        linear = classical.render(frames[1], frames[2], here, t)
-        one_sided = classical.render(frames[1], frames[2], here, t, before=before)
-        bent = classical.render(frames[1], frames[2], here, t, before, after)
+        linear = classical.render(RenderRequest(frames[1], frames[2], here, t))
+        one_sided = classical.render(RenderRequest(frames[1], frames[2], here, t, before=before))
+        bent = classical.render(RenderRequest(frames[1], frames[2], here, t, before, after))
     assert torch.equal(linear, one_sided)
     truth = moved(image, 2.25, 0.0)[..., 8:-8, 24:-24]
     errors = [(x[..., 8:-8, 24:-24] - truth).square().mean().item() for x in (linear, bent)]
@@ -263,7 +264,7 @@ def test_bf16_convolutions_leave_flow_and_picture_in_float32(small: Midnet) -> N
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         a, b = small.encode(image), small.encode(moved(image, 1.0, 0.0))
         motion = small.match(a, b)
-        made = small.render(a, b, motion, torch.tensor([0.5]))
+        made = small.render(RenderRequest(a, b, motion, torch.tensor([0.5])))
     assert motion.ab.dtype == made.dtype == torch.float32
     assert made.isfinite().all()
 
@@ -292,7 +293,7 @@ def test_gflop_per_stage_at_720p(name: str, millions: float, frame: float, gap: 
         features = results[-1]
         assert counted(lambda: net.match(features, features)) == pytest.approx(gap, rel=0.02)
         motion = results[-1]
-        cost = counted(lambda: net.render(features, features, motion, torch.rand(1)))
+        cost = counted(lambda: net.render(RenderRequest(features, features, motion, torch.rand(1))))
         assert cost == pytest.approx(instant, rel=0.02)
 
 
@@ -392,12 +393,12 @@ def test_a_compiled_picture_is_that_of_the_slow_twin(
             t = torch.tensor([0.35, 0.8])
             a, b = (net.encode(x) for x in frames)
             motion = net.match(a, b)
-            fast = net.render(a, b, motion, t)
-            again = net.render(a, b, motion, t)
+            fast = net.render(RenderRequest(a, b, motion, t))
+            again = net.render(RenderRequest(a, b, motion, t))
             slowly()
             slow_a, slow_b = (net.encode(x) for x in frames)
             slow_motion = net.match(slow_a, slow_b)
-            slow = net.render(slow_a, slow_b, slow_motion, t)
+            slow = net.render(RenderRequest(slow_a, slow_b, slow_motion, t))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(fast, again)  # rows do not depend on what the memory held, nor on threads
@@ -469,7 +470,7 @@ def test_flows_that_are_no_numbers_read_no_foreign_memory(classical: Midnet) -> 
         for broken in (math.nan, math.inf, -math.inf, 1e30):
             for flow in motion[:2] + motion[4:6]:
                 flow[..., 3:9, 4:11] = broken
-            assert classical.render(a, b, motion, torch.tensor([0.5])).shape == (1, 3, 64, 96)
+            assert classical.render(RenderRequest(a, b, motion, torch.tensor([0.5]))).shape == (1, 3, 64, 96)
 
 
 @pytest.mark.parametrize(("channels", "down", "across"), [(1, 4, 4), (2, 4, 4), (2, 2, 2), (2, 4, 2)])
@@ -569,7 +570,7 @@ def test_shipped_weights_follow_a_fade(name: str, gain: float) -> None:
         features = model.encode(a), model.encode(b)
         motion = model.match(*features)
         for t in (0.25, 0.5, 0.75):
-            made = model.render(*features, motion, torch.tensor([t]))
+            made = model.render(RenderRequest(*features, motion, torch.tensor([t])))
             truth = (1.0 + (gain - 1.0) * t) * moved(image, 4.0 * t, -t)
             off = 255 * (made - truth)[..., 16:-16, 16:-16]
             assert off.square().mean().sqrt() < 255 / 10 ** (38 / 20), t  # 38 dB
@@ -681,9 +682,9 @@ def test_planes_of_a_film_come_out_as_by_way_of_rgb(
     """Sides are multiples of nothing. Chroma is drawn at its own size, so where that is smaller it differs a little."""
     frames = film_frames(form, 91, 121)
     gap = Gap(frames[0], frames[1], (Slot(Fraction(1, 3), Fraction(1, 3)), Slot(Fraction(2, 3), Fraction(2, 3))))
-    assert classical.takes(form, 91, 121)
+    assert classical.supports_planes(form, 91, 121)
     direct = list(Engine(classical).run([gap]))
-    monkeypatch.setattr(Midnet, "takes", lambda *_: False)
+    monkeypatch.setattr(Midnet, "supports_planes", lambda *_: False)
     by_rgb = list(Engine(classical).run([gap]))
     level = 1 << form.depth - 8
     for one, two in zip(direct, by_rgb, strict=True):
@@ -698,8 +699,8 @@ def test_planes_of_a_film_come_out_as_by_way_of_rgb(
 
 def test_which_pictures_are_taken_as_they_are(small: Midnet, classical: Midnet) -> None:
     film = PixelFormat("yuv420p", "yuv", 8, 1, 1)
-    assert classical.takes(film, 720, 1280)
-    assert not classical.takes(PixelFormat("yuva420p", "yuv", 8, 1, 1, alpha=True), 720, 1280)
-    assert not classical.takes(PixelFormat("gbrp", "rgb", 8), 720, 1280)
-    assert not classical.takes(PixelFormat("yuv410p", "yuv", 8, 2, 2), 720, 1280)
-    assert not small.takes(film, 720, 1280)  # its features are learned of RGB
+    assert classical.supports_planes(film, 720, 1280)
+    assert not classical.supports_planes(PixelFormat("yuva420p", "yuv", 8, 1, 1, alpha=True), 720, 1280)
+    assert not classical.supports_planes(PixelFormat("gbrp", "rgb", 8), 720, 1280)
+    assert not classical.supports_planes(PixelFormat("yuv410p", "yuv", 8, 2, 2), 720, 1280)
+    assert not small.supports_planes(film, 720, 1280)  # its features are learned of RGB

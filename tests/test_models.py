@@ -13,7 +13,7 @@ from torch import Tensor
 from midframe.engine import Engine
 from midframe.errors import InputError, MidframeError
 from midframe.models import BUILDERS, load_model
-from midframe.models.base import Model
+from midframe.models.base import Model, RenderRequest
 from midframe.models.tiled import Tiled
 
 
@@ -59,8 +59,8 @@ def test_doors_take_and_give_what_they_say(model: Model) -> None:
     with torch.inference_mode():
         first, second = model.encode(a[None]), model.encode(b[None])
         motion = model.match(first, second)
-        many = model.render(first, second, motion, torch.tensor([0.25, 0.5, 0.9]))
-        single = model.render(first, second, motion, torch.tensor([0.5]))
+        many = model.render(RenderRequest(first, second, motion, torch.tensor([0.25, 0.5, 0.9])))
+        single = model.render(RenderRequest(first, second, motion, torch.tensor([0.5])))
     assert many.shape == (3, 3, 128, 160) and many.dtype == torch.float32
     assert many.isfinite().all() and many.min() > -0.2 and many.max() < 1.2
     assert (many[1] - single[0]).abs().max() < 2e-4  # many at once = one by one
@@ -73,10 +73,10 @@ def test_a_batch_of_pairs_equals_single_pairs(model: Model) -> None:
     with torch.inference_mode():
         left = model.encode(torch.stack([a for a, _, _ in pairs]))
         right = model.encode(torch.stack([b for _, _, b in pairs]))
-        batch = model.render(left, right, model.match(left, right), times)
+        batch = model.render(RenderRequest(left, right, model.match(left, right), times))
         for n, (a, _, b) in enumerate(pairs):
             p, q = model.encode(a[None]), model.encode(b[None])
-            one = model.render(p, q, model.match(p, q), times[n : n + 1])
+            one = model.render(RenderRequest(p, q, model.match(p, q), times[n : n + 1]))
             assert (batch[n] - one[0]).abs().mean() < 1e-4
 
 
@@ -144,18 +144,18 @@ def test_tiled_passes_context_through() -> None:
         def match(self, a: Tensor, b: Tensor) -> str:
             return "motion"
 
-        def render(
-            self, a: Tensor, b: Tensor, motion: str, t: Tensor, before: str | None = None, after: str | None = None
-        ) -> Tensor:
-            seen.append((before, after))
-            return a.expand(len(t), -1, -1, -1)
+        def render(self, request: RenderRequest) -> Tensor:
+            seen.append((request.before, request.after))
+            return request.a.expand(len(request.t), -1, -1, -1)  # type: ignore[no-any-return]
 
     pictures = torch.from_numpy(np.random.default_rng(0).random((4, 3, 40, 72), np.float32))
     tiled = Tiled(Watching(), 32)
     assert tiled.context == 1 and tiled.stride == 8
     before, a, b, after = (tiled.encode(p[None]) for p in pictures)
-    out = tiled.render(a, b, tiled.match(a, b), torch.tensor([0.5]), tiled.match(before, a), tiled.match(b, after))
+    out = tiled.render(
+        RenderRequest(a, b, tiled.match(a, b), torch.tensor([0.5]), tiled.match(before, a), tiled.match(b, after))
+    )
     assert torch.allclose(out[0], pictures[1], atol=1e-5)
     assert set(seen) == {("motion", "motion")}
-    tiled.render(a, b, tiled.match(a, b), torch.tensor([0.5]))
+    tiled.render(RenderRequest(a, b, tiled.match(a, b), torch.tensor([0.5])))
     assert seen[-1] == (None, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction as Fr
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from midframe import overlays, timeline
 from midframe.engine import Engine
 from midframe.errors import InputError
 from midframe.evaluation import suites
+from midframe.models.base import RenderRequest
 from midframe.models.blend import Blend
 from midframe.scenes import Textures
 from midframe.scenes.compose import root
@@ -91,8 +91,8 @@ def psnr(a: Frame, b: Frame, where: Array) -> float:
 class Shaken(RgbBlend):
     """Moves everything by two pixels, overlays too, as a wrong flow does."""
 
-    def render(self, a: Any, b: Any, motion: Any, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
-        return torch.roll(a, 2, -1).expand(len(t), -1, -1, -1)
+    def render(self, request: RenderRequest) -> Tensor:
+        return torch.roll(request.a, 2, -1).expand(len(request.t), -1, -1, -1)
 
 
 @pytest.mark.parametrize("format", [YUV, TEN], ids=lambda f: f.name)

@@ -24,6 +24,7 @@ from clips import Clip
 from midframe import pipeline, plan
 from midframe.errors import InputError, Interrupted, JobError, MediaError
 from midframe.journal import folder_of
+from midframe.models.base import RenderRequest
 from midframe.options import Options
 from midframe.plan import plan_segments
 from midframe.result import LowConfidence, Progress
@@ -150,9 +151,9 @@ class Stumbling(RgbBlend):
     def flow(self, motion: int) -> Tensor:
         return torch.zeros(1, 2, 12, 16)
 
-    def render(self, a: Tensor, b: Tensor, motion: int, t: Tensor, before: Any = None, after: Any = None) -> Tensor:
-        made = a.expand(len(t), -1, -1, -1).clone()
-        made[..., : {10: 24, 31: 12}.get(motion, 0), :] = 0
+    def render(self, request: RenderRequest) -> Tensor:
+        made = request.a.expand(len(request.t), -1, -1, -1).clone()
+        made[..., : {10: 24, 31: 12}.get(request.motion, 0), :] = 0
         return made
 
 

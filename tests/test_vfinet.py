@@ -23,6 +23,7 @@ from midframe import ops
 from midframe.engine import Engine
 from midframe.errors import InputError
 from midframe.models import raft
+from midframe.models.base import RenderRequest
 from midframe.models.tiled import Tiled
 from midframe.models.vfinet import Features, Flows, VFINet, names
 from midframe.models.vfinet.motion import reverse
@@ -119,7 +120,7 @@ def test_pictures_are_the_recorded_ones(network: VFINet, recorded: Recorded, kin
     """
     before, middle, after = recorded.flows if kind == "quadratic" else (None, recorded.flows[1], None)
     a, b = recorded.features[1:3]
-    made = network.render(a, b, middle, torch.tensor(TIMES), before, after).flip(1)
+    made = network.render(RenderRequest(a, b, middle, torch.tensor(TIMES), before, after)).flip(1)
     for t, picture in zip(TIMES, made, strict=True):
         near(picture[None], f"{kind}_{t}", 1e-5, 1e-3)
 
@@ -160,7 +161,7 @@ def test_every_recorded_array_is_met_from_frames(network: VFINet, recorded: Reco
         assert (flow - truth[name]).abs().mean() < 1e-3
         assert (flow - truth[name]).abs().max() < 0.02
     for kind, around in (("quadratic", (before, after)), ("linear", (None, None))):
-        made = network.render(a, b, middle, torch.tensor(TIMES), *around).flip(1)
+        made = network.render(RenderRequest(a, b, middle, torch.tensor(TIMES), *around)).flip(1)
         for t, picture in zip(TIMES, made, strict=True):
             apart = (picture - truth[f"{kind}_{t}"]).abs()
             assert apart.mean() < 1e-5
@@ -192,7 +193,7 @@ def test_every_stage_from_the_recorded_input_of_it(network: VFINet, recorded: Re
     before, middle, after = (full_flows(name) for name in ("before", "middle", "after"))
     for t in TIMES:
         for kind, around in (("quadratic", (before, after)), ("linear", (None, None))):
-            made = network.render(a, b, middle, torch.tensor([t]), *around).flip(1)
+            made = network.render(RenderRequest(a, b, middle, torch.tensor([t]), *around)).flip(1)
             apart = (made - truth[f"{kind}_{t}"]).abs()
             assert float(apart.mean()) < 1e-5
             assert float(apart.max()) < 1e-3
@@ -206,7 +207,7 @@ def test_the_large_path_is_the_recorded_one() -> None:
     network = build()
     network.flow_scale = 0.5
     a, b = (network.encode(frame[None]) for frame in frames)
-    made = network.render(a, b, network.match(a, b), torch.tensor([0.5])).flip(1)
+    made = network.render(RenderRequest(a, b, network.match(a, b), torch.tensor([0.5]))).flip(1)
     assert (made - truth).abs().mean() < 1e-5
     assert (made - truth).abs().max() < 1e-3
 
@@ -239,7 +240,7 @@ def as_twin(network: VFINet, twin: vfinet_twin.Twin, pictures: list[Tensor], t: 
     past, future = (None, None) if len(flows) == 1 else (flows[0].raw_backward, flows[2].raw_forward)
     large = () if network.flow_scale is None else (full[i], full[i + 1])
     expected = twin.interpnet.internet(past, flows[i].forward, flows[i].backward, future, low[i], low[i + 1], t, *large)
-    made = network.render(features[i], features[i + 1], flows[i], torch.tensor([t]), *around)
+    made = network.render(RenderRequest(features[i], features[i + 1], flows[i], torch.tensor([t]), *around))
     apart = (made.flip(1) - expected - vfinet_twin.MEAN).abs()
     assert apart.mean() < 1e-5
     assert apart.max() < 1e-3
@@ -262,20 +263,20 @@ def test_one_neighbour_is_not_enough_for_a_curve(network: VFINet, recorded: Reco
     before, middle, after = recorded.flows
     a, b = recorded.features[1:3]
     t = torch.tensor([0.4])
-    straight = network.render(a, b, middle, t)
-    assert torch.equal(network.render(a, b, middle, t, before, None), straight)
-    assert torch.equal(network.render(a, b, middle, t, None, after), straight)
-    assert not torch.equal(network.render(a, b, middle, t, before, after), straight)
+    straight = network.render(RenderRequest(a, b, middle, t))
+    assert torch.equal(network.render(RenderRequest(a, b, middle, t, before, None)), straight)
+    assert torch.equal(network.render(RenderRequest(a, b, middle, t, None, after)), straight)
+    assert not torch.equal(network.render(RenderRequest(a, b, middle, t, before, after)), straight)
 
 
 def test_batches_are_their_pictures(network: VFINet) -> None:
     firsts, seconds = (torch.stack([smooth(128, 128, s), smooth(128, 128, s + 1)]) for s in (3, 9))
     a, b = network.encode(firsts), network.encode(seconds)
     t = torch.tensor([0.3, 0.6])
-    many = network.render(a, b, network.match(a, b), t)
+    many = network.render(RenderRequest(a, b, network.match(a, b), t))
     for i in range(2):
         one_a, one_b = network.encode(firsts[i : i + 1]), network.encode(seconds[i : i + 1])
-        one = network.render(one_a, one_b, network.match(one_a, one_b), t[i : i + 1])
+        one = network.render(RenderRequest(one_a, one_b, network.match(one_a, one_b), t[i : i + 1]))
         assert (many[i : i + 1] - one).abs().mean() < 5e-5
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from midframe import certainty, colour, ops, overlays
 from midframe.errors import DeviceError, InputError
-from midframe.models.base import Features, Model, Motion
+from midframe.models.base import Features, Model, Motion, RenderRequest
 from midframe.models.tiled import Tiled
 from midframe.types import Frame, Gap, PixelFormat, Slot
 
@@ -244,7 +244,7 @@ class Engine:
                     for key, picture in enumerate(around):
                         if picture is not None and key not in memory.features:
                             memory.features[key] = self._encode(picture.to(self.device, torch.float32))
-                    rendered = self.model.render(*self._wanted(memory, (0, 1, 2, 3), [instants[i] for i in batch]))
+                    rendered = self.model.render(self._request(memory, (0, 1, 2, 3), [instants[i] for i in batch]))
                     out[batch] = ops.crop(rendered, *a.shape[-2:])
             except Exception as error:
                 self._step_down(error)
@@ -336,11 +336,11 @@ class Engine:
     def _pictures(self, gap: Gap, times: list[float], memory: _Memory) -> list[Planes]:
         a, b = gap.a, gap.b
         assert b is not None
-        wanted = self._wanted(memory, self._prepare(gap, memory), times)
+        request = self._request(memory, self._prepare(gap, memory), times)
         self._go_ahead(memory)
-        if self.model.takes(a.format, a.height, a.width):
-            return self.model.render_planes(*wanted)
-        rgb = ops.crop(self.model.render(*wanted), a.height, a.width)
+        if self.model.supports_planes(a.format, a.height, a.width):
+            return self.model.render_planes(request)
+        rgb = ops.crop(self.model.render(request), a.height, a.width)
         made = [tuple(plane.cpu() for plane in colour.from_rgb(picture, a.format)) for picture in rgb]
         if a.format.alpha:
             made = [(*planes, alpha) for planes, alpha in zip(made, self._alpha(a, b, times, memory), strict=True)]
@@ -349,7 +349,7 @@ class Engine:
     def _prepare(self, gap: Gap, memory: _Memory) -> list[int | None]:
         """Features and motion that a gap needs and that are not there yet; the keys of its four frames."""
         a = gap.a
-        as_planes = self.model.takes(a.format, a.height, a.width)
+        as_planes = self.model.supports_planes(a.format, a.height, a.width)
         around = (gap.before, a, gap.b, gap.after) if self.model.context else (None, a, gap.b, None)
         keys = [frame.index if frame is not None and _alike(frame, a) else None for frame in around]
         for key, frame in zip(keys, around, strict=True):
@@ -366,7 +366,7 @@ class Engine:
     def _go_ahead(self, memory: _Memory) -> None:
         """Let another thread prepare the following gap while this one renders: neither keeps all processors busy."""
         gap, memory.following = memory.following, None
-        if gap is None or not self.model.ahead or self.device.type != "cpu" or torch.get_num_threads() == 1:
+        if gap is None or not self.model.prefetch or self.device.type != "cpu" or torch.get_num_threads() == 1:
             return
         if memory.helper is None:
             memory.helper = ThreadPoolExecutor(1, "ahead")
@@ -409,7 +409,7 @@ class Engine:
                 memory.alpha[frame.index] = self._encode(colour.to_rgb(frame.planes[-1:], grey, self.device))
         motion = memory.motion[a.index, b.index]
         t = torch.tensor(times, dtype=torch.float32, device=self.device)
-        rendered = self.model.render(memory.alpha[a.index], memory.alpha[b.index], motion, t)
+        rendered = self.model.render(RenderRequest(memory.alpha[a.index], memory.alpha[b.index], motion, t))
         return [colour.from_rgb(p, grey)[0].cpu() for p in ops.crop(rendered, a.height, a.width)]
 
     def _encode(self, rgb: Tensor) -> Features:
@@ -417,18 +417,13 @@ class Engine:
         size = self.model.padded_size(rgb.shape[-2], rgb.shape[-1])
         return self.model.encode(ops.pad(rgb[None], *size, mode=self.model.pad_mode))
 
-    def _wanted(
-        self, memory: _Memory, keys: Sequence[int | None], times: list[float]
-    ) -> tuple[Features, Features, Motion, Tensor, Motion | None, Motion | None]:
-        """What a model renders from: of pictures between the second and the third of four frames.
-
-        The outer two may be missing; those without features are.
-        """
+    def _request(self, memory: _Memory, keys: Sequence[int | None], times: list[float]) -> RenderRequest:
+        """The request for frames between the second and the third of four; the outer two may be missing."""
         before, a, b, after = keys
         t = torch.tensor(times, dtype=torch.float32, device=self.device)
         motion = self._match(memory, a, b)
         outer = self._match(memory, before, a), self._match(memory, b, after)
-        return memory.features[a], memory.features[b], motion, t, *outer  # type: ignore[index]
+        return RenderRequest(memory.features[a], memory.features[b], motion, t, *outer)  # type: ignore[index]
 
     def _match(self, memory: _Memory, a: int | None, b: int | None) -> Motion | None:
         if a is None or b is None or a not in memory.features or b not in memory.features:

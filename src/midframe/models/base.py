@@ -8,6 +8,7 @@ caches it: features by frame, motion by gap.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -17,6 +18,18 @@ from midframe.types import Frame, PixelFormat
 
 Features = Any  # what encode returns: opaque outside the model
 Motion = Any  # what match returns: opaque outside the model
+
+
+@dataclass(frozen=True, slots=True)
+class RenderRequest:
+    """Everything `Model.render` needs to interpolate frames between a and b."""
+
+    a: Features  # of the left frame, batch B
+    b: Features  # of the right frame, batch B
+    motion: Motion  # what `match(a, b)` returned
+    t: Tensor  # (N,) float32, 0 < t < 1; N equals B, or B is 1 and the one gap is rendered N times
+    before: Motion | None = None  # of the gap that ends at a, for `context` 1; None at the start and at cuts
+    after: Motion | None = None  # of the gap that begins at b, likewise
 
 
 # Pictures larger than this, in pixels, have classical motion sought at half or quarter size: 1920x1080 and 3840x2160
@@ -51,7 +64,7 @@ class Model(nn.Module):
     pad_mode: ClassVar[str] = "replicate"  # how the engine pads right and bottom: "replicate", "zeros"
     fast_half: ClassVar[tuple[str, ...]] = ("cuda",)  # device types on which bf16 autocast was measured to be faster
     flow_scales: ClassVar[tuple[float, ...]] = (1.0,)  # what `flow_scale` may be set to, besides None
-    ahead: ClassVar[bool] = False  # encode and match need little memory: on a CPU they may run beside a render
+    prefetch: ClassVar[bool] = False  # encode and match need little memory: on a CPU they may run beside a render
     scale_frees_memory: ClassVar[bool] = False  # whether a smaller `flow_scale` needs notably less memory of the device
 
     scene_rule: ClassVar[str | None] = None  # value of `--scene` for which `scene_detector` is asked
@@ -82,29 +95,8 @@ class Model(nn.Module):
         """
         return None
 
-    def render(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None = None,
-        after: Motion | None = None,
-    ) -> Tensor:
-        """Pictures at instants t between a and b.
-
-        Args:
-            a: features of the left frame, batch B.
-            b: features of the right frame, batch B.
-            motion: what `match(a, b)` returned.
-            t: (N,) float32, 0 < t < 1. N equals B, or B is 1 and the one gap is rendered N times.
-            before: motion of the gap that ends at a, for models with `context` 1; None at the start
-                of the film and beside a cut.
-            after: motion of the gap that begins at b, likewise.
-
-        Returns:
-            (N, 3, H, W) float32 RGB, about 0..1, neither rounded nor clamped.
-        """
+    def render(self, request: RenderRequest) -> Tensor:
+        """Interpolate frames (N, 3, H, W), float32 RGB, about 0..1, neither rounded nor clamped."""
         raise NotImplementedError
 
     def as_published(self) -> Model:
@@ -124,8 +116,8 @@ class Model(nn.Module):
         """
         raise NotImplementedError
 
-    def takes(self, format: PixelFormat, height: int, width: int) -> bool:
-        """Whether the two doors below take pictures of a format and size as they are, which spares the way by RGB."""
+    def supports_planes(self, format: PixelFormat, height: int, width: int) -> bool:
+        """Whether `encode_planes` and `render_planes` take frames of this format and size, without a detour by RGB."""
         return False
 
     def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> Features:
@@ -135,14 +127,6 @@ class Model(nn.Module):
         """
         raise NotImplementedError
 
-    def render_planes(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None = None,
-        after: Motion | None = None,
-    ) -> list[tuple[Tensor, ...]]:
+    def render_planes(self, request: RenderRequest) -> list[tuple[Tensor, ...]]:
         """Planes like those given to `encode_planes`, rounded to its code values, for every t; see `render`."""
         raise NotImplementedError

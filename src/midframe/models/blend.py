@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from midframe import ops
-from midframe.models.base import Features, Model, Motion
+from midframe.models.base import Features, Model, Motion, RenderRequest
 from midframe.types import PixelFormat
 
 
@@ -27,19 +27,11 @@ class Blend(Model):
         """Nothing."""
         return None
 
-    def render(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None = None,
-        after: Motion | None = None,
-    ) -> Tensor:
+    def render(self, request: RenderRequest) -> Tensor:
         """(N, 3, H, W): `a + t (b - a)`."""
-        return torch.lerp(a, b, t.to(a).view(-1, 1, 1, 1))
+        return torch.lerp(request.a, request.b, request.t.to(request.a).view(-1, 1, 1, 1))
 
-    def takes(self, format: PixelFormat, height: int, width: int) -> bool:
+    def supports_planes(self, format: PixelFormat, height: int, width: int) -> bool:
         """Everything: a mixture is the same one in Y'CbCr and in RGB."""
         return True
 
@@ -47,14 +39,7 @@ class Blend(Model):
         """The planes themselves."""
         return tuple(planes)
 
-    def render_planes(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None = None,
-        after: Motion | None = None,
-    ) -> list[tuple[Tensor, ...]]:
+    def render_planes(self, request: RenderRequest) -> list[tuple[Tensor, ...]]:
         """Every plane mixed, alpha too."""
-        return [tuple(ops.mix(p, q, instant) for p, q in zip(a, b, strict=True)) for instant in t.tolist()]
+        pairs = [*zip(request.a, request.b, strict=True)]
+        return [tuple(ops.mix(p, q, t) for p, q in pairs) for t in request.t.tolist()]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from midframe.colour import levels
-from midframe.models.base import Features, Model, Motion, scale_by_size
+from midframe.models.base import Features, Model, Motion, RenderRequest, scale_by_size
 from midframe.models.search import (
     Search,
     View,
@@ -88,7 +88,7 @@ class Dis(Model):
     min_side: ClassVar[int] = 16  # DIS seeks with patches of 8 pixels
     fast_half: ClassVar[tuple[str, ...]] = ()
     flow_scales: ClassVar[tuple[float, ...]] = (1.0, 0.5, 0.25)
-    ahead: ClassVar[bool] = True
+    prefetch: ClassVar[bool] = True
 
     def encode(self, image: Tensor) -> Features:
         """The pictures as numpy, and in grey at the size at which motion is sought."""
@@ -98,7 +98,7 @@ class Dis(Model):
             found.append(_Picture((rgb,), self._gray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), 255, 0)))
         return found
 
-    def takes(self, format: PixelFormat, height: int, width: int) -> bool:
+    def supports_planes(self, format: PixelFormat, height: int, width: int) -> bool:
         """Whatever needs no padding."""
         return min(height, width) >= self.min_side
 
@@ -117,16 +117,9 @@ class Dis(Model):
         """(B, 2, h, w) from a to b, on the grid on which it was sought."""
         return torch.stack([torch.from_numpy(flows.forward.transpose(2, 0, 1).copy()) for flows in motion])
 
-    def render(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None = None,
-        after: Motion | None = None,
-    ) -> Tensor:
+    def render(self, request: RenderRequest) -> Tensor:
         """(N, 3, H, W): one picture for every t."""
+        a, b, motion, t = request.a, request.b, request.motion, request.t
         many = len(t) if len(a) == 1 else 1
         out = torch.empty((len(t), 3, *a[0].layers[0].shape[:2]))
         pairs = zip(a * many, b * many, motion * many, t.tolist(), out.numpy(), strict=True)
@@ -136,20 +129,12 @@ class Dis(Model):
                 cv2.extractChannel(picture, channel, plane)
         return out.to(t.device)
 
-    def render_planes(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None = None,
-        after: Motion | None = None,
-    ) -> list[tuple[Tensor, ...]]:
+    def render_planes(self, request: RenderRequest) -> list[tuple[Tensor, ...]]:
         """Planes like those given, for every t."""
-        (left,), (right,), (flows,) = a, b, motion
+        (left,), (right,), (flows,) = request.a, request.b, request.motion
         return [
             tuple(torch.from_numpy(_rounded(layer, left.format)) for layer in _between(left, right, flows, instant))
-            for instant in t.tolist()
+            for instant in request.t.tolist()
         ]
 
     def _gray(self, light: Array, gain: float, offset: float) -> Array:

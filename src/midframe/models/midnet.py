@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from midframe.errors import WeightsError
 from midframe.models import search
-from midframe.models.base import Model, scale_by_size
+from midframe.models.base import Model, RenderRequest, scale_by_size
 from midframe.models.search import LIMITS, Search, both_ways, by_size, resized, shrink_within
 from midframe.ops import coordinates, resize_flow, splat, warp
 
@@ -549,7 +549,7 @@ class Midnet(Model):
         else:
             self.flow_scales = (1.0, 0.5, 0.25)  # type: ignore[misc]
             self.stride = 4 * TILE_BLOCKS  # type: ignore[misc]
-            self.ahead = True  # type: ignore[misc]
+            self.prefetch = True  # type: ignore[misc]
         self.judge = Judge(architecture.guesses, *architecture.judge)
         self._initialise()
 
@@ -601,7 +601,7 @@ class Midnet(Model):
         sixteenth = self.encode16(F.instance_norm(eighth))
         return made._replace(quarter=quarter, eighth=eighth, sixteenth=sixteenth)
 
-    def takes(self, format: PixelFormat, height: int, width: int) -> bool:
+    def supports_planes(self, format: PixelFormat, height: int, width: int) -> bool:
         """Light with chroma as large or half as large, where it is drawn compiled and no features are learned."""
         here = self.architecture.matcher == "dis" and self.judge.kind.device.type == "cpu"
         plain = format.layout in ("yuv", "gray") and not format.alpha
@@ -722,17 +722,10 @@ class Midnet(Model):
 
     # ---- per instant
 
-    def render(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None = None,
-        after: Motion | None = None,
-    ) -> Tensor:
+    def render(self, request: RenderRequest) -> Tensor:
         """See `Model.render`; uses `before` and `after` only together, where both tell of the same acceleration."""
-        bend = _bend(motion, before, after)
+        a, b, motion, t = request.a, request.b, request.motion, request.t
+        bend = _bend(motion, request.before, request.after)
         if a.layers:
             from midframe.models import drawing
 
@@ -759,19 +752,12 @@ class Midnet(Model):
             image = image + quadruple(shares[:, k : k + 1]) * picture
         return image
 
-    def render_planes(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None = None,
-        after: Motion | None = None,
-    ) -> list[tuple[Tensor, ...]]:
+    def render_planes(self, request: RenderRequest) -> list[tuple[Tensor, ...]]:
         """See `Model.render_planes`."""
         from midframe.models import drawing
 
-        pictures = self._pictures(a, b, motion, t, _bend(motion, before, after))
+        bend = _bend(request.motion, request.before, request.after)
+        pictures = self._pictures(request.a, request.b, request.motion, request.t, bend)
         return [drawing.planes_of(*picture) for picture in pictures]
 
     def _pictures(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from midframe import ops
-from midframe.models.base import Features, Model, Motion, SceneDetector
+from midframe.models.base import Features, Model, Motion, RenderRequest, SceneDetector
 
 # Part of a tile's side that it shares with each neighbour.
 OVERLAP = 0.25
@@ -79,20 +79,14 @@ class Tiled(Model):
         """That of the model inside, on whole frames."""
         return self.inner.scene_detector(device, half)
 
-    def render(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None = None,
-        after: Motion | None = None,
-    ) -> Tensor:
+    def render(self, request: RenderRequest) -> Tensor:
         """Pictures (N, 3, H, W), mixed from those of the tiles."""
+        a, t = request.a, request.t
         nothing: Sequence[None] = [None] * len(a.parts)
-        around = (nothing if beside is None else beside.parts for beside in (before, after))
-        tiles = zip(a.parts, b.parts, motion.parts, *around, strict=True)
-        return _mixed(a, (self.inner.render(p, q, m, t, was, then).float() for p, q, m, was, then in tiles))
+        around = (nothing if beside is None else beside.parts for beside in (request.before, request.after))
+        tiles = zip(a.parts, request.b.parts, request.motion.parts, *around, strict=True)
+        requests = (RenderRequest(p, q, m, t, before, after) for p, q, m, before, after in tiles)
+        return _mixed(a, (self.inner.render(one).float() for one in requests))
 
 
 def _mixed(tiles: _Tiles, pictures: Iterable[Tensor]) -> Tensor:

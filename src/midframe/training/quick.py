@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from midframe.errors import InputError, MediaError
+from midframe.models.base import RenderRequest
 from midframe.models.midnet import Midnet
 from midframe.ops import crop, pad
 
@@ -77,7 +78,8 @@ def quick_score(net: Midnet, weights: dict[str, Tensor], triplets: list[Triplet]
             size = net.padded_size(height, width)
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
                 seen_a, seen_b = net.encode(pad(a, *size)), net.encode(pad(b, *size))
-                made = net.render(seen_a, seen_b, net.match(seen_a, seen_b), torch.tensor([0.5], device=device))
+                t = torch.tensor([0.5], device=device)
+                made = net.render(RenderRequest(seen_a, seen_b, net.match(seen_a, seen_b), t))
             rounded = (crop(made.float(), height, width).clamp(0, 1) * 255).round()
             error = float(((rounded - target * 255) ** 2).mean())
             scores.append(10 * np.log10(255**2 / max(error, 1e-6)))

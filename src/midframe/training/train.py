@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from midframe.errors import DeviceError, InputError
+from midframe.models.base import RenderRequest
 from midframe.models.midnet import (
     SIZES,
     Architecture,
@@ -157,7 +158,7 @@ def objective(
         return loss, notes
 
     motion = net.motion(a, b, *found.quarter[-1].chunk(2), *found.sure.chunk(2))
-    image, target = net.render(a, b, motion, batch["t"]).float(), batch["target"]
+    image, target = net.render(RenderRequest(a, b, motion, batch["t"])).float(), batch["target"]
     loss = loss + weights.picture * losses.laplacian(image, target)
     loss = loss + weights.charbonnier * losses.charbonnier(image, target)
     if weights.census:

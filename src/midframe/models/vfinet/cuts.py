@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from midframe import colour, ops
-from midframe.models.base import Features, Model, Motion, SceneDetector
+from midframe.models.base import Features, Model, Motion, RenderRequest, SceneDetector
 from midframe.types import Frame
 
 GREY = (0.299, 0.587, 0.114)  # of B, G and R: the original weighs its BGR frames with the weights for RGB
@@ -150,14 +150,6 @@ class Remembering(Model):
         """As the model inside has it."""
         return self.inner.flow(motion)
 
-    def render(
-        self,
-        a: Features,
-        b: Features,
-        motion: Motion,
-        t: Tensor,
-        before: Motion | None = None,
-        after: Motion | None = None,
-    ) -> Tensor:
+    def render(self, request: RenderRequest) -> Tensor:
         """As the model inside has it."""
-        return self.inner.render(a, b, motion, t, before, after)
+        return self.inner.render(request)

@@ -8,7 +8,7 @@ Pictures enter and leave as RGB; inside they are BGR, as the network was trained
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from midframe import ops
 from midframe.errors import InputError
 from midframe.models import raft
-from midframe.models.base import Model, SceneDetector
+from midframe.models.base import Model, RenderRequest, SceneDetector
 from midframe.models.raft import Encoded, Raft
 from midframe.models.vfinet import motion as instants
 from midframe.models.vfinet.cuts import FlowCuts, Remembering
@@ -159,18 +159,12 @@ class VFINet(Model):
             return motion.forward
         return ops.resize_flow(motion.forward, 2 * motion.forward.shape[-2], 2 * motion.forward.shape[-1])
 
-    def render(
-        self,
-        a: Features,
-        b: Features,
-        motion: Flows,
-        t: Tensor,
-        before: Flows | None = None,
-        after: Flows | None = None,
-    ) -> Tensor:
+    def render(self, request: RenderRequest) -> Tensor:
         """Pictures at t: quadratic motion where both neighbouring gaps are given, even motion otherwise."""
+        a, b, motion, t = request.a, request.b, request.motion, request.t
+        before, after = request.before, request.after
         if len(t) > 1 and len(a.image) == 1 and a.image.shape[-2] * a.image.shape[-1] > BATCH_AREA:
-            return torch.cat([self.render(a, b, motion, one, before, after) for one in torch.split(t, 1)])
+            return torch.cat([self.render(replace(request, t=one)) for one in torch.split(t, 1)])
         n = max(len(t), len(a.image))
         t = t.float().view(-1, 1, 1, 1)
         flows = torch.stack([motion.forward, motion.backward])  # (2, B, 2, h, w)
