@@ -35,7 +35,7 @@ def examine(model: str) -> dict[str, Any]:
     """Everything by name, in the order in which it is shown."""
     import torch
 
-    from midframe import __version__
+    from midframe import __version__, kernels
     from midframe.engine import pick_device, pick_precision
     from midframe.models import load_model
     from midframe.video.build import encoders, library_versions
@@ -53,6 +53,7 @@ def examine(model: str) -> dict[str, Any]:
         "midframe": __version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
         "torch": str(torch.__version__),
+        "kernels": kernels.description(),
         "ffmpeg_libraries": ", ".join(f"{name} {version}" for name, version in library_versions().items()),
         "processors": f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} usable, "
         f"torch uses {torch.get_num_threads()}",
