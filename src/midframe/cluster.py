@@ -146,6 +146,8 @@ def interpolate(
     else:
         target = None if dst is None else Path(dst)
     plan = plan_run(source, target, options)
+    if url is None and (finished := segments.finished_before(plan)) is not None:
+        return finished
     check_target(plan.target, source, options.overwrite)
     with segments.disk_trouble(plan.target), Journal(plan.target) as journal, connected(ray, farm):
         share = _Share(ray, farm, plan)
@@ -378,6 +380,11 @@ class _Head:
         """One film out of all segments."""
         self._tell("joining", self.plan.start)
         seconds = time.monotonic() - self.began
+        if lost := segments.damaged(self.plan, self.journal):
+            raise JobError(
+                f"{len(lost)} of {len(self.plan.segments)} segments were damaged since they were written, segment "
+                f"{lost[0]:05d} first; the others are kept: the same command makes these again"
+            )
         return segments.join(
             self.plan, self.journal, self.warnings, seconds, self.made, self.resumed, workers=self.lanes
         )
