@@ -6,8 +6,8 @@
       │  └── resume ── paused                          │
       └──────────────────── retry ─────────────────────┘
 
-A running job is not stopped here: `ask` writes the wish down, the worker's keeper sees it, and `stopped` turns it into
-the state wished for. Every change is one guarded UPDATE, so two requests at once cannot both win. The file is opened
+A running job is not stopped here: `ask` records the request, its dispatcher sees it, and `stopped` turns it into the
+requested state. Every change is one guarded UPDATE, so two requests at once cannot both win. The file is opened
 in exclusive mode: a second server on the same folder is refused, and the lock dies with the process.
 """
 
@@ -103,7 +103,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class MeasuredSpeed:
     """What earlier runs cost: pixels are those of output frames; bits are those of the output file."""
 
     pixels_per_second: float
@@ -200,7 +200,7 @@ class Store:
         """Write down where an upload goes."""
         self._change("UPDATE sources SET path = ? WHERE id = ?", path, id)
 
-    def judge_source(self, id: str, info: Mapping[str, Any] | None, error: Mapping[str, str] | None) -> None:
+    def set_probe_result(self, id: str, info: Mapping[str, Any] | None, error: Mapping[str, str] | None) -> None:
         """Write down what the probe found: "ready" with info, "refused" with an error."""
         self._change(
             "UPDATE sources SET state = ?, info = ?, error = ? WHERE id = ? AND state = 'probing'",
@@ -225,7 +225,7 @@ class Store:
             )
         )
 
-    def unready(self, client: str) -> int:
+    def pending_sources(self, client: str) -> int:
         """How many of this client's films are on their way: not here as a whole, or not looked at."""
         sql = "SELECT count(*) FROM sources WHERE client = ? AND state IN ('receiving', 'probing')"
         rows = self._rows(sql, client)
@@ -354,7 +354,7 @@ class Store:
         )
         self._change("DELETE FROM speeds WHERE number <= (SELECT max(number) FROM speeds) - 200")
 
-    def learned(self, model: str, source: str | None) -> Learned | None:
+    def learned(self, model: str, source: str | None) -> MeasuredSpeed | None:
         """Medians of the last five runs of this model, on one source or (None) on any; None before the first."""
         rows = self._rows(
             "SELECT * FROM speeds WHERE model = ? AND (? IS NULL OR source = ?) ORDER BY number DESC LIMIT 5",
@@ -362,7 +362,7 @@ class Store:
         )
         if not rows:
             return None
-        return Learned(
+        return MeasuredSpeed(
             pixels_per_second=median(row["pixels_per_second"] for row in rows),
             bits_per_pixel=median(row["bits_per_pixel"] for row in rows),
         )

@@ -1,7 +1,7 @@
 """A process that may die: it answers one request at a time over a pipe.
 
 What crosses the pipe is JSON and raw bytes, never pickles, so a decoder that was taken over cannot talk the server
-into anything. The child leaves when the pipe closes, so a killed server leaves nobody behind.
+into anything. The subprocess leaves when the pipe closes, so a killed server leaves nobody behind.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from midframe.errors import Interrupted, JobError, MidframeError
 _log = logging.getLogger("midframe.server")
 
 
-class ChildDiedError(JobError):
+class WorkerDiedError(JobError):
     """The process ended under the request."""
 
 
-class ChildSlowError(JobError):
+class WorkerTimeoutError(JobError):
     """The request took longer than allowed, and the process was killed."""
 
 
-class ChildFailedError(JobError):
+class RequestFailedError(JobError):
     """The request was answered with an error of the file or of the wish."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -40,7 +40,7 @@ class ChildFailedError(JobError):
         self.code = code
 
 
-# what a child does with a request: (request, note, cancel) -> (JSON answer, raw answer)
+# what a subprocess does with a request: (request, note, cancel) -> (JSON answer, raw answer)
 Note = Callable[[Mapping[str, Any], bytes | None], None]
 Handler = Callable[[Mapping[str, Any], Note, threading.Event], tuple[Mapping[str, Any], bytes | None]]
 
@@ -114,7 +114,7 @@ def _code(error: MidframeError) -> str:
     return {"Media": "unreadable", "Unsupported": "unsupported", "Input": "invalid"}.get(name, name.lower())
 
 
-class Child:
+class SubprocessWorker:
     """A process that answers one request at a time, started when needed, killed when it is too slow."""
 
     def __init__(self, name: str, handler: Handler, memory_bytes: int | None = None, niceness: int = 0) -> None:
@@ -155,7 +155,7 @@ class Child:
     ) -> tuple[Mapping[str, Any], bytes | None]:  # fmt: skip
         """Send a request and wait for its answer; `idle` is called some times a second meanwhile.
 
-        Raises ChildDiedError, ChildSlowError (after `seconds`), ChildFailedError, or Interrupted.
+        Raises WorkerDiedError, WorkerTimeoutError (after `seconds`), RequestFailedError, or Interrupted.
         """
         self.start()
         assert self._process is not None and self._pipe is not None
@@ -170,7 +170,7 @@ class Child:
                     if head["kind"] == "answer":
                         return head["answer"], body
                     if head["kind"] == "error":
-                        raise ChildFailedError(head["code"], head["message"])
+                        raise RequestFailedError(head["code"], head["message"])
                     if head["kind"] == "stopped":
                         raise Interrupted("stopped on request")
                     if note is not None:
@@ -181,10 +181,10 @@ class Child:
                     idle()
                 if deadline is not None and time.monotonic() > deadline:
                     self._bury()
-                    raise ChildSlowError(f"took longer than {seconds:g} s")
+                    raise WorkerTimeoutError(f"took longer than {seconds:g} s")
         except (EOFError, OSError) as error:
             self._bury()
-            raise ChildDiedError(self._how()) from error
+            raise WorkerDiedError(self._how()) from error
 
     def _how(self) -> str:
         code = self._process.exitcode if self._process is not None else None

@@ -1,4 +1,4 @@
-"""The door-keeper, before any route: who may speak to the server, from where, and how much they may say.
+"""The door-dispatcher, before any route: who may speak to the server, from where, and how much they may say.
 
 Four checks, each against something real: the Host header (a hostile page that points its own name at 127.0.0.1), the
 Sec-Fetch-Site and Origin headers (a hostile page that posts to 127.0.0.1), the token, the size of a request's body.
@@ -72,7 +72,7 @@ def check_address(host: str, token: str | None) -> None:
         )
 
 
-class Guard:
+class SecurityMiddleware:
     """ASGI middleware with the four checks."""
 
     def __init__(

@@ -16,7 +16,7 @@ from typing import Any
 
 from midframe.errors import InputError
 from midframe.options import Options
-from midframe.server.jobs import Learned
+from midframe.server.store import MeasuredSpeed
 
 USUAL_CRF = 16.0
 USUAL_BITS_PER_PIXEL = (
@@ -40,7 +40,7 @@ class Prediction:
     basis: str  # "this film", "other films" or "nothing": where size and time come from
 
 
-def wish(options: Mapping[str, Any]) -> Options:
+def parse_options(options: Mapping[str, Any]) -> Options:
     """The Options that an API request means. Raises InputError."""
     return Options.parse(**{name: value for name, value in options.items() if name not in _NOT_OPTIONS})
 
@@ -52,9 +52,11 @@ def preview_range(info: Mapping[str, Any], start: float, seconds: float) -> tupl
     return round(begin, 3), round(min(begin + seconds, duration), 3)
 
 
-def predict(info: Mapping[str, Any], options: Mapping[str, Any], learned: Learned | None, basis: str) -> Prediction:
+def predict(
+    info: Mapping[str, Any], options: Mapping[str, Any], learned: MeasuredSpeed | None, basis: str
+) -> Prediction:
     """Predict a run on a probed film. Raises InputError for a wish that cannot be meant."""
-    wished = wish(options)
+    wished = parse_options(options)
     rate = Fraction(info["rate"])
     out = wished.fps or rate * (wished.ratio or (1 if wished.slowmo else 2))
     # N frames say it exactly; a duration in a header is rounded
@@ -107,7 +109,7 @@ def _spoken(name: str, options: Mapping[str, Any], quote: Any = shlex.quote) -> 
     """The options that differ from the default, as (name, text or bool)."""
     usual = Options().to_json()
     spoken: list[tuple[str, Any]] = []
-    for key, value in wish(options).to_json().items():
+    for key, value in parse_options(options).to_json().items():
         if value != usual[key]:
             spoken.append(
                 (

@@ -1,6 +1,6 @@
 """Server-sent events: what changed goes to every page that listens, at most four times a second.
 
-Changes are told from any thread; only the newest state of each thing is sent, so a slow listener misses steps, never
+Changes are told from any thread; only the newest state of each thing is sent, so a slow subscriber misses steps, never
 the end.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable
 
 BEAT_SECONDS = 0.25
 SILENCE_SECONDS = 15.0  # a comment line after this long keeps proxies from closing the connection
-MAX_LISTENERS = 200
+MAX_SUBSCRIBERS = 200
 
 
-class Hub:
+class EventBroker:
     """Gathers changes and hands them out."""
 
     def __init__(self, render: Callable[[str, str], str | None]) -> None:
@@ -23,10 +23,10 @@ class Hub:
         self._render = render
         self._lock = threading.Lock()
         self._changed: dict[tuple[str, str], None] = {}  # a dict keeps the order
-        self._listeners: set[Listener] = set()
+        self._subscribers: set[Subscriber] = set()
         self._pump: asyncio.Task[None] | None = None
 
-    def tell(self, kind: str, id: str) -> None:
+    def publish(self, kind: str, id: str) -> None:
         """Something changed: "job", "source" or "gone" with its id. From any thread."""
         with self._lock:
             self._changed[kind, id] = None
@@ -36,54 +36,54 @@ class Hub:
         self._pump = asyncio.create_task(self._beat())
 
     async def close(self) -> None:
-        """End every listener's stream."""
+        """End every subscriber's stream."""
         if self._pump is not None:
             self._pump.cancel()
-        for listener in list(self._listeners):
-            listener.close()
+        for subscriber in list(self._subscribers):
+            subscriber.close()
 
     @property
     def full(self) -> bool:
-        """Whether there are as many listeners as there may be."""
-        return len(self._listeners) >= MAX_LISTENERS
+        """Whether there are as many subscribers as there may be."""
+        return len(self._subscribers) >= MAX_SUBSCRIBERS
 
-    def listen(self) -> Listener | None:
-        """A new listener; None when there are too many."""
+    def subscribe(self) -> Subscriber | None:
+        """A new subscriber; None when there are too many."""
         if self.full:
             return None
-        listener = Listener()
-        self._listeners.add(listener)
-        return listener
+        subscriber = Subscriber()
+        self._subscribers.add(subscriber)
+        return subscriber
 
     async def stream(self, snapshot: Callable[[], list[str]], follow: bool = True) -> AsyncIterator[str]:
         """The text of an event stream: what `snapshot`, called in a thread, tells, then changes if they are followed.
 
         It listens from its first step on, so a stream that nobody reads takes no place.
         """
-        listener = self.listen()
-        if listener is None:
+        subscriber = self.subscribe()
+        if subscriber is None:
             return  # others came between the question whether there is room and the first step
         try:
             for text in await asyncio.to_thread(snapshot):
                 yield text
             if not follow:
                 return
-            while not listener.closed:
-                texts = await listener.wait(SILENCE_SECONDS)
+            while not subscriber.closed:
+                texts = await subscriber.wait(SILENCE_SECONDS)
                 yield "".join(texts) or ": still here\n\n"
         finally:
-            self._listeners.discard(listener)
+            self._subscribers.discard(subscriber)
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             with self._lock:
                 changed, self._changed = list(self._changed), {}
-            if not changed or not self._listeners:
+            if not changed or not self._subscribers:
                 continue
             texts = await asyncio.to_thread(self._all, changed)
-            for listener in self._listeners:
-                listener.put(texts)
+            for subscriber in self._subscribers:
+                subscriber.put(texts)
 
     def _all(self, changed: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
         texts = {(kind, id): self._render(kind, id) for kind, id in changed}
@@ -95,7 +95,7 @@ def event(kind: str, text: str) -> str:
     return f"event: {kind}\ndata: {text}\n\n"
 
 
-class Listener:
+class Subscriber:
     """One open page."""
 
     def __init__(self) -> None:

@@ -1,13 +1,13 @@
-"""A farm: what it costs beside a plain run, how long a thousand segments take to join, and how far it carries.
+"""A cluster: what it costs beside a plain run, how long a thousand segments take to join, and how far it carries.
 
-    python benchmarks/farm.py costs                    processor seconds a picture, for the sizing table; minutes
-    python benchmarks/farm.py simulate                 the film on up to 1,000 workers; seconds
-    python benchmarks/farm.py head                     what a message costs the head with 1,000 tasks; needs Ray
-    python benchmarks/farm.py join                     1,000 segments into one film: time and peak memory
-    python benchmarks/farm.py overhead                 plain run against one worker; needs Ray; a pair more each time
-    python benchmarks/farm.py scaling                  two workers on two cores against one on one; likewise
+    python benchmarks/cluster.py costs                    processor seconds a picture, for the sizing table; minutes
+    python benchmarks/cluster.py simulate                 the film on up to 1,000 workers; seconds
+    python benchmarks/cluster.py head                     what a message costs the head with 1,000 tasks; needs Ray
+    python benchmarks/cluster.py join                     1,000 segments into one film: time and peak memory
+    python benchmarks/cluster.py overhead                 plain run against one worker; needs Ray; a pair more each time
+    python benchmarks/cluster.py scaling                  two workers on two cores against one on one; likewise
 
-The simulation drives the very rules of the farm (`midframe.dispatch`) with simulated workers. Its assumptions stand in
+The simulation drives the rules of a run (`midframe.cluster.scheduler`) with simulated workers. Its assumptions stand in
 `Assumptions`, and are printed with its table.
 """
 
@@ -31,14 +31,14 @@ import rig
 
 from midframe.process import settle
 
-DOCS = rig.HERE.parent / "docs" / "farm.md"
-BEGIN, END = "<!-- numbers: written by benchmarks/farm.py -->", "<!-- /numbers -->"
+DOCS = rig.HERE.parent / "docs" / "cluster.md"
+BEGIN, END = "<!-- numbers: written by benchmarks/cluster.py -->", "<!-- /numbers -->"
 WORKERS = (1, 8, 32, 100, 300, 1000)
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the simulation takes for granted; change them to your own farm's."""
+    """What the simulation takes for granted; change them to your own cluster's."""
 
     film_hours: float = 2.0
     rate: float = 60.0  # output pictures a second
@@ -55,17 +55,19 @@ class Assumptions:
 
 
 def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
-    """One film on so many workers, by the farm's own rules. Times in seconds."""
-    from midframe.cluster import NEWS_FRAMES, NEWS_WORKERS
-    from midframe.dispatch import Dispatch, piece_outputs
+    """One film on so many workers, by the scheduler's own rules. Times in seconds."""
+    from midframe.cluster.coordinator import PROGRESS_FRAMES, PROGRESS_WORKERS
+    from midframe.cluster.scheduler import SegmentScheduler, segment_outputs_for
     from midframe.plan import SEGMENT_OUTPUTS
 
     rng = random.Random(seed)
     total = round(a.film_hours * 3600 * a.rate)
-    outputs = piece_outputs(total, workers, SEGMENT_OUTPUTS)
+    outputs = segment_outputs_for(total, workers, SEGMENT_OUTPUTS)
     count = max(1, total // outputs)
-    messages = 3 + outputs // (NEWS_FRAMES * -(-workers // NEWS_WORKERS))  # begun, so far ..., through; and its record
-    dispatch = Dispatch([float(outputs)] * count)
+    messages = 3 + outputs // (
+        PROGRESS_FRAMES * -(-workers // PROGRESS_WORKERS)
+    )  # begun, so far ..., through; and its record
+    scheduler = SegmentScheduler([float(outputs)] * count)
     speeds = [max(0.2, rng.gauss(1, a.spread)) for _ in range(workers)]
     events: list[tuple[float, int, int, str, int]] = []  # time, order, worker, kind, ticket
     order, idle, now, wasted, doubled = 0, list(range(workers)), 0.0, 0.0, 0
@@ -78,8 +80,8 @@ def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
         order += 1
         heapq.heappush(events, (when, order, worker, kind, ticket))
 
-    while not dispatch.over:
-        while idle and (handed := dispatch.next(now)) is not None:
+    while not scheduler.over:
+        while idle and (handed := scheduler.next(now)) is not None:
             ticket, attempt = handed
             worker = idle.pop()
             doubled += attempt.copy
@@ -89,7 +91,7 @@ def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
             seconds = a.start_seconds + slow * outputs / (a.worker_fps * speeds[worker])
             death = rng.expovariate(a.deaths_per_hour / 3600) if a.deaths_per_hour else float("inf")
             began[ticket] = head_free
-            dispatch.started(ticket, head_free)
+            scheduler.started(ticket, head_free)
             if death < seconds:
                 at(head_free + death, worker, "dies", ticket)
             else:
@@ -103,7 +105,7 @@ def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
         if kind == "looks":
             looking = False
         elif kind == "dies":
-            dispatch.lost(ticket)
+            scheduler.lost(ticket)
             wasted += now - began[ticket]
             at(now + a.back_seconds, worker, "back")
         elif kind == "back":
@@ -112,7 +114,7 @@ def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
             line_free = max(line_free, now) + outputs * a.picture_mbytes / a.line_mbytes_per_second
             at(line_free, worker, "done", ticket)
         elif kind == "done":
-            if not dispatch.finished(ticket, now):
+            if not scheduler.finished(ticket, now):
                 wasted += now - began[ticket]
             idle.append(worker)
     join = count * a.join_seconds_per_segment
@@ -138,10 +140,11 @@ def head(segments: int = 1000) -> dict[str, float]:
     import ray
 
     from midframe import cluster, plan
+    from midframe.cluster import coordinator, worker
 
     plan.SEGMENT_OUTPUTS = 8
     heard = 0
-    take = cluster._Head._news
+    take = coordinator.Coordinator._handle_message
 
     def talk(job: Any, number: int) -> Any:
         yield {"kind": "began", "node": ""}
@@ -155,8 +158,8 @@ def head(segments: int = 1000) -> dict[str, float]:
         heard += 1
         take(one, ticket, news)
 
-    cluster._make_segment, cluster._Head._news = talk, count
-    cluster._Head.join = lambda one: one  # there is nothing to join
+    worker.make_segment, coordinator.Coordinator._handle_message = talk, count
+    coordinator.Coordinator.join = lambda one: one  # there is nothing to join
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     begun = {}
 
@@ -166,7 +169,7 @@ def head(segments: int = 1000) -> dict[str, float]:
     cluster.interpolate(
         film("540p", segments * 4 // 24),
         rig.storage() / "head-out.mkv",
-        farm=cluster.Farm(workers=segments),
+        config=cluster.ClusterConfig(workers=segments),
         on_plan=on_plan,
         on_progress=lambda progress: None,
         **WISHES,
@@ -192,7 +195,7 @@ def join(segments: int = 1000) -> dict[str, Any]:
     from midframe.video.reader import open_reader
     from midframe.video.writer import open_writer
 
-    folder = rig.storage() / "farm-join"
+    folder = rig.storage() / "cluster-join"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     source = folder / "source.mkv"
@@ -300,7 +303,8 @@ def started(cores: int, short: Path, target: Path) -> dict[str, float]:
     quiet = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
     init = timed(lambda: ray.init(address="local", num_cpus=cores, **quiet))
     first, second = (
-        timed(lambda: cluster.interpolate(short, target, farm=cluster.Farm(workers=1), **WISHES)) for _ in range(2)
+        timed(lambda: cluster.interpolate(short, target, config=cluster.ClusterConfig(workers=1), **WISHES))
+        for _ in range(2)
     )
     return {"ray": init, "worker": first - second}
 
@@ -311,13 +315,13 @@ def overhead(size: str, seconds: int, swapped: bool, model: str) -> dict[str, An
 
     from midframe import cluster, pipeline
 
-    source, target = film(size, seconds), rig.storage() / "farm-out.mkv"
+    source, target = film(size, seconds), rig.storage() / "cluster-out.mkv"
     start = started(2, film(size, 2), target)
     wishes = WISHES | {"model": model}
     pipeline.interpolate(film(size, 2), target, **wishes)  # warm-up
     runs = {
         "plain": lambda: pipeline.interpolate(source, target, **wishes),
-        "farm": lambda: cluster.interpolate(source, target, farm=cluster.Farm(workers=1), **wishes),
+        "cluster": lambda: cluster.interpolate(source, target, config=cluster.ClusterConfig(workers=1), **wishes),
     }
     found: dict[str, float] = {}
     for name in reversed(runs) if swapped else runs:
@@ -334,9 +338,10 @@ def scaling(size: str, seconds: int, swapped: bool) -> dict[str, float]:
     import ray
 
     from midframe import cluster
+    from midframe.cluster import worker
 
-    source, target, claims = film(size, seconds), rig.storage() / "farm-out.mkv", rig.storage() / "claims"
-    make = cluster._make_segment
+    source, target, claims = film(size, seconds), rig.storage() / "cluster-out.mkv", rig.storage() / "claims"
+    make = worker.make_segment
 
     def pinned(job: Any, number: int) -> Any:
         import contextlib
@@ -350,15 +355,17 @@ def scaling(size: str, seconds: int, swapped: bool) -> dict[str, float]:
             os.sched_setaffinity(int(thread), {core})
         yield from make(replace(job, threads=1), number)
 
-    cluster._make_segment = pinned
+    worker.make_segment = pinned
     found = {}
     for workers in (2, 1) if swapped else (1, 2):
         shutil.rmtree(claims, ignore_errors=True)
         claims.mkdir()
         started(workers, film(size, 2), target)
-        cluster.interpolate(film(size, 20), target, farm=cluster.Farm(workers=workers), **WISHES)  # wakes the second
+        cluster.interpolate(
+            film(size, 20), target, config=cluster.ClusterConfig(workers=workers), **WISHES
+        )  # wakes the second
         found[str(workers)] = timed(
-            lambda n=workers: cluster.interpolate(source, target, farm=cluster.Farm(workers=n), **WISHES)
+            lambda n=workers: cluster.interpolate(source, target, config=cluster.ClusterConfig(workers=n), **WISHES)
         )
         ray.shutdown()
     target.unlink()
@@ -374,7 +381,7 @@ COSTS = [
     ("dis", "2160p"),
     ("midnet-m", "720p"),
 ]
-CORES = 4  # of a worker in the sizing table, as cluster.CORES_PER_WORKER
+CORES = 4  # of a worker in the sizing table, as cluster.resources.CORES_PER_WORKER
 CORES_USED = 0.85  # of them, on average: decoding, model and encoding overlap, and not quite
 
 
@@ -461,8 +468,8 @@ def show(stored: dict[str, Any]) -> str:
             f"the process {j['peak_mbytes']:.0f} MB, {j['grown_mbytes']:.0f} MB of it for the join."
         )
     for model, o in stored.get("overhead", {}).items():
-        ratios = sorted(run["farm"] / run["plain"] for run in o["runs"])
-        spent = [run["farm processor"] / run["plain processor"] for run in o["runs"]]
+        ratios = sorted(run["cluster"] / run["plain"] for run in o["runs"])
+        spent = [run["cluster processor"] / run["plain processor"] for run in o["runs"]]
         ray, worker = (statistics.median(run["start"][what] for run in o["runs"]) for what in ("ray", "worker"))
         plain = statistics.median(run["plain"] for run in o["runs"])
         parts.append(
@@ -494,7 +501,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["blend", "dis"], default="dis", help="of overhead")
     parser.add_argument("--anew", action="store_true", help="forget earlier pairs; else one more is added")
     arguments = parser.parse_args()
-    stored = rig.load("farm")
+    stored = rig.load("cluster")
     if arguments.what == "simulate":
         measured = {}
         if known := stored.get("head"):
@@ -526,7 +533,7 @@ def main() -> None:
             runs.append(scaling(arguments.size, arguments.seconds, swapped))
         place[key] = {**what, "runs": runs}
     stored["machine"] = rig.machine(2)
-    rig.store("farm", stored)
+    rig.store("cluster", stored)
     text = show(stored)
     print(text)
     if DOCS.exists():

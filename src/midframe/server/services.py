@@ -1,4 +1,4 @@
-"""A running server's parts, wired together: store, workers, event hub, folders, limits, expiry. No HTTP."""
+"""A running server's parts, wired together: store, workers, event events, folders, limits, expiry. No HTTP."""
 
 from __future__ import annotations
 
@@ -10,60 +10,25 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from midframe.server import paths
-from midframe.server.events import Hub
-from midframe.server.jobs import FINISHED, Job, NotFoundError, Source, Store
-from midframe.server.wire import ErrorText, JobState, ProgressState, SourceState
-from midframe.server.worker import Keeper, Live, Probe, Prober, RunJob, Still
+from midframe.server.backend import Backend
+from midframe.server.dispatcher import Dispatcher
+from midframe.server.event_broker import EventBroker
+from midframe.server.live_progress import LiveProgress
+from midframe.server.probe_worker import ProbeWorker
+from midframe.server.schemas import ErrorText, JobState, ProgressState, SourceState
+from midframe.server.settings import Settings
+from midframe.server.store import FINISHED, Job, NotFoundError, Source, Store
 
 EXPIRY_SECONDS = 60.0
 
 _log = logging.getLogger("midframe.server")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much one client, one film and the whole server may take."""
-
-    upload_bytes: int = 20_000_000_000
-    duration_seconds: float = 4 * 3600.0
-    pixels: int = 8192 * 4352  # of one picture
-    frames: int = 2_000_000  # of one result
-    jobs_per_client: int = 50  # unfinished ones; a client is an address
-    uploads_per_client: int = 20  # films that are not here as a whole, or not looked at yet
-    probe_seconds: float = 60.0  # by the clock; a usual look takes a tenth of a second
-    probe_bytes: int | None = 6 * 1024**3  # address space of the process that looks at files
-    keep_seconds: float = 7 * 86400.0  # after that a finished job and an unused source go
-    keep_bytes: int = 100_000_000_000  # of all sources and results together; the oldest go first
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """The functions that know films; each runs in a worker process, so each must be a module's function."""
-
-    run_job: RunJob
-    probe: Probe
-    still: Still
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Where the server keeps its things, who may use it, and how much."""
-
-    data: Path
-    folders: tuple[Path, ...] = ()  # films under these may be named by path
-    token: str | None = None
-    hosts: tuple[str, ...] = ()  # names beyond the loopback ones that a browser may know the server by
-    devices: tuple[str, ...] = ("cpu",)  # one worker process each
-    models: tuple[str, ...] = ("dis",)
-    model: str = "dis"  # used when none is named
-    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(slots=True)
@@ -74,22 +39,22 @@ class Upload:
     writer: object = None
 
 
-class House:
+class Services:
     """The parts of a running server, wired together."""
 
-    def __init__(self, settings: Settings, bench: Bench) -> None:
+    def __init__(self, settings: Settings, backend: Backend) -> None:
         self.settings, self.limits = settings, settings.limits
         self.store = Store(settings.data / "jobs.sqlite")
-        self.live = Live()
-        self.hub = Hub(self.render)
+        self.live = LiveProgress()
+        self.events = EventBroker(self.render)
         self.uploads: dict[str, Upload] = {}
-        self.prober = Prober(
-            self.store, bench.probe, bench.still, self.judge, lambda id: self.hub.tell("source", id),
+        self.probe_worker = ProbeWorker(
+            self.store, backend.probe, backend.still, self.judge, lambda id: self.events.publish("source", id),
             self.limits.probe_seconds, self.limits.probe_bytes,
         )  # fmt: skip
-        self.keepers = [
-            Keeper(device, self.store, self.live, self.job_folder, lambda id: self.hub.tell("job", id),
-                   bench.run_job, self.mask_path)
+        self.dispatchers = [
+            Dispatcher(device, self.store, self.live, self.job_folder, lambda id: self.events.publish("job", id),
+                   backend.run_job, self.mask_path)
             for device in settings.devices
         ]  # fmt: skip
         self._closing = threading.Event()
@@ -98,30 +63,30 @@ class House:
     def start(self) -> None:
         """Take up what a former server left, and begin."""
         for source in self.store.recover():
-            self.prober.probe(source)
-        self.prober.start()
-        for keeper in self.keepers:
-            keeper.start()
+            self.probe_worker.probe(source)
+        self.probe_worker.start()
+        for dispatcher in self.dispatchers:
+            dispatcher.start()
         self._expirer.start()
 
     def close(self) -> None:
         """Stop; running jobs are queued again with what they have finished."""
         self._closing.set()
         closers = [
-            threading.Thread(target=keeper.close) for keeper in self.keepers
+            threading.Thread(target=dispatcher.close) for dispatcher in self.dispatchers
         ]  # all at once: each may take seconds
         for closer in closers:
             closer.start()
         for closer in closers:
             closer.join()
-        self.prober.close()
+        self.probe_worker.close()
         self._expirer.join(5)
         self.store.close()
 
     def wake(self) -> None:
-        """There is a job or a wish for some keeper."""
-        for keeper in self.keepers:
-            keeper.wake()
+        """There is a job or a wish for some dispatcher."""
+        for dispatcher in self.dispatchers:
+            dispatcher.wake()
 
     # -- places
 
@@ -214,7 +179,7 @@ class House:
         """Forget a finished job and delete its files."""
         self.store.remove_job(id)
         shutil.rmtree(self.job_folder(id), ignore_errors=True)
-        self.hub.tell("gone", id)
+        self.events.publish("gone", id)
 
     def remove_source(self, id: str) -> bool:
         """Forget a source, unless an unfinished job needs it, and delete what was uploaded."""
@@ -222,7 +187,7 @@ class House:
             return False
         self.uploads.pop(id, None)
         shutil.rmtree(self.source_folder(id), ignore_errors=True)
-        self.hub.tell("gone", id)
+        self.events.publish("gone", id)
         return True
 
     # -- what things look like outside
@@ -279,10 +244,10 @@ def client(request: Request) -> str:
     return request.client.host if request.client else "local"
 
 
-def the_house(request: Request) -> House:
-    """The house of the application that a request came to."""
-    house: House = request.app.state.house
-    return house
+def services_of(request: Request) -> Services:
+    """The services of the application that a request came to."""
+    services: Services = request.app.state.services
+    return services
 
 
-InHouse = Annotated[House, Depends(the_house)]
+InServices = Annotated[Services, Depends(services_of)]

@@ -29,7 +29,7 @@ class Problem(BaseModel):
     error: ErrorText
 
 
-class Wishes(BaseModel):
+class JobOptions(BaseModel):
     """What is wished of a run. At most one of fps and ratio; neither, and no slowmo, is 2x."""
 
     model_config = ConfigDict(extra="forbid")
@@ -82,7 +82,7 @@ class NewPlan(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     source: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    options: Wishes = Wishes()
+    options: JobOptions = JobOptions()
 
 
 class PlanState(BaseModel):
@@ -187,7 +187,7 @@ def raw_body(media: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-class Deny(Exception):
+class HTTPError(Exception):
     """An answer of 4xx."""
 
     def __init__(self, status: int, code: str, message: str) -> None:

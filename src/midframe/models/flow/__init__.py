@@ -1,1 +1,0 @@
-"""Optical flow in both directions between two frames."""
