@@ -256,4 +256,4 @@ def test_verify_fails_on_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError, match="needs no fetching"):
         CliRunner().invoke(command, ["fetch", "blend"], catch_exceptions=False)
     with pytest.raises(InputError, match="there are vfinet"):
-        CliRunner().invoke(command, ["fetch", "rife"], catch_exceptions=False)
+        CliRunner().invoke(command, ["fetch", "flownet"], catch_exceptions=False)

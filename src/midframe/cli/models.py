@@ -57,7 +57,7 @@ def list_models(as_json: bool) -> None:
 @command.command()
 @click.argument("name", metavar="NAME")
 def fetch(name: str) -> None:
-    """Get published weights from their hub, check them, and keep them in the cache."""
+    """Get published weights, check them, and keep them in the cache; NAME:VERSION for one of several (rife:4.6)."""
     from midframe.models import load_model
     from midframe.weights import fetch as fetch_files
     from midframe.weights import sha256
@@ -65,7 +65,7 @@ def fetch(name: str) -> None:
     record = _record(name)
     click.echo(f"{record.name} from {record.address} ({record.licence})", err=True)
     files = fetch_files(record)
-    load_model(name)  # what came must be what it should be
+    load_model(record.model, files[0] if ":" in name else None)  # refuses a damaged download, or another network
     for path in files:
         click.echo(f"{sha256(path)}  {path}")
 

@@ -43,6 +43,12 @@ def _vfinet_first(weights: Path | None) -> Model:
     return load(RECORDS["vfinet-first"], weights)
 
 
+def _rife(weights: Path | None) -> Model:
+    from midframe.models.rife import load
+
+    return load(weights)
+
+
 def _midnet(name: str) -> Callable[[Path | None], Model]:
     def build(weights: Path | None) -> Model:
         from midframe.models.midnet import load_midnet
@@ -64,6 +70,7 @@ BUILDERS: dict[str, Callable[[Path | None], Model]] = {
     "midnet-l": _midnet("midnet-l"),
     "vfinet": _vfinet,
     "vfinet-first": _vfinet_first,
+    "rife": _rife,
 }
 
 

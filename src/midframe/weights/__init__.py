@@ -16,7 +16,9 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import tempfile
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,26 +33,58 @@ from midframe.errors import WeightsError
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent
+TIMEOUT_SECONDS = 30.0  # without a byte from a download
+
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Weights that somebody has published: what they are, and where they are to be had."""
+    """Published weights: what they are and where to get them."""
 
-    name: str  # of the model in midframe
-    hub: str  # ModelScope's id
+    name: str  # of the model in midframe, ":" and a version where there are several
     files: tuple[str, ...]
     licence: str
     trained_on: str
     scores: str  # as published, with the protocol they belong to
+    hub: str = ""  # ModelScope's id
+    downloads: str = ""  # address of the folder that serves the files, where that is not ModelScope's hub
+    page: str = ""  # address of a page about them, likewise
+    sha256: tuple[str, ...] = ()  # of each file, where published
 
     @property
     def address(self) -> str:
         """Page that tells more."""
-        return f"https://modelscope.cn/models/{self.hub}"
+        return self.page or f"https://modelscope.cn/models/{self.hub}"
+
+    @property
+    def model(self) -> str:
+        """Name of the model that the weights are for."""
+        return self.name.partition(":")[0]
 
 
 _SCORES = "ModelScope's own protocol, 4 inputs, PSNR/SSIM/LPIPS: "
+
+
+def _rife(name: str, file: str) -> Record:
+    """One RIFE version as vs-rife serves it: the original's file under a name of its own."""
+    return Record(
+        name=name,
+        files=(file,),
+        licence="MIT, hzwer and others",
+        trained_on="Vimeo90K and further video, as its authors say",
+        scores="",
+        downloads="https://github.com/HolyWu/vs-rife/releases/download/model",
+        page="https://github.com/hzwer/Practical-RIFE",
+    )
+
+
+RIFE_VERSIONS = (
+    "4.4", "4.5", "4.6", "4.7", "4.8", "4.9", "4.10", "4.11", "4.12", "4.12.lite", "4.13", "4.13.lite", "4.14",
+    "4.14.lite", "4.15", "4.15.lite", "4.16.lite", "4.17", "4.17.lite", "4.18", "4.19", "4.20", "4.21", "4.22",
+    "4.22.lite", "4.23", "4.24", "4.25", "4.25.lite", "4.25.heavy", "4.26", "4.26.heavy",
+)  # fmt: skip
 RECORDS = {
     record.name: record
     for record in (
@@ -70,6 +104,8 @@ RECORDS = {
             trained_on="Vimeo90K septuplets",
             scores=_SCORES + "UCF101 32.66/0.967/0.025, Middlebury 35.34/0.975/0.017, DAVIS 28.05/0.896/0.073",
         ),
+        _rife("rife", "flownet_v4.26.pkl"),
+        *(_rife(f"rife:{version}", f"flownet_v{version}.pkl") for version in RIFE_VERSIONS),
     )
 }
 
@@ -117,11 +153,13 @@ def find(record: Record, folder: Path | None = None) -> tuple[Path, ...]:
 
 
 def _home(record: Record) -> Path:
-    return cache_folder() / record.name
+    return cache_folder() / record.model
 
 
 def _hub_caches(record: Record) -> list[Path]:
     """Where ModelScope's own library keeps this model, in its older and newer layouts."""
+    if not record.hub:
+        return []
     root = Path(os.environ.get("MODELSCOPE_CACHE") or Path.home() / ".cache" / "modelscope")
     owner, _, model = record.hub.partition("/")
     owners = (owner, "iic") if owner == "damo" else (owner,)  # the hub has renamed damo
@@ -130,11 +168,30 @@ def _hub_caches(record: Record) -> list[Path]:
 
 
 def fetch(record: Record) -> tuple[Path, ...]:
-    """Get the files of a record from ModelScope's hub by its own client, into midframe's cache.
+    """Get the files of a record into midframe's cache, from its address or by ModelScope's own client.
 
     Raises:
-        WeightsError: the client is not installed, or the hub cannot be reached or has no such file.
+        WeightsError: the client is not installed, the address cannot be reached, or what came is something else.
     """
+    download = _download if record.downloads else _hub_client(record)
+    home = _home(record)
+    home.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(record.files):
+        with tempfile.TemporaryDirectory(dir=home, prefix=".fetching-") as scratch:
+            try:
+                got = download(record, name, Path(scratch))
+            except Exception as error:  # the client raises its own, requests', and plain ones
+                raise WeightsError(
+                    f"{name} could not be fetched from {record.downloads or record.hub} ({_reason(error)}); try again, "
+                    f"or get it from {record.address} and put it into {home}"
+                ) from error
+            if record.sha256 and sha256(got) != record.sha256[number]:
+                raise WeightsError(f"{name} from {record.downloads or record.hub} has another sha256 than published")
+            os.replace(got, home / name)  # whole or not at all
+    return tuple(home / name for name in record.files)
+
+
+def _hub_client(record: Record) -> Callable[[Record, str, Path], Path]:
     try:
         from modelscope.hub.file_download import model_file_download
     except ImportError:
@@ -142,19 +199,19 @@ def fetch(record: Record) -> tuple[Path, ...]:
             f"fetching {record.name} needs ModelScope's hub client: pip install 'midframe[hub]'; or put "
             f"{' and '.join(record.files)} of {record.address} into {_home(record)}"
         ) from None
-    home = _home(record)
-    home.mkdir(parents=True, exist_ok=True)
-    for name in record.files:
-        try:
-            with tempfile.TemporaryDirectory(dir=home, prefix=".fetching-") as scratch:
-                got = model_file_download(model_id=record.hub, file_path=name, local_dir=scratch)
-                os.replace(got, home / name)  # whole or not at all
-        except Exception as error:  # the client raises its own, requests', and plain ones
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise WeightsError(
-                f"{name} of {record.hub} could not be fetched ({reason}); try again, or put it into {home} yourself"
-            ) from error
-    return tuple(home / name for name in record.files)
+    return lambda record, name, folder: Path(
+        model_file_download(model_id=record.hub, file_path=name, local_dir=str(folder))
+    )
+
+
+def _download(record: Record, name: str, folder: Path) -> Path:
+    """A file over HTTPS; a page in its place is an error."""
+    address = f"{record.downloads}/{name}"
+    with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer, (folder / name).open("wb") as file:
+        if "html" in (answer.headers.get("Content-Type") or ""):
+            raise OSError("the address answers with a web page")
+        shutil.copyfileobj(answer, file)
+    return folder / name
 
 
 def sha256(path: Path) -> str:
@@ -164,13 +221,14 @@ def sha256(path: Path) -> str:
 
 
 def load(
-    path: Path, expected: Mapping[str, tuple[int, ...]], constant: Callable[[str], bool] = lambda name: False
+    path: Path, expected: Shapes | Callable[[Shapes], Shapes], constant: Callable[[str], bool] = lambda name: False
 ) -> dict[str, Tensor]:
     """The tensors of a checkpoint, float ones as float32, checked, `module.` taken off their names.
 
     Args:
         path: `.safetensors`, or a file that `torch.save` wrote; of the latter a checked copy is kept.
-        expected: name -> shape of every tensor there must be.
+        expected: name -> shape of every tensor there must be; or what returns that for the shapes in the file, and
+            raises WeightsError where they are of no known architecture.
         constant: names of further tensors that may be there, and are left out.
 
     Raises:
@@ -192,7 +250,7 @@ def load(
 
 def check(
     state: Mapping[str, Tensor],
-    expected: Mapping[str, tuple[int, ...]],
+    expected: Shapes | Callable[[Shapes], Shapes],
     path: Path,
     constant: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, Tensor]:
@@ -201,6 +259,11 @@ def check(
     Raises:
         WeightsError: of another architecture, or with numbers that are none.
     """
+    if callable(expected):
+        try:
+            expected = expected({given.removeprefix("module."): tuple(value.shape) for given, value in state.items()})
+        except WeightsError as error:
+            raise WeightsError(f"'{path}' holds {error}") from error
     out: dict[str, Tensor] = {}
     for given, value in state.items():
         name = given.removeprefix("module.")
