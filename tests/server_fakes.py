@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midframe.errors import Interrupted, MediaError
-from midframe.server.worker import OnProgress, Progress, Task
+from midframe.server.backend import OnProgress, Progress, Task
 
 if TYPE_CHECKING:
-    from midframe.server.house import Bench
+    from midframe.server.backend import Backend
 
 # a grey JPEG of 8x8
 JPEG = base64.b64decode(
@@ -99,10 +99,10 @@ def run_job(task: Task, on_progress: OnProgress, cancel: threading.Event) -> Map
     }  # fmt: skip
 
 
-def bench() -> Bench:
-    from midframe.server.house import Bench
+def bench() -> Backend:
+    from midframe.server.backend import Backend
 
-    return Bench(run_job, probe, still)
+    return Backend(run_job, probe, still)
 
 
 def serve(port: int, data: str) -> None:
@@ -110,7 +110,7 @@ def serve(port: int, data: str) -> None:
     import uvicorn
 
     from midframe.server.app import create_app
-    from midframe.server.house import Limits, Settings
+    from midframe.server.settings import Limits, Settings
 
     limits = Limits(jobs_per_client=1000, probe_bytes=None)
     uvicorn.run(create_app(Settings(Path(data), limits=limits), bench()), port=port, log_level="warning")

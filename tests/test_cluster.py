@@ -1,4 +1,4 @@
-"""A farm makes the film that one machine makes, whatever happens to its workers. Runs a two-node Ray here."""
+"""A cluster makes the frames of a run on one machine, whatever happens to its workers. Runs a two-node Ray here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ import clips
 from clips import Clip
 from commands import Call
 from midframe import pipeline, storage
-from midframe.dispatch import Dispatch
 from midframe.errors import DeviceError, InputError, Interrupted, JobError, MediaError
 from midframe.journal import folder_of
 from midframe.plan import Plan
@@ -33,7 +32,9 @@ ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 from midframe import cluster, plan  # noqa: E402
-from midframe.cluster import Farm  # noqa: E402
+from midframe.cluster import ClusterConfig, coordinator, transfer, worker  # noqa: E402
+from midframe.cluster.resources import ClusterResources  # noqa: E402
+from midframe.cluster.scheduler import SegmentScheduler  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
 
@@ -43,12 +44,14 @@ WISHES: dict[str, Any] = {"fps": "60", "model": "blend", "device": "cpu", "codec
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
     """Two nodes of one core each, this process connected."""
-    farm = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 120 << 20})
-    farm.add_node(num_cpus=1, object_store_memory=120 << 20)
-    ray.init(address=farm.address, logging_level="ERROR", log_to_driver=False)
-    yield farm
+    started = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 120 << 20}
+    )
+    started.add_node(num_cpus=1, object_store_memory=120 << 20)
+    ray.init(address=started.address, logging_level="ERROR", log_to_driver=False)
+    yield started
     ray.shutdown()
-    farm.shutdown()
+    started.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def test_two_nodes_make_the_same_film(nodes: Any, film: Path, truth: list[int], 
     result = cluster.interpolate(
         film,
         tmp_path / "out.mkv",
-        farm=Farm(workers=2),
+        config=ClusterConfig(workers=2),
         on_plan=plans.append,
         on_progress=lambda p: told.append(p.frames),
         **WISHES,
@@ -97,13 +100,13 @@ def test_segments_travel_through_the_object_store_where_no_folder_is_shared(
     def apart(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
         from dataclasses import replace
 
-        from midframe import cluster
+        from midframe.cluster import transfer, worker
 
-        cluster.CHUNK_BYTES = 2000  # several for each segment
-        yield from cluster._make_segment(replace(job, token="not there"), number)
+        transfer.CHUNK_BYTES = 2000  # several for each segment
+        yield from worker.make_segment(replace(job, token="not there"), number)
 
-    monkeypatch.setattr(cluster, "_make_segment", apart)
-    result = cluster.interpolate(film, tmp_path / "out.mkv", farm=Farm(workers=2), **WISHES)
+    monkeypatch.setattr(worker, "make_segment", apart)
+    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), **WISHES)
     assert hashes(result.path) == truth
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mkv", "out.mkv.json"]
 
@@ -114,25 +117,25 @@ def test_segments_travel_through_a_work_folder(
     def apart(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
         from dataclasses import replace
 
-        from midframe import cluster
+        from midframe.cluster import worker
 
-        yield from cluster._make_segment(replace(job, token="not there"), number)
+        yield from worker.make_segment(replace(job, token="not there"), number)
 
-    monkeypatch.setattr(cluster, "_make_segment", apart)
-    farm = Farm(workers=2, work=(tmp_path / "work").as_uri())
-    result = cluster.interpolate(film, tmp_path / "out.mkv", farm=farm, **WISHES)
+    monkeypatch.setattr(worker, "make_segment", apart)
+    config = ClusterConfig(workers=2, work=(tmp_path / "work").as_uri())
+    result = cluster.interpolate(film, tmp_path / "out.mkv", config=config, **WISHES)
     assert hashes(result.path) == truth
     assert not list((tmp_path / "work").rglob("*.mkv"))
 
 
 def test_urls_for_source_work_and_target(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
     target = (tmp_path / "there" / "out.mkv").as_uri()
-    farm = Farm(workers=2, work=str(tmp_path / "work"))
-    result = cluster.interpolate(film.as_uri(), target, farm=farm, **WISHES)
+    config = ClusterConfig(workers=2, work=str(tmp_path / "work"))
+    result = cluster.interpolate(film.as_uri(), target, config=config, **WISHES)
     assert hashes(tmp_path / "there" / "out.mkv") == truth
     assert result.frames_out == 240
     with pytest.raises(InputError, match="exists already"):
-        cluster.interpolate(film.as_uri(), target, farm=farm, **WISHES)
+        cluster.interpolate(film.as_uri(), target, config=config, **WISHES)
     assert not list((tmp_path / "work").glob("*.midframe"))
 
 
@@ -146,12 +149,14 @@ def test_workers_that_are_killed_cost_no_frame(nodes: Any, film: Path, truth: li
                 os.kill(pid, signal.SIGKILL)
             kills += 1
 
-    result = cluster.interpolate(film, tmp_path / "out.mkv", farm=Farm(workers=2), on_progress=on_progress, **WISHES)
+    result = cluster.interpolate(
+        film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), on_progress=on_progress, **WISHES
+    )
     assert kills == 2
     assert hashes(result.path) == truth
 
 
-def test_a_stopped_head_goes_on_alone_or_with_the_farm(
+def test_a_stopped_head_goes_on_alone_or_on_the_cluster(
     nodes: Any, film: Path, truth: list[int], tmp_path: Path
 ) -> None:
     target = tmp_path / "out.mkv"
@@ -162,35 +167,37 @@ def test_a_stopped_head_goes_on_alone_or_with_the_farm(
             drain.set()
 
     with pytest.raises(Interrupted):
-        cluster.interpolate(film, target, farm=Farm(workers=2), on_progress=on_progress, drain=drain, **WISHES)
+        cluster.interpolate(
+            film, target, config=ClusterConfig(workers=2), on_progress=on_progress, drain=drain, **WISHES
+        )
     assert not target.exists()
-    result = cluster.interpolate(film, target, farm=Farm(workers=2), **WISHES)
+    result = cluster.interpolate(film, target, config=ClusterConfig(workers=2), **WISHES)
     assert result.statistics["resumed_frames"] >= 30
     assert hashes(result.path) == truth
 
 
 @pytest.mark.parametrize("how", ["raises", "dies"])
-def test_a_poisoned_segment_is_named_and_the_rest_is_kept(
+def test_a_bad_segment_is_named_and_the_rest_is_kept(
     nodes: Any, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    def poisoned(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
+    def bad(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
         import os
 
-        from midframe import cluster
+        from midframe.cluster import worker
         from midframe.errors import MediaError
 
         if number == 2 and how == "raises":
             raise MediaError("a bad picture")
         if number == 2:
             os.kill(os.getpid(), 9)
-        yield from cluster._make_segment(job, number)
+        yield from worker.make_segment(job, number)
 
-    monkeypatch.setattr(cluster, "_make_segment", poisoned)
+    monkeypatch.setattr(worker, "make_segment", bad)
     target = tmp_path / "out.mkv"
     plans: list[Plan] = []
     why = "a bad picture" if how == "raises" else "its worker died 3 times"
-    with pytest.raises(JobError, match=rf"1 of \d+ segments failed again and again: segment 2 .*{why}") as error:
-        cluster.interpolate(film, target, farm=Farm(workers=2), on_plan=plans.append, **WISHES)
+    with pytest.raises(JobError, match=rf"1 of \d+ segments failed repeatedly: segment 2 .*{why}") as error:
+        cluster.interpolate(film, target, config=ClusterConfig(workers=2), on_plan=plans.append, **WISHES)
     assert error.value.exit_code == 1
     kept = {int(path.stem) for path in target.with_name("out.mkv.midframe").glob("[0-9]*.json")}
     assert kept == set(range(len(plans[0].segments))) - {2}
@@ -211,18 +218,18 @@ def test_a_straggler_runs_again_elsewhere(
     def stuck(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
         import time
 
-        from midframe import cluster
+        from midframe.cluster import worker
 
         mine = began / f"{number}-{time.monotonic_ns()}"
         mine.touch()
         if number == 1 and len(list(began.glob("1-*"))) == 1:
             yield {"kind": "began", "node": ""}
             time.sleep(3600)
-        yield from cluster._make_segment(job, number)
+        yield from worker.make_segment(job, number)
 
-    monkeypatch.setattr(cluster, "_make_segment", stuck)
-    monkeypatch.setattr(cluster, "Dispatch", partial(Dispatch, grace=0.5))
-    result = cluster.interpolate(film, tmp_path / "out.mkv", farm=Farm(workers=2), **WISHES)
+    monkeypatch.setattr(worker, "make_segment", stuck)
+    monkeypatch.setattr(coordinator, "SegmentScheduler", partial(SegmentScheduler, grace=0.5))
+    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), **WISHES)
     assert hashes(result.path) == truth
     assert len(list(began.glob("1-*"))) == 2
 
@@ -235,20 +242,20 @@ def test_a_node_that_cannot_is_left_out(
     def mixed(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
         from unittest import mock
 
-        from midframe import cluster
+        from midframe.cluster import worker
         from midframe.errors import DeviceError
 
-        small = DeviceError("out of memory") if cluster._node() in weak else None
-        with mock.patch.object(cluster, "_engine", side_effect=small, wraps=cluster._engine):
-            yield from cluster._make_segment(job, number)
+        small = DeviceError("out of memory") if worker.node_id() in weak else None
+        with mock.patch.object(worker, "engine_for", side_effect=small, wraps=worker.engine_for):
+            yield from worker.make_segment(job, number)
 
-    monkeypatch.setattr(cluster, "_make_segment", mixed)
-    result = cluster.interpolate(film, tmp_path / "out.mkv", farm=Farm(), **WISHES)
+    monkeypatch.setattr(worker, "make_segment", mixed)
+    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(), **WISHES)
     assert hashes(result.path) == truth
-    assert "a node of the farm was left out: out of memory" in result.warnings
+    assert "a node was excluded: out of memory" in result.warnings
     weak |= {node["NodeID"] for node in ray.nodes()}
     with pytest.raises(DeviceError, match="out of memory"):
-        cluster.interpolate(film, tmp_path / "again.mkv", farm=Farm(), **WISHES)
+        cluster.interpolate(film, tmp_path / "again.mkv", config=ClusterConfig(), **WISHES)
 
 
 def test_a_worker_waits_while_the_head_is_slow(
@@ -259,17 +266,17 @@ def test_a_worker_waits_while_the_head_is_slow(
     def apart(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
         from dataclasses import replace
 
-        from midframe import cluster
+        from midframe.cluster import transfer, worker
 
-        cluster.CHUNK_BYTES = 2000
-        for news in cluster._make_segment(replace(job, token="not there"), number):
+        transfer.CHUNK_BYTES = 2000
+        for news in worker.make_segment(replace(job, token="not there"), number):
             if news["kind"] == "chunk":
                 with open(sent, "a") as file:
                     file.write(".")
             yield news
 
     taken, ahead = 0, 0
-    take = cluster._Head._news
+    take = coordinator.Coordinator._handle_message
 
     def slow(head: Any, ticket: int, news: Mapping[str, Any]) -> None:
         nonlocal taken, ahead
@@ -279,18 +286,18 @@ def test_a_worker_waits_while_the_head_is_slow(
             taken += 1
         take(head, ticket, news)
 
-    monkeypatch.setattr(cluster, "_make_segment", apart)
-    monkeypatch.setattr(cluster._Head, "_news", slow)
-    result = cluster.interpolate(film, tmp_path / "out.mkv", farm=Farm(workers=1), **WISHES)
+    monkeypatch.setattr(worker, "make_segment", apart)
+    monkeypatch.setattr(coordinator.Coordinator, "_handle_message", slow)
+    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=1), **WISHES)
     assert hashes(result.path) == truth
-    assert taken > 20 * cluster.CHUNKS_AHEAD
-    assert ahead <= cluster.CHUNKS_AHEAD + 2
+    assert taken > 20 * transfer.MAX_PENDING_CHUNKS
+    assert ahead <= transfer.MAX_PENDING_CHUNKS + 2
 
 
 def test_nothing_is_handed_out_that_the_disk_does_not_carry(
     nodes: Any, film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, room = tmp_path / "out.mkv", cluster.SPARE_BYTES + 1
+    target, room = tmp_path / "out.mkv", coordinator.FREE_DISK_BYTES + 1
     most = 0
     usage = shutil.disk_usage
 
@@ -298,7 +305,7 @@ def test_nothing_is_handed_out_that_the_disk_does_not_carry(
         full = len(list(target.with_name("out.mkv.midframe").glob("[0-9]*.json"))) >= limit
         return SimpleNamespace(free=0 if full else room) if limit else usage(path)
 
-    take = cluster._Head._take_in
+    take = coordinator.Coordinator._collect
 
     def watched(head: Any) -> None:
         nonlocal most
@@ -306,67 +313,73 @@ def test_nothing_is_handed_out_that_the_disk_does_not_carry(
             most = max(most, len(head.running))
         take(head)
 
-    monkeypatch.setattr(cluster._Head, "_take_in", watched)
-    monkeypatch.setattr(cluster.shutil, "disk_usage", disk)
+    monkeypatch.setattr(coordinator.Coordinator, "_collect", watched)
+    monkeypatch.setattr(coordinator.shutil, "disk_usage", disk)
     limit = 3
     with pytest.raises(MediaError, match="nearly full"):
-        cluster.interpolate(film, target, farm=Farm(workers=2), **WISHES)
+        cluster.interpolate(film, target, config=ClusterConfig(workers=2), **WISHES)
     assert most == 1, "room for one segment: no second one beside it"
     limit = 0
-    result = cluster.interpolate(film, target, farm=Farm(workers=2), **WISHES)
+    result = cluster.interpolate(film, target, config=ClusterConfig(workers=2), **WISHES)
     assert result.statistics["resumed_frames"] >= 90
     assert hashes(result.path) == truth
 
 
-def share_of(nodes: list[dict[str, float]], farm: Farm, device: str, film: Path, tmp_path: Path) -> cluster._Share:
+def share_of(
+    nodes: list[dict[str, float]], config: ClusterConfig, device: str, film: Path, tmp_path: Path
+) -> ClusterResources:
     alive = [{"NodeID": str(n), "Alive": True, "Resources": resources} for n, resources in enumerate(nodes)]
     made = cluster.plan_run(film, tmp_path / "out.mkv", pipeline.options_of({**WISHES, "device": device}))
-    return cluster._Share(SimpleNamespace(nodes=lambda: alive), farm, made)  # type: ignore[arg-type]
+    return ClusterResources(SimpleNamespace(nodes=lambda: alive), config, made)  # type: ignore[arg-type]
 
 
-def test_a_farm_carries_what_its_cores_cards_and_memory_carry(film: Path, tmp_path: Path) -> None:
+def test_a_cluster_carries_what_its_cores_cards_and_memory_carry(film: Path, tmp_path: Path) -> None:
     big, small, card = {"CPU": 16.0, "memory": 64e9}, {"CPU": 4.0, "memory": 0.9e9}, {"CPU": 8.0, "GPU": 2.0}
     every = partial(share_of, film=film, tmp_path=tmp_path)
-    assert every([big, small], Farm(), "auto").lanes() == 4 + 1
-    assert every([{"CPU": 16.0, "memory": 0.9e9}], Farm(), "auto").lanes() == 2, "memory for two"
-    assert every([big, {**card, "memory": 64e9}], Farm(), "auto").lanes() == 2, "one for each card, none without"
-    shared = every([{**card, "memory": 64e9}], Farm(gpus_per_worker=0.5), "cuda")
-    assert (shared.lanes(), shared.cores) == (4, 2)
-    assert every([{**card, "memory": 64e9}], Farm(), "cpu").lanes() == 2
-    assert every([big], Farm(workers=3), "auto").lanes() == 3
-    assert every([{"memory": 1e9}, big], Farm(), "auto").lanes() == 4, "a head without cores"
-    only = every([big, {**card, "memory": 64e9}], Farm(), "cuda")
-    only.unfit.add("1")
-    assert only.carried() == 0, "no card is left"
-    grown = every([small], Farm(), "auto")
-    assert grown.lanes() == 1
+    assert every([big, small], ClusterConfig(), "auto").parallel_tasks() == 4 + 1
+    assert every([{"CPU": 16.0, "memory": 0.9e9}], ClusterConfig(), "auto").parallel_tasks() == 2, "memory for two"
+    assert every([big, {**card, "memory": 64e9}], ClusterConfig(), "auto").parallel_tasks() == 2, (
+        "one for each card, none without"
+    )
+    shared = every([{**card, "memory": 64e9}], ClusterConfig(gpus_per_worker=0.5), "cuda")
+    assert (shared.parallel_tasks(), shared.cores) == (4, 2)
+    assert every([{**card, "memory": 64e9}], ClusterConfig(), "cpu").parallel_tasks() == 2
+    assert every([big], ClusterConfig(workers=3), "auto").parallel_tasks() == 3
+    assert every([{"memory": 1e9}, big], ClusterConfig(), "auto").parallel_tasks() == 4, "a head without cores"
+    only = every([big, {**card, "memory": 64e9}], ClusterConfig(), "cuda")
+    only.ineligible.add("1")
+    assert only.capacity() == 0, "no card is left"
+    grown = every([small], ClusterConfig(), "auto")
+    assert grown.parallel_tasks() == 1
     grown.ray.nodes().append({"NodeID": "new", "Alive": True, "Resources": big})
-    assert grown.lanes() == 5
-    grown.unfit.add("new")
-    assert grown.lanes() == 1
+    assert grown.parallel_tasks() == 5
+    grown.ineligible.add("new")
+    assert grown.parallel_tasks() == 1
     with pytest.raises(DeviceError, match="no worker"):
-        every([], Farm(), "auto")
-    with pytest.raises(DeviceError, match="no node of the farm has 4 cores and 2 GPUs"):
-        every([{"CPU": 8.0, "GPU": 1.0, "memory": 64e9}], Farm(gpus_per_worker=2), "cuda")
+        every([], ClusterConfig(), "auto")
+    with pytest.raises(DeviceError, match="no node of the cluster has 4 cores and 2 GPUs"):
+        every([{"CPU": 8.0, "GPU": 1.0, "memory": 64e9}], ClusterConfig(gpus_per_worker=2), "cuda")
     head = {"CPU": 0.0, "memory": 64e9}
-    assert every([head, {"CPU": 4.0, "memory": 8e9}], Farm(), "auto").memory <= 8e9, "no more than a worker has"
+    assert every([head, {"CPU": 4.0, "memory": 8e9}], ClusterConfig(), "auto").memory <= 8e9, (
+        "no more than a worker has"
+    )
 
 
-def test_a_farm_that_no_longer_carries_a_task_says_so(
+def test_a_cluster_that_no_longer_carries_a_task_says_so(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cores that are free on a node without a card are no help for a task that wants one."""
-    share = share_of([{"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}], Farm(), "cuda", film, tmp_path)
-    head = SimpleNamespace(share=share, running={1: SimpleNamespace(began=False)}, idle_since=None)
+    share = share_of([{"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}], ClusterConfig(), "cuda", film, tmp_path)
+    head = SimpleNamespace(resources=share, running={1: SimpleNamespace(began=False)}, idle_since=None)
     clock = [100.0]
-    monkeypatch.setattr(cluster.time, "monotonic", lambda: clock[0])
-    cluster._Head._mind_the_idle(head)  # type: ignore[arg-type]
+    monkeypatch.setattr(coordinator.time, "monotonic", lambda: clock[0])
+    coordinator.Coordinator._check_idle(head)  # type: ignore[arg-type]
     assert head.idle_since is None, "it may wait: others may hold the card"
     share.ray.nodes()[1]["Alive"] = False
-    cluster._Head._mind_the_idle(head)  # type: ignore[arg-type]
-    clock[0] += cluster.RETRY_SECONDS + 1
+    coordinator.Coordinator._check_idle(head)  # type: ignore[arg-type]
+    clock[0] += coordinator.NO_WORKER_SECONDS + 1
     with pytest.raises(DeviceError, match="no worker left"):
-        cluster._Head._mind_the_idle(head)  # type: ignore[arg-type]
+        coordinator.Coordinator._check_idle(head)  # type: ignore[arg-type]
 
 
 class InProcess:
@@ -399,7 +412,7 @@ class InProcess:
 def test_a_film_that_cannot_be_stored_is_joined_again_not_made_again(
     film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_ray", InProcess)
+    monkeypatch.setattr(coordinator, "import_ray", InProcess)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     real, down = storage.store, [True]
 
@@ -409,7 +422,7 @@ def test_a_film_that_cannot_be_stored_is_joined_again_not_made_again(
         real(local, url)
 
     monkeypatch.setattr(storage, "store", store)
-    again = partial(cluster.interpolate, film, "memory://late/late.mkv", farm=Farm(workers=2), **WISHES)
+    again = partial(cluster.interpolate, film, "memory://late/late.mkv", config=ClusterConfig(workers=2), **WISHES)
     with pytest.raises(MediaError, match="does not answer"):
         again()
     down[0] = False
@@ -421,14 +434,17 @@ def test_everything_may_lie_behind_urls(
     film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Source, work place and target behind `memory://`, as behind `s3://`: no folder is shared."""
-    monkeypatch.setattr(cluster, "_ray", InProcess)
+    monkeypatch.setattr(coordinator, "import_ray", InProcess)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     real, stored = storage.store, []
     monkeypatch.setattr(storage, "store", lambda local, url: (stored.append(url), real(local, url)))
-    monkeypatch.setattr(cluster, "_make_segment", partial(unseen, cluster._make_segment))
+    monkeypatch.setattr(worker, "make_segment", partial(unseen, worker.make_segment))
     real(film, "memory://films/a.mkv")
     result = cluster.interpolate(
-        "memory://films/a.mkv", "memory://films/a60.mkv", farm=Farm(workers=2, work="memory://films/pieces"), **WISHES
+        "memory://films/a.mkv",
+        "memory://films/a60.mkv",
+        config=ClusterConfig(workers=2, work="memory://films/pieces"),
+        **WISHES,
     )
     assert result.frames_out == 240
     assert hashes(storage.fetch("memory://films/a60.mkv", tmp_path)) == truth
@@ -446,20 +462,20 @@ def test_pictures_named_by_a_pattern(nodes: Any, film: Path, tmp_path: Path) -> 
     wishes = {"model": "blend", "device": "cpu", "in_fps": 24, "codec": "ffv1"}
     pipeline.interpolate(film, folder / "%04d.png", model="blend", device="cpu", ratio=1, end="2")
     one = pipeline.interpolate(folder / "%04d.png", tmp_path / "one.mkv", **wishes)
-    farm = cluster.interpolate(folder / "%04d.png", tmp_path / "farm.mkv", farm=Farm(workers=2), **wishes)
-    assert hashes(farm.path) == hashes(one.path)
+    split = cluster.interpolate(folder / "%04d.png", tmp_path / "split.mkv", config=ClusterConfig(workers=2), **wishes)
+    assert hashes(split.path) == hashes(one.path)
 
 
 def test_a_worker_knows_its_source_by_what_is_in_it(tmp_path: Path) -> None:
     path, other = tmp_path / "film.mkv", tmp_path / "other.mkv"
     path.write_bytes(b"the film")
     other.write_bytes(b"another!")  # of the same size
-    job = SimpleNamespace(source=str(path), mark=cluster._known_by(path), work=None)
-    assert cluster._source(job) == path
+    job = SimpleNamespace(source=str(path), mark=transfer.source_mark(path), work=None)
+    assert worker.locate_source(job) == path
     for wrong in (other, tmp_path / "absent.mkv", tmp_path):
         job.source = str(wrong)
         with pytest.raises(MediaError, match="does not see"):
-            cluster._source(job)
+            worker.locate_source(job)
 
 
 def unseen(make: Any, job: Any, number: int) -> Iterator[Mapping[str, Any]]:
@@ -469,7 +485,7 @@ def unseen(make: Any, job: Any, number: int) -> Iterator[Mapping[str, Any]]:
     yield from make(replace(job, token="not there"), number)
 
 
-def test_the_commands_use_the_farm(nodes: Any, film: Path, truth: list[int], tmp_path: Path, call: Call) -> None:
+def test_the_commands_use_the_cluster(nodes: Any, film: Path, truth: list[int], tmp_path: Path, call: Call) -> None:
     wishes = ("--fps", "60", "--model", "blend", "--device", "cpu", "--ray", nodes.address, "--workers", "2")
     target = f"file://{tmp_path}/there/out.mkv"
     assert call("interpolate", film, "-o", target, "--codec", "ffv1", *wishes).code == 0
@@ -500,31 +516,31 @@ def test_one_box_needs_no_cluster_and_joins_none(nodes: Any, film: Path, truth: 
     assert json.loads((tmp_path / "out.mkv.json").read_text())["statistics"]["workers"] == 2
 
 
-def test_the_web_server_hands_its_jobs_to_the_farm(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
-    from midframe.cli.serve import _farm
-    from midframe.server import runner
-    from midframe.server.worker import Task
+def test_the_web_server_hands_its_jobs_to_the_cluster(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
+    from midframe.cli.serve import _on_cluster
+    from midframe.server import job_runner
+    from midframe.server.backend import Task
 
     options = {"model": "blend", "fps": "60", "codec": "ffv1", "container": "mkv"}
     told: list[Any] = []
-    outcome = runner.run_job(
+    outcome = job_runner.run_job(
         Task("0" * 16, "full", str(film), str(tmp_path), options, None, "auto"),
         lambda *step: told.append(step),
         threading.Event(),
-        make=_farm(nodes.address, 2),
+        make=_on_cluster(nodes.address, 2),
     )
     assert hashes(tmp_path / outcome["result"]) == truth
     assert told[-1][0].frames == 240
     assert json.loads((tmp_path / outcome["report"]).read_text())["statistics"]["workers"] == 2
 
 
-def test_wishes_for_a_farm_are_checked() -> None:
+def test_options_of_a_cluster_are_checked() -> None:
     with pytest.raises(InputError, match="--workers 0"):
-        Farm(workers=0)
+        ClusterConfig(workers=0)
     with pytest.raises(InputError, match="--gpus-per-worker"):
-        Farm(gpus_per_worker=0)
+        ClusterConfig(gpus_per_worker=0)
     with pytest.raises(InputError, match="not both"):
-        Farm(devices=("cpu", "cuda:0"))
+        ClusterConfig(devices=("cpu", "cuda:0"))
 
 
 def test_storage_round_trip(tmp_path: Path) -> None:
@@ -549,13 +565,13 @@ def worker_pids() -> list[int]:
                 title = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if title.startswith(b"ray::_make_segment"):
+            if title.startswith(b"ray::make_segment"):
                 found.append(int(entry.name))
     return found
 
 
 def test_cost_counts_outputs(film: Path, tmp_path: Path) -> None:
     made = cluster.plan_run(film, tmp_path / "out.mkv", pipeline.options_of(dict(WISHES)))
-    assert sum(cluster.cost(made, n) for n in range(len(made.segments))) == pytest.approx(
+    assert sum(coordinator.cost(made, n) for n in range(len(made.segments))) == pytest.approx(
         float(4 * Fraction(60)), abs=2
     )

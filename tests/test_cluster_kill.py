@@ -45,7 +45,7 @@ faulthandler.enable()
 plan.SEGMENT_OUTPUTS = {SEGMENT_OUTPUTS}
 source, target, address = sys.argv[1:]
 result = cluster.interpolate(
-    source, target, farm=cluster.Farm(address=address, workers=2),
+    source, target, config=cluster.ClusterConfig(address=address, workers=2),
     on_progress=lambda p: print("frames", p.frames, p.stage, flush=True), **{WISHES!r},
 )
 print("resumed", int(result.statistics["resumed_frames"]), flush=True)
@@ -53,7 +53,7 @@ print("resumed", int(result.statistics["resumed_frames"]), flush=True)
 
 
 @pytest.fixture(scope="module")
-def farm() -> Iterator[Any]:
+def nodes() -> Iterator[Any]:
     """A head node that makes no pictures, and two that do, of one core each."""
     store = 120 << 20
     made = cluster_utils.Cluster(
@@ -122,11 +122,11 @@ class Head:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_is_killed_the_film_is_whole(
-    farm: Any, film: Path, truth: list[int], tmp_path: Path, seed: int
+    nodes: Any, film: Path, truth: list[int], tmp_path: Path, seed: int
 ) -> None:
     dice, kind, target = random.Random(seed), KINDS[seed % 3], tmp_path / "out.mkv"
     total = FRAMES * 60 // 24
-    head = Head(film, target, farm.address)
+    head = Head(film, target, nodes.address)
     head.until(dice.randrange(total))
     time.sleep(dice.random() / 4)  # between two words of progress, or while joining
     if kind == "worker":
@@ -136,13 +136,13 @@ def test_whatever_is_killed_the_film_is_whole(
                 break
             time.sleep(0.02)
     elif kind == "node":
-        farm.remove_node(dice.choice(sorted(farm.worker_nodes, key=str)), allow_graceful=False)
-        farm.add_node(num_cpus=1, object_store_memory=120 << 20)
+        nodes.remove_node(dice.choice(sorted(nodes.worker_nodes, key=str)), allow_graceful=False)
+        nodes.add_node(num_cpus=1, object_store_memory=120 << 20)
     else:
         head.kill()
         kept = len(list(folder_of(target).glob("[0-9]*.json")))
         if not target.exists():  # or it was killed behind its last breath
-            head = Head(film, target, farm.address)
+            head = Head(film, target, nodes.address)
             assert head.end() == 0
             assert head.resumed >= kept * SEGMENT_OUTPUTS
     if kind != "head":

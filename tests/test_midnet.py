@@ -473,36 +473,7 @@ def test_flows_that_are_no_numbers_read_no_foreign_memory(classical: Midnet) -> 
             assert classical.render(RenderRequest(a, b, motion, torch.tensor([0.5]))).shape == (1, 3, 64, 96)
 
 
-@pytest.mark.parametrize(("channels", "down", "across"), [(1, 4, 4), (2, 4, 4), (2, 2, 2), (2, 4, 2)])
-def test_pixels_drawn_together_are_those_drawn_one_by_one(channels: int, down: int, across: int) -> None:
-    rows, columns = 4, 12
-    planes = np.random.default_rng(2).random((channels, down * rows, across * columns), dtype=np.float32)
-    spline = drawing._spline(planes)
-
-    def draw(flow: np.ndarray) -> np.ndarray:
-        out, means = np.zeros_like(planes), np.zeros((channels, rows, columns), np.float32)
-        drawing._draw(np.array([[0, rows, 0, columns]]), spline, flow, down, across, out, means)
-        inside = out.reshape(channels, rows, down, columns, across)
-        np.testing.assert_allclose(means, inside.mean((2, 4)), atol=1e-6)
-        return out
-
-    whole = np.full((2, rows, columns), 0.3, np.float32)
-    broken = whole.copy()
-    broken[0, :, 5] = 2.3  # from the middle of the fourth block on
-    own = slice(0, across * 4 + across // 2)  # the last of them is drawn with others that look elsewhere
-    assert np.array_equal(draw(broken)[..., own], draw(whole)[..., own])
-    assert not np.array_equal(draw(broken)[..., own.stop], draw(whole)[..., own.stop])
-
-
-def test_exponential_and_logarithm_in_lanes() -> None:
-    for x in np.concatenate([-np.geomspace(1e-6, 80.0, 200), [0.0, -100.0]]).astype(np.float32):
-        assert drawing.exp(x) == pytest.approx(math.exp(x), rel=2e-7 * float(1 - x), abs=1e-37)
-    for x in np.geomspace(1e-6, 1e6, 200).astype(np.float32):
-        assert drawing.log(x) == pytest.approx(math.log(x), abs=3e-6)
-
-
 def test_a_guess_is_drawn_only_where_it_differs() -> None:
-    assert drawing.TILE == midnet.TILE_BLOCKS
     guesses = torch.zeros(1, 3, 4, 16, 24)
     guesses[0, 1, 2, 5, 9] = 0.2  # 0.8 px of the picture
     guesses[0, 1, 0, 12, 20] = 0.1

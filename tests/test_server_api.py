@@ -18,7 +18,8 @@ from fastapi.testclient import TestClient
 
 import server_fakes
 from midframe.server.app import create_app
-from midframe.server.house import House, Limits, Settings
+from midframe.server.services import Services
+from midframe.server.settings import Limits, Settings
 
 BASE = "http://127.0.0.1"
 
@@ -30,8 +31,8 @@ class Api:
         self.http = http
 
     @property
-    def house(self) -> House:
-        return self.http.app.state.house
+    def services(self) -> Services:
+        return self.http.app.state.services
 
     def upload(self, data: bytes, name: str = "film.mp4") -> dict[str, Any]:
         source = self.http.post("/api/v1/sources", json={"name": name, "size": len(data)}).json()
@@ -106,7 +107,7 @@ def test_upload_in_pieces_and_after_a_break(api: Api) -> None:
     assert received == 1000  # the piece before the surplus was not a whole one
     api.http.put(url, params={"offset": received}, content=data[received:])
     assert api.settled(source["id"])["state"] == "ready"
-    assert Path(api.house.store.source(source["id"]).path).read_bytes() == data
+    assert Path(api.services.store.source(source["id"]).path).read_bytes() == data
     again = api.http.put(url, params={"offset": len(data)}, content=b"")
     assert again.status_code == 409
 
@@ -184,7 +185,7 @@ def test_plan(api: Api) -> None:
         "crf": "18",
         "audio": False,
         "model": "dis",
-    }  # as this house is set
+    }  # as this services is set
     for wrong in (
         {"fps": "60", "ratio": "2"},
         {"fps": "0"},
@@ -219,7 +220,7 @@ def test_pause_resume_cancel_retry(api: Api) -> None:
     api.until(job, "paused")
     assert api.ask(job, "pause") == 409
     assert api.http.delete(f"/api/v1/jobs/{job}").status_code == 409
-    done = int((api.house.job_folder(job) / "count").read_text())
+    done = int((api.services.job_folder(job) / "count").read_text())
     assert 3 <= done < 60
     assert api.ask(job, "resume") == 200
     api.until(job, "running")
@@ -227,14 +228,14 @@ def test_pause_resume_cancel_retry(api: Api) -> None:
     api.until(job, "cancelled")
     assert api.ask(job, "retry") == 200
     api.until(job, "done")
-    starts = [int(line.split()[1]) for line in (api.house.job_folder(job) / "log.txt").read_text().splitlines()]
+    starts = [int(line.split()[1]) for line in (api.services.job_folder(job) / "log.txt").read_text().splitlines()]
     assert starts[0] == 0
     assert starts[1:] == sorted(starts[1:])
     assert starts[1] == done  # it went on where it was
     assert api.ask(job, "cancel") == 409
     assert api.http.delete(f"/api/v1/jobs/{job}").status_code == 204
     assert api.http.get(f"/api/v1/jobs/{job}").status_code == 404
-    assert not api.house.job_folder(job).exists()
+    assert not api.services.job_folder(job).exists()
 
 
 def test_queued_jobs_wait_and_previews_go_first(api: Api) -> None:
@@ -273,7 +274,7 @@ def test_a_worker_that_dies_is_replaced(api: Api) -> None:
 
 
 def test_a_worker_that_does_not_listen_is_killed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("midframe.server.worker.STOP_SECONDS", 0.3)
+    monkeypatch.setattr("midframe.server.dispatcher.STOP_SECONDS", 0.3)
     job = api.add(api.upload(server_fakes.film(steps=10_000, deaf=True))["id"])["id"]
     server_fakes.wait_for(lambda: api.job(job), lambda j: j["progress"]["frames"] > 1)
     api.ask(job, "cancel")
@@ -329,22 +330,22 @@ def test_expiry_by_age_and_by_size(tmp_path: Path) -> None:
         done = api.until(api.add(first)["id"], "done")["id"]
         second = api.upload(server_fakes.film(steps=1, filling="x" * 9000))["id"]
         waiting = api.add(api.upload(server_fakes.film(steps=1000, pause=0.05))["id"])["id"]
-        api.house.expire(time.time())  # 18 kB: the oldest go until 12 kB are left
+        api.services.expire(time.time())  # 18 kB: the oldest go until 12 kB are left
         assert [http.get(f"/api/v1/sources/{id}").status_code for id in (first, second)] == [404, 200]
-        assert not api.house.source_folder(first).exists()
+        assert not api.services.source_folder(first).exists()
         assert http.get(f"/api/v1/jobs/{done}").status_code == 200  # younger than the source
-        api.house.expire(time.time() + 101)
+        api.services.expire(time.time() + 101)
         assert http.get(f"/api/v1/jobs/{done}").status_code == 404
         assert http.get(f"/api/v1/sources/{second}").status_code == 404
         assert api.job(waiting)["state"] == "running"  # nothing unfinished goes
         stray = tmp_path / "jobs" / "0123456789abcdef"
         stray.mkdir()
-        api.house.expire(time.time())
+        api.services.expire(time.time())
         assert stray.exists()  # perhaps just made
         import os
 
         os.utime(stray, (1, 1))
-        api.house.expire(time.time())
+        api.services.expire(time.time())
         assert not stray.exists()
 
 
@@ -363,7 +364,7 @@ def test_a_restart_keeps_sources_jobs_and_uploads(tmp_path: Path) -> None:
         server_fakes.wait_for(
             lambda: api.job(running), lambda j: j["state"] == "running" and j["progress"]["frames"] >= 4
         )
-        log = (api.house.job_folder(running) / "log.txt").read_text().splitlines()
+        log = (api.services.job_folder(running) / "log.txt").read_text().splitlines()
         assert int(log[1].split()[1]) >= 2
         assert api.job(queued)["state"] == "queued"
         assert http.get(f"/api/v1/sources/{half}").json()["received"] == 20

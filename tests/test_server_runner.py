@@ -17,8 +17,8 @@ import torch
 
 from midframe.errors import Interrupted, MediaError
 from midframe.result import LowConfidence
-from midframe.server import plan, runner
-from midframe.server.worker import Progress, Task
+from midframe.server import job_runner, prediction, video_inspection
+from midframe.server.backend import Progress, Task
 
 
 def film(path: Path, frames: int = 24, rate: int = 24, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
@@ -43,7 +43,7 @@ def run(source: Path, folder: Path, cancel: threading.Event | None = None, **opt
     folder.mkdir(exist_ok=True)
     told: list[tuple[Progress, bytes | None]] = []
     task = Task("0" * 16, "full", str(source), str(folder), {"model": "blend", **options}, None, "cpu")
-    outcome = runner.run_job(task, lambda *step: told.append(step), cancel or threading.Event())
+    outcome = job_runner.run_job(task, lambda *step: told.append(step), cancel or threading.Event())
     assert any(picture and picture.startswith(b"\xff\xd8") for _, picture in told)  # JPEG
     assert told[-1][0].stage == "comparison"
     json.dumps(outcome)
@@ -89,11 +89,13 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
 def test_stills_are_what_is_shown_then_and_turned(tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     source = film(tmp_path / "film.mp4")
-    decoded = cv2.imdecode(np.frombuffer(runner.make_still(str(source), 0.5, 4096, True), np.uint8), cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(
+        np.frombuffer(video_inspection.make_still(str(source), 0.5, 4096, True), np.uint8), cv2.IMREAD_COLOR
+    )
     assert decoded.shape == (48, 64, 3)
     row = decoded[20, :, 2] > 215  # the yellow square of frame 12 begins at column 24
     assert abs(int(np.flatnonzero(row)[0]) - 24) <= 1
-    assert len(runner.make_still(str(source), 99.0, 64, True)) > 100  # after the end: something, not nothing
+    assert len(video_inspection.make_still(str(source), 99.0, 64, True)) > 100  # after the end: something, not nothing
 
 
 @pytest.mark.parametrize(("rotation", "corner"), [(0, (2, 2)), (90, (2, -3)), (180, (-3, -3)), (270, (-3, 2))])
@@ -104,7 +106,7 @@ def test_stills_are_turned_clockwise_as_players_do(
     picture = torch.zeros(3, 48, 64)
     picture[:, :8, :8] = 1.0  # white at the top left
     monkeypatch.setattr("midframe.colour.to_rgb", lambda planes, form: picture)
-    data = runner.jpeg(SimpleNamespace(planes=(), format=None), 4096, rotation)  # type: ignore[arg-type]
+    data = video_inspection.jpeg(SimpleNamespace(planes=(), format=None), 4096, rotation)  # type: ignore[arg-type]
     turned = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert turned.shape == ((48, 64) if rotation % 180 == 0 else (64, 48))
     assert turned[corner] > 200
@@ -112,18 +114,18 @@ def test_stills_are_turned_clockwise_as_players_do(
 
 
 def test_probe_says_what_the_page_shows(tmp_path: Path) -> None:
-    said = json.loads(json.dumps(runner.probe_film(str(film(tmp_path / "film.mp4")))))
+    said = json.loads(json.dumps(video_inspection.probe_video(str(film(tmp_path / "film.mp4")))))
     assert (said["width"], said["height"], said["frames"], said["rate"]) == (64, 48, 24, "24")
     assert said["duration"] == pytest.approx(1.0, abs=0.05)
     (tmp_path / "text.mp4").write_text("no film " * 99)
     with pytest.raises(MediaError):
-        runner.probe_film(str(tmp_path / "text.mp4"))
+        video_inspection.probe_video(str(tmp_path / "text.mp4"))
 
 
 def test_marks_are_seconds_of_the_result() -> None:
     low = (LowConfidence(11, 0.7), LowConfidence(1, 0.9))
     result = SimpleNamespace(kinds="sisihhssdddi", rate=Fraction(10), cuts=(Fraction(6, 10),), low_confidence=low)
-    found = runner.marks(result, Fraction(1, 10), Fraction(2))
+    found = job_runner.marks(result, Fraction(1, 10), Fraction(2))
     assert found["holds"] == [[0.4, 0.6]]
     assert found["duplicates"] == [[0.8, 1.1]]
     assert found["cuts"] == [1.0]  # (0.6 - 0.1) seconds of the source, twice as slow
@@ -133,5 +135,5 @@ def test_marks_are_seconds_of_the_result() -> None:
 def test_size_follows_the_quality() -> None:
     for crf in (10.0, 16.0, 22.0):
         measured = 0.3 * 2 ** ((16 - crf) / 6)
-        assert plan.at_crf_16(measured, crf) == pytest.approx(0.3)
-    assert plan.at_crf_16(0.3, None) == 0.3
+        assert prediction.at_crf_16(measured, crf) == pytest.approx(0.3)
+    assert prediction.at_crf_16(0.3, None) == 0.3

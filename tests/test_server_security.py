@@ -17,11 +17,12 @@ from fastapi.testclient import TestClient
 
 import server_fakes
 from midframe.errors import InputError, MediaError
-from midframe.server import guard, paths
+from midframe.server import paths, security
 from midframe.server.app import create_app
-from midframe.server.events import MAX_LISTENERS
-from midframe.server.house import House, Limits, Settings
-from midframe.server.jobs import Store
+from midframe.server.event_broker import MAX_SUBSCRIBERS
+from midframe.server.services import Services
+from midframe.server.settings import Limits, Settings
+from midframe.server.store import Store
 
 BASE = "http://127.0.0.1:8642"
 TOKEN = "correct horse battery"
@@ -166,25 +167,25 @@ def test_nesting_and_ranges_cost_nothing(http: TestClient) -> None:
 def test_streams_that_nobody_reads_take_no_place(http: TestClient) -> None:
     import asyncio
 
-    house: House = http.app.state.house  # type: ignore[attr-defined]
+    services: Services = http.app.state.services  # type: ignore[attr-defined]
 
     async def never_started() -> None:
-        for _ in range(MAX_LISTENERS + 1):
-            await house.hub.stream(list).aclose()  # type: ignore[attr-defined]
+        for _ in range(MAX_SUBSCRIBERS + 1):
+            await services.events.stream(list).aclose()  # type: ignore[attr-defined]
 
     asyncio.run(never_started())
-    assert not house.hub.full
+    assert not services.events.full
     for _ in range(3):
         assert "event: ready" in http.get("/api/v1/events?follow=false").text
-    assert not house.hub._listeners
+    assert not services.events._subscribers
 
 
 def test_who_leaves_while_a_picture_waits_stops_nothing(http: TestClient) -> None:
     source = http.post("/api/v1/sources", json={"path": "good-link.mp4"}).json()["id"]
     server_fakes.wait_for(lambda: http.get(f"/api/v1/sources/{source}").json()["state"], lambda state: state == "ready")
-    house: House = http.app.state.house  # type: ignore[attr-defined]
-    path = house.store.source(source).path
-    waiting = [house.prober.still(path, 0.0, 64, True) for _ in range(6)]
+    services: Services = http.app.state.services  # type: ignore[attr-defined]
+    path = services.store.source(source).path
+    waiting = [services.probe_worker.still(path, 0.0, 64, True) for _ in range(6)]
     for future in waiting:
         assert future is not None
         future.cancel()
@@ -234,13 +235,13 @@ def test_playlists_never_reach_the_decoder(tmp_path: Path, head: bytes) -> None:
 
 def test_other_machines_need_a_token() -> None:
     for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8"):
-        guard.check_address(host, None)
+        security.check_address(host, None)
     for host in ("0.0.0.0", "::", "192.168.1.5", "films.example"):
         with pytest.raises(InputError, match="token"):
-            guard.check_address(host, None)
-        guard.check_address(host, TOKEN)
+            security.check_address(host, None)
+        security.check_address(host, TOKEN)
     with pytest.raises(InputError, match="16"):
-        guard.check_address("0.0.0.0", "short")
+        security.check_address("0.0.0.0", "short")
 
 
 def test_serve_refuses_the_network_without_a_token() -> None:
@@ -260,7 +261,7 @@ def test_token(locked: TestClient) -> None:
         assert locked.get(path, headers={"authorization": f"Bearer {TOKEN}x"}).status_code == 401
         assert locked.get(path, headers={"authorization": f"Basic {TOKEN}"}).status_code == 401
         assert locked.get(path, headers={"authorization": f"bearer {TOKEN}"}).status_code == 200
-        assert locked.get(path, headers={"cookie": f"{guard.COOKIE}={TOKEN}"}).status_code == 401
+        assert locked.get(path, headers={"cookie": f"{security.COOKIE}={TOKEN}"}).status_code == 401
     assert locked.post("/api/v1/session", json={"token": "wrong"}).status_code == 401
     opened = locked.post("/api/v1/session", json={"token": TOKEN})
     cookie = opened.headers["set-cookie"]
@@ -274,8 +275,8 @@ def test_token(locked: TestClient) -> None:
 
 def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch, locked: TestClient) -> None:
     compared = []
-    real = guard.hmac.compare_digest
-    monkeypatch.setattr(guard.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
+    real = security.hmac.compare_digest
+    monkeypatch.setattr(security.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
     locked.get("/api/v1/server", headers={"authorization": "Bearer guess"})
     assert compared == [(b"guess", TOKEN.encode())]
 
@@ -341,7 +342,7 @@ def test_the_page_keeps_to_its_policy() -> None:
 
 
 def test_large_bodies_are_refused(http: TestClient) -> None:
-    big = b"[" + b" " * guard.BODY_BYTES + b"]"
+    big = b"[" + b" " * security.BODY_BYTES + b"]"
     headers = {"content-type": "application/json"}
     assert http.post("/api/v1/jobs", content=big, headers=headers).status_code == 413
 
@@ -364,7 +365,7 @@ def test_uploads_are_not_readable_by_other_users(http: TestClient, allowed: Path
     data = server_fakes.film(steps=1)
     source = http.post("/api/v1/sources", json={"name": "a", "size": len(data)}).json()["id"]
     http.put(f"/api/v1/sources/{source}/content", content=data)
-    path = Path(http.app.state.house.store.source(source).path)  # type: ignore[attr-defined]
+    path = Path(http.app.state.services.store.source(source).path)  # type: ignore[attr-defined]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

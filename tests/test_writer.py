@@ -249,6 +249,7 @@ def test_wishes_that_cannot_be(tmp_path: Path) -> None:
         ("a.mp4", "encodes audio", {"codec": "aac"}),
         ("a.webm", "cannot hold h264", {"codec": "libx264"}),
         ("a.mp4", "takes no gbrp", {"pix_fmt": "gbrp"}),
+        ("a.webm", "name the output .mkv", {"codec": "libx264"}),
     ):
         with pytest.raises(UnsupportedError, match=words):
             choose_encoder(info, tmp_path / target, **more)

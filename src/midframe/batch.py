@@ -1,7 +1,8 @@
 """Many films, one after the other or several at a time, with one report that says how each went.
 
 The report is the memory too: the same batch again skips films that are done, goes on with one that was interrupted
-(its own journal does that) and tries failed ones again. What makes a film is handed in: this machine or a farm.
+(its own journal does that) and tries failed ones again. The function that processes a video, on this machine or on a
+cluster, is handed in.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from midframe.result import Progress, Result
 
 
 class Make(Protocol):
-    """`pipeline.interpolate`, or the same over a farm."""
+    """`pipeline.interpolate`, or the same on a cluster."""
 
     def __call__(
         self,

@@ -106,7 +106,7 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError as error:
-        raise InputError(f"'{url}' needs fsspec: pip install 'midframe[farm]'") from error
+        raise InputError(f"'{url}' needs fsspec: pip install 'midframe[cluster]'") from error
     try:
         files, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:

@@ -16,7 +16,7 @@ from midframe.cli import PathCommand
 if TYPE_CHECKING:
     from midframe.batch import Entry
 
-FILMS_AT_ONCE = 4  # on a farm: the end of one film leaves no worker idle
+FILMS_AT_ONCE = 4  # on a cluster: the end of one video leaves no worker idle
 TABLE_SECONDS = 0.5  # between two pictures of the table
 
 
@@ -32,7 +32,7 @@ TABLE_SECONDS = 0.5  # between two pictures of the table
 @click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:0,cuda:1 ...")
 @click.option("-y", "--overwrite", is_flag=True, default=None, help="Replace files that are there.")
 @click.option("--ray", metavar="ADDRESS", help="Spread over a Ray cluster: auto, local, HOST:PORT.")
-@click.option("--workers", type=int, metavar="N", help="Segments at a time on the farm.")
+@click.option("--workers", type=int, metavar="N", help="Segments in parallel on the cluster.")
 @click.option("--gpus-per-worker", type=float, metavar="X", help="0.5 lets two workers share a GPU.")
 @click.option("--work", metavar="DIR|URL", help="A place that head and workers share.")
 def command(
@@ -53,15 +53,15 @@ def command(
     The same command again skips what is done, goes on with what was interrupted and tries what failed.
     """
     from midframe import batch
-    from midframe.cli.interpolate import farm_of, maker, signals
+    from midframe.cli.interpolate import cluster_config_of, maker, signals
     from midframe.cli.progress import Teller
     from midframe.errors import InputError, MediaError
     from midframe.options import Options
     from midframe.storage import is_url
 
-    farm = farm_of(wishes, ray, workers, gpus_per_worker, work)
-    if farm is None and output is not None and is_url(output):
-        raise InputError(f"the URL '{output}' is for a farm; add --ray auto or --ray local")
+    config = cluster_config_of(wishes, ray, workers, gpus_per_worker, work)
+    if config is None and output is not None and is_url(output):
+        raise InputError(f"the URL '{output}' is for a cluster; add --ray auto or --ray local")
     options = Options.parse(**wishes)
     source = Path(films)
     if source.is_dir() and output is None:
@@ -78,11 +78,11 @@ def command(
     work_list = batch.Batch(
         entries,
         Path(report) if report is not None else where,
-        maker(farm),
-        at_once=1 if farm is None else FILMS_AT_ONCE,
+        maker(config),
+        at_once=1 if config is None else FILMS_AT_ONCE,
         on_change=table.show,
     )
-    with _connection(farm), table, signals(Teller()) as (drain, cancel):
+    with _connection(config), table, signals(Teller()) as (drain, cancel):
         done = work_list.run(cancel, drain)
     failed = [entry for entry in done if entry.state == "failed"]
     click.echo(f"{len(done) - len(failed)} of {len(done)} films are done; report: {work_list.report}")
@@ -129,14 +129,14 @@ def _target(entry: Entry, folder: str) -> str:
     return name_in(folder, default_target(Path(entry.source), options, rate).name)
 
 
-def _connection(farm: Any) -> Any:
+def _connection(config: Any) -> Any:
     import contextlib
 
-    if farm is None:
+    if config is None:
         return contextlib.nullcontext()
     from midframe import cluster
 
-    return cluster.joined(farm)
+    return cluster.session(config)
 
 
 class _Table:

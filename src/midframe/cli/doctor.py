@@ -13,7 +13,10 @@ import click
 
 from midframe.options import DEFAULT_MODEL
 
-ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1", "h264_nvenc", "hevc_nvenc")
+ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1")
+HARDWARE_ENCODERS = tuple(
+    f"{codec}_{kind}" for codec in ("h264", "hevc", "av1") for kind in ("nvenc", "qsv", "amf", "videotoolbox")
+)
 SIDE = (720, 1280)  # picture of the speed test
 
 
@@ -35,7 +38,7 @@ def examine(model: str) -> dict[str, Any]:
     """Everything by name, in the order in which it is shown."""
     import torch
 
-    from midframe import __version__
+    from midframe import __version__, kernels
     from midframe.engine import pick_device, pick_precision
     from midframe.models import load_model
     from midframe.video.build import encoders, library_versions
@@ -53,6 +56,7 @@ def examine(model: str) -> dict[str, Any]:
         "midframe": __version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
         "torch": str(torch.__version__),
+        "kernels": kernels.description(),
         "ffmpeg_libraries": ", ".join(f"{name} {version}" for name, version in library_versions().items()),
         "processors": f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} usable, "
         f"torch uses {torch.get_num_threads()}",
@@ -60,6 +64,7 @@ def examine(model: str) -> dict[str, Any]:
         "disk": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free here",
         "devices": devices,
         "encoders": have,
+        "hardware_encoders": encoders(HARDWARE_ENCODERS) or ["none that this machine can open"],
         "encoders_missing": [name for name in ENCODERS if name not in have],
         "picked": f"{device}, {pick_precision('auto', network, device)} for {model}",
         "speed": speed(model),

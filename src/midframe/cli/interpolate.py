@@ -18,7 +18,7 @@ import click
 from midframe.cli import PathCommand
 
 if TYPE_CHECKING:
-    from midframe.cluster import Farm
+    from midframe.cluster import ClusterConfig
     from midframe.options import Options
 
 # what is taken for a film in a folder
@@ -46,7 +46,7 @@ HEADINGS = {
     "Logos, subtitles": ("static", "mask"),
     "Model": ("model", "weights", "flow_scale"),
     "Machine": ("device", "precision", "tile"),
-    "Farm": ("ray", "workers", "gpus_per_worker", "work"),
+    "Cluster": ("ray", "workers", "gpus_per_worker", "work"),
     "Range": ("start", "end", "preview"),
     "Output": (
         "output", "overwrite", "codec", "crf", "preset", "pix_fmt", "encoder", "audio", "subtitles", "chapters",
@@ -85,7 +85,8 @@ HEADINGS = {
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of the convolutions.")
 @click.option("--tile", metavar="N", help="auto (when memory does not suffice), off, or the side in pixels.")
 @click.option("--ray", metavar="ADDRESS", help="Spread over a Ray cluster: auto, local, HOST:PORT, ray://HOST:PORT.")
-@click.option("--workers", type=int, metavar="N", help="Segments at a time on the farm. Default: as it carries.")
+@click.option("--workers", type=int, metavar="N",
+              help="Segments in parallel on the cluster. Default: as many as CPUs, GPUs and memory allow.")  # fmt: skip
 @click.option("--gpus-per-worker", type=float, metavar="X", help="0.5 lets two workers share a GPU. Default: 1.")
 @click.option("--work", metavar="DIR|URL", help="A place that head and workers share, for sources and segments.")
 @click.option("--start", metavar="T", help="90, 1:30, 01:02:03.5.")
@@ -139,19 +140,19 @@ def command(
     from midframe.options import Options
 
     wishes["encoder"] = list(wishes["encoder"]) or None
-    farm = farm_of(wishes, ray, workers, gpus_per_worker, work)
+    config = cluster_config_of(wishes, ray, workers, gpus_per_worker, work)
     options = Options.parse(**wishes)
     _log_to_stderr(verbose)
-    run(inputs, output, options, dry_run=dry_run, progress="off" if quiet else progress, farm=farm)
+    run(inputs, output, options, dry_run=dry_run, progress="off" if quiet else progress, config=config)
 
 
-def farm_of(
+def cluster_config_of(
     wishes: dict[str, Any], ray: str | None, workers: int | None, gpus_per_worker: float | None, work: str | None
-) -> Farm | None:
-    """The farm that the options ask for, or None. A list of devices leaves the wishes: each worker gets one.
+) -> ClusterConfig | None:
+    """Configuration of the cluster that the options ask for, or None. A list of devices is taken out of `wishes`.
 
     Raises:
-        InputError: options of a farm without one.
+        InputError: options of a cluster without one.
     """
     from midframe.errors import InputError
 
@@ -162,11 +163,11 @@ def farm_of(
     if ray is None and not devices:
         for name, given in (("workers", workers), ("gpus-per-worker", gpus_per_worker), ("work", work)):
             if given is not None:
-                raise InputError(f"--{name} is for a farm; add --ray auto, or leave it out")
+                raise InputError(f"--{name} is for a cluster; add --ray auto, or leave it out")
         return None
-    from midframe.cluster import Farm
+    from midframe.cluster import ClusterConfig
 
-    return Farm(
+    return ClusterConfig(
         address=ray if ray is not None else "local",
         workers=workers,
         gpus_per_worker=1.0 if gpus_per_worker is None else gpus_per_worker,
@@ -182,7 +183,7 @@ def run(
     *,
     dry_run: bool,
     progress: str,
-    farm: Farm | None = None,
+    config: ClusterConfig | None = None,
 ) -> None:
     """Do what the command line asks, one input after the other; the exit code is that of the first failure."""
     from midframe.cli.progress import teller
@@ -190,11 +191,11 @@ def run(
     from midframe.storage import is_url
 
     if any(is_url(name) for name in (*inputs, output or "")):
-        if farm is None:
-            raise InputError("a URL is for a farm; add --ray auto or --ray local")
+        if config is None:
+            raise InputError("a URL is for a cluster; add --ray auto or --ray local")
         if dry_run:
             raise InputError("--dry-run is for films in folders; one behind a URL would have to be copied first")
-        urls(inputs, output, options, progress, farm)
+        urls(inputs, output, options, progress, config)
         return
     sources = [Path(name) for name in inputs]
     if all(is_picture(source) for source in sources):
@@ -207,7 +208,7 @@ def run(
     for source in jobs:
         with teller(progress) as told:
             try:
-                one(source, target, options, told, dry_run=dry_run, farm=farm)
+                one(source, target, options, told, dry_run=dry_run, config=config)
             except Interrupted:
                 raise
             except MidframeError as error:
@@ -220,9 +221,15 @@ def run(
 
 
 def one(
-    source: Path, target: Path | None, options: Options, told: Any, *, dry_run: bool, farm: Farm | None = None
+    source: Path,
+    target: Path | None,
+    options: Options,
+    told: Any,
+    *,
+    dry_run: bool,
+    config: ClusterConfig | None = None,
 ) -> None:
-    """One film, here or on a farm."""
+    """One video, on this machine or on a cluster."""
     from midframe import pipeline
 
     name = target
@@ -234,25 +241,25 @@ def one(
         return
     with signals(told) as (drain, cancel):
         told.result(
-            maker(farm)(
+            maker(config)(
                 source, name, options=options, on_plan=told.plan, on_progress=told.progress, cancel=cancel, drain=drain
             )
         )
 
 
-def maker(farm: Farm | None) -> Callable[..., Any]:
-    """What makes a film: this machine, or the farm."""
-    if farm is None:
+def maker(config: ClusterConfig | None) -> Callable[..., Any]:
+    """The function that processes a video: on this machine, or on the cluster."""
+    if config is None:
         from midframe import pipeline
 
         return pipeline.interpolate
     from midframe import cluster
 
-    return functools.partial(cluster.interpolate, farm=farm)
+    return functools.partial(cluster.interpolate, config=config)
 
 
-def urls(inputs: Sequence[str], output: str | None, options: Options, progress: str, farm: Farm) -> None:
-    """One film behind a URL, on a farm.
+def urls(inputs: Sequence[str], output: str | None, options: Options, progress: str, config: ClusterConfig) -> None:
+    """One video behind a URL, on a cluster.
 
     Raises:
         InputError: several, or no place for the result.
@@ -264,7 +271,7 @@ def urls(inputs: Sequence[str], output: str | None, options: Options, progress: 
         raise InputError("a URL is taken one at a time, with -o FILE|URL; midframe batch takes a list of them")
     with teller(progress) as told, signals(told) as (drain, cancel):
         told.result(
-            maker(farm)(
+            maker(config)(
                 inputs[0],
                 output,
                 options=options,

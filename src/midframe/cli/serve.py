@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     import threading
 
-    from midframe.server.child import Note
+    from midframe.server.subprocess_worker import Note
 
 GRACE_SECONDS = 3  # open event streams get this long to end when the server stops
 
@@ -61,13 +61,13 @@ def command(
 ) -> None:  # fmt: skip
     """A page to drop films on, and an API for programs (see /api/v1/openapi.json)."""
     try:
-        from midframe.server import guard
+        from midframe.server import security
     except ModuleNotFoundError as error:
         raise _no_web(error) from error
     from midframe.errors import InputError
     from midframe.options import Options
 
-    guard.check_address(host, token)
+    security.check_address(host, token)
     for device in devices:
         Options(device=device)  # refuses what no device is called
     with ThreadPoolExecutor(1) as beside:  # torch is imported there while the web framework is imported here
@@ -75,8 +75,9 @@ def command(
         try:
             import uvicorn
 
-            from midframe.server import app, runner
-            from midframe.server.house import Bench, Limits, Settings
+            from midframe.server import app, job_runner, video_inspection
+            from midframe.server.backend import Backend
+            from midframe.server.settings import Limits, Settings
         except ModuleNotFoundError as error:
             raise _no_web(error) from error
         models = listing.result()
@@ -91,8 +92,8 @@ def command(
             keep_seconds=keep_days * 86400, keep_bytes=int(keep_gb * 1e9),
         ),
     )  # fmt: skip
-    run_job = runner.run_job if ray is None else partial(runner.run_job, make=_farm(ray, workers))
-    web = app.create_app(settings, Bench(run_job, runner.probe_film, runner.make_still))
+    run_job = job_runner.run_job if ray is None else partial(job_runner.run_job, make=_on_cluster(ray, workers))
+    web = app.create_app(settings, Backend(run_job, video_inspection.probe_video, video_inspection.make_still))
     server = uvicorn.Server(
         uvicorn.Config(
             web, host=host, port=port, log_level="warning", access_log=False, server_header=False,
@@ -111,11 +112,11 @@ def command(
     server.run(sockets=sockets)
 
 
-def _farm(address: str, workers: int | None) -> Callable[..., Any]:
+def _on_cluster(address: str, workers: int | None) -> Callable[..., Any]:
     """What makes a film on a Ray cluster."""
     from midframe import cluster
 
-    return partial(cluster.interpolate, farm=cluster.Farm(address=address, workers=workers))
+    return partial(cluster.interpolate, config=cluster.ClusterConfig(address=address, workers=workers))
 
 
 def _no_web(error: ModuleNotFoundError) -> click.ClickException:
@@ -124,13 +125,13 @@ def _no_web(error: ModuleNotFoundError) -> click.ClickException:
 
 def runnable_models() -> list[str]:
     """Names of the models that load here, found out in a process of its own, so that this one stays small."""
-    from midframe.server.child import Child
+    from midframe.server.subprocess_worker import SubprocessWorker
 
-    child = Child("midframe models", _list_models)
+    subprocess = SubprocessWorker("midframe models", _list_models)
     try:
-        answer, _ = child.request({}, seconds=120)
+        answer, _ = subprocess.request({}, seconds=120)
     finally:
-        child.kill()
+        subprocess.kill()
     return list(answer["models"])
 
 

@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from midframe import kernels
 from midframe.errors import WeightsError
 from midframe.models import search
 from midframe.models.base import Model, RenderRequest, scale_by_size
@@ -41,7 +42,8 @@ from midframe.models.search import LIMITS, Search, both_ways, by_size, resized, 
 from midframe.ops import coordinates, resize_flow, splat, warp
 
 if TYPE_CHECKING:
-    from midframe.models.drawing import Drawn, Layers, Weights
+    from midframe._native import FusionNetwork
+    from midframe.models.drawing import Drawn, Layers
     from midframe.types import PixelFormat
 
 LUMA = (0.299, 0.587, 0.114)
@@ -289,8 +291,8 @@ def _pairs(where: Tensor, size: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
 
 
 def _compiled(*tensors: Tensor) -> bool:
-    """Whether `drawing` may do it: on a CPU, where no gradient is asked for."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    """Whether `drawing` may do it: on a CPU, where no gradient is asked for, if the kernels are installed."""
+    if kernels.missing() or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     return all(type(x) is Tensor and x.device.type == "cpu" for x in tensors)
 
@@ -389,18 +391,21 @@ class Judge(nn.Module):
         """`forward` of one pair at an instant, compiled: shares (2K, h, w)."""
         from midframe.models import drawing
 
-        weights = self._weights()
-        looked = drawing.look(found, t, weights)
-        far = self.far(torch.from_numpy(looked.near)[None]).float()[0].contiguous()
-        return drawing.decide(looked, found, far, t, weights, self.ahead)
+        network = self._native()
+        looked = drawing.look(found, t, network)
+        far = self.far(torch.from_numpy(looked.fine)[None]).float()[0].contiguous()
+        return drawing.decide(looked, found, far, t, network)
 
-    def _weights(self) -> Weights:
-        from midframe.models.drawing import Weights
+    def _native(self) -> FusionNetwork:
+        from midframe._native import FusionNetwork
 
-        layers: list[Any] = [self.first, self.second, self.verdict, self.gather[0], self.spread]
-        pairs = [part for layer in layers for part in (layer.weight.flatten(1), layer.bias)]
-        parts = self.look.weight, self.kind + self.look.bias, *pairs
-        return Weights(*(x.detach().float().contiguous().numpy() for x in parts))
+        layers: list[Any] = [self.look, self.first, self.second, self.verdict, self.gather[0], self.spread]
+
+        def array(x: Tensor) -> NDArray[np.float32]:
+            return np.asarray(x.detach().float().contiguous().numpy(), np.float32)
+
+        weights, biases = [array(x.weight.flatten(1)) for x in layers], [array(x.bias) for x in layers]
+        return FusionNetwork(weights, biases, array(self.kind + self.look.bias), array(self.ahead))
 
 
 def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
@@ -603,7 +608,7 @@ class Midnet(Model):
 
     def supports_planes(self, format: PixelFormat, height: int, width: int) -> bool:
         """Light with chroma as large or half as large, where it is drawn compiled and no features are learned."""
-        here = self.architecture.matcher == "dis" and self.judge.kind.device.type == "cpu"
+        here = self.architecture.matcher == "dis" and self.judge.kind.device.type == "cpu" and not kernels.missing()
         plain = format.layout in ("yuv", "gray") and not format.alpha
         return here and plain and max(format.chroma_w, format.chroma_h) <= 1
 
@@ -850,7 +855,7 @@ class Midnet(Model):
         found = self._drawn(a, b, motion, float(t))
         pictures, evidence = (torch.from_numpy(x)[None] for x in drawing.completed(found))
         of_a, of_b = pictures.chunk(2, 1)
-        seen = torch.from_numpy(found.seen.copy())[None]
+        seen = torch.from_numpy(found.seen)[None]
         return Candidates(seen, list(of_a.unbind(1)), list(of_b.unbind(1)), evidence)
 
 
@@ -1230,5 +1235,6 @@ def load_midnet(path: Path, name: str = "") -> Midnet:
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} holds no weights of a midnet that this version can build: {reason}") from error
+    kernels.warn_if_missing()
     net.name = name or Midnet.name  # type: ignore[misc]
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

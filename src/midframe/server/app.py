@@ -5,78 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from midframe.errors import JobError, MidframeError
-from midframe.server import guard, paths, runs, sources
-from midframe.server.events import event
-from midframe.server.house import Bench, House, InHouse, Settings, source_state
-from midframe.server.jobs import ConflictError, NotFoundError
-from midframe.server.wire import Deny, NewSession, Problem, ServerState
+from midframe.server import paths, routes_jobs, routes_server, routes_sources, security
+from midframe.server.backend import Backend
+from midframe.server.schemas import HTTPError, Problem
+from midframe.server.services import Services
+from midframe.server.settings import Settings
+from midframe.server.store import ConflictError, NotFoundError
 
 STATIC = Path(__file__).with_name("static")
 
-router = APIRouter(prefix="/api/v1", tags=["server"])
 
-
-@router.get("/server")
-def server(h: InHouse) -> ServerState:
-    """Version, models, devices, limits, and how many jobs are in each state."""
-    settings, limits = h.settings, h.limits
-    return ServerState(
-        version=version("midframe"), models=list(settings.models), model=settings.model, devices=list(settings.devices),
-        paths_allowed=bool(settings.folders), counts=h.store.counts(),
-        limits={"upload_bytes": limits.upload_bytes, "duration_seconds": limits.duration_seconds,
-                "pixels": limits.pixels, "frames": limits.frames, "jobs_per_client": limits.jobs_per_client,
-                "keep_seconds": limits.keep_seconds},
-    )  # fmt: skip
-
-
-@router.post("/session", status_code=204)
-def open_session(h: InHouse, new: NewSession, request: Request) -> Response:
-    """Trade the token for a cookie, which pictures, films and event streams need in a browser."""
-    if h.settings.token is None:
-        return Response(status_code=204)
-    if not guard.same(new.token, h.settings.token):
-        raise Deny(401, "token_needed", "this is not the server's token")
-    response = Response(status_code=204)
-    response.set_cookie(
-        guard.COOKIE, guard.session_value(h.settings.token), max_age=30 * 86400, httponly=True, samesite="strict",
-        secure=request.url.scheme == "https",
-    )  # fmt: skip
-    return response
-
-
-@router.get(
-    "/events",
-    response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-)
-async def events(h: InHouse, follow: bool = True) -> StreamingResponse:
-    """Server-sent events. First every source and job (`source`, `job`), then `ready`, then changes, and `gone`.
-
-    With `follow=false` the stream ends after `ready`.
-    """
-    if h.hub.full:
-        raise Deny(429, "too_many_listeners", "too many event streams are open")
-
-    def snapshot() -> list[str]:
-        first = ["retry: 1000\n\n"]
-        first += [event("source", source_state(source).model_dump_json()) for source in h.store.sources()]
-        first += [event("job", h.job_state(job).model_dump_json()) for job in reversed(h.store.jobs())]
-        return [*first, event("ready", "{}")]
-
-    return StreamingResponse(h.hub.stream(snapshot, follow), media_type="text/event-stream")
-
-
-def create_app(settings: Settings, bench: Bench) -> FastAPI:
+def create_app(settings: Settings, backend: Backend) -> FastAPI:
     """The server as an ASGI application. Raises JobError where another server uses the same folder.
 
     The store is opened, and the workers are started, when the application starts.
@@ -84,15 +32,15 @@ def create_app(settings: Settings, bench: Bench) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        house = await asyncio.to_thread(House, settings, bench)
-        app.state.house = house
-        house.hub.start()
-        house.start()
+        services = await asyncio.to_thread(Services, settings, backend)
+        app.state.services = services
+        services.events.start()
+        services.start()
         try:
             yield
         finally:
-            await house.hub.close()
-            await asyncio.to_thread(house.close)
+            await services.events.close()
+            await asyncio.to_thread(services.close)
 
     app = FastAPI(
         title="midframe",
@@ -102,12 +50,14 @@ def create_app(settings: Settings, bench: Bench) -> FastAPI:
         docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json", lifespan=lifespan,
         responses={code: {"model": Problem} for code in (400, 401, 403, 404, 409, 413, 421, 422, 429)},
     )  # fmt: skip
-    app.add_middleware(guard.Guard, token=settings.token, hosts=settings.hosts, counted_paths=("/content", "/mask"))
-    app.add_exception_handler(Deny, _on_deny)
+    app.add_middleware(
+        security.SecurityMiddleware, token=settings.token, hosts=settings.hosts, counted_paths=("/content", "/mask")
+    )
+    app.add_exception_handler(HTTPError, _on_http_error)
     app.add_exception_handler(MidframeError, _on_midframe_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    for part in (router, sources.router, runs.router):
+    for part in (routes_server.router, routes_sources.router, routes_jobs.router):
         app.include_router(part)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
@@ -118,8 +68,8 @@ def create_app(settings: Settings, bench: Bench) -> FastAPI:
     return app
 
 
-async def _on_deny(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Deny)
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPError)
     return _problem(error.status, error.code, str(error))
 
 

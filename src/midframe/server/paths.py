@@ -23,6 +23,8 @@ HEAD_BYTES = 65536
 class ForbiddenError(InputError):
     """A path outside the allowed folders, or one that is not a plain file."""
 
+    code = "forbidden"
+
 
 def allowed(wanted: str, folders: Iterable[Path]) -> Path:
     """The real path of `wanted`, which must be a plain file under one of `folders`, however it is spelled.
@@ -47,6 +49,12 @@ def allowed(wanted: str, folders: Iterable[Path]) -> Path:
         if plain and any(real.is_relative_to(other) for other in roots):
             return real
     raise refused
+
+
+def refuse_moved(path: str) -> None:
+    """Refuse a path that has become a link since it was checked. Raises ForbiddenError."""
+    if os.path.realpath(path) != path:
+        raise ForbiddenError("the file has become a link since it was named")
 
 
 def refuse_playlist(path: str) -> None:

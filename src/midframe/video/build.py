@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import av
-import av.codec
-import av.error
 from av import library_versions as libav_versions
+
+from midframe.video.encoders import opens_here
 
 
 def library_versions() -> dict[str, str]:
@@ -20,12 +20,5 @@ def library_versions() -> dict[str, str]:
 
 
 def encoders(names: Iterable[str]) -> list[str]:
-    """Those of the named encoders that are in the build. A hardware encoder may still lack its hardware."""
-    found = []
-    for name in names:
-        try:
-            av.codec.Codec(name, "w")
-        except (av.error.FFmpegError, ValueError):
-            continue
-        found.append(name)
-    return found
+    """Return those of the named encoders that this build has and this machine can open."""
+    return [name for name in names if opens_here(name)]

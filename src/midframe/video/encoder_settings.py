@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av.codec.context
@@ -11,18 +12,114 @@ import torch
 from midframe.errors import InputError
 from midframe.types import Mastering, PixelFormat, VideoInfo
 
-# Default constant quality, of equal appearance; presets that two cores can keep up with.
-DEFAULT_CRF = {"libx264": 16.0, "libx265": 17.0, "libvpx-vp9": 20.0, "libsvtav1": 20.0, "libaom-av1": 20.0}
-_PRESETS = {"libx264": "veryfast", "libx265": "veryfast", "libsvtav1": "8"}
-# Option of constant quality, where it is not called crf.
-_QUALITY_OPTION = {
-    "h264_nvenc": "cq", "hevc_nvenc": "cq", "av1_nvenc": "cq", "h264_qsv": "global_quality",
-    "hevc_qsv": "global_quality", "av1_qsv": "global_quality", "mpeg4": "qscale",
-}  # fmt: skip
+# Presets that two cores can keep up with.
+_PRESETS = {"libx264": "veryfast", "libx264rgb": "veryfast", "libx265": "veryfast", "libsvtav1": "8"}
 # x265 4.2 writes beyond its buffers at widths of 33 to 48 pixels with mb-tree on (found with glibc's MALLOC_CHECK_=3;
 # the assembly of cuTreePropagateCost): 3 blocks of 8 pixels at half size, 4 written at a time.
 X265_NARROW_WIDTH = 64
-LOSSLESS = ("ffv1", "png", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "qtrle")
+# Without quality settings: lossless, or (ProRes, DNxHR) of a quality that the profile fixes.
+LOSSLESS = frozenset({
+    "ffv1", "png", "apng", "huffyuv", "ffvhuff", "utvideo", "magicyuv", "rawvideo", "wrapped_avframe", "qtrle", "qoi",
+    "tiff", "bmp", "ljpeg", "jpegls", "v210", "v308", "v408", "v410", "r210", "r10k", "yuv4", "y41p", "exr", "dpx",
+})  # fmt: skip
+_FIXED_QUALITY = frozenset({"prores", "prores_aw", "prores_ks", "dnxhd", "cfhd", "gif", "libwebp", "libwebp_anim"})
+
+
+@dataclass(frozen=True, slots=True)
+class QualityScale:
+    """Constant quality of one encoder: the option that sets it, its range, and the default.
+
+    The defaults give equal quality. Those of software encoders are measured: 45.1 to 46.5 dB PSNR and 0.985 to 0.989
+    SSIM of luma; libx264 crf 16 has 45.8 dB and 0.989 (mean of 4 real clips, 8 frames of 640x360 each, presets of
+    this file; `benchmarks/encoder_quality.py`). Those of hardware encoders are not measured: they follow the
+    quantizer scale of H.264, 2 finer than libx264, which decides better where to spend bits. librav1e, libaom-av1 and
+    libvvenc are not in PyAV's build, and not measured either.
+    """
+
+    option: str  # libav's name
+    default: float
+    low: float = 0
+    high: float = 51
+    also: tuple[tuple[str, str], ...] = ()  # options without which the encoder ignores it
+
+
+_SCALES = {
+    "libx264": QualityScale("crf", 16),
+    "libx264rgb": QualityScale("crf", 16),
+    "libx265": QualityScale("crf", 17),
+    "libsvtav1": QualityScale("crf", 20, 1, 63),
+    "libaom-av1": QualityScale("crf", 20, 0, 63, (("b", "0"),)),
+    "librav1e": QualityScale("qp", 60, 0, 255),
+    "libvpx-vp9": QualityScale("crf", 22, 0, 63, (("b", "0"),)),
+    "libvpx": QualityScale("crf", 13, 4, 63, (("b", "100M"),)),  # VP8 needs a bit rate, which crf then limits
+    "libvvenc": QualityScale("qp", 20, 0, 63),
+}
+# Families of hardware encoders, by the end of the name.
+_HARDWARE_SCALES = {
+    "_nvenc": QualityScale("cq", 18, 1, 51, (("rc", "vbr"), ("b", "0"))),
+    "_qsv": QualityScale("global_quality", 18, 1, 51),
+    "_amf": QualityScale("qp", 18, 0, 51, (("rc", "cqp"),)),
+}
+# Options that choose rate or quality: with one of them from the user, no default quality is set.
+_RATE_CONTROL = frozenset({
+    "b", "crf", "cq", "qp", "qmin", "qmax", "global_quality", "rc", "rc_mode", "rate_control", "quality", "lossless",
+    "qp_i", "qp_p", "qp_b", "qvbr_quality_level",
+})  # fmt: skip
+# MPEG-1/2/4, MJPEG and relatives have a quantizer of 1 to 31, in steps twice as wide: 2 has the step of H.264's QP 16.
+_MPEG_QUANTIZER_AT_CRF_16 = 2.0
+_LAMBDA_PER_QUANTIZER = 118  # FF_QP2LAMBDA of libav
+_CRF_PER_DOUBLING = 6.0  # of the quantizer step, by the definition of H.264
+
+
+def quality_options(codec: str, crf: float | None, private: set[str]) -> tuple[dict[str, str], str]:
+    """Return the options that set constant quality, and how the plan shows it ("crf 16", "quantizer 2").
+
+    `crf` counts on the encoder's own scale if that is one of rate factors or quantizers up to 51 or 63. Quantizers of
+    MPEG-4 and its relatives, and percentages of VideoToolbox and Media Foundation, are converted from libx264's crf.
+
+    Args:
+        codec: libav's name of the encoder.
+        crf: smaller is better; None: the default, of equal quality for all encoders.
+        private: names of the encoder's private options.
+
+    Raises:
+        InputError: the value is out of range, or the encoder has no such setting.
+    """
+    if codec in _FIXED_QUALITY and crf is not None:
+        raise InputError(f"{codec} has no --crf: its profile decides the quality; leave it out")
+    if codec in LOSSLESS or codec in _FIXED_QUALITY:
+        return {}, ""
+    family = next((scale for end, scale in _HARDWARE_SCALES.items() if codec.endswith(end)), None)
+    scale = _SCALES.get(codec, family)
+    if scale is None and "crf" in private:
+        scale = QualityScale("crf", 16)
+    if scale is not None:
+        value = scale.default if crf is None else crf
+        _within(codec, crf, scale.low, scale.high, scale.default)
+        if codec.endswith("_amf"):
+            found = {f"qp_{kind}": f"{value:g}" for kind in "ipb" if f"qp_{kind}" in private}
+        else:
+            found = {scale.option: f"{value:g}"}
+        return found | dict(scale.also), f"{scale.option.replace('_', ' ')} {value:g}"
+    if codec.endswith(("_videotoolbox", "_mf")):  # 1 to 100, larger is better
+        _within(codec, crf, 0, 49, 16)
+        percent = round(100 - (16 if crf is None else crf) * 2)
+        if codec.endswith("_mf"):
+            return {"rate_control": "quality", "quality": str(percent)}, f"quality {percent}"
+        return {"flags": "+qscale", "global_quality": str(percent * _LAMBDA_PER_QUANTIZER)}, f"quality {percent}"
+    if "mpv_flags" in private:
+        _within(codec, crf, 0, 39, 16)
+        doublings = ((16 if crf is None else crf) - 16) / _CRF_PER_DOUBLING
+        quantizer = str(min(31, max(1, round(_MPEG_QUANTIZER_AT_CRF_16 * 2**doublings))))
+        return {"qmin": quantizer, "qmax": quantizer}, f"quantizer {quantizer}"
+    if crf is not None:
+        raise InputError(f"{codec} has no constant quality, so no --crf; set its bit rate with -e b=20M")
+    return {}, "default quality of the encoder"
+
+
+def _within(codec: str, given: float | None, low: float, high: float, default: float) -> None:
+    if given is not None and not low <= given <= high:
+        raise InputError(f"--crf {given:g} is not within {low:g} to {high:g} of {codec}; the default is {default:g}")
 
 
 def encoder_options(
@@ -32,8 +129,8 @@ def encoder_options(
     extra: Sequence[tuple[str, str]],
     info: VideoInfo,
     made: PixelFormat,
-) -> tuple[tuple[str, str], ...]:
-    """Return all (key, value) pairs for an encoder: quality, preset, HDR metadata, the user's own.
+) -> tuple[tuple[tuple[str, str], ...], str]:
+    """Return all (key, value) pairs for an encoder (quality, preset, HDR metadata, the user's own), and its quality.
 
     Raises:
         InputError: an option that the encoder does not have.
@@ -42,14 +139,12 @@ def encoder_options(
     names = {option.name for option in known.private} | {option.name for option in known.generic}
     private = {option.name for option in known.private}
     found: dict[str, str] = {}
-    if codec in _QUALITY_OPTION:
-        if crf is not None:
-            found[_QUALITY_OPTION[codec]] = f"{crf:g}"
-    elif "crf" in private:
-        if crf is not None or codec in DEFAULT_CRF:
-            found["crf"] = f"{crf if crf is not None else DEFAULT_CRF[codec]:g}"
-    elif crf is not None and codec not in LOSSLESS:
-        raise InputError(f"{codec} has no --crf; try -e with one of its own options")
+    own = [(key, value) for key, value in extra if key in _RATE_CONTROL]
+    if own and crf is None:
+        shown = ", ".join(f"{key} {value}" for key, value in own)
+    else:
+        quality, shown = quality_options(codec, crf, private)
+        found |= quality
     if preset is not None:
         if "preset" in private:
             found["preset"] = preset
@@ -60,7 +155,7 @@ def encoder_options(
     elif codec in _PRESETS:
         found["preset"] = _PRESETS[codec]
     if codec == "libvpx-vp9":
-        found |= {"b": "0", "row-mt": "1", "deadline": "good"} | ({} if preset else {"cpu-used": "4"})
+        found |= {"row-mt": "1", "deadline": "good"} | ({} if preset else {"cpu-used": "4"})
         if made.alpha:
             found["auto-alt-ref"] = "0"  # libvpx keeps alpha in a second stream, which cannot have hidden frames
     if codec == "prores_ks":
@@ -69,6 +164,9 @@ def encoder_options(
             found["alpha_bits"] = "16"
     if codec == "ffv1":
         found |= {"level": "3", "slices": "4", "slicecrc": "1"}
+    if codec == "dnxhd":  # of any size and rate, unlike DNxHD proper
+        deep = "dnxhr_444" if made.chroma_w == 0 else "dnxhr_hqx"
+        found["profile"] = deep if made.depth > 8 or made.chroma_w == 0 else "dnxhr_hq"
     for key, value in extra:
         if key not in names:
             raise InputError(f"-e {key}={value}: {codec} has no option {key!r}")
@@ -79,7 +177,7 @@ def encoder_options(
         found["x264-params"] = _joined(found.get("x264-params"), ":", params)
     elif codec == "libsvtav1":
         found["svtav1-params"] = _joined(found.get("svtav1-params"), ":", _svt(info))
-    return tuple((key, value) for key, value in found.items() if value)
+    return tuple((key, value) for key, value in found.items() if value), shown
 
 
 def _joined(own: str | None, separator: str, made: dict[str, str]) -> str:

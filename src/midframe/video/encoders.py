@@ -5,6 +5,7 @@ encoding = choose_encoder(info, "out.mp4")
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +21,13 @@ import av.error
 from midframe.errors import UnsupportedError
 from midframe.types import PixelFormat, VideoInfo
 from midframe.video import formats
-from midframe.video.containers import container_of
-from midframe.video.encoder_settings import DEFAULT_CRF, LOSSLESS, encoder_options
+from midframe.video.containers import CONTAINERS, container_of
+from midframe.video.encoder_settings import LOSSLESS, encoder_options
 
 # Encoders that accept subsampled chroma in even sizes only; VP9, AV1 and FFV1 accept any.
+HARDWARE_ENDINGS = ("_nvenc", "_qsv", "_amf", "_vaapi", "_videotoolbox", "_mf", "_v4l2m2m", "_mediacodec", "_vulkan")
+_REFUSE_AT_OPENING = ("libx264", "libx265", "libsvtav1", "libvpx", "libvpx-vp9", "prores_ks", "ffv1")
+_JPEG = ("mjpeg", "mjpeg_qsv", "ljpeg")
 _EVEN_SIZES_ONLY = ("libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc", "h264_qsv", "hevc_qsv", "mpeg4")
 X265_MIN_SIDE = 16  # pixels; x265 refuses less
 
@@ -36,12 +40,12 @@ class Encoding:
     container: str  # libav's name of the muxer; "pictures" for a folder of images
     format: PixelFormat  # input of the encoder
     options: tuple[tuple[str, str], ...] = ()
-    crf: float | None = None
+    quality: str = ""  # "crf 16", "quantizer 2"; empty where the codec has none to choose
     notes: tuple[str, ...] = ()  # what the conversion loses, one line each
+    pixel_name: str = ""  # libav's pixel format of the encoder, if it packs samples of `format` otherwise
 
     def __str__(self) -> str:
-        quality = "" if self.crf is None else f" crf {self.crf:g}"
-        return f"{self.codec}{quality}, {self.format.name}"
+        return f"{self.codec}{self.quality and ' '}{self.quality}, {self.format.name}"
 
 
 def choose_encoder(
@@ -62,7 +66,7 @@ def choose_encoder(
     Args:
         info: the source.
         target: path of the output; its suffix decides the container.
-        codec: "auto" or an encoder of libav's.
+        codec: "auto", an encoder of libav, or a codec ("h264", "hevc", "av1"), which means its usual encoder.
         crf: quality, smaller is better; None: visually lossless.
         preset: speed of the encoder, one of its own names.
         pix_fmt: "auto" (as the source, as far as the encoder goes) or a pixel format of libav's.
@@ -84,42 +88,51 @@ def choose_encoder(
         encoder = av.codec.Codec(codec, "w")
     except (av.error.FFmpegError, ValueError) as error:
         raise UnsupportedError(f"no encoder {codec!r} is in this build; try -c auto, libx264 or libx265") from error
+    codec = encoder.name  # "hevc" is an alias of libx265
     if encoder.type != "video":
         raise UnsupportedError(f"{codec!r} encodes {encoder.type}, not video; try -c auto, libx264 or libx265")
     if not _container_takes(container, codec):
+        holders = [end for end in (".mkv", ".mov", ".avi", ".nut") if _container_takes(CONTAINERS[end], codec)]
+        hint = f"name the output {holders[0]}, or " if holders else ""
         raise UnsupportedError(
-            f"{Path(target).suffix} cannot hold {encoder.canonical_name} ({codec}); "
-            f"name the output .mkv, or choose another codec with -c"
+            f"{Path(target).suffix} cannot hold {encoder.canonical_name} ({codec}); {hint}choose another codec with -c"
         )
     supported = [pixel.name for pixel in encoder.video_formats or ()]
-    usable = [name for name in supported if formats.is_planar(name) and not name.startswith("yuvj")]
+    usable = [name for name in supported if formats.repackable(name) and not name.startswith("yuvj")]
     if pix_fmt != "auto":
         names = [pix_fmt.replace("yuvj", "yuv")]
         if supported and names[0] not in usable:
             raise UnsupportedError(f"{codec} takes no {pix_fmt}; allowed: {' '.join(usable)}")
-    elif not usable:
+    elif not supported:
         names = [formats.name_of(source)]
-        if supported and names[0] not in supported:
-            raise UnsupportedError(f"{codec} accepts none of the pixel formats that midframe writes; try -c libx264")
+    elif not usable:
+        raise UnsupportedError(f"{codec} accepts none of the pixel formats that midframe writes; try -c libx264")
     else:  # some encoders list formats that they refuse: libvpx lists yuva444p
         names = sorted(usable, key=lambda option: _format_cost(source, option, codec))[:3]
     refusal: UnsupportedError | None = None
+    first: Encoding | None = None
     for name in names:
-        made = _target_format(info, name)
-        settings = encoder_options(codec, crf, preset, options, info, made)
+        made = _target_format(info, name, codec)
+        settings, quality = encoder_options(codec, crf, preset, options, info, made)
         if container == "avi" and codec in ("libx264", "libx265", "mpeg4") and "bf" not in dict(settings):
             settings = (*settings, ("bf", "0"))  # AVI has one timestamp per frame: no reordering
-        plain = codec in LOSSLESS or codec.startswith("prores")
-        quality = None if plain else (crf if crf is not None else DEFAULT_CRF.get(codec))
-        encoding = Encoding(codec, container, made, settings, quality, _conversion_notes(info, codec, container, made))
+        notes = _conversion_notes(info, codec, container, made)
+        encoding = Encoding(codec, container, made, settings, quality, notes, name)
+        first = first or encoding
         try:
             _check_opens(info, encoding)
         except UnsupportedError as error:
             refusal = refusal or error
         else:
             return encoding
-    assert refusal is not None
-    raise refusal
+    assert refusal is not None and first is not None
+    advice = []
+    if options or preset:
+        advice.append("other -e options or --preset")
+    advice += [f"-c {name}" for name in _alternatives(info, first)[:1]]
+    if is_hardware(codec):
+        raise UnsupportedError(f"{refusal}; its hardware or driver may be missing: try {advice[-1]}") from refusal
+    raise UnsupportedError(f"{refusal}; try {' or '.join(advice) or 'another container'}") from refusal
 
 
 def _conversion_notes(info: VideoInfo, codec: str, container: str, made: PixelFormat) -> tuple[str, ...]:
@@ -145,13 +158,65 @@ def _check_opens(info: VideoInfo, encoding: Encoding) -> None:
         stream = add_encoder(nowhere, info, encoding, rate, 1 / rate)
         try:
             stream.codec_context.open()
+            if encoding.codec not in _REFUSE_AT_OPENING:  # others refuse the first frame
+                width, height = encoded_size(info, encoding)
+                blank = av.VideoFrame(width, height, encoding.pixel_name or encoding.format.name)
+                blank.pts, blank.time_base = 0, 1 / rate
+                stream.encode(blank)
         except (av.error.FFmpegError, ValueError, OSError) as error:
             said = ", ".join(f"{key}={value}" for key, value in encoding.options)
             width, height = encoded_size(info, encoding)
             raise UnsupportedError(
                 f"{encoding.codec} refuses {width}x{height} {encoding.format.name} with {said or 'no options'} "
-                f"({getattr(error, 'strerror', None) or error}); try other -e options, or -c libx264"
+                f"({getattr(error, 'strerror', None) or error})"
             ) from error
+
+
+def _alternatives(info: VideoInfo, refused: Encoding) -> list[str]:
+    """Return the names of software encoders that accept this source where `refused` does not: of its codec first."""
+    codec = av.codec.Codec(refused.codec, "w").canonical_name
+    usual = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}.get(codec, "libx264")
+    found = []
+    for name in dict.fromkeys((usual, "libx264", "libx265", "libvpx-vp9", "ffv1")):
+        if name == refused.codec or not _container_takes(refused.container, name):
+            continue
+        supported = [pixel.name for pixel in av.codec.Codec(name, "w").video_formats or ()]
+        if refused.format.name not in supported:
+            continue
+        made = _target_format(info, refused.format.name, name)
+        settings, quality = encoder_options(name, None, None, (), info, made)
+        with contextlib.suppress(UnsupportedError):
+            _check_opens(info, Encoding(name, refused.container, made, settings, quality))
+            found.append(name)
+    return found
+
+
+def _silence(codec: str) -> None:
+    """Keep the library of an encoder from printing its settings."""
+    if codec in ("libsvtav1", "av1"):
+        os.environ.setdefault("SVT_LOG", "1")
+
+
+def is_hardware(codec: str) -> bool:
+    """Tell whether an encoder needs hardware, by its name."""
+    return codec.endswith(HARDWARE_ENDINGS)
+
+
+def opens_here(codec: str) -> bool:
+    """Tell whether this build has an encoder and this machine can open it, tried on a 320x240 frame."""
+    _silence(codec)
+    try:
+        found = av.codec.Codec(codec, "w")
+        context: Any = av.codec.context.CodecContext.create(codec, "w")
+        context.width, context.height = 320, 240
+        context.time_base = Fraction(1, 25)
+        formats_listed = [pixel.name for pixel in found.video_formats or ()]
+        context.pix_fmt = "yuv420p" if "yuv420p" in formats_listed or not formats_listed else formats_listed[0]
+        context.options = {"x265-params": "log-level=none"} if found.name == "libx265" else {}
+        context.open()
+    except (av.error.FFmpegError, ValueError, OSError):
+        return False
+    return True
 
 
 def _auto_codec(source: PixelFormat, container: str, target: str | os.PathLike[str], pix_fmt: str) -> str:
@@ -187,7 +252,9 @@ def _container_takes(container: str, codec: str) -> bool:
 
 def _format_cost(source: PixelFormat, option: str, codec: str) -> tuple[int, ...]:
     """Rank a pixel format for a source: first by what is lost, then by what is added."""
-    made = formats.describe(option, matrix=source.matrix, full_range=source.full_range, siting=source.siting)
+    made = formats.describe(
+        formats.planar_name(option), matrix=source.matrix, full_range=source.full_range, siting=source.siting
+    )
     chroma_w, chroma_h = source.chroma_w, source.chroma_h
     depth = source.depth
     lossless = codec in LOSSLESS
@@ -196,6 +263,7 @@ def _format_cost(source: PixelFormat, option: str, codec: str) -> tuple[int, ...
         depth = min(depth, 10)
     same_kind = made.layout == source.layout if lossless else made.layout == "yuv"
     return (
+        int(made.layout == "gray" and source.layout != "gray"),
         int(source.alpha and not made.alpha),
         int(not same_kind),
         max(0, depth - made.depth),
@@ -203,19 +271,23 @@ def _format_cost(source: PixelFormat, option: str, codec: str) -> tuple[int, ...
         int(made.alpha and not source.alpha),
         max(0, chroma_w - made.chroma_w) + max(0, chroma_h - made.chroma_h),
         max(0, made.depth - depth),
+        int(option != made.name),  # repacking costs time
     )
 
 
-def _target_format(info: VideoInfo, name: str) -> PixelFormat:
-    """Describe pixel format `name` with the colour tags of the source; BT.709 or BT.601 if the source is RGB."""
+def _target_format(info: VideoInfo, pixel_name: str, codec: str) -> PixelFormat:
+    """Describe the planar format of `pixel_name` with the colour tags of the source; usual ones if that is RGB."""
     source = info.format
     matrix, full = source.matrix, source.full_range
     if source.layout == "rgb":
         matrix = "bt709" if info.width >= 1280 or info.height > 576 else "smpte170m"
         full = False
+    siting = "left" if source.layout != "yuv" else source.siting
+    if codec in _JPEG:  # what decoders take for granted
+        matrix, full, siting = "smpte170m", True, "center"
     made = formats.describe(
-        name, matrix=matrix, full_range=full, primaries=source.primaries, transfer=source.transfer,
-        siting="left" if source.layout != "yuv" else source.siting,
+        formats.planar_name(pixel_name), matrix=matrix, full_range=full, primaries=source.primaries,
+        transfer=source.transfer, siting=siting,
     )  # fmt: skip
     if (made.chroma_w, made.chroma_h) != (source.chroma_w, source.chroma_h) and made.siting not in ("left", "center"):
         made = replace(made, siting="left")
@@ -243,13 +315,12 @@ def _image_encoding(source: PixelFormat, target: str | os.PathLike[str], codec: 
 
 def add_encoder(container: Any, info: VideoInfo, encoding: Encoding, rate: Fraction, tick: Fraction) -> Any:
     """Add a video stream with this encoding to an output container, with the colour tags of the source."""
-    if encoding.codec == "libsvtav1":
-        os.environ.setdefault("SVT_LOG", "1")  # or it prints its settings
+    _silence(encoding.codec)
     made = encoding.format
     stream = container.add_stream(encoding.codec, rate=rate, options=dict(encoding.options))
     context = stream.codec_context
     context.width, context.height = encoded_size(info, encoding)
-    context.pix_fmt = made.name
+    context.pix_fmt = encoding.pixel_name or made.name
     context.time_base = tick
     context.framerate = rate
     stream.time_base = tick

@@ -90,6 +90,17 @@ def planar_name(name: str) -> str:
     return f"yuv{alpha}{chroma}p{suffix}"
 
 
+def repackable(name: str) -> bool:
+    """Tell whether planes of `planar_name(name)` convert to libav's pixel format `name` without loss."""
+    if is_planar(name):
+        return True
+    pixel = av.VideoFormat(name, 16, 16)
+    bits = {part.bits for part in pixel.components}
+    if pixel.has_palette or len(bits) != 1 or re.search(r"^bayer|^xyz|^mono|f32|f16", name):
+        return False
+    return describe(planar_name(name), matrix="bt709", full_range=False, siting="left").depth in bits
+
+
 def describe(
     name: str, *, matrix: str, full_range: bool, primaries: str = "unknown", transfer: str = "unknown", siting: str
 ) -> PixelFormat:

@@ -232,7 +232,7 @@ def to_encoder_frame(frame: Frame, info: VideoInfo, encoding: Encoding) -> Any:
                       made.chroma_w if n in (1, 2) and made.layout == "yuv" else 0)
             for n, plane in enumerate(planes)
         )  # fmt: skip
-    return formats.picture(planes, made)
+    return formats.picture(planes, made, encoding.pixel_name or None)
 
 
 def _pad_plane(plane: Any, height: int, width: int, down: int, across: int) -> Any:

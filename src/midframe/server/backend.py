@@ -1,0 +1,71 @@
+"""The functions that process videos, as the server calls them: those of midframe, or fakes in tests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a runner is told about a job."""
+
+    id: str
+    kind: str  # "preview" or "full"
+    source: str  # path of the film
+    folder: str  # the job's own folder: whatever it makes goes there, and stays there while it is paused
+    options: Mapping[str, Any]
+    mask: str | None  # path of the painted overlay mask, a PNG of the picture's size
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    frames: int  # output frames made
+    total: int  # output frames there will be
+    stage: str = "frames"  # "frames", then "comparison" while what the page plays is written
+    fps: float | None = None  # output frames per second of work
+    seconds_left: float | None = None
+
+
+OnProgress = Callable[[Progress, bytes | None], None]  # the bytes: a JPEG of the latest picture, now and then
+
+
+class RunJob(Protocol):
+    """Runs a job in a worker process and returns its outcome, JSON with these keys, all names within `task.folder`.
+
+    result: name of the finished film; before, after: names of what a browser can play beside each other;
+    report: name of a JSON file, or None; marks: {"cuts": [s], "holds": [[s, s]], "duplicates": [[s, s]],
+    "low_confidence": [[s, confidence]]} in seconds of the output; warnings: [str]; size: bytes; seconds, pixels, bits:
+    what the run cost. Raises Interrupted once `cancel` is set.
+    """
+
+    def __call__(self, task: Task, on_progress: OnProgress, cancel: threading.Event) -> Mapping[str, Any]:
+        """Run it."""
+
+
+class Probe(Protocol):
+    """Looks at a file: JSON with at least width, height, duration, rate, frames, container. Raises MediaError."""
+
+    def __call__(self, path: str) -> Mapping[str, Any]:
+        """Look."""
+
+
+class Still(Protocol):
+    """One picture of a film as JPEG, at most `width` wide."""
+
+    def __call__(self, path: str, seconds: float, width: int, upright: bool) -> bytes:
+        """Decode it; `upright` turns it as the file asks players to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The functions that know films; each runs in a worker process, so each must be a module's function."""
+
+    run_job: RunJob
+    probe: Probe
+    still: Still

@@ -1,0 +1,124 @@
+"""Server-sent events: what changed goes to every page that listens, at most four times a second.
+
+Changes are told from any thread; only the newest state of each thing is sent, so a slow subscriber misses steps, never
+the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+
+BEAT_SECONDS = 0.25
+SILENCE_SECONDS = 15.0  # a comment line after this long keeps proxies from closing the connection
+MAX_SUBSCRIBERS = 200
+
+
+class EventBroker:
+    """Gathers changes and hands them out."""
+
+    def __init__(self, render: Callable[[str, str], str | None]) -> None:
+        """`render(kind, id)` gives the JSON of a thing as it is now, None if it is gone; called in a thread."""
+        self._render = render
+        self._lock = threading.Lock()
+        self._changed: dict[tuple[str, str], None] = {}  # a dict keeps the order
+        self._subscribers: set[Subscriber] = set()
+        self._pump: asyncio.Task[None] | None = None
+
+    def publish(self, kind: str, id: str) -> None:
+        """Something changed: "job", "source" or "gone" with its id. From any thread."""
+        with self._lock:
+            self._changed[kind, id] = None
+
+    def start(self) -> None:
+        """Begin to hand out; within a running loop."""
+        self._pump = asyncio.create_task(self._beat())
+
+    async def close(self) -> None:
+        """End every subscriber's stream."""
+        if self._pump is not None:
+            self._pump.cancel()
+        for subscriber in list(self._subscribers):
+            subscriber.close()
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many subscribers as there may be."""
+        return len(self._subscribers) >= MAX_SUBSCRIBERS
+
+    def subscribe(self) -> Subscriber | None:
+        """A new subscriber; None when there are too many."""
+        if self.full:
+            return None
+        subscriber = Subscriber()
+        self._subscribers.add(subscriber)
+        return subscriber
+
+    async def stream(self, snapshot: Callable[[], list[str]], follow: bool = True) -> AsyncIterator[str]:
+        """The text of an event stream: what `snapshot`, called in a thread, tells, then changes if they are followed.
+
+        It listens from its first step on, so a stream that nobody reads takes no place.
+        """
+        subscriber = self.subscribe()
+        if subscriber is None:
+            return  # others came between the question whether there is room and the first step
+        try:
+            for text in await asyncio.to_thread(snapshot):
+                yield text
+            if not follow:
+                return
+            while not subscriber.closed:
+                texts = await subscriber.wait(SILENCE_SECONDS)
+                yield "".join(texts) or ": still here\n\n"
+        finally:
+            self._subscribers.discard(subscriber)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            with self._lock:
+                changed, self._changed = list(self._changed), {}
+            if not changed or not self._subscribers:
+                continue
+            texts = await asyncio.to_thread(self._all, changed)
+            for subscriber in self._subscribers:
+                subscriber.put(texts)
+
+    def _all(self, changed: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        texts = {(kind, id): self._render(kind, id) for kind, id in changed}
+        return {(kind, id): event(kind, text) for (kind, id), text in texts.items() if text is not None}
+
+
+def event(kind: str, text: str) -> str:
+    """One event of the stream; `text` is JSON and has no line ends."""
+    return f"event: {kind}\ndata: {text}\n\n"
+
+
+class Subscriber:
+    """One open page."""
+
+    def __init__(self) -> None:
+        self._pending: dict[tuple[str, str], str] = {}
+        self._news = asyncio.Event()
+        self.closed = False
+
+    def put(self, texts: dict[tuple[str, str], str]) -> None:
+        """Newer states take the place of older ones not yet sent."""
+        self._pending.update(texts)
+        self._news.set()
+
+    def close(self) -> None:
+        """End the stream."""
+        self.closed = True
+        self._news.set()
+
+    async def wait(self, seconds: float) -> list[str]:
+        """What is new; nothing after `seconds` of silence."""
+        try:
+            await asyncio.wait_for(self._news.wait(), seconds)
+        except TimeoutError:
+            return []
+        self._news.clear()
+        texts, self._pending = list(self._pending.values()), {}
+        return texts

@@ -1,0 +1,124 @@
+"""What a run will give and cost, said before it: frames, length, size, time; and the same wish in other words.
+
+Frames and length are exact, for a film whose header tells the truth. Size and time are reckoned from earlier runs:
+of this film where a preview was made, else of other films, else not at all (time) or from a usual quality (size).
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import PurePosixPath
+from typing import Any
+
+from midframe.errors import InputError
+from midframe.options import Options
+from midframe.server.store import MeasuredSpeed
+
+USUAL_CRF = 16.0
+USUAL_BITS_PER_PIXEL = (
+    0.15  # libx264 at crf 16 on ordinary film; a flat drawing needs a fifth, grain four times as much
+)
+CRF_PER_HALVING = 6.0  # x264's rule of thumb: six steps of crf halve the bits
+
+# what the page and the API call it -> what Options calls it, where the two differ
+_NOT_OPTIONS = ("use_mask", "container")
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a run will give and cost."""
+
+    rate: Fraction  # output frames per second
+    frames: int
+    duration: Fraction  # seconds of output
+    bytes: int
+    work_seconds: float | None  # None until a run has been measured here
+    basis: str  # "this film", "other films" or "nothing": where size and time come from
+
+
+def parse_options(options: Mapping[str, Any]) -> Options:
+    """The Options that an API request means. Raises InputError."""
+    return Options.parse(**{name: value for name, value in options.items() if name not in _NOT_OPTIONS})
+
+
+def preview_range(info: Mapping[str, Any], start: float, seconds: float) -> tuple[float, float]:
+    """Where a preview begins and ends, moved so that it lies within the film. Seconds."""
+    duration = float(info["duration"])
+    begin = max(0.0, min(start, duration - seconds))
+    return round(begin, 3), round(min(begin + seconds, duration), 3)
+
+
+def predict(
+    info: Mapping[str, Any], options: Mapping[str, Any], learned: MeasuredSpeed | None, basis: str
+) -> Prediction:
+    """Predict a run on a probed film. Raises InputError for a wish that cannot be meant."""
+    wished = parse_options(options)
+    rate = Fraction(info["rate"])
+    out = wished.fps or rate * (wished.ratio or (1 if wished.slowmo else 2))
+    # N frames say it exactly; a duration in a header is rounded
+    whole = Fraction(info["frames"]) / rate if info.get("frames") else Fraction(str(info["duration"]))
+    end = min(wished.end, whole) if wished.end is not None else whole
+    start = wished.start or Fraction(0)
+    if start >= whole:
+        raise InputError(f"start {float(start):g} s is after the film's end at {float(whole):g} s")
+    duration = (end - start) * (wished.slowmo or 1)
+    frames = max(1, math.ceil(duration * out))
+    pixels = frames * int(info["width"]) * int(info["height"])
+    bits = learned.bits_per_pixel if learned else USUAL_BITS_PER_PIXEL
+    size = pixels * bits * 2 ** ((USUAL_CRF - (USUAL_CRF if wished.crf is None else wished.crf)) / CRF_PER_HALVING) / 8
+    work = pixels / learned.pixels_per_second if learned else None
+    return Prediction(out, frames, duration, int(size), work, basis if learned else "nothing")
+
+
+def at_crf_16(bits_per_pixel: float, crf: float | None) -> float:
+    """What a measured size would have been at the usual quality."""
+    return bits_per_pixel * 2 ** (((USUAL_CRF if crf is None else crf) - USUAL_CRF) / CRF_PER_HALVING)
+
+
+def output_name(name: str, options: Mapping[str, Any], rate: Fraction) -> str:
+    """A name for the result: the film's own, with what was done to it."""
+    done = f"{float(rate):.6g}fps"
+    if options.get("slowmo"):
+        done = f"slow{float(Fraction(str(options['slowmo']))):g}x-{done}"
+    return f"{PurePosixPath(name).stem or 'film'}-{done}.{options.get('container') or 'mp4'}"
+
+
+def command_line(name: str, options: Mapping[str, Any], rate: Fraction) -> str:
+    """The same run as a command line for a POSIX shell."""
+    said = [
+        f"--{key.replace('_', '-')} {value}" for key, value in _spoken(name, options) if not isinstance(value, bool)
+    ]
+    said += [f"--no-{key}" for key, value in _spoken(name, options) if value is False]
+    source, target = (
+        f"./{path}" if path.startswith("-") else path for path in (name, output_name(name, options, rate))
+    )
+    return " ".join(["midframe interpolate", shlex.quote(source), "-o", shlex.quote(target), *said])
+
+
+def python_call(name: str, options: Mapping[str, Any], rate: Fraction) -> str:
+    """The same run as Python."""
+    said = "".join(f", {key}={value!r}" for key, value in _spoken(name, options, quote=str))
+    return f"import midframe\n\nmidframe.interpolate({name!r}, {output_name(name, options, rate)!r}{said})\n"
+
+
+def _spoken(name: str, options: Mapping[str, Any], quote: Any = shlex.quote) -> list[tuple[str, Any]]:
+    """The options that differ from the default, as (name, text or bool)."""
+    usual = Options().to_json()
+    spoken: list[tuple[str, Any]] = []
+    for key, value in parse_options(options).to_json().items():
+        if value != usual[key]:
+            spoken.append(
+                (
+                    key,
+                    value
+                    if isinstance(value, bool)
+                    else quote(f"{value:g}" if isinstance(value, float) else str(value)),
+                )
+            )
+    if options.get("use_mask"):
+        spoken.append(("mask", quote(f"{PurePosixPath(name).stem}-mask.png")))
+    return spoken

@@ -1,0 +1,196 @@
+"""Routes about runs: plans, jobs and what they made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse, Response
+
+from midframe.server import prediction
+from midframe.server.schemas import (
+    JPEG,
+    HTTPError,
+    Id,
+    JobOptions,
+    JobState,
+    Marks,
+    NewJob,
+    NewPlan,
+    PlanState,
+    Problem,
+    State,
+)
+from midframe.server.services import InServices, Services, client
+from midframe.server.store import ConflictError, Source
+
+router = APIRouter(prefix="/api/v1", tags=["jobs"])
+
+
+def _ready_source(services: Services, id: str) -> Source:
+    source = services.store.source(id)
+    if source.state != "ready" or source.info is None:
+        raise HTTPError(409, "conflict", f"this source is {source.state}, not ready")
+    return source
+
+
+def _checked(services: Services, source: Source, options: Mapping[str, Any]) -> prediction.Prediction:
+    assert source.info is not None
+    if options.get("model") not in (None, *services.settings.models):
+        raise HTTPError(422, "invalid", f"no model {options['model']}; there are {', '.join(services.settings.models)}")
+    if options.get("use_mask") and not source.mask:
+        raise HTTPError(422, "invalid", "use_mask needs a mask; send one with PUT /api/v1/sources/{id}/mask")
+    model = str(options["model"])
+    learned, basis = services.store.learned(model, source.id), "this film"
+    if learned is None:
+        learned, basis = services.store.learned(model, None), "other films"
+    predicted = prediction.predict(source.info, options, learned, basis)
+    if predicted.frames > services.limits.frames:
+        text = f"this would make {predicted.frames} frames; this server makes {services.limits.frames} at a time"
+        raise HTTPError(422, "too_many_frames", text)
+    return predicted
+
+
+def _spoken(services: Services, wishes: JobOptions) -> dict[str, Any]:
+    options = wishes.model_dump(exclude_none=True)
+    options.setdefault("model", services.settings.model)
+    return options
+
+
+@router.post("/plans")
+def make_plan(services: InServices, new: NewPlan) -> PlanState:
+    """What a run would give and cost; nothing is run."""
+    source, options = _ready_source(services, new.source), _spoken(services, new.options)
+    predicted = _checked(services, source, options)
+    return PlanState(
+        rate=str(predicted.rate), frames=predicted.frames, duration=float(predicted.duration), bytes=predicted.bytes,
+        work_seconds=predicted.work_seconds, basis=predicted.basis,  # type: ignore[arg-type]
+        output_name=prediction.output_name(source.name, options, predicted.rate),
+        command_line=prediction.command_line(source.name, options, predicted.rate),
+        python=prediction.python_call(source.name, options, predicted.rate),
+    )  # fmt: skip
+
+
+@router.post("/jobs", status_code=201)
+def add_job(services: InServices, new: NewJob, request: Request) -> JobState:
+    """Queue a run."""
+    source, options = _ready_source(services, new.source), _spoken(services, new.options)
+    assert source.info is not None
+    if new.kind == "preview":
+        begin, end = prediction.preview_range(source.info, new.preview_start, new.preview_seconds)
+        options.update(start=begin, end=end, codec="auto", container="mp4")
+    predicted = _checked(services, source, options)
+    about = {
+        "source_name": source.name, "output_name": prediction.output_name(source.name, options, predicted.rate),
+        "source_rate": str(source.info["rate"]), "rate": str(predicted.rate),
+    }  # fmt: skip
+    try:
+        job = services.store.add_job(
+            source.id, new.kind, options, about, client(request), services.limits.jobs_per_client
+        )
+    except ConflictError as error:
+        raise HTTPError(429, "too_many_jobs", str(error)) from error
+    services.store.touch(source.id)
+    services.events.publish("job", job.id)
+    services.wake()
+    return services.job_state(job)
+
+
+@router.get("/jobs")
+def list_jobs(
+    services: InServices,
+    state: Annotated[State | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+) -> list[JobState]:
+    """Jobs, newest first."""
+    return [services.job_state(job) for job in services.store.jobs(state, limit, offset)]
+
+
+@router.get("/jobs/{id}")
+def get_job(services: InServices, id: Id) -> JobState:
+    """One job."""
+    return services.job_state(services.store.job(id))
+
+
+def _ask(services: Services, id: str, what: str) -> JobState:
+    job = services.store.ask(id, what)
+    services.events.publish("job", id)
+    services.wake()
+    return services.job_state(job)
+
+
+@router.post("/jobs/{id}/pause")
+def pause_job(services: InServices, id: Id) -> JobState:
+    """Stop a queued or running job for now; its finished segments are kept. A running one takes a moment (`wish`)."""
+    return _ask(services, id, "pause")
+
+
+@router.post("/jobs/{id}/resume")
+def resume_job(services: InServices, id: Id) -> JobState:
+    """Queue a paused job again; it goes on from its finished segments."""
+    return _ask(services, id, "resume")
+
+
+@router.post("/jobs/{id}/cancel")
+def cancel_job(services: InServices, id: Id) -> JobState:
+    """Stop a job for good. A running one takes a moment (`wish`)."""
+    return _ask(services, id, "cancel")
+
+
+@router.post("/jobs/{id}/retry")
+def retry_job(services: InServices, id: Id) -> JobState:
+    """Queue a failed or cancelled job again."""
+    return _ask(services, id, "retry")
+
+
+@router.delete("/jobs/{id}", status_code=204)
+def delete_job(services: InServices, id: Id) -> Response:
+    """Forget a finished job and delete its files."""
+    services.remove_job(id)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/jobs/{id}/picture",
+    response_class=Response,
+    responses=JPEG,
+)
+def picture(services: InServices, id: Id, number: Annotated[int, Query(ge=0)] = 0) -> Response:
+    """The latest picture of a running job. `number` is for the browser alone: a new number is a new address."""
+    services.store.job(id)
+    found = services.live.picture(id)
+    if found is None:
+        raise HTTPError(404, "not_found", "there is no picture of this job now")
+    return Response(found, media_type="image/jpeg")
+
+
+@router.get("/jobs/{id}/marks")
+def marks(services: InServices, id: Id) -> Marks:
+    """Cuts, held and repeated stretches and the least certain pictures of a finished job."""
+    return Marks(**services.store.job(id).outcome.get("marks", {}))
+
+
+@router.get(
+    "/jobs/{id}/files/{kind}",
+    response_class=FileResponse,
+    responses={
+        200: {"content": {"video/*": {"schema": {"type": "string", "format": "binary"}}}},
+        206: {"description": "part of the file, as the Range header asks"},
+        416: {"model": Problem},
+    },
+)
+def file(services: InServices, id: Id, kind: Literal["result", "before", "after", "report"]) -> FileResponse:
+    """The finished film; what a browser plays of source and result; the run's report as JSON."""
+    job = services.store.job(id)
+    name = job.outcome.get(kind)
+    path = services.job_folder(id) / str(name)
+    if name is None or not path.is_file():
+        raise HTTPError(404, "not_found", f"job {id} is {job.state} and has no {kind}")
+    if kind == "report":
+        return FileResponse(path, media_type="application/json")
+    media = "video/x-matroska" if path.suffix == ".mkv" else "video/mp4"
+    if kind == "result":
+        return FileResponse(path, media_type=media, filename=job.about["output_name"])
+    return FileResponse(path, media_type=media)

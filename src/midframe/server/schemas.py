@@ -1,0 +1,195 @@
+"""What goes over the wire: the bodies of requests and answers, from which the OpenAPI document is made."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Path as PathParameter
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+Id = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{16}$", description="16 hexadecimal digits")]
+Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Number = Annotated[
+    str, Field(pattern=r"^[0-9]{1,7}(\.[0-9]{1,6}|/[0-9]{1,7})?$", examples=["60", "59.94", "60000/1001"])
+]
+
+State = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
+
+
+class ErrorText(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="stable, for programs")
+    message: str = Field(description="one line for people, in English")
+
+
+class Problem(BaseModel):
+    """Every answer of 4xx."""
+
+    error: ErrorText
+
+
+class JobOptions(BaseModel):
+    """What is wished of a run. At most one of fps and ratio; neither, and no slowmo, is 2x."""
+
+    model_config = ConfigDict(extra="forbid")
+    fps: Number | None = Field(default=None, description="output rate; 59.94 and its like mean n*1000/1001")
+    ratio: Number | None = Field(default=None, description="output rate over source rate")
+    slowmo: Number | None = Field(default=None, description="the film lasts this many times longer")
+    slow_audio: Literal["drop", "stretch"] = "drop"
+    scene: Literal["auto", "off"] = Field(default="auto", description="find cuts, and mix nothing across them")
+    scene_fill: Literal["hold", "nearest", "blend"] = "hold"
+    dedup: Literal["off", "auto"] = Field(default="off", description="replace repeated pictures by true in-betweens")
+    static: Literal["auto", "off"] = Field(default="auto", description="keep logos and subtitles still")
+    use_mask: bool = Field(default=False, description="protect what was painted with PUT /sources/{id}/mask")
+    model: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")] | None = None
+    flow_scale: Literal["auto", "1", "0.5", "0.25"] = "auto"
+    start: Seconds | None = Field(default=None, description="seconds of the source")
+    end: Seconds | None = None
+    codec: Literal["auto", "libx264", "libx265", "libsvtav1", "libvpx-vp9"] = "auto"
+    crf: Annotated[float, Field(ge=0, le=63, allow_inf_nan=False)] | None = None
+    audio: bool = True
+    container: Literal["mp4", "mkv"] = "mp4"
+
+
+class NewSource(BaseModel):
+    """Either an upload to come (name and size) or the path of a film under an allowed folder."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Annotated[str, Field(max_length=1000)] | None = None
+    size: Annotated[int, Field(ge=1, le=2**62, description="bytes")] | None = None
+    path: Annotated[str, Field(max_length=4096)] | None = None
+
+
+class SourceState(BaseModel):
+    """A film."""
+
+    id: str
+    name: str
+    kind: Literal["upload", "path"]
+    size: int
+    received: int
+    state: Literal["receiving", "probing", "ready", "refused"]
+    info: dict[str, Any] | None = Field(description="what the probe found; null before")
+    error: ErrorText | None
+    mask: bool
+    created: float = Field(description="seconds since 1970")
+    revision: int = Field(description="of two answers about the same source, the larger is the newer")
+
+
+class NewPlan(BaseModel):
+    """Ask what a run would give and cost."""
+
+    model_config = ConfigDict(extra="forbid")
+    source: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    options: JobOptions = JobOptions()
+
+
+class PlanState(BaseModel):
+    """What a run would give and cost."""
+
+    rate: str = Field(description="output frames per second, exact")
+    frames: int
+    duration: float = Field(description="seconds of output")
+    bytes: int = Field(description="reckoned")
+    work_seconds: float | None = Field(description="reckoned; null until something was run here")
+    basis: Literal["this film", "other films", "nothing"] = Field(description="what size and time were reckoned from")
+    output_name: str
+    command_line: str
+    python: str
+
+
+class NewJob(NewPlan):
+    """A run to queue. A preview runs 2 to 5 seconds, before full runs."""
+
+    kind: Literal["preview", "full"] = "full"
+    preview_start: Seconds = 0.0
+    preview_seconds: Annotated[float, Field(ge=2, le=5, allow_inf_nan=False)] = 3.0
+
+
+class ProgressState(BaseModel):
+    """How far a run is."""
+
+    frames: int = 0
+    total: int = 0
+    stage: str = "frames"
+    fps: float | None = None
+    seconds_left: float | None = None
+    picture: int = Field(default=0, description="number of the latest picture; 0: none yet")
+
+
+class JobState(BaseModel):
+    """A job."""
+
+    id: str
+    number: int = Field(description="order of the queue; previews come before full runs")
+    source: str
+    source_name: str
+    kind: Literal["preview", "full"]
+    options: dict[str, Any]
+    state: State
+    wish: Literal["pause", "cancel"] | None = Field(description="asked for, not done yet")
+    progress: ProgressState
+    error: ErrorText | None
+    warnings: list[str]
+    files: list[str] = Field(description="what can be fetched: result, before, after, report")
+    output_name: str
+    rate: str = Field(description="frames per second of the result, exact")
+    source_rate: str
+    size: int | None = Field(description="bytes of the result")
+    device: str | None
+    created: float
+    started: float | None
+    finished: float | None
+    revision: int = Field(description="of two answers about the same job, the larger is the newer")
+
+
+class Marks(BaseModel):
+    """Where in a result, in seconds of the result, something other than a plain in-between was done."""
+
+    cuts: list[float] = []
+    holds: list[tuple[float, float]] = []
+    duplicates: list[tuple[float, float]] = []
+    low_confidence: list[tuple[float, float]] = Field(
+        default=[],
+        validation_alias=AliasChoices("low_confidence", "doubts"),  # results of earlier versions say doubts
+        description="where frames of low confidence begin, and the confidence of each, 0 to 1",
+    )
+
+
+class ServerState(BaseModel):
+    """The server."""
+
+    version: str
+    models: list[str]
+    model: str
+    devices: list[str]
+    paths_allowed: bool
+    limits: dict[str, float | None]
+    counts: dict[str, int]
+
+
+class NewSession(BaseModel):
+    """Trade the token for a cookie."""
+
+    model_config = ConfigDict(extra="forbid")
+    token: Annotated[str, Field(max_length=1000)]
+
+
+JPEG: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+def raw_body(media: str) -> dict[str, Any]:
+    """OpenAPI's words for a request whose body is a file."""
+    content = {media: {"schema": {"type": "string", "format": "binary"}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+class HTTPError(Exception):
+    """An answer of 4xx."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code

@@ -1,0 +1,192 @@
+// The kernels: what every instruction-set variant provides, and the views they work on.
+//
+// Each kernel file is compiled once per variant (see CMakeLists.txt) inside `namespace midframe::MIDFRAME_VARIANT`;
+// everything inline here is forced inline, so that no code of one variant is ever linked into another.
+//
+// Images are (height, width) or (channels, height, width) float32 without gaps. A block is 4x4 luma pixels, a tile 4x4
+// blocks; flows live on the grid of blocks, in units of blocks. Rows do not depend on how they are shared among
+// threads. Products and sums are fused only where `fma` is written, so that all variants give the same bits.
+#pragma once
+
+#include <cstdint>
+
+#define MIDFRAME_INLINE inline __attribute__((always_inline))
+
+namespace midframe {
+
+using i64 = std::int64_t;
+
+constexpr i64 kBlock = 4;        // pixels; side of a block
+constexpr i64 kTile = 4;         // blocks; side of the tiles in which a hypothesis is active or not
+constexpr i64 kBand = 8;         // rows of blocks worked on at a time: they fit a processor's own cache
+constexpr i64 kFeatures = 17;    // matching features of a hypothesis in a block, see FeatureChannel
+constexpr i64 kInputs = 21;      // inputs of the fusion network of one hypothesis
+constexpr i64 kShared = 13;      // inputs of the fusion network of the block itself
+constexpr i64 kMaxHypotheses = 16;
+
+enum FeatureChannel : i64 {
+    kFlowToA = 0,         // 2 channels, in blocks
+    kFlowToB = 2,         // 2 channels
+    kColourA = 4,         // 3 channels: mean R, G, B of warped a
+    kColourB = 7,         // 3 channels
+    kResidual = 10,       // mean absolute luma difference of both
+    kDeviationA = 11,     // of warped a from the mean of all
+    kDeviationB = 12,
+    kDetailA = 13,        // root mean square of fine detail
+    kDetailB = 14,
+    kOcclusionA = 15,     // logit that a's content is not visible in b
+    kOcclusionB = 16,
+};
+
+template <class T>
+struct Grid {
+    T* data = nullptr;
+    i64 height = 0, width = 0;
+    MIDFRAME_INLINE T* row(i64 y) const { return data + y * width; }
+    MIDFRAME_INLINE T& at(i64 y, i64 x) const { return data[y * width + x]; }
+};
+
+template <class T>
+struct Cube {
+    T* data = nullptr;
+    i64 channels = 0, height = 0, width = 0;
+    MIDFRAME_INLINE T* row(i64 c, i64 y) const { return data + (c * height + y) * width; }
+    MIDFRAME_INLINE T& at(i64 c, i64 y, i64 x) const { return data[(c * height + y) * width + x]; }
+    MIDFRAME_INLINE Grid<T> plane(i64 c) const { return {data + c * height * width, height, width}; }
+    MIDFRAME_INLINE Cube<T> planes(i64 first, i64 count) const {
+        return {data + first * height * width, count, height, width};
+    }
+    MIDFRAME_INLINE bool empty() const { return data == nullptr; }
+};
+
+using Image = Grid<const float>;
+using Target = Grid<float>;
+using Images = Cube<const float>;
+using Targets = Cube<float>;
+using Mask = Cube<bool>;
+
+struct Span {  // rows first to last and columns left to right of blocks, half-open
+    i64 first, last, left, right;
+};
+
+// Layers of the fusion network that see one block, row-major (outputs, inputs).
+struct Layer {
+    const float* weight;
+    const float* bias;
+    i64 outputs, inputs;
+};
+
+struct FusionLayers {
+    Layer look;              // kInputs -> each; its bias is per hypothesis:
+    const float* kind_bias;  // (K, each)
+    Layer first;             // each -> each
+    Layer second;            // each -> each
+    Layer head;              // each -> 2
+    Layer encoder;           // mean, maximum, primary and zero-motion features and kShared -> context
+    Layer decoder;           // context -> each + 3
+    const float* prior;      // (K,) logits
+};
+
+struct Hypotheses {
+    float* features;       // (K, kFeatures, h, w)
+    Mask active;           // (K, h / kTile, w / kTile)
+    Images coverage;       // (3, h, w): splat coverage of a, of b, and the logit of visibility from both
+    i64 count, height, width;
+    i64 zero;              // index of the zero-motion hypothesis
+    MIDFRAME_INLINE Targets of(i64 k) const { return {features + k * kFeatures * height * width, kFeatures, height, width}; }
+};
+
+struct TrivialThresholds {
+    float slow;      // blocks of flow
+    float residual;  // where no other hypothesis is active
+    float strict;    // where one is
+    float colour;
+    float worse;     // by which zero motion's residual exceeds the primary's
+};
+
+struct Splat {
+    Images flow;          // (2, h, w)
+    Images acceleration;  // likewise, or empty
+    Image importance;     // (h, w), log
+    float t;              // from the flow's own frame, 0..1
+    bool from_b;
+};
+
+struct Combination {
+    Images from_a, from_b;        // splats (5, h, w)
+    Images ab, ba;                // flows
+    Images acceleration_a, acceleration_b;
+    float t;
+    Targets splatted;             // (4, h, w)
+    Targets one_sided_a, one_sided_b;  // or empty
+    Targets coverage;             // (3, h, w), or empty: then neither is one-sided
+};
+
+struct WarpJob {
+    const float* spline;  // (H + 4, W + 4, C)
+    Images flow;          // (2, h, w)
+    i64 down, across;     // pixels of the plane to a block
+    Targets out;          // (C, H, W)
+    Targets means;        // (C, h, w)
+};
+
+struct Kernels {
+    const char* name;
+
+    // spline.cpp
+    void (*prefilter_rows)(i64 first, i64 last, Images planes, float* out);
+    void (*prefilter_columns)(i64 first, i64 last, Image rows, Target out);
+
+    // warp.cpp
+    void (*warp)(const Span* spans, i64 count, const WarpJob& job);
+    void (*block_means)(i64 first, i64 last, Images planes, i64 down, i64 across, Targets means);
+
+    // planes.cpp
+    void (*to_rgb)(const Span* spans, i64 count, Image luma, Images chroma, const float* matrix, Targets rgb);
+    void (*from_rgb)(i64 first, i64 last, Images rgb, Target luma, Targets chroma);
+    void (*read_u8)(i64 first, i64 last, Grid<const std::uint8_t> codes, float zero, float gain, Target out);
+    void (*read_u16)(i64 first, i64 last, Grid<const std::uint16_t> codes, float zero, float gain, Target out);
+    void (*write_u8)(i64 first, i64 last, Image plane, float zero, float gain, float most, Grid<std::uint8_t> codes);
+    void (*write_u16)(i64 first, i64 last, Image plane, float zero, float gain, float most, Grid<std::uint16_t> codes);
+
+    // splat.cpp
+    void (*splat)(const Splat& job, Targets out);
+    void (*combine)(i64 first, i64 last, const Combination& job);
+    void (*shift)(i64 first, i64 last, Images flows, i64 dx, i64 dy, Targets out);
+    void (*find_active)(i64 first, i64 last, const Hypotheses& found, float threshold);
+
+    // filters.cpp
+    void (*consistency)(i64 first, i64 last, Images flow, Images backward, Target out);
+    void (*acceleration)(i64 first, i64 last, Images own, Images other, Images flow, Targets out);
+    void (*filter_flow)(i64 first, i64 last, Images padded, i64 radius, float colour, float reliable, Targets out);
+
+    // features.cpp
+    void (*find_trivial)(i64 first, i64 last, Image a, Image b, Image still_a, Image still_b, const Hypotheses& found,
+                         const TrivialThresholds& limits, Mask evaluated);
+    void (*complete)(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float* luma, Image still_a,
+                     Image still_b, Target mean);
+    void (*describe)(const Span* spans, i64 count, Image a, Image b, Image mean, Image occlusion_ab, Image occlusion_ba,
+                     Targets features);
+
+    // fusion.cpp
+    void (*encode)(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float t, const i64* starts,
+                   const FusionLayers& layers, float* hidden, Targets fine);
+    void (*decode)(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float t, const i64* starts,
+                   const FusionLayers& layers, const float* hidden, Images fine, Images coarse, Targets weights);
+
+    // blend.cpp
+    void (*blend)(i64 first, i64 last, const float* warped, Images still_a, Images still_b, i64 zero, Mask evaluated,
+                  Images weights, i64 down, i64 across, Targets out);
+
+    // math.hpp, for tests
+    void (*exponential)(const float* x, i64 count, float* out);
+    void (*logarithm)(const float* x, i64 count, float* out);
+};
+
+extern const Kernels kKernelsBaseline;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const Kernels kKernelsV3;
+extern const Kernels kKernelsV4;
+#endif
+
+}  // namespace midframe

@@ -1,0 +1,413 @@
+#include "stages.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace midframe {
+
+namespace {
+
+std::vector<const Kernels*> runnable() {
+    std::vector<const Kernels*> found;
+#if defined(__x86_64__) || defined(_M_X64)
+    __builtin_cpu_init();
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    if (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd"))
+        found.push_back(&kKernelsV4);
+    if (v3) found.push_back(&kKernelsV3);
+#endif
+    found.push_back(&kKernelsBaseline);
+    return found;
+}
+
+const Kernels*& chosen() {
+    static const Kernels* kernels = runnable().front();
+    return kernels;
+}
+
+std::size_t whole(i64 value) { return static_cast<std::size_t>(value); }
+
+
+std::vector<Span> spans_of(const Array<bool>& mask, i64 k) {
+    std::vector<Span> out;
+    const Mask view = mask.cube();
+    for (i64 y = 0; y < view.height; ++y) {
+        const bool* tiles = view.row(k, y);
+        for (i64 x = 0; x < view.width;) {
+            if (!tiles[x]) {
+                ++x;
+                continue;
+            }
+            const i64 begin = x;
+            while (x < view.width && tiles[x]) ++x;
+            out.push_back({kTile * y, kTile * (y + 1), kTile * begin, kTile * x});
+        }
+    }
+    return out;
+}
+
+constexpr i64 kNear = 2;  // tiles between spans that are worked on as well, as one span
+
+std::vector<Span> joined(const std::vector<Span>& spans) {
+    std::vector<Span> out;
+    for (const Span& span : spans) {
+        if (!out.empty() && out.back().first == span.first && span.left - out.back().right <= kNear * kTile)
+            out.back().right = span.right;
+        else
+            out.push_back(span);
+    }
+    return out;
+}
+
+struct Task {
+    std::vector<Span> spans;
+    i64 hypothesis, side;
+};
+
+// Spans of the same hypothesis, those that begin within the same `band` rows together.
+void add_tasks(const std::vector<Span>& spans, i64 k, i64 band, i64 sides, std::vector<Task>& tasks) {
+    for (std::size_t n = 0; n < spans.size();) {
+        Task task{{}, k, 0};
+        const i64 which = spans[n].first / band;
+        while (n < spans.size() && spans[n].first / band == which) task.spans.push_back(spans[n++]);
+        for (task.side = 0; task.side < sides; ++task.side) tasks.push_back(task);
+    }
+}
+
+}  // namespace
+
+const Kernels& kernels() { return *chosen(); }
+
+std::vector<std::string> variants() {
+    std::vector<std::string> names;
+    for (const Kernels* each : runnable()) names.emplace_back(each->name);
+    return names;
+}
+
+void use_variant(const std::string& name) {
+    for (const Kernels* each : runnable()) {
+        if (name == each->name) {
+            chosen() = each;
+            return;
+        }
+    }
+    throw std::invalid_argument("no kernels for " + name + " on this processor");
+}
+
+Array<float> spline_coefficients(Workspace& workspace, Images planes) {
+    const i64 channels = planes.channels, height = planes.height, width = planes.width, columns = (width + 4) * channels;
+    Array<float> rows = workspace.array<float>({whole(height), whole(columns)});
+    Array<float> out = workspace.array<float>({whole(height + 4), whole(width + 4), whole(channels)});
+    workspace.in_bands(channels * height, 4 * kBand,
+                       [&](i64 first, i64 last) { kernels().prefilter_rows(first, last, planes, rows.data); });
+    const Image source = rows.read_grid();
+    const Target target = {out.data, height + 4, columns};
+    workspace.in_bands(columns, 256,
+                       [&](i64 first, i64 last) { kernels().prefilter_columns(first, last, source, target); });
+    return out;
+}
+
+namespace {
+
+Planes completed(Workspace& workspace, Array<float> luma, Array<float> chroma, const Matrix& matrix) {
+    Planes out;
+    out.matrix = matrix;
+    const i64 height = luma.size(0), width = luma.size(1), rows = height / kBlock, columns = width / kBlock;
+    const Images light = {luma.data, 1, height, width};
+    out.luma_coefficients = spline_coefficients(workspace, light);
+    out.block_means = workspace.array<float>({3, whole(rows), whole(columns)});
+    Array<float> means = workspace.array<float>({1, whole(rows), whole(columns)});
+    workspace.in_bands(rows, 4 * kBand, [&](i64 first, i64 last) {
+        kernels().block_means(first, last, light, kBlock, kBlock, means.cube());
+    });
+    out.luma = std::move(luma);
+    if (!chroma) {
+        for (i64 c = 0; c < 3; ++c)
+            std::copy(means.data, means.data + rows * columns, out.block_means.data + c * rows * columns);
+        return out;
+    }
+    out.chroma = std::move(chroma);
+    out.chroma_coefficients = spline_coefficients(workspace, out.chroma.read_cube());
+    Array<float> chroma_means = workspace.array<float>({2, whole(rows), whole(columns)});
+    workspace.in_bands(rows, 4 * kBand, [&](i64 first, i64 last) {
+        kernels().block_means(first, last, out.chroma.read_cube(), out.down(), out.across(), chroma_means.cube());
+        const Span span = {first, last, 0, columns};
+        kernels().to_rgb(&span, 1, means.read_cube().plane(0), chroma_means.read_cube(), matrix.data(),
+                         out.block_means.cube());
+    });
+    return out;
+}
+
+}  // namespace
+
+Planes planes_of_rgb(Workspace& workspace, Images rgb, const Matrix& matrix) {
+    Array<float> luma = workspace.array<float>({whole(rgb.height), whole(rgb.width)});
+    Array<float> chroma = workspace.array<float>({2, whole(rgb.height), whole(rgb.width)});
+    workspace.in_bands(rgb.height, 4 * kBand, [&](i64 first, i64 last) {
+        kernels().from_rgb(first, last, rgb, luma.grid(), chroma.cube());
+    });
+    return completed(workspace, std::move(luma), std::move(chroma), matrix);
+}
+
+Planes planes_of_codes(Workspace& workspace, const std::vector<CodePlane>& codes, i64 height, i64 width, i64 chroma_height,
+                       i64 chroma_width, const Matrix& matrix) {
+    Array<float> luma = workspace.array<float>({whole(height), whole(width)}), chroma;
+    if (codes.size() == 3) chroma = workspace.array<float>({2, whole(chroma_height), whole(chroma_width)});
+    for (std::size_t n = 0; n < codes.size(); ++n) {
+        const CodePlane& plane = codes[n];
+        const Target out = n == 0 ? luma.grid() : chroma.cube().plane(static_cast<i64>(n) - 1);
+        const float gain = static_cast<float>(1.0 / plane.span);
+        workspace.in_bands(out.height, 8 * kBand, [&](i64 first, i64 last) {
+            if (plane.wide)
+                kernels().read_u16(first, last, {static_cast<const std::uint16_t*>(plane.data), plane.height, plane.width},
+                                   plane.zero, gain, out);
+            else
+                kernels().read_u8(first, last, {static_cast<const std::uint8_t*>(plane.data), plane.height, plane.width},
+                                  plane.zero, gain, out);
+        });
+    }
+    return completed(workspace, std::move(luma), std::move(chroma), matrix);
+}
+
+Array<float> rgb_of(Workspace& workspace, Image luma, Images chroma, const Matrix& matrix) {
+    Array<float> out = workspace.array<float>({3, whole(luma.height), whole(luma.width)});
+    workspace.in_bands(luma.height, 4 * kBand, [&](i64 first, i64 last) {
+        const Span span = {first, last, 0, luma.width};
+        kernels().to_rgb(&span, 1, luma, chroma, matrix.data(), out.cube());
+    });
+    return out;
+}
+
+void codes_of(Workspace& workspace, Image plane, const CodePlane& codes, float most) {
+    workspace.in_bands(codes.height, 8 * kBand, [&](i64 first, i64 last) {
+        void* data = const_cast<void*>(codes.data);
+        if (codes.wide)
+            kernels().write_u16(first, last, plane, codes.zero, codes.span, most,
+                                {static_cast<std::uint16_t*>(data), codes.height, codes.width});
+        else
+            kernels().write_u8(first, last, plane, codes.zero, codes.span, most,
+                               {static_cast<std::uint8_t*>(data), codes.height, codes.width});
+    });
+}
+
+Array<float> forward_backward_error(Workspace& workspace, Images flow, Images backward) {
+    Array<float> out = workspace.array<float>({whole(flow.height), whole(flow.width)});
+    workspace.in_bands(flow.height, kBand, [&](i64 first, i64 last) {
+        kernels().consistency(first, last, flow, backward, out.grid());
+    });
+    return out;
+}
+
+Array<float> confirmed_acceleration(Workspace& workspace, Images own, Images other, Images flow) {
+    Array<float> out = workspace.array<float>({2, whole(flow.height), whole(flow.width)});
+    workspace.in_bands(flow.height, kBand, [&](i64 first, i64 last) {
+        kernels().acceleration(first, last, own, other, flow, out.cube());
+    });
+    return out;
+}
+
+Array<float> filtered_flow(Workspace& workspace, Images padded, i64 radius, float colour, float reliable) {
+    const i64 height = padded.height - 2 * radius, width = padded.width - 2 * radius;
+    Array<float> out = workspace.array<float>({2, whole(height), whole(width)});
+    workspace.in_bands(height, kBand, [&](i64 first, i64 last) {
+        kernels().filter_flow(first, last, padded, radius, colour, reliable, out.cube());
+    });
+    return out;
+}
+
+Hypotheses MotionHypotheses::view() const {
+    return {features.data, active.cube(), coverage.read_cube(), features.size(0), features.size(2), features.size(3), zero};
+}
+
+MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const std::optional<FlowPair>& filtered,
+                            Images acceleration_a, Images acceleration_b, float t, const std::vector<std::string>& names,
+                            i64 shift, float threshold) {
+    const i64 height = flows.ab.height, width = flows.ab.width, area = height * width;
+    MotionHypotheses out;
+    out.features = workspace.array<float>({names.size(), whole(kFeatures), whole(height), whole(width)});
+    out.active = workspace.array<bool>({names.size(), whole(height / kTile), whole(width / kTile)});
+    out.coverage = workspace.array<float>({3, whole(height), whole(width)});
+    const auto index = [&](const char* name) {
+        return static_cast<i64>(std::find(names.begin(), names.end(), name) - names.begin());
+    };
+    const i64 count = static_cast<i64>(names.size());
+    out.zero = index("zero");
+    const auto flow_of = [&](i64 k) -> Targets {
+        if (k >= count) return {};
+        return {out.features.data + k * kFeatures * area, 4, height, width};
+    };
+    const bool filter = index("filtered") < count;
+    const std::size_t pairs = filter ? 2 : 1;
+    Array<float> splats = workspace.array<float>({2 * pairs, 5, whole(height), whole(width)});
+    const auto splat_of = [&](i64 n) { return Targets{splats.data + n * 5 * area, 5, height, width}; };
+    const auto read_splat = [&](i64 n) { return Images{splats.data + n * 5 * area, 5, height, width}; };
+    workspace.threads.run(static_cast<i64>(2 * pairs), [&](i64 n) {
+        const FlowPair& pair = n < 2 ? flows : *filtered;
+        const bool from_b = n % 2 == 1;
+        const Splat job = {from_b ? pair.ba : pair.ab, from_b ? acceleration_b : acceleration_a,
+                           from_b ? pair.importance_b : pair.importance_a, from_b ? 1.0f - t : t, from_b};
+        const Targets target = splat_of(n);
+        std::fill(target.data, target.data + 5 * area, 0.0f);
+        kernels().splat(job, target);
+    });
+    for (i64 n = 0; n < static_cast<i64>(pairs); ++n) {
+        const FlowPair& pair = n == 0 ? flows : *filtered;
+        Combination job = {read_splat(2 * n), read_splat(2 * n + 1), pair.ab, pair.ba, acceleration_a, acceleration_b, t,
+                           {}, {}, {}, {}};
+        if (n == 0) {
+            job.splatted = flow_of(index("splatted"));
+            job.one_sided_a = flow_of(index("one_sided_a"));
+            job.one_sided_b = flow_of(index("one_sided_b"));
+            job.coverage = out.coverage.cube();
+        } else {
+            job.splatted = flow_of(index("filtered"));
+        }
+        workspace.in_bands(height, 4 * kBand, [&](i64 first, i64 last) { kernels().combine(first, last, job); });
+    }
+    const Targets splatted = flow_of(index("splatted"));
+    const Images source = {splatted.data, 4, height, width};
+    const struct {
+        const char* name;
+        i64 dx, dy;
+    } directions[] = {{"shifted_right", shift, 0}, {"shifted_left", -shift, 0}, {"shifted_down", 0, shift}, {"shifted_up", 0, -shift}};
+    for (const auto& [name, dx, dy] : directions) {
+        const Targets target = flow_of(index(name));
+        if (target.empty()) continue;
+        workspace.in_bands(height, 8 * kBand,
+                           [&, dx = dx, dy = dy](i64 first, i64 last) { kernels().shift(first, last, source, dx, dy, target); });
+    }
+    const Targets still = flow_of(out.zero);
+    std::fill(still.data, still.data + 4 * area, 0.0f);
+    const Hypotheses view = out.view();
+    workspace.in_bands(height / kTile, kBand,
+                       [&](i64 first, i64 last) { kernels().find_active(first, last, view, threshold); });
+    return out;
+}
+
+Warped warp_hypotheses(Workspace& workspace, const MotionHypotheses& hypotheses, const Planes& a, const Planes& b,
+                       Image occlusion_ab, Image occlusion_ba, const TrivialThresholds& limits) {
+    const Hypotheses found = hypotheses.view();
+    const i64 count = found.count, rows = found.height, columns = found.width, blocks = rows * columns;
+    const i64 height = kBlock * rows, width = kBlock * columns, area = height * width;
+    Warped out{{}, {}, {}, hypotheses, a, b};
+    out.luma = workspace.array<float>({whole(2 * count), 1, whole(height), whole(width)});
+    out.evaluated = workspace.array<bool>({whole(count), whole(rows / kTile), whole(columns / kTile)});
+    Array<float> means = workspace.array<float>({whole(2 * count), 3, whole(rows), whole(columns)});
+    Array<float> mean = workspace.array<float>({whole(height), whole(width)});
+    i64 chroma_area = 0;
+    if (a.chroma) {
+        out.chroma = workspace.array<float>({whole(2 * count), 2, a.chroma.shape[1], a.chroma.shape[2]});
+        chroma_area = a.chroma.size(1) * a.chroma.size(2);
+    } else {
+        std::fill(means.data, means.data + 2 * count * 3 * blocks, 0.0f);
+    }
+    const auto luma_of = [&](i64 side, i64 k) { return out.luma.data + (side * count + k) * area; };
+    const auto read_luma = [&](i64 side, i64 k) { return Image{luma_of(side, k), height, width}; };
+
+    const auto draw = [&](const Span* spans, i64 number, i64 k, i64 side) {
+        const Planes& frame = side == 0 ? a : b;
+        const Targets features = found.of(k);
+        const Images flow = {features.row(side == 0 ? kFlowToA : kFlowToB, 0), 2, rows, columns};
+        const Targets found_means = {means.data + (side * count + k) * 3 * blocks, 3, rows, columns};
+        kernels().warp(spans, number, {frame.luma_coefficients.data, flow, kBlock, kBlock,
+                                       {luma_of(side, k), 1, height, width}, found_means.planes(0, 1)});
+        if (frame.chroma) {
+            const Targets target = {out.chroma.data + (side * count + k) * 2 * chroma_area, 2, frame.chroma.size(1),
+                                    frame.chroma.size(2)};
+            kernels().warp(spans, number, {frame.chroma_coefficients.data, flow, frame.down(), frame.across(), target,
+                                           found_means.planes(1, 2)});
+        }
+        const Images colour = {found_means.data + blocks, 2, rows, columns};
+        kernels().to_rgb(spans, number, {found_means.data, rows, columns}, colour, a.matrix.data(),
+                         features.planes(side == 0 ? kColourA : kColourB, 3));
+    };
+
+    const i64 bands = (rows + kBand - 1) / kBand;
+    workspace.threads.run(2 * bands, [&](i64 n) {
+        const i64 first = n / 2 * kBand;
+        const Span span = {first, std::min(first + kBand, rows), 0, columns};
+        draw(&span, 1, 0, n % 2);
+    });
+    const Targets still = found.of(found.zero);
+    std::copy(a.block_means.data, a.block_means.data + 3 * blocks, still.row(kColourA, 0));
+    std::copy(b.block_means.data, b.block_means.data + 3 * blocks, still.row(kColourB, 0));
+    const Image still_a = a.luma.read_grid(), still_b = b.luma.read_grid();
+    const Mask evaluated = out.evaluated.cube();
+    workspace.in_bands(rows / kTile, 1, [&](i64 first, i64 last) {
+        kernels().find_trivial(first, last, read_luma(0, 0), read_luma(1, 0), still_a, still_b, found, limits, evaluated);
+    });
+    std::vector<Task> tasks;
+    for (i64 k = 1; k < count; ++k)
+        if (k != found.zero) add_tasks(joined(spans_of(hypotheses.active, k)), k, 4 * kBand, 2, tasks);
+    workspace.threads.run(static_cast<i64>(tasks.size()), [&](i64 n) {
+        const Task& task = tasks[static_cast<std::size_t>(n)];
+        draw(task.spans.data(), static_cast<i64>(task.spans.size()), task.hypothesis, task.side);
+    });
+    workspace.in_bands(rows / kTile, 1, [&](i64 first, i64 last) {
+        kernels().complete(first, last, found, evaluated, out.luma.data, still_a, still_b, mean.grid());
+    });
+    tasks.clear();
+    for (i64 k = 0; k < count; ++k) add_tasks(joined(spans_of(out.evaluated, k)), k, 4 * kBand, 1, tasks);
+    workspace.threads.run(static_cast<i64>(tasks.size()), [&](i64 n) {
+        const Task& task = tasks[static_cast<std::size_t>(n)];
+        const i64 k = task.hypothesis;
+        const Image one = k == found.zero ? still_a : read_luma(0, k), two = k == found.zero ? still_b : read_luma(1, k);
+        kernels().describe(task.spans.data(), static_cast<i64>(task.spans.size()), one, two, mean.read_grid(),
+                           occlusion_ab, occlusion_ba, found.of(k));
+    });
+    return out;
+}
+
+FusionState encode(Workspace& workspace, const Warped& warped, const FusionLayers& layers, float t) {
+    const Hypotheses found = warped.hypotheses.view();
+    const Mask evaluated = warped.evaluated.cube();
+    FusionState out;
+    i64 total = 0;
+    for (i64 y = 0; y < found.height; ++y) {
+        for (i64 k = 0; k < found.count; ++k) {
+            out.starts.push_back(total);
+            const bool* tiles = evaluated.row(k, y / kTile);
+            total += kTile * std::count(tiles, tiles + evaluated.width, true);
+        }
+    }
+    out.hidden = workspace.array<float>({whole(total * layers.look.outputs)});
+    out.fine = workspace.array<float>({whole(layers.encoder.outputs), whole(found.height), whole(found.width)});
+    workspace.in_bands(found.height, kBand, [&](i64 first, i64 last) {
+        kernels().encode(first, last, found, evaluated, t, out.starts.data(), layers, out.hidden.data, out.fine.cube());
+    });
+    return out;
+}
+
+Array<float> decode(Workspace& workspace, const Warped& warped, const FusionState& state, const FusionLayers& layers,
+                    Images coarse, float t) {
+    const Hypotheses found = warped.hypotheses.view();
+    Array<float> out = workspace.array<float>({whole(2 * found.count), whole(found.height), whole(found.width)});
+    workspace.in_bands(found.height, kBand, [&](i64 first, i64 last) {
+        kernels().decode(first, last, found, warped.evaluated.cube(), t, state.starts.data(), layers, state.hidden.data,
+                         state.fine.read_cube(), coarse, out.cube());
+    });
+    return out;
+}
+
+Blended blend(Workspace& workspace, const Warped& warped, Images weights) {
+    const Planes &a = warped.a, &b = warped.b;
+    const i64 height = a.luma.size(0), width = a.luma.size(1), zero = warped.hypotheses.zero;
+    const Mask evaluated = warped.evaluated.cube();
+    Blended out;
+    out.luma = workspace.array<float>({1, whole(height), whole(width)});
+    const Images luma_a = {a.luma.data, 1, height, width}, luma_b = {b.luma.data, 1, height, width};
+    workspace.in_bands(height, kBand * kBlock, [&](i64 first, i64 last) {
+        kernels().blend(first, last, warped.luma.data, luma_a, luma_b, zero, evaluated, weights, kBlock, kBlock,
+                        out.luma.cube());
+    });
+    if (!warped.chroma) return out;
+    out.chroma = workspace.array<float>({2, a.chroma.shape[1], a.chroma.shape[2]});
+    workspace.in_bands(a.chroma.size(1), kBand * a.down(), [&](i64 first, i64 last) {
+        kernels().blend(first, last, warped.chroma.data, a.chroma.read_cube(), b.chroma.read_cube(), zero, evaluated,
+                        weights, a.down(), a.across(), out.chroma.cube());
+    });
+    return out;
+}
+
+}  // namespace midframe

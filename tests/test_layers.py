@@ -1,0 +1,84 @@
+"""A file imports from layers below its own and inside its own package, never from above, and never in a circle."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "midframe"
+
+# docs/architecture.md draws the same picture
+LAYERS = {
+    "errors": -1, "process": -1, "_native": -1, "kernels": 0,
+    "types": 0, "options": 0,
+    "timeline": 1, "storage": 1, "ops": 1, "colour": 1, "metrics": 1, "weights": 1, "journal": 1,
+    "compat": 1, "result": 1,
+    "video": 2, "models": 2, "shots": 2, "overlays": 2, "certainty": 2, "scenes": 2,
+    "engine": 3, "plan": 3,
+    "segments": 4,
+    "pipeline": 5, "interpolator": 5, "evaluation": 5, "training": 5,
+    "modelscope": 6, "cluster": 6, "batch": 6, "server": 6,
+    "cli": 7, "__main__": 8, "__init__": 8,
+}  # fmt: skip
+
+HEAVY = {"av": {"video"}, "ray": {"cluster"}, "fastapi": {"server"}, "uvicorn": {"server", "cli"}, "click": {"cli"}}
+
+PACKAGES_WITHOUT_CYCLES = ("cluster", "server")
+
+
+def package_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Dotted names of the midframe modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("midframe.")}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "midframe":
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            if node.module != "midframe":
+                found.add(node.module)
+    return found
+
+
+def test_imports_go_downwards() -> None:
+    breaches = []
+    for path in SOURCE.rglob("*.py"):
+        own = package_of(path)
+        assert own in LAYERS, f"{path.relative_to(SOURCE)} is in no layer"
+        for other in {name.split(".")[1] for name in imported(ast.parse(path.read_text()))}:
+            if other == own or other == "__version__":
+                continue
+            if other not in LAYERS:
+                breaches.append(f"{path.relative_to(SOURCE)} imports {other}, which is in no layer")
+            elif LAYERS[other] >= LAYERS[own]:
+                breaches.append(f"{path.relative_to(SOURCE)} (layer {LAYERS[own]}) imports {other} ({LAYERS[other]})")
+    assert not breaches, "\n".join(breaches)
+
+
+@pytest.mark.parametrize("package", PACKAGES_WITHOUT_CYCLES)
+def test_no_cycle_inside_a_package(package: str) -> None:
+    files = {f"midframe.{package}.{path.stem}": path for path in (SOURCE / package).glob("*.py")}
+    del files[f"midframe.{package}.__init__"]
+    needs = {name: imported(ast.parse(path.read_text())) & files.keys() for name, path in files.items()}
+    while free := {name for name, others in needs.items() if not others}:
+        needs = {name: others - free for name, others in needs.items() if name not in free}
+    assert not needs, f"these import each other: {', '.join(sorted(needs))}"
+
+
+def test_heavy_libraries_are_imported_in_one_package() -> None:
+    breaches = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            for name in names:
+                top = name.split(".")[0]
+                if top in HEAVY and package_of(path) not in HEAVY[top]:
+                    breaches.append(f"{path.relative_to(SOURCE)} imports {top}")
+    assert not breaches, "\n".join(breaches)

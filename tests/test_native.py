@@ -1,0 +1,148 @@
+"""The C++ kernels against PyTorch and NumPy, and against each other's variants."""
+
+from __future__ import annotations
+
+import gc
+import math
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+_native = pytest.importorskip("midframe._native")
+
+from midframe.models import midnet  # noqa: E402
+
+RNG = np.random.default_rng(2)
+
+
+def random(*shape: int, scale: float = 1.0) -> np.ndarray:
+    return (scale * RNG.random(shape)).astype(np.float32)
+
+
+@pytest.fixture
+def workspace() -> _native.Workspace:
+    return _native.Workspace(2)
+
+
+@pytest.fixture
+def variants() -> Iterator[list[str]]:
+    before = _native.simd_variant()
+    yield _native.simd_variants()
+    _native.use_simd_variant(before)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_spline_coefficients_are_those_of_the_torch_twin(workspace: _native.Workspace, channels: int) -> None:
+    planes = random(channels, 24, 19)
+    want = midnet.spline_coefficients(torch.from_numpy(planes)[None])[0].permute(1, 2, 0)
+    np.testing.assert_allclose(workspace.spline_coefficients(planes), want.numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize(("channels", "down", "across"), [(1, 4, 4), (2, 4, 4), (2, 2, 2), (2, 4, 2)])
+def test_pixels_sampled_together_are_those_sampled_one_by_one(
+    workspace: _native.Workspace, channels: int, down: int, across: int
+) -> None:
+    rows, columns = 4, 12
+    planes = random(channels, down * rows, across * columns)
+
+    def warp(flow: np.ndarray) -> np.ndarray:
+        out, means = workspace.warp(planes, flow)
+        np.testing.assert_allclose(means, out.reshape(channels, rows, down, columns, across).mean((2, 4)), atol=1e-6)
+        return np.asarray(out)
+
+    whole = np.full((2, rows, columns), 0.3, np.float32)
+    broken = whole.copy()
+    broken[0, :, 5] = 2.3  # from the middle of the fourth block on
+    own = slice(0, across * 4 + across // 2)  # the last of them is sampled with others that look elsewhere
+    assert np.array_equal(warp(broken)[..., own], warp(whole)[..., own])
+    assert not np.array_equal(warp(broken)[..., own.stop], warp(whole)[..., own.stop])
+
+
+def test_warp_is_that_of_the_torch_twin(workspace: _native.Workspace) -> None:
+    planes, flow = random(1, 64, 96), random(2, 16, 24, scale=6.0) - 3.0
+    wide = midnet.quadruple(torch.from_numpy(flow)[None], 4.0)
+    want = midnet.warp_spline(midnet.spline_coefficients(torch.from_numpy(planes)[None]), wide)[0]
+    np.testing.assert_allclose(workspace.warp(planes, flow)[0], want.numpy(), atol=1e-4)
+
+
+def test_exponential_and_logarithm() -> None:
+    x = np.concatenate([-np.geomspace(1e-6, 80.0, 200), [0.0, -100.0]]).astype(np.float32)
+    out = np.empty_like(x)
+    _native.exponential(x, out)
+    for one, value in zip(x, out, strict=True):
+        assert value == pytest.approx(math.exp(one), rel=2e-7 * float(1 - one), abs=1e-37)
+    x = np.geomspace(1e-6, 1e6, 200).astype(np.float32)
+    out = np.empty_like(x)
+    _native.logarithm(x, out)
+    np.testing.assert_allclose(out, np.log(x.astype(np.float64)), atol=3e-6)
+
+
+def test_all_variants_give_the_same_bits(workspace: _native.Workspace, variants: list[str]) -> None:
+    assert "x86-64" in variants or len(variants) == 1
+    torch.manual_seed(3)
+    net = midnet.Midnet().eval()
+    a = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 24), size=(64, 96), mode="bicubic")
+    b = torch.roll(a, (2, 3), (2, 3)).flip(1)
+    found = []
+    for name in variants:
+        _native.use_simd_variant(name)
+        with torch.no_grad():
+            one, two = net.encode(a), net.encode(b)
+            motion = net.match(one, two)
+            request = midnet.RenderRequest(one, two, motion, torch.tensor([0.3]))
+            found.append([net.render(request), *motion, *(x.planes.block_means for x in one.layers)])
+    for other in found[1:]:
+        for mine, theirs in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
+
+
+def test_an_unknown_variant_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no kernels for mmx"):
+        _native.use_simd_variant("mmx")
+
+
+def test_arrays_of_another_shape_type_or_layout_are_errors(workspace: _native.Workspace) -> None:
+    flow = random(2, 8, 8)
+    with pytest.raises(ValueError, match=r"backward has shape \(2, 8, 7\); expected \(2, 8, 8\)"):
+        workspace.forward_backward_error(flow, random(2, 8, 7))
+    with pytest.raises(TypeError):
+        workspace.forward_backward_error(flow.astype(np.float64), flow)
+    with pytest.raises(TypeError):
+        workspace.forward_backward_error(flow.transpose(0, 2, 1), flow)
+    with pytest.raises(ValueError, match="multiples of 16"):
+        workspace.planes_of_rgb(random(3, 16, 24), (0.0,) * 6)
+    with pytest.raises(TypeError, match="uint8 or uint16"):
+        workspace.planes_of_codes([random(16, 16)], [(0.0, 255.0)], (16, 16), (0, 0), (0.0,) * 6)
+
+
+def test_what_is_returned_stays_as_it_is(workspace: _native.Workspace) -> None:
+    one, two = random(2, 16, 24), random(2, 16, 24)
+    first = workspace.forward_backward_error(one, two)
+    kept = first.copy()
+    for _ in range(3):
+        workspace.forward_backward_error(two, one)
+    np.testing.assert_array_equal(first, kept)
+    del workspace
+    gc.collect()
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_workspace_serves_several_threads(workspace: _native.Workspace) -> None:
+    planes = random(1, 64, 64)
+    want = workspace.spline_coefficients(planes).copy()
+    wrong: list[int] = []
+
+    def work() -> None:
+        for _ in range(50):
+            if not np.array_equal(workspace.spline_coefficients(planes), want):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
