@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from midframe.extras import install_command
+
 LEVELS = 255.0  # the largest 8-bit level
 HALF_UNITS = 4096  # per level: the grid to which levels are brought before they are rounded
 SSIM_TAPS = 11
@@ -183,7 +185,7 @@ def lpips_weights() -> Path | None:
 def lpips_absence() -> str | None:
     """Why there is no LPIPS on this machine, in one line that fits a table's note; None if it can be loaded."""
     if importlib.util.find_spec("lpips") is None:
-        return "no LPIPS: package absent (pip install 'midframe[lpips]')"
+        return f"no LPIPS: package absent ({install_command('lpips')})"
     try:
         importlib.import_module("lpips")
     except Exception as error:  # torchvision built for another torch raises what it likes

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from midframe.errors import InputError, MediaError
+from midframe.extras import install_command
 
 CHUNK_BYTES = 8 << 20
 
@@ -106,7 +107,7 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError as error:
-        raise InputError(f"'{url}' needs fsspec: pip install 'midframe[cluster]'") from error
+        raise InputError(f"'{url}' needs fsspec: {install_command('cluster')}") from error
     try:
         files, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:

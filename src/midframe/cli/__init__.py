@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("eval", "Models on data sets, beside the ladder: tables and a page to look at."),
     "train": ("train", "Train midnet, or fine-tune it on your own clips."),
     "models": ("models", "The models, and which of them can run here."),
+    "completion": ("completion", "Shell completion for bash, zsh or fish."),
     "doctor": ("doctor", "What this machine offers, and what would be missing."),
 }
 

@@ -14,7 +14,8 @@ import click
 if TYPE_CHECKING:
     import threading
 
-    from midframe.server.subprocess_worker import Note
+    from midframe.extras import install_command
+from midframe.server.subprocess_worker import Note
 
 GRACE_SECONDS = 3  # open event streams get this long to end when the server stops
 
@@ -120,7 +121,7 @@ def _on_cluster(address: str, workers: int | None) -> Callable[..., Any]:
 
 
 def _no_web(error: ModuleNotFoundError) -> click.ClickException:
-    return click.ClickException(f"{error.name} is not installed; the page needs: pip install 'midframe[web]'")
+    return click.ClickException(f"{error.name} is not installed; install what the page needs: {install_command('web')}")
 
 
 def runnable_models() -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from midframe.cluster.config import ClusterConfig
 from midframe.errors import DeviceError, InputError
+from midframe.extras import install_command
 from midframe.plan import Plan
 
 CORES_PER_WORKER = 4  # convolutions on a CPU gain little from more
@@ -138,6 +139,6 @@ def import_ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise InputError("a cluster needs Ray: pip install 'midframe[cluster]'") from error
+        raise InputError(f"a cluster needs Ray: {install_command('cluster')}") from error
     module: ModuleType = ray
     return module

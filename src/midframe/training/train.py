@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from midframe.errors import DeviceError, InputError
+from midframe.extras import install_command
 from midframe.models.base import RenderRequest
 from midframe.models.midnet import (
     SIZES,
@@ -528,7 +529,7 @@ class Diary:
 
                 self.events = SummaryWriter(str(folder / "events"))
             except ImportError:
-                log.info("no TensorBoard events: pip install midframe[train]")
+                log.info("no TensorBoard events: %s", install_command("train"))
 
     def add(self, step: int, values: dict[str, Tensor], rate: float, progress: float) -> str | None:
         """Take the values of a step; every `EVERY` steps return a line that tells their means."""

@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from midframe.errors import WeightsError
+from midframe.extras import install_command
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ def _hub_client(record: Record) -> Callable[[Record, str, Path], Path]:
         from modelscope.hub.file_download import model_file_download
     except ImportError:
         raise WeightsError(
-            f"fetching {record.name} needs ModelScope's hub client: pip install 'midframe[hub]'; or put "
+            f"fetching {record.name} needs ModelScope's hub client: {install_command('hub')}; or put "
             f"{' and '.join(record.files)} of {record.address} into {_home(record)}"
         ) from None
     return lambda record, name, folder: Path(
