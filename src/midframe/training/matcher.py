@@ -1,0 +1,332 @@
+"""Training of the matcher (`models.flow.matcher`): scenes with exact flow, and real clips with composed flow.
+
+A run lives in one folder: `matcher.pt` (weights, moving average, optimiser, samples seen), `matcher-log.jsonl`, `matcher.safetensors` (moving
+average, what the model loads). The samples depend on the seed and their number alone, so a resumed run equals an uninterrupted one as
+long as the recipe stays; a changed recipe (other data, another rate) goes on from the same state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from midframe.errors import InputError
+from midframe.models.flow.matcher import Matched, Matcher
+from midframe.scenes import Mix, Textures, compose, render
+from midframe.training import losses
+from midframe.training.shards import SAMPLES, Arrays, Batches, Shards, Share, Source, cached_textures, packed
+from midframe.scenes import stack
+
+log = logging.getLogger(__name__)
+
+WARM_UP = 500  # steps
+FLOOR = 0.02  # of the learning rate, at the end of the cosine
+AVERAGE = 0.999  # inertia of the moving average of the weights
+KEEP = 300.0  # seconds between checkpoints
+REPORT = 50  # steps between lines of the log
+DECAY = 0.85  # weight of an estimate against the one after it
+OCCLUDED = 0.2  # weight of the flow of pixels that are not seen in the other frame
+SCENE = (192, 224)  # height and width of the rendered scenes, pixels; the crop is smaller
+TRAINING_MIX = Mix(static_scene=0.02, fast=0.35, medium=0.45, compressed=0.15, halved_chroma=0.1, duplicate=0.0)
+EVALUATION_MIX = Mix(static_scene=0.0, fast=0.4, medium=0.4, duplicate=0.0)
+
+
+@dataclass(frozen=True)
+class MatcherRecipe:
+    """Everything a run of the matcher depends on."""
+
+    out: Path
+    photos: tuple[Path, ...] = ()  # folders of textures; procedural ones if none
+    clips: tuple[Path, ...] = ()  # folders of videos
+    samples: int = 400_000  # length of the run, for the schedule
+    minutes: float | None = None  # of this sitting; None: until `samples`
+    batch: int = 8
+    size: int = 160  # pixels; side of a crop
+    rate: float = 1e-3  # learning rate at its highest
+    reuse: float = 4.0  # times each stored sample is used, cropped and coloured anew
+    workers: int = 1  # processes that render, for each source
+    seed: int = 0
+    shares: dict[str, float] = field(default_factory=dict)  # of the samples, by source; see `open_sources`
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if self.size % 16 or not 64 <= self.size <= min(SCENE):
+            raise InputError(f"train: crops of {self.size} px; a multiple of 16 from 64 to {min(SCENE)} is needed")
+
+
+@dataclass(frozen=True)
+class FlowScenes:
+    """Rendered scenes for the matcher, as a source of shards."""
+
+    photos: tuple[Path, ...] = ()
+    mix: Mix = TRAINING_MIX
+    first_seed: int = 0
+
+    def make(self, number: int, samples: int) -> Arrays:
+        """Render a shard: frames a, target, b and the flows and masks between them."""
+        textures = cached_textures(self.photos)
+        first = self.first_seed + number * samples
+        seeds = range(first, first + samples)
+        return packed([stack([render(compose(seed, textures, SCENE, "training", self.mix), False)]) for seed in seeds])
+
+    def sample(self, arrays: Any, index: int, rng: np.random.Generator) -> Arrays:
+        """One scene as it was rendered."""
+        return unpacked(arrays, index)
+
+
+def unpacked(arrays: Any, index: int) -> Arrays:
+    """One sample of a shard of `packed` scenes without neighbours."""
+    from midframe.training.shards import FLOWS, FRAMES, MASKS
+
+    out: Arrays = {"t": arrays["t"][index]}
+    out |= dict(zip(FRAMES[1:4], arrays["frames"][index], strict=True))
+    out |= dict(zip(FLOWS[:4], arrays["flows"][index], strict=True))
+    masks = arrays["masks"][index]
+    return out | {name: (masks >> bit & 1).astype(np.uint8) for bit, name in enumerate(MASKS[:7])}
+
+
+def objective(found: Matched, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of all estimates, of the global match and of the occlusion, and values worth noting.
+
+    Pixels whose flow is unknown hold NaN in `flow_ab` and `flow_ba`; they count for nothing.
+    """
+    truth = torch.cat([batch["flow_ab"], batch["flow_ba"]])
+    known = torch.isfinite(truth).all(1, keepdim=True).float()
+    truth = torch.nan_to_num(truth)
+    occluded = torch.cat([batch["hidden_ab"], batch["hidden_ba"]]).float()
+    weight = known * (1.0 - (1.0 - OCCLUDED) * occluded)
+    count = len(found.estimates)
+    loss = losses.match_entropy(found.similarity[: len(truth) // 2], truth, known * (1.0 - occluded))
+    for k, estimate in enumerate(found.estimates):
+        error = masked_error(estimate.flow, truth, weight, known, estimate.stride)
+        loss = loss + DECAY ** (count - 1 - k) * error
+        if estimate.occlusion is not None:
+            hidden, certain = losses.shrink(occluded, estimate.stride), losses.shrink(known, estimate.stride)
+            entropy = losses.mask_entropy(estimate.occlusion, hidden, (certain > 0.99).float())
+            loss = loss + 0.5 * DECAY ** (count - 1 - k) * entropy
+    with torch.no_grad():
+        seen = known * (1.0 - occluded)
+        notes = {
+            "epe": masked_error(found.flow, truth, known, known, 2),
+            "epe_seen": masked_error(found.flow, truth, seen, known, 2),
+            "epe_zero": masked_error(torch.zeros_like(found.flow), truth, known, known, 2),
+        }
+    return loss, notes
+
+
+def masked_error(flow: Tensor, truth: Tensor, weight: Tensor, known: Tensor, stride: int) -> Tensor:
+    """Weighted mean end-point error in input pixels of a flow at 1/stride; unknown pixels do not blur known ones."""
+    share = losses.shrink(known, stride)
+    target = losses.shrink(truth * known, stride) / share.clamp(min=1e-3)
+    off = flow * stride - target
+    error = torch.sqrt((off * off).sum(1, keepdim=True) + 1e-4)
+    weight = losses.shrink(weight, stride)
+    return (error * weight).sum() / (weight.sum() + 1e-3 * weight.numel())
+
+
+def open_sources(recipe: MatcherRecipe) -> list[Share]:
+    """The sources of a run with their shares."""
+    sources: dict[str, Source] = {"scenes": FlowScenes(recipe.photos)}
+    folder = recipe.out / "matcher-shards"
+    shares = {name: recipe.shares.get(name, 1.0 if name == "scenes" else 0.0) for name in sources}
+    return [
+        Share(Shards(folder / name, sources[name], SAMPLES, recipe.reuse, 8, 3, recipe.workers), share)
+        for name, share in shares.items()
+        if share > 0
+    ]
+
+
+def rate_at(recipe: MatcherRecipe, step: int, samples: int) -> float:
+    """Learning rate: linear warm-up, then a cosine over the samples of the whole run."""
+    progress = min(samples / recipe.samples, 1.0)
+    return recipe.rate * min(1.0, (step + 1) / WARM_UP) * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@dataclass
+class State:
+    """All that a run resumes from."""
+
+    net: Matcher
+    average: dict[str, Tensor]
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+    def save(self, path: Path) -> None:
+        """Write under a temporary name, then rename."""
+        content = {
+            "net": self.net.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "samples": self.samples,
+            "seconds": self.seconds,
+        }
+        hidden = path.with_name(f".{path.name}-{os.getpid()}")
+        torch.save(content, hidden)
+        hidden.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Resume."""
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        self.net.load_state_dict(content["net"])
+        for name, value in self.average.items():
+            value.copy_(content["average"][name])
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.step, self.samples, self.seconds = content["step"], content["samples"], content["seconds"]
+
+
+def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.info) -> Path:
+    """Run or resume a training of the matcher; returns the weights."""
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    net = Matcher().train()
+    average = {name: value.detach().clone() for name, value in net.state_dict().items()}
+    optimiser = torch.optim.AdamW(net.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    state = State(net, average, optimiser)
+    checkpoint = recipe.out / "matcher.pt"
+    if checkpoint.exists():
+        state.load(checkpoint)
+        report(f"resumed after {state.samples:,} samples, {state.seconds / 3600:.2f} hours")
+    batches = Batches(open_sources(recipe), recipe.batch, recipe.size, recipe.seed, state.samples)
+    began, kept, noted = time.monotonic(), time.monotonic(), time.monotonic()
+    sums: dict[str, float] = {}
+    with stop_requested() as stop, batches:
+        while state.samples < recipe.samples and not stop():
+            if recipe.minutes is not None and time.monotonic() - began > recipe.minutes * 60:
+                break
+            tick = time.monotonic()
+            batch = next(batches)
+            loss, notes = objective(net(batch["a"], batch["b"]), batch)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            rate = rate_at(recipe, state.step, state.samples)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            if torch.isfinite(norm):
+                optimiser.step()
+            else:
+                report(f"step {state.step}: the gradient is not finite; batch skipped")
+            state.step += 1
+            state.samples += recipe.batch
+            state.seconds += time.monotonic() - tick
+            inertia = min(AVERAGE, (1 + state.step) / (10 + state.step))
+            with torch.no_grad():
+                values = net.state_dict()
+                torch._foreach_lerp_(list(average.values()), [values[name] for name in average], 1.0 - inertia)
+            for name, value in {"loss": loss.detach(), "norm": norm, **notes}.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            if state.step % REPORT == 0:
+                means = {name: value / REPORT for name, value in sums.items()}
+                pace = REPORT * recipe.batch / (time.monotonic() - noted)
+                line = {"samples": state.samples, "rate": rate, "pace": pace, **means}
+                with (recipe.out / "matcher-log.jsonl").open("a") as file:
+                    file.write(json.dumps({k: round(v, 6) for k, v in line.items()}) + "\n")
+                report(
+                    f"{state.samples:,} samples, {pace:.1f}/s: loss {means['loss']:.2f}, error {means['epe']:.2f} px, "
+                    f"visible {means['epe_seen']:.2f}, zero flow {means['epe_zero']:.2f}"
+                )
+                sums, noted = {}, time.monotonic()
+            if time.monotonic() - kept > KEEP:
+                kept = time.monotonic()
+                state.save(checkpoint)
+                save_weights(recipe.out / "matcher.safetensors", average)
+    state.save(checkpoint)
+    return save_weights(recipe.out / "matcher.safetensors", average)
+
+
+def save_weights(path: Path, average: dict[str, Tensor]) -> Path:
+    """The moving average in float16, as `.safetensors`."""
+    from safetensors.torch import save_file
+
+    hidden = path.with_name(f".{path.name}-{os.getpid()}")
+    save_file({name: value.half().contiguous() for name, value in average.items()}, hidden)
+    hidden.replace(path)
+    return path
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """SIGTERM and SIGINT ask for a stop after the step at hand."""
+    stop = [False]
+
+    def handle(*_: Any) -> None:
+        stop[0] = True
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: stop[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class FlowScores:
+    """Errors over a set of scenes, pixels."""
+
+    everything: float
+    visible: float
+    fl: float  # share of visible pixels off by more than 3 px and 5 %
+    fast: float  # visible pixels that move by more than 20 px
+    zero: float  # error of zero flow over all pixels
+
+    def __str__(self) -> str:
+        return (
+            f"error {self.everything:.2f} px, visible {self.visible:.2f}, Fl {100 * self.fl:.1f} %, "
+            f"motion > 20 px {self.fast:.2f}, zero flow {self.zero:.2f}"
+        )
+
+
+def evaluation_scenes(count: int = 128) -> Iterator[tuple[Tensor, Tensor, NDArray[Any], NDArray[Any]]]:
+    """Held-out scenes of 192x256 (domain evaluation, seeds from 0, procedural textures): a, b, flow, occlusion."""
+    textures = Textures()
+    for seed in range(count):
+        drawn = render(compose(seed, textures, (192, 256), "evaluation", EVALUATION_MIX), False)
+        a, b = (torch.from_numpy(x).permute(2, 0, 1).float() / 255 for x in (drawn.a, drawn.b))
+        yield a, b, drawn.flow_ab, drawn.hidden_ab
+
+
+def flow_scores(estimate: Callable[[Tensor, Tensor], NDArray[Any]], count: int = 128) -> FlowScores:
+    """Scores of `estimate(a, b)`, which maps two images (3, H, W) to a flow (H, W, 2), on the held-out scenes."""
+    errors, lengths, seen = [], [], []
+    for a, b, flow, hidden in evaluation_scenes(count):
+        errors.append(np.hypot(*(estimate(a, b) - flow).transpose(2, 0, 1)))
+        lengths.append(np.hypot(*flow.transpose(2, 0, 1)))
+        seen.append(~hidden)
+    error, length, visible = (np.stack(x) for x in (errors, lengths, seen))
+    return FlowScores(
+        float(error.mean()),
+        float(error[visible].mean()),
+        float(((error > 3) & (error > 0.05 * length))[visible].mean()),
+        float(error[visible & (length > 20)].mean()),
+        float(length.mean()),
+    )
+
+
+def matcher_flow(net: Matcher, a: Tensor, b: Tensor) -> NDArray[Any]:
+    """Flow (H, W, 2) from a to b at the input's size."""
+    with torch.inference_mode():
+        flow = net(a[None], b[None]).flow[:1]
+        flow = F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False) * 2.0
+    return flow[0].permute(1, 2, 0).numpy()
