@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator, SeedSequence
 
-from midframe.scenes import shapes
+from midframe.scenes import figures, perspective, shapes
 from midframe.scenes.script import (
     Bytes,
     Clock,
@@ -61,6 +61,8 @@ class Mix:
     compressed: float = 0.25
     halved_chroma: float = 0.40
     duplicate: float = 0.02
+    articulated: float = 0.0  # one to three figures with limbs
+    perspective: float = 0.0  # one camera and many planes at different depths, in place of independent layers
     layers: tuple[float, ...] = (0.08, 0.17, 0.22, 0.2, 0.15, 0.1, 0.08)  # for 0, 1, 2 ... layers on the background
 
 
@@ -92,12 +94,20 @@ def compose(
     course = courses(rng, tags)
     if speed == 0:
         tags.append("static-scene")
-    camera, pan = viewpoint(rng, speed, course(), size)
-    layers = [background(rng, textures, size, speed, camera, pan, course)]
-    for _ in range(int(rng.choice(len(mix.layers), p=np.array(mix.layers) / sum(mix.layers)))):
-        layers.append(thing(rng, textures, size, speed, camera, pan, course, mix))
-    if rng.random() < mix.repeated and speed > 0:
-        repeat(rng, textures, size, layers, tags, mix.whole_period)
+    if mix.perspective and speed > 0 and rng.random() < mix.perspective:
+        layers = perspective.world(rng, textures, size, speed)
+        tags.append("perspective")
+    else:
+        camera, pan = viewpoint(rng, speed, course(), size)
+        layers = [background(rng, textures, size, speed, camera, pan, course)]
+        for _ in range(int(rng.choice(len(mix.layers), p=np.array(mix.layers) / sum(mix.layers)))):
+            layers.append(thing(rng, textures, size, speed, camera, pan, course, mix))
+        if rng.random() < mix.repeated and speed > 0:
+            repeat(rng, textures, size, layers, tags, mix.whole_period)
+    if mix.articulated and speed > 0 and rng.random() < mix.articulated:
+        for _ in range(int(rng.integers(1, 4))):
+            layers += figures.figure(rng, textures, size, speed, None)
+        tags.append("articulated")
     if rng.random() < mix.overlay:
         layers += overlays(rng, size, tags)
     clock = Clock()
