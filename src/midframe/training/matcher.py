@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,21 @@ from torch import Tensor
 
 from midframe.errors import InputError
 from midframe.models.flow.matcher import Matched, Matcher
-from midframe.scenes import Mix, Textures, compose, render
+from midframe.scenes import Mix, Textures, compose, render, stack
 from midframe.training import losses
-from midframe.training.shards import SAMPLES, Arrays, Batches, Shards, Share, Source, cached_textures, packed
-from midframe.scenes import stack
+from midframe.training.clip_flows import ClipFlows
+from midframe.training.shards import (
+    FLOWS,
+    FRAMES,
+    MASKS,
+    SAMPLES,
+    Arrays,
+    Batches,
+    Shards,
+    Share,
+    cached_textures,
+    packed,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +53,16 @@ REPORT = 50  # steps between lines of the log
 DECAY = 0.85  # weight of an estimate against the one after it
 OCCLUDED = 0.2  # weight of the flow of pixels that are not seen in the other frame
 SCENE = (192, 224)  # height and width of the rendered scenes, pixels; the crop is smaller
-TRAINING_MIX = Mix(static_scene=0.02, fast=0.35, medium=0.45, compressed=0.15, halved_chroma=0.1, duplicate=0.0)
+TRAINING_MIX = Mix(
+    static_scene=0.02,
+    fast=0.35,
+    medium=0.45,
+    compressed=0.15,
+    halved_chroma=0.1,
+    duplicate=0.0,
+    articulated=0.35,
+    perspective=0.4,
+)
 EVALUATION_MIX = Mix(static_scene=0.0, fast=0.4, medium=0.4, duplicate=0.0)
 
 
@@ -61,7 +81,7 @@ class MatcherRecipe:
     reuse: float = 4.0  # times each stored sample is used, cropped and coloured anew
     workers: int = 1  # processes that render, for each source
     seed: int = 0
-    shares: dict[str, float] = field(default_factory=dict)  # of the samples, by source; see `open_sources`
+    clip_share: float = 0.4  # of the samples, if there are clips
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
@@ -91,8 +111,6 @@ class FlowScenes:
 
 def unpacked(arrays: Any, index: int) -> Arrays:
     """One sample of a shard of `packed` scenes without neighbours."""
-    from midframe.training.shards import FLOWS, FRAMES, MASKS
-
     out: Arrays = {"t": arrays["t"][index]}
     out |= dict(zip(FRAMES[1:4], arrays["frames"][index], strict=True))
     out |= dict(zip(FLOWS[:4], arrays["flows"][index], strict=True))
@@ -141,14 +159,13 @@ def masked_error(flow: Tensor, truth: Tensor, weight: Tensor, known: Tensor, str
 
 def open_sources(recipe: MatcherRecipe) -> list[Share]:
     """The sources of a run with their shares."""
-    sources: dict[str, Source] = {"scenes": FlowScenes(recipe.photos)}
     folder = recipe.out / "matcher-shards"
-    shares = {name: recipe.shares.get(name, 1.0 if name == "scenes" else 0.0) for name in sources}
-    return [
-        Share(Shards(folder / name, sources[name], SAMPLES, recipe.reuse, 8, 3, recipe.workers), share)
-        for name, share in shares.items()
-        if share > 0
-    ]
+    # clips cost three times as much as scenes: decoding, and flow between all neighbours
+    scenes = Shards(folder / "scenes", FlowScenes(recipe.photos), SAMPLES, recipe.reuse, 8, 3, recipe.workers)
+    if not recipe.clips:
+        return [Share(scenes, 1.0)]
+    clips = Shards(folder / "clips", ClipFlows(recipe.clips), SAMPLES, 1.5 * recipe.reuse, 16, 3, recipe.workers)
+    return [Share(scenes, 1.0 - recipe.clip_share), Share(clips, recipe.clip_share)]
 
 
 def rate_at(recipe: MatcherRecipe, step: int, samples: int) -> float:
