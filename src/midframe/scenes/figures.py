@@ -1,8 +1,8 @@
 """Articulated figures: people, animals, hands and chains whose limbs swing about their joints.
 
-A figure is a tree of limbs. Limb k maps its own plane (pixels, the joint at the origin, x along the limb) to the frame by
-`parent(s) @ translation(joint) @ rotation(angle(s))`, so a hand moves with the forearm, the upper arm and the body at once. Each limb is one
-layer of the scene, exact at every instant.
+A figure is a tree of limbs. Limb k maps its own plane (pixels, the joint at the origin, x along the limb) to the
+frame by `parent(s) @ translation(joint) @ rotation(angle(s))`, so a hand moves with the forearm, the upper arm and
+the body at once. Each limb is one layer of the scene, exact at every instant.
 """
 
 from __future__ import annotations
@@ -192,7 +192,9 @@ def person(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
     torso, leg, arm = 0.3 * height, 0.25 * height, 0.17 * height
     bones = [
         Bone(-1, (0, 0), torso, 0.15 * build, 0.17 * build, Swing(-down + float(rng.normal(0, 0.15))), 0, 0.0),
-        Bone(0, (torso, 0), 0.1 * height, 0.09 * build, 0.1 * build, Swing(float(rng.normal(0, 0.2)), 0.1, rate), 1, 1.0),
+        Bone(
+            0, (torso, 0), 0.1 * height, 0.09 * build, 0.1 * build, Swing(float(rng.normal(0, 0.2)), 0.1, rate), 1, 1.0
+        ),
     ]
     for side in (0, 1):
         lag = phase + side * np.pi
@@ -201,9 +203,13 @@ def person(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
         bones.append(Bone(0, hip, leg, 0.085 * build, 0.065 * build, Swing(np.pi, amount, rate, lag), 2, front))
         knee = Swing(0.5 * amount, 0.5 * amount, rate, lag - 1.2)
         bones.append(Bone(len(bones) - 1, (leg, 0), leg, 0.06 * build, 0.04 * build, knee, 2, front - 0.1))
-        bones.append(Bone(len(bones) - 1, (leg, 0), 0.06 * height, 0.04 * build, 0.03 * build, Swing(-1.4), 3, front - 0.1))
+        bones.append(
+            Bone(len(bones) - 1, (leg, 0), 0.06 * height, 0.04 * build, 0.03 * build, Swing(-1.4), 3, front - 0.1)
+        )
         swing = Swing(np.pi + float(rng.normal(0, 0.3)), 0.9 * amount, rate, lag + np.pi)
-        bones.append(Bone(0, shoulder, arm, 0.055 * build, 0.045 * build, swing, 0 if rng.random() < 0.6 else 1, 1.5 * front))
+        bones.append(
+            Bone(0, shoulder, arm, 0.055 * build, 0.045 * build, swing, 0 if rng.random() < 0.6 else 1, 1.5 * front)
+        )
         elbow = Swing(-0.6, 0.5 * amount, rate, lag + np.pi)
         bones.append(Bone(len(bones) - 1, (arm, 0), arm, 0.04 * build, 0.03 * build, elbow, 1, 1.5 * front + 0.1))
     return tuple(bones)
@@ -212,15 +218,32 @@ def person(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
 def animal(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
     """A horizontal body with four legs of two bones, neck, head and tail."""
     long, leg = float(rng.uniform(0.7, 1.2)) * height, float(rng.uniform(0.25, 0.5)) * height
-    thick, amount, phase = float(rng.uniform(0.2, 0.4)) * height, float(rng.uniform(0.2, 0.9)), float(rng.uniform(0, 6.3))
+    thick, amount, phase = (
+        float(rng.uniform(0.2, 0.4)) * height,
+        float(rng.uniform(0.2, 0.9)),
+        float(rng.uniform(0, 6.3)),
+    )
     bones = [Bone(-1, (0, 0), long, thick, 0.8 * thick, Swing(0.0, 0.05, rate), 0, 0.0)]
     bones.append(Bone(0, (long, 0), 0.3 * height, 0.4 * thick, 0.3 * thick, Swing(-0.8, 0.2, rate), 0, 0.5))
     bones.append(Bone(1, (0.3 * height, 0), 0.2 * height, 0.35 * thick, 0.2 * thick, Swing(0.9, 0.2, rate), 1, 0.6))
-    bones.append(Bone(0, (0, 0), 0.4 * height, 0.12 * thick, 0.06 * thick, Swing(np.pi + 0.4, 0.7, rate * 1.5, phase), 0, -0.5))
+    bones.append(
+        Bone(0, (0, 0), 0.4 * height, 0.12 * thick, 0.06 * thick, Swing(np.pi + 0.4, 0.7, rate * 1.5, phase), 0, -0.5)
+    )
     for k, at in enumerate((0.05, 0.1, 0.9, 0.95)):
         front = 1.0 if k % 2 else -1.0
         lag = phase + k * float(rng.choice([np.pi / 2, np.pi]))
-        bones.append(Bone(0, (at * long, 0.3 * thick), leg, 0.3 * thick, 0.18 * thick, Swing(np.pi / 2, amount, rate, lag), 1, front))
+        bones.append(
+            Bone(
+                0,
+                (at * long, 0.3 * thick),
+                leg,
+                0.3 * thick,
+                0.18 * thick,
+                Swing(np.pi / 2, amount, rate, lag),
+                1,
+                front,
+            )
+        )
         knee = Swing(0.3, 0.6 * amount, rate, lag - 1.0)
         bones.append(Bone(len(bones) - 1, (leg, 0), leg, 0.17 * thick, 0.1 * thick, knee, 1, front))
     return tuple(bones)
@@ -232,13 +255,24 @@ def hand(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
     wide = 0.8 * palm
     wrist = Swing(float(rng.normal(0, 0.2)), amount, rate, phase)
     bones = [
-        Bone(-1, (0, 0), 0.7 * height, 0.7 * wide, 0.5 * wide, Swing(float(rng.uniform(0, 6.3)), 0.5 * amount, rate, phase), 0, 0.0),
+        Bone(
+            -1,
+            (0, 0),
+            0.7 * height,
+            0.7 * wide,
+            0.5 * wide,
+            Swing(float(rng.uniform(0, 6.3)), 0.5 * amount, rate, phase),
+            0,
+            0.0,
+        ),
         Bone(0, (0.7 * height, 0), palm, 0.6 * wide, wide, wrist, 1, 1.0),
     ]
     for k in range(5):
         at = (palm * (0.4 if k == 0 else 1.0), wide * (-0.45 + 0.22 * k))
         spread, long = -0.9 if k == 0 else -0.25 + 0.12 * k, 0.35 * palm
-        bones.append(Bone(1, at, long, 0.2 * wide, 0.17 * wide, Swing(spread, amount, rate, phase + 0.4 * k), 1, 2.0 + k))
+        bones.append(
+            Bone(1, at, long, 0.2 * wide, 0.17 * wide, Swing(spread, amount, rate, phase + 0.4 * k), 1, 2.0 + k)
+        )
         curl = Swing(0.3, amount, rate, phase + 0.4 * k - 0.6)
         bones.append(Bone(len(bones) - 1, (long, 0), 0.8 * long, 0.17 * wide, 0.12 * wide, curl, 1, 2.1 + k))
     return tuple(bones)

@@ -1,8 +1,8 @@
 """One camera and many planes: ground, walls and upright cards at different depths, with parallax and perspective.
 
-A plane maps its texels to camera space by an affine frame: `X = origin + x u + y v`; the camera at time s sees
-`K(s) R(s) (X - C(s))`. So the map from texels to pixels is the 3 x 3 matrix `K R [u, v, origin - C]`, which is the homography
-K (R - t n^T / d) K^-1 between any two instants, written without its division.
+A plane maps its texels to camera space by an affine frame: `X = origin + x u + y v`; the camera at time s sees `K(s)
+R(s) (X - C(s))`. So the map from texels to pixels is the 3 x 3 matrix `K R [u, v, origin - C]`, which is the
+homography K (R - t n^T / d) K^-1 between any two instants, written without its division.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
 from midframe.scenes import shapes
 from midframe.scenes.script import Bytes, Layer, Matrix, Motion, Course
 from midframe.scenes.textures import Textures
 
-Vector = NDArray[np.float64]
-NEAREST = 0.35  # depth that no plane comes closer than, in units of the nearest card's depth at most 1
+NEAREST = 0.35  # depth at which the ground and walls begin at the nearest, units of camera space
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,9 @@ class PlaneMotion(Motion):
     def matrix(self, s: float, pivot: tuple[float, float]) -> Matrix:
         """3 x 3, pixels at s = 0 to pixels at s."""
         assert self.camera_path is not None
-        return np.asarray(self.camera_path.matrix(s, self.frame) @ np.linalg.inv(self.camera_path.matrix(0.0, self.frame)))
+        return np.asarray(
+            self.camera_path.matrix(s, self.frame) @ np.linalg.inv(self.camera_path.matrix(0.0, self.frame))
+        )
 
 
 def world(rng: Generator, textures: Textures, size: tuple[int, int], speed: float) -> list[Layer]:
@@ -74,8 +74,7 @@ def world(rng: Generator, textures: Textures, size: tuple[int, int], speed: floa
         size: height and width of the frame, pixels.
         speed: of the fastest parts between a and b, pixels, about.
     """
-    height, width = size
-    focal = float(rng.uniform(0.7, 1.6)) * width
+    focal = float(rng.uniform(0.7, 1.6)) * size[1]
     depths = np.sort(np.exp(rng.uniform(np.log(1.2), np.log(14.0), int(rng.integers(2, 8)))))[::-1]
     camera = path(rng, size, focal, speed, float(depths[-1]))
     layers = [backdrop(rng, textures, size, camera)]
@@ -91,7 +90,7 @@ def world(rng: Generator, textures: Textures, size: tuple[int, int], speed: floa
 
 
 def path(rng: Generator, size: tuple[int, int], focal: float, speed: float, nearest: float) -> Camera:
-    """Dolly, truck, crane, orbit, zoom or all at once, scaled so that the nearest card moves by about `speed` pixels."""
+    """Dolly, truck, crane, orbit or zoom, scaled so that the nearest card moves by about `speed` pixels."""
     height, width = size
     kind = int(rng.integers(6))
     move, turn, zoom = np.zeros(3), np.zeros(3), 0.0
@@ -141,9 +140,7 @@ def floor(size: tuple[int, int], camera: Camera, ground: float) -> tuple[Matrix,
     far = near + 10.0
     broad = far * width / camera.focal
     rows, columns = 720, 720
-    frame = columns_of(
-        (broad / columns, 0, 0), (0, 0, (near - far) / rows), (-broad / 2, ground, far)
-    )
+    frame = columns_of((broad / columns, 0, 0), (0, 0, (near - far) / rows), (-broad / 2, ground, far))
     return frame, (rows, columns)
 
 

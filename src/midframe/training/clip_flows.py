@@ -1,14 +1,16 @@
 """Large motion with labels from real clips: classical flow between neighbouring frames, composed over several.
 
-Between neighbouring frames of a clip the classical search is right nearly everywhere; from frame 0 to frame 8 it is lost on a
-runner's legs. Its flows, composed over 1 to 8 frames and kept where the chain forward and the chain backward agree and
-the frames look alike along them, label motion that is far and bends, which rendered scenes do not teach.
+Between neighbouring frames of a clip the classical search is right nearly everywhere; from frame 0 to frame 8 it is
+lost on a runner's legs. Its flows, composed over 1 to 8 frames and kept where the chain forward and the chain
+backward agree and the frames look alike along them, label motion that is far and bends, which rendered scenes do not
+teach.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from midframe.errors import InputError, MediaError
-from midframe.models.search import Search, both_ways, remapped, resized
+from midframe.models.search import Search, both_ways, remapped
 from midframe.models.search import places as grid_of
-from midframe.training.clips import Clip, _found, read_run
+from midframe.training.clips import Clip, found_clips, read_run
 from midframe.training.shards import FLOWS, FRAMES, Arrays
 
 Bytes = NDArray[np.uint8]
@@ -53,7 +55,7 @@ class ClipFlows:
             InputError: hardly any place of the clips is fit.
         """
         rng = np.random.default_rng([12, number])
-        clips = _found(self.folders, max(DISTANCES) + 1)
+        clips = found_clips(self.folders, max(DISTANCES) + 1)
         weight = np.sqrt([clip.length for clip in clips])
         weight /= weight.sum()
         kept: list[Arrays] = []
@@ -88,9 +90,11 @@ def labelled_crops(clip: Clip, rng: Generator, size: int) -> list[Arrays]:
     short = min(frames[0].shape[:2])
     wanted = float(np.exp(rng.uniform(np.log(SHORT_SIDE[0]), np.log(min(SHORT_SIDE[1], short)))))
     scale = wanted / short
-    frames = [np.asarray(cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8) for f in frames]
+    frames = [
+        np.asarray(cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8) for f in frames
+    ]
     greys = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
-    found = [both_ways(one, two, SETTINGS, 4) for one, two in zip(greys, greys[1:], strict=False)]
+    found = [both_ways(one, two, SETTINGS, 4) for one, two in pairwise(greys)]
     forward, backward = [x.forth for x in found], [x.back for x in found]
     out: list[Arrays] = []
     for _ in range(3 * PER_RUN):
@@ -112,7 +116,9 @@ def uncut(frames: Sequence[Bytes]) -> list[Bytes]:
     run: list[Bytes] = []
     for frame in frames:
         if run:
-            one, two = (cv2.resize(x, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) for x in (run[-1], frame))
+            one, two = (
+                cv2.resize(x, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) for x in (run[-1], frame)
+            )
             if run[-1].shape != frame.shape or float(np.abs(one - two).mean()) > CUT:
                 run = []
         run.append(frame)
@@ -155,7 +161,9 @@ def labelled(
     window = np.s_[chosen[0] : chosen[0] + size, chosen[1] : chosen[1] + size]
     if known_ab[window].mean() < LEAST_KNOWN or (best < SLOW and rng.random() < 0.7):
         return None
-    flows = [np.where(known[window][..., None], flow[window], np.nan) for flow, known in ((ab, known_ab), (ba, known_ba))]
+    flows = [
+        np.where(known[window][..., None], flow[window], np.nan) for flow, known in ((ab, known_ab), (ba, known_ba))
+    ]
     between = int(rng.integers(1, distance)) if distance > 1 else 0
     return {
         "frames": np.stack([a[window], frames[first + between][window], b[window]]),

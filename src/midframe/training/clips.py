@@ -298,7 +298,7 @@ class ClipSource:
             InputError: hardly any window of the clips is fit.
         """
         rng = np.random.default_rng([11, number])
-        clips = _found(self.folders, self.length)
+        clips = found_clips(self.folders, self.length)
         # long clips have more to show, but not in proportion
         weight = np.sqrt([clip.length for clip in clips])
         weight /= weight.sum()
@@ -341,5 +341,5 @@ class ClipSource:
 
 
 @lru_cache(maxsize=2)
-def _found(folders: tuple[Path, ...], length: int) -> list[Clip]:
+def found_clips(folders: tuple[Path, ...], length: int) -> list[Clip]:
     return find_clips(folders, length)

@@ -1,8 +1,9 @@
 """Training of the matcher (`models.flow.matcher`): scenes with exact flow, and real clips with composed flow.
 
-A run lives in one folder: `matcher.pt` (weights, moving average, optimiser, samples seen), `matcher-log.jsonl`, `matcher.safetensors` (moving
-average, what the model loads). The samples depend on the seed and their number alone, so a resumed run equals an uninterrupted one as
-long as the recipe stays; a changed recipe (other data, another rate) goes on from the same state.
+A run lives in one folder: `matcher.pt` (weights, moving average, optimiser, samples seen), `matcher-log.jsonl`,
+`matcher.safetensors` (moving average, what the model loads). The samples depend on the seed and their number alone,
+so a resumed run equals an uninterrupted one as long as the recipe stays; a changed recipe (other data, another rate)
+goes on from the same state.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class MatcherRecipe:
     photos: tuple[Path, ...] = ()  # folders of textures; procedural ones if none
     clips: tuple[Path, ...] = ()  # folders of videos
     samples: int = 400_000  # length of the run, for the schedule
-    minutes: float | None = None  # of this sitting; None: until `samples`
+    stop_after: int | None = None  # samples, to stop before the schedule ends
+    minutes: float | None = None  # of this call; None: until `samples`
     batch: int = 8
     size: int = 160  # pixels; side of a crop
     rate: float = 1e-3  # learning rate at its highest
@@ -171,7 +173,9 @@ def open_sources(recipe: MatcherRecipe) -> list[Share]:
 def rate_at(recipe: MatcherRecipe, step: int, samples: int) -> float:
     """Learning rate: linear warm-up, then a cosine over the samples of the whole run."""
     progress = min(samples / recipe.samples, 1.0)
-    return recipe.rate * min(1.0, (step + 1) / WARM_UP) * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return (
+        recipe.rate * min(1.0, (step + 1) / WARM_UP) * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
+    )
 
 
 @dataclass
@@ -225,7 +229,7 @@ def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.inf
     began, kept, noted = time.monotonic(), time.monotonic(), time.monotonic()
     sums: dict[str, float] = {}
     with stop_requested() as stop, batches:
-        while state.samples < recipe.samples and not stop():
+        while state.samples < min(recipe.samples, recipe.stop_after or recipe.samples) and not stop():
             if recipe.minutes is not None and time.monotonic() - began > recipe.minutes * 60:
                 break
             tick = time.monotonic()

@@ -1,13 +1,13 @@
 """Learned optical flow for small frames: a global match, then one recurrent cell shared by all levels.
 
-The matcher estimates large motion, which gradient-based flow loses, at a quarter of the frame's size (320x180 for 720p).
-Features at 1/4, 1/8 and 1/16 of its input come from one block applied again and again (RAPIDFlow, Morimitsu et al. 2024); the
-coarsest level is matched all-pairs by a softmax over cosine similarities (GMFlow, Xu et al. 2022); a ConvGRU with a local
-correlation of warped features refines the flow from level to level (RAFT, Teed & Deng 2020; PWC-Net, Sun et al. 2018). It knows
-neither time nor interpolation.
+The matcher estimates large motion, which gradient-based flow loses, at a quarter of the frame's size (320x180 for
+720p). Features at 1/4, 1/8 and 1/16 of its input come from one block applied again and again (RAPIDFlow, Morimitsu et
+al. 2024); the coarsest level is matched all-pairs by a softmax over cosine similarities (GMFlow, Xu et al. 2022); a
+ConvGRU with a local correlation of warped features refines the flow from level to level (RAFT, Teed & Deng 2020; PWC-
+Net, Sun et al. 2018). It knows neither time nor interpolation.
 
-Flow follows the convention of `midframe.ops`: `flow_ab[:, :, y, x]` is where pixel (x, y) of a has gone in b, in pixels of its own
-resolution.
+Flow follows the convention of `midframe.ops`: `flow_ab[:, :, y, x]` is where pixel (x, y) of a has gone in b, in
+pixels of its own resolution.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SLOPE = 0.1  # of the leaky ReLUs
 
 
 class FlowAtLevel(NamedTuple):
-    """One estimate on the way from coarse to fine; both directions are stacked along the batch (a to b, then b to a)."""
+    """One estimate on the way from coarse to fine; both directions are stacked (a to b, then b to a)."""
 
     flow: Tensor  # (2B, 2, h, w) float32, pixels of this level
     occlusion: Tensor | None  # (2B, 1, h, w) logits, positive where the pixel is not seen in the other frame
@@ -187,8 +187,16 @@ class Matcher(nn.Module):
 
         A frame's features serve both of its gaps.
         """
+        return self.pyramid(self.stem_features(image))
+
+    def stem_features(self, image: Tensor) -> Tensor:
+        """Features at 1/2 of an image (B, 3, H, W) in 0..1."""
         mean, spread = image.mean((2, 3), keepdim=True), image.std((1, 2, 3), keepdim=True)
-        x = _normalised(self.quarter(self.stem((image - mean) / (spread + 0.05))))
+        return self.stem((image - mean) / (spread + 0.05))  # type: ignore[no-any-return]
+
+    def pyramid(self, stem: Tensor) -> list[Tensor]:
+        """Features at `LEVELS` from those at 1/2."""
+        x = _normalised(self.quarter(stem))
         out = [x]
         for _ in LEVELS[1:]:
             x = _normalised(self.coarser(x))
