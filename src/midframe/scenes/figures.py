@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from midframe.scenes.script import Bytes, Layer, Matrix, Motion, Course, translation
+from midframe.scenes.script import Bytes, Course, Layer, Matrix, Motion, translation
 from midframe.scenes.textures import Textures
 
 DENSITY = 2.0  # texels per pixel

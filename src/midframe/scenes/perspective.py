@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from midframe.scenes import shapes
-from midframe.scenes.script import Bytes, Layer, Matrix, Motion, Course
+from midframe.scenes.script import Bytes, Course, Layer, Matrix, Motion
 from midframe.scenes.textures import Textures
 
 NEAREST = 0.35  # depth at which the ground and walls begin at the nearest, units of camera space

@@ -168,7 +168,7 @@ def labelled(
     return {
         "frames": np.stack([a[window], frames[first + between][window], b[window]]),
         "flows": np.stack(flows).astype(np.float16),
-        "t": np.float32(between / distance if between else 0.5),
+        "t": np.array(between / distance if between else 0.5, np.float32),
     }
 
 

@@ -342,4 +342,5 @@ class ClipSource:
 
 @lru_cache(maxsize=2)
 def found_clips(folders: tuple[Path, ...], length: int) -> list[Clip]:
+    """`find_clips`, once per process."""
     return find_clips(folders, length)

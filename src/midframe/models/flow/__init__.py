@@ -1,0 +1,1 @@
+"""Optical flow in both directions between two frames."""

@@ -101,6 +101,11 @@ class LocalCorrelation(torch.autograd.Function):
         return of_a, of_padded[:, :, radius : radius + height, radius : radius + width], None
 
 
+def correlate(a: Tensor, b: Tensor) -> Tensor:
+    """Local correlation (B, 49, h, w) of two maps (B, C, h, w)."""
+    return LocalCorrelation.apply(a, b, RADIUS)  # type: ignore[no-untyped-call, no-any-return]
+
+
 def _window(radius: int) -> list[tuple[int, int]]:
     side = 2 * radius + 1
     return [(y, x) for y in range(side) for x in range(side)]
@@ -149,8 +154,8 @@ class UpdateCell(nn.Module):
         Returns:
             New state, new flow (float32), occlusion logits (B, 1, h, w).
         """
-        costs = LocalCorrelation.apply(own.float(), warp(other.float(), flow, "zeros"), RADIUS)
-        costs = costs * (1.0 / math.sqrt(own.shape[1]))  # type: ignore[operator]
+        costs = correlate(own.float(), warp(other.float(), flow, "zeros"))
+        costs = costs * (1.0 / math.sqrt(own.shape[1]))
         motion = self.motion(torch.cat([self.correlation(costs), flow * 0.2, own], 1))
         update, reset = torch.sigmoid(self.gates(torch.cat([state, motion], 1))).chunk(2, 1)
         candidate = torch.tanh(self.candidate(torch.cat([reset * state, motion], 1)))
