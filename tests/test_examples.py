@@ -39,7 +39,7 @@ def test_every_example_is_tested() -> None:
 
 
 def test_interpolate_file(film: Path, tmp_path: Path) -> None:
-    assert "new pictures" in run("interpolate_file.py", film, tmp_path / "out.mp4")
+    assert "new frames" in run("interpolate_file.py", film, tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").exists()
 
 
