@@ -274,6 +274,106 @@ def test_a_segment_that_was_damaged_is_made_again(tmp_path: Path, small_segments
     assert run(source, target).statistics["resumed_frames"] == 0
 
 
+def test_a_segment_damaged_in_its_place_is_made_again_by_name(tmp_path: Path, small_segments: None) -> None:
+    """Bytes that change and leave the size as it was are found by the checksum."""
+    source, target = clips.make(tmp_path / "in.mp4", Clip(frames=96, options={"g": "12"})), tmp_path / "out.mp4"
+    straight = run(source, tmp_path / "straight.mp4")
+
+    damaged: list[Path] = []
+
+    def damage(progress: Progress) -> None:
+        whole = folder_of(target) / "00001.mkv"
+        if progress.stage == "joining" and not damaged:
+            content = bytearray(whole.read_bytes())
+            content[len(content) // 2] ^= 255
+            whole.write_bytes(content)
+            damaged.append(whole)
+
+    result = run(source, target, on_progress=damage)
+    assert "segment 00001" in result.warnings[-1]
+    assert hashes(target) == hashes(straight.path)
+
+
+def test_a_segment_that_holds_other_frames_than_recorded_is_not_joined(tmp_path: Path, small_segments: None) -> None:
+    source, target = clips.make(tmp_path / "in.mp4", Clip(frames=96, options={"g": "12"})), tmp_path / "out.mp4"
+
+    def lie(progress: Progress) -> None:
+        if progress.stage == "joining":
+            record = folder_of(target) / "00000.json"
+            known = json.loads(record.read_text())
+            record.write_text(json.dumps({**known, "packets": known["packets"] + 1}))
+
+    with pytest.raises(MediaError, match=r"00000\.mkv.* has \d+ frames, and \d+ were written"):
+        run(source, target, on_progress=lie)
+    assert not target.exists()
+
+
+def test_a_source_overwritten_during_the_run_is_noticed(tmp_path: Path, small_segments: None) -> None:
+    """A mixture of two versions must not be finished, and the segments of the first version are kept."""
+    source, target = clips.make(tmp_path / "in.mp4", Clip(frames=96, options={"g": "12"})), tmp_path / "out.mp4"
+    first = source.read_bytes()
+    straight = run(source, tmp_path / "straight.mp4")
+    other = clips.make(tmp_path / "other.mp4", Clip(frames=96, options={"g": "12", "crf": "40"})).read_bytes()
+
+    def overwrite(progress: Progress) -> None:
+        if progress.frames == 60:
+            source.write_bytes(other)
+
+    with pytest.raises(MediaError, match=r"has changed since its frames were read.*--no-resume"):
+        run(source, target, on_progress=overwrite)
+    source.write_bytes(first)
+    result = run(source, target)
+    assert result.statistics["resumed_frames"] > 0
+    assert hashes(target) == hashes(straight.path)
+
+
+def test_a_file_that_appears_under_the_name_of_the_target_is_not_replaced(tmp_path: Path) -> None:
+    source, target = clips.make(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+
+    def appear(progress: Progress) -> None:
+        target.write_bytes(b"somebody else's")
+
+    with pytest.raises(InputError, match="has appeared since the run began"):
+        run(source, target, on_progress=appear)
+    assert target.read_bytes() == b"somebody else's"
+    target.unlink()
+    assert run(source, target).path == target
+
+
+def test_images_replace_those_of_an_earlier_run_and_nothing_else(tmp_path: Path) -> None:
+    source, folder = clips.make(tmp_path / "in.mp4", Clip(frames=5)), tmp_path / "out"
+    folder.mkdir()
+    for name in ("00001.png", "00400.png", "photo.png"):
+        (folder / name).write_bytes(b"earlier")
+
+    def stop(progress: Progress) -> None:
+        raise MediaError("stopped by the test")
+
+    with pytest.raises(MediaError, match="stopped by the test"):
+        run(source, folder / "%05d.png", overwrite=True, on_progress=stop)
+    assert (folder / "00400.png").read_bytes() == b"earlier", "a run that fails loses nothing"
+    run(source, folder / "%05d.png", overwrite=True)
+    assert sorted(p.name for p in folder.iterdir()) == [*(f"{n:05d}.png" for n in range(1, 11)), "photo.png"]
+    assert (folder / "photo.png").read_bytes() == b"earlier"
+
+
+def test_the_same_command_sees_that_it_is_finished(tmp_path: Path) -> None:
+    source, target = clips.make(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    first = run(source, target)
+    before = target.stat().st_mtime_ns
+    again = run(source, target)
+    assert again.finished_before and (again.kinds, again.rate) == (first.kinds, first.rate)
+    assert target.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="exists already"):
+        run(source, target, ratio=3)
+    with pytest.raises(InputError, match="exists already"):
+        run(source, target, resume=False)
+    assert not run(source, target, overwrite=True).finished_before
+    target.write_bytes(target.read_bytes() + b"more")
+    with pytest.raises(InputError, match="exists already"):
+        run(source, target)
+
+
 def test_a_second_run_on_one_target_is_refused(tmp_path: Path) -> None:
     source, target = clips.make(tmp_path / "in.mp4"), tmp_path / "out.mp4"
     refused: list[JobError] = []
@@ -412,8 +512,9 @@ def test_pictures_in_and_out(tmp_path: Path) -> None:
     out = run(folder / "shot_%d.png", tmp_path / "more" / "%03d.png", in_fps=12)
     assert [p.name for p in sorted((tmp_path / "more").iterdir())] == [f"{n:03d}.png" for n in range(1, 11)]
     assert out.report == tmp_path / "more.json"
-    with pytest.raises(InputError, match="holds pictures already"):
-        run(folder, tmp_path / "more" / "%03d.png", in_fps=12)
+    assert run(folder / "shot_%d.png", tmp_path / "more" / "%03d.png", in_fps=12).finished_before
+    with pytest.raises(InputError, match="holds images named like"):
+        run(folder, tmp_path / "more" / "%03d.png", in_fps=12, ratio=3)
     with pytest.raises(InputError, match=r"one picture.*%06d\.png"):
         run(folder, tmp_path / "one.png", in_fps=12)
 

@@ -9,6 +9,7 @@ codecs or networks: a segment is a file (or a folder of pictures) and a record i
       manifest.json    source, options, segments, the film's first instant
       00000.mkv        a finished segment
       00000.json       its record, written after it
+      commit.json      the output is complete and gets its name now, see `commit.py`
 """
 
 from __future__ import annotations
@@ -60,6 +61,17 @@ def fingerprint(source: Path, size_bytes: int | None = None) -> dict[str, Any]:
         if entry.is_file():
             total += _sample(Path(entry.path), _SAMPLES_OF_PICTURE, digest)
     return {"size": total, "sha256": digest.hexdigest()}
+
+
+def signature(source: Path) -> object:
+    """What changes whenever a source is written to: cheap to ask for, and no more than a hint."""
+    if not source.exists():
+        source = source.parent
+    if not source.is_dir():
+        facts = source.stat()
+        return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+    entries = sorted(os.scandir(source), key=lambda e: e.name)
+    return tuple((e.name, facts.st_size, facts.st_mtime_ns) for e in entries if (facts := e.stat()))
 
 
 def _sample(path: Path, count: int, digest: Any, most: int | None = None) -> int:
@@ -120,7 +132,7 @@ class Journal:
         with contextlib.suppress(OSError):
             self._sweep()
             if (self._discard and error is None) or not any(self.folder.glob("[0-9]*.json")):
-                shutil.rmtree(self.folder)
+                self._remove_all()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -148,9 +160,10 @@ class Journal:
             _write(self.folder / f"{number:05d}.json", {**record, "file": None})
             return
         if part.is_file():
-            _sync(part)
+            sync(part)
         os.replace(part, whole)
-        _write(self.folder / f"{number:05d}.json", {**record, "file": whole.name, "size": _size(whole)})
+        known = {"file": whole.name, "size": _size(whole), "sha256": _digest(whole)}
+        _write(self.folder / f"{number:05d}.json", {**record, **known})
 
     def record(self, number: int) -> dict[str, Any] | None:
         """The record of segment `number` if it is finished and still as it was, else None."""
@@ -160,6 +173,31 @@ class Journal:
         if record["file"] is not None and _size(self.folder / str(record["file"])) != record.get("size"):
             return None
         return record
+
+    def intact(self, number: int) -> bool:
+        """Whether a finished segment still holds the bytes that it was written with; reads all of them."""
+        record = self.record(number)
+        if record is None:
+            return False
+        if record["file"] is None or "sha256" not in record:  # without frames, or of an earlier version
+            return True
+        return bool(_digest(self.folder / record["file"]) == record["sha256"])
+
+    def drop(self, number: int) -> None:
+        """Forget segment `number`, so that it is made again."""
+        (self.folder / f"{number:05d}.json").unlink(missing_ok=True)
+
+    def intend(self, intent: Mapping[str, Any]) -> None:
+        """Record that the output is complete, and how it gets its name."""
+        _write(self.folder / "commit.json", intent)
+
+    def intent(self) -> dict[str, Any] | None:
+        """What `intend` recorded, or None."""
+        return _read(self.folder / "commit.json")
+
+    def drop_intent(self) -> None:
+        """Forget the recorded intent."""
+        (self.folder / "commit.json").unlink(missing_ok=True)
 
     def finished(self, count: int) -> int:
         """How many of the first `count` segments are finished without a hole."""
@@ -175,6 +213,16 @@ class Journal:
     def discard(self) -> None:
         """The target is whole: the folder goes when the journal is left."""
         self._discard = True
+
+    def _remove_all(self) -> None:
+        """Remove the folder; an intent goes last, so that a run killed meanwhile is known to be complete."""
+        last = [self.folder / "commit.json", self.folder / "lock"]
+        for entry in self.folder.iterdir():
+            if entry not in last:
+                _remove(entry)
+        for entry in last:
+            _remove(entry)
+        self.folder.rmdir()
 
     def _sweep(self) -> None:
         """Remove what was not finished."""
@@ -224,7 +272,19 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
-def _sync(path: Path) -> None:
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of names and contents of the files in a folder."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for entry in sorted(path.iterdir()):
+        digest.update(f"{entry.name}\0{_digest(entry)}\0".encode())
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """See a file on the disk."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 

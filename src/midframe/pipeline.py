@@ -23,14 +23,24 @@ import torch
 
 from midframe import compat, shots, timeline
 from midframe.engine import Engine
-from midframe.errors import InputError, Interrupted, MidframeError
+from midframe.errors import InputError, Interrupted, MediaError, MidframeError
 from midframe.journal import Journal
 from midframe.models import load_model
 from midframe.models.base import Model
 from midframe.options import Options
 from midframe.plan import Plan, check_target, make_plan
 from midframe.result import OnProgress, Progress, Result
-from midframe.segments import SegmentWriter, disk_trouble, enter, join, kept, segment_record
+from midframe.segments import (
+    SegmentWriter,
+    SourceWatch,
+    damaged,
+    disk_trouble,
+    enter,
+    finished_before,
+    join,
+    kept,
+    segment_record,
+)
 from midframe.types import Frame, Gap, Segment, Slot, VideoInfo
 from midframe.video.encoders import choose_encoder
 from midframe.video.images import probe_sequence, read_sequence
@@ -43,6 +53,8 @@ SECONDS_PER_PIXEL = 1.5e-8  # decoding, colour and encoding of one output: 30 ms
 # Read before the first border of a run: neighbours, the cut detector's window, runs of duplicates, bwdif's fields.
 LEAD_FRAMES = 16
 LEAD_SECONDS = Fraction(1, 2)
+
+REPAIRS = 3  # times that damaged segments are made again before the disk is taken for broken
 
 PathLike = str | os.PathLike[str]
 
@@ -85,6 +97,9 @@ def interpolate(
     options = options_of(wishes)
     engine = make_engine(options, network)
     plan = _plan_here(src, dst, options, engine)
+    with disk_trouble(plan.target):
+        if (finished := finished_before(plan, engine.model)) is not None:
+            return finished
     check_target(plan.target, Path(src), options.overwrite)
     if on_plan is not None:
         on_plan(plan)
@@ -94,8 +109,8 @@ def interpolate(
             run.make()
             return run.join()
         except (MidframeError, MemoryError) as error:
-            if (done := journal.finished(len(run.plan.segments))) and not isinstance(error, Interrupted):
-                error.add_note(kept(done, len(run.plan.segments)))
+            if (done := journal.held(len(run.plan.segments))) and not isinstance(error, Interrupted):
+                error.add_note(kept(len(done), len(run.plan.segments)))
             raise
 
 
@@ -248,18 +263,23 @@ class Run:
         self.cancel = cancel if cancel is not None else threading.Event()
         self.drain = drain if drain is not None else threading.Event()
         self.began = time.monotonic()
-        self.first = journal.finished(len(plan.segments))  # the segments before this one are done
-        self.resumed = sum(segment_record(journal, n)["frames_out"] for n in range(self.first))
+        self.source = SourceWatch(Path(plan.source), (journal.manifest() or {}).get("source", {}))
+        self.resumed = sum(segment_record(journal, n)["frames_out"] for n in journal.held(len(plan.segments)))
         self.made = 0
         self.warnings: list[str] = []
 
     def make(self) -> None:
         """Make the segments that are not there yet: the heart of the program."""
+        for span in missing_spans(self.journal.held(len(self.plan.segments)), len(self.plan.segments)):
+            self._make_span(span)
+
+    def _make_span(self, span: range) -> None:
         plan = self.plan
-        if self.first == len(plan.segments):
-            return
-        todo = Segment(plan.segments[self.first].start, plan.segments[-1].end)
-        with reading(plan, todo.start) as frames, SegmentWriter(plan, self.journal, self.first, self.drain) as writer:
+        todo = Segment(plan.segments[span.start].start, plan.segments[span.stop - 1].end)
+        with (
+            reading(plan, todo.start) as frames,
+            SegmentWriter(plan, self.journal, span, self.drain, self.source) as writer,
+        ):
             gaps = gaps_of(writer.watch(labelled(frames, plan, self.engine)), plan, self.engine.context, todo)
             for frame in self.engine.run(writer.watch_gaps(gaps)):
                 writer.write(frame)
@@ -273,13 +293,34 @@ class Run:
         if self.on_progress is not None:
             self.on_progress(self._progress("frames", frame.pts, writer.number, writer.cuts_met, frame))
         if self.cancel.is_set():
-            raise Interrupted(f"stopped; {kept(writer.number, len(self.plan.segments))}")
+            count = len(self.plan.segments)
+            raise Interrupted(f"stopped; {kept(len(self.journal.held(count)), count)}")
 
     def join(self) -> Result:
-        """The segments become one film under its own name, with a report beside it."""
+        """Join the segments into the target, with a report beside it; damaged ones are made again first.
+
+        Raises:
+            MediaError: segments are damaged again and again.
+        """
         if self.on_progress is not None:
             self.on_progress(self._progress("joining", self.plan.start, len(self.plan.segments), 0, None))
+        for _ in range(REPAIRS):
+            lost = damaged(self.plan, self.journal)
+            if not lost:
+                break
+            names = ", ".join(f"{number:05d}" for number in lost)
+            self.warnings.append(f"damaged since it was written, and made again: segment {names}")
+            self.make()
+            self.resumed = max(0, sum(self._frames(n) for n in range(len(self.plan.segments))) - self.made)
+        else:
+            raise MediaError(
+                f"segment {lost[0]:05d} of '{self.journal.folder}' is damaged on the disk again and again; check the "
+                "disk, or give another -o"
+            )
         return join(self.plan, self.journal, self.warnings, time.monotonic() - self.began, self.made, self.resumed)
+
+    def _frames(self, number: int) -> int:
+        return int(segment_record(self.journal, number)["frames_out"])
 
     def _progress(self, stage: str, pts: Fraction, segment: int, cuts: int, latest: Frame | None) -> Progress:
         seconds = time.monotonic() - self.began
@@ -299,6 +340,18 @@ class Run:
             stage=stage,
             latest=latest,
         )
+
+
+def missing_spans(held: set[int], count: int) -> Iterator[range]:
+    """Runs of neighbouring segments, of `count` in all, that are not in `held`."""
+    first: int | None = None
+    for number in range(count + 1):
+        missing = number < count and number not in held
+        if missing and first is None:
+            first = number
+        elif not missing and first is not None:
+            yield range(first, number)
+            first = None
 
 
 @contextlib.contextmanager

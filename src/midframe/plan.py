@@ -307,6 +307,15 @@ def is_pattern(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and bool(re.search(r"%0?\d*d|[*?]", text)) and not path.is_file()
 
 
+def numbered(target: Path) -> list[str]:
+    """Names of the files that a pattern such as `dir/%05d.png` matches now; of a single name, itself if it exists."""
+    found = re.search(r"%0?\d*d", target.name)
+    if found is None or target.is_file():
+        return [target.name] if target.exists() else []
+    shape = re.compile(re.escape(target.name[: found.start()]) + r"\d+" + re.escape(target.name[found.end() :]))
+    return [name for name in os.listdir(target.parent) if shape.fullmatch(name)] if target.parent.is_dir() else []
+
+
 def _pattern(target: Path) -> Path:
     """A pattern of numbered pictures for a single name: `out/%06d.png` for `out.png`."""
     return target.with_suffix("") / f"%06d{target.suffix}"
@@ -326,9 +335,9 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         pictures = is_pattern(target)
         if pictures and folder.parent.is_dir():
             folder.mkdir(exist_ok=True)
-        there = any(folder.glob(f"*{target.suffix}")) if pictures else target.exists()
+        there = bool(numbered(target)) if pictures else target.exists()
         if there and not overwrite:
-            what = f"'{folder}' holds pictures" if pictures else f"'{target}' exists"
+            what = f"'{folder}' holds images named like '{target.name}'" if pictures else f"'{target}' exists"
             raise InputError(f"{what} already; -y replaces {'them' if pictures else 'it'}, or give another -o")
         if not folder.is_dir():
             raise MediaError(f"the folder '{folder}' of the target does not exist; make it, or give another -o")

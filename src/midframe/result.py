@@ -57,18 +57,30 @@ class Result:
     dropped: tuple[str, ...] = ()  # streams that could not be kept, and why
     statistics: Mapping[str, float] = field(default_factory=dict)  # seconds, fps, resumed pictures
     low_confidence: tuple[LowConfidence, ...] = ()  # at most one in half a second, worst first
+    finished_before: bool = False  # an earlier run of the same command made it; this one did nothing
 
 
 OnProgress = Callable[[Progress], None]
 
 
-def report_text(plan: Mapping[str, Any], result: Result) -> str:
-    """The JSON that stands beside the output; `plan` as `Plan.to_json` wrote it."""
+def report_text(
+    plan: Mapping[str, Any], result: Result, made_from: Mapping[str, Any], content: Mapping[str, Any]
+) -> str:
+    """The JSON that stands beside the output.
+
+    Args:
+        plan: as `Plan.to_json` wrote it.
+        result: of the run.
+        made_from: the identity of the run: source, model, weights, options.
+        content: size and hash of the output, by which it is recognised.
+    """
     return json.dumps(
         {
             "midframe": __version__,
             "plan": dict(plan),
+            "made_from": dict(made_from),
             "output": str(result.path),
+            "content": dict(content),
             "frames_in": result.frames_in,
             "frames_out": result.frames_out,
             "rate": str(result.rate),
@@ -87,3 +99,28 @@ def report_text(plan: Mapping[str, Any], result: Result) -> str:
         indent=1,
         ensure_ascii=False,
     )
+
+
+def read_report(path: Path) -> tuple[Result, dict[str, Any]]:
+    """The result that a report tells, and all of the report.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it is missing, or not a report of this version.
+    """
+    report = json.loads(path.read_text(encoding="utf-8"))
+    result = Result(
+        path=Path(report["output"]),
+        report=path,
+        frames_in=report["frames_in"],
+        frames_out=report["frames_out"],
+        rate=Fraction(report["rate"]),
+        kinds=report["kinds"],
+        cuts=tuple(Fraction(at) for at in report["cuts"]),
+        held=tuple(Segment(Fraction(one["start"]), Fraction(one["end"])) for one in report["held"]),
+        warnings=tuple(report["warnings"]),
+        dropped=tuple(report["dropped"]),
+        statistics=report["statistics"],
+        low_confidence=tuple(LowConfidence(low["frame"], low["confidence"]) for low in report["low_confidence"]),
+        finished_before=True,
+    )
+    return result, report

@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,16 +21,18 @@ from typing import Any
 
 import torch
 
-from midframe import __version__
-from midframe.errors import Interrupted, JobError, MediaError
-from midframe.journal import Journal, fingerprint, segments_from_json, segments_to_json, write_whole
+from midframe import __version__, commit
+from midframe.errors import InputError, Interrupted, JobError, MediaError
+from midframe.journal import Journal, fingerprint, folder_of, segments_from_json, segments_to_json, signature, sync
 from midframe.models.base import Model
-from midframe.plan import Plan, report_of
-from midframe.result import LETTERS, OLD_LETTERS, LowConfidence, Result, report_text
+from midframe.options import Options
+from midframe.plan import Plan, is_pattern, numbered, report_of
+from midframe.result import LETTERS, OLD_LETTERS, LowConfidence, Result, read_report, report_text
 from midframe.types import Frame, Gap, Segment
 from midframe.video import mux
-from midframe.video.segment_files import SEGMENT_SUFFIX
-from midframe.video.streams import excluded_streams
+from midframe.video.images import natural_order
+from midframe.video.segment_files import SEGMENT_SUFFIX, segment_stamps
+from midframe.video.streams import excluded_streams, plan_streams, stream_notes
 from midframe.video.writer import Writer, open_writer
 
 # Interpolated frames of lower confidence are reported, one for each moment; their PSNR was 25 dB in the median.
@@ -45,10 +47,15 @@ class SegmentWriter:
     It also keeps what the report says of each segment: kinds of the pictures, cuts, source frames.
     """
 
-    def __init__(self, plan: Plan, journal: Journal, first: int, drain: threading.Event) -> None:
+    def __init__(
+        self, plan: Plan, journal: Journal, span: range, drain: threading.Event, source: SourceWatch | None = None
+    ) -> None:
+        """Prepare to write the segments whose numbers are in `span`; `source` is looked at before each is finished."""
         self.plan = plan
         self.journal = journal
-        self.number = first
+        self.number = span.start
+        self._end = span.stop
+        self._source = source
         self.cuts_met = 0
         self._drain = drain
         self._suffix = "" if plan.encoding.container == "pictures" else SEGMENT_SUFFIX
@@ -116,8 +123,8 @@ class SegmentWriter:
 
     def finish(self) -> None:
         """The film is at its end: the segment at hand is whole, and those behind it stay empty."""
-        while self.number < len(self.plan.segments):
-            self._close_segment(last=True)
+        while self.number < self._end:
+            self._close_segment(last=self.number == self._end - 1)
 
     def _home(self, instant: Fraction) -> int:
         """The segment that holds an instant of the source."""
@@ -127,9 +134,13 @@ class SegmentWriter:
         number = self.number
         self._open.close()  # ends the file; raises what went wrong in it
         self._writer = None
+        if self._source is not None:
+            self._source.check()
+        part = self.journal.part(number, self._suffix)
         record = {
             "frames_in": self._sources.pop(number, 0),
             "frames_out": len(self._kinds),
+            "packets": len(segment_stamps(part)) if self._suffix and part.exists() else None,
             "kinds": "".join(self._kinds),
             "cuts": [str(at) for at in self._cuts.pop(number, [])],
             "held": [[str(start), str(end)] for start, end in self._held.pop(number, [])],
@@ -140,7 +151,8 @@ class SegmentWriter:
         self._low.clear()
         self.number += 1
         if self._drain.is_set() and not last:
-            raise Interrupted(f"stopped; {kept(self.number, len(self.plan.segments))}")
+            count = len(self.plan.segments)
+            raise Interrupted(f"stopped; {kept(len(self.journal.held(count)), count)}")
 
 
 def segment_record(journal: Journal, number: int) -> dict[str, Any]:
@@ -157,41 +169,82 @@ def segment_record(journal: Journal, number: int) -> dict[str, Any]:
     return {**record, "kinds": str(record["kinds"]).translate(OLD_LETTERS), "low_confidence": low}
 
 
+class SourceWatch:
+    """Notices a source that is changed while it is read."""
+
+    def __init__(self, source: Path, known: Mapping[str, Any]) -> None:
+        """Compare with `known`, the fingerprint that was recorded when the run began."""
+        self._source, self._known = source, known
+        self._seen: object = None  # cheap signature of the version that was last found to be the known one
+
+    def check(self, needed_for: str | None = None) -> None:
+        """Raise MediaError if the source has changed, or if it is gone and still `needed_for` something.
+
+        One that is still being recorded has grown: what was there when the run began is what counts.
+        """
+        if not os.path.lexists(self._source) and not (is_pattern(self._source) and self._source.parent.is_dir()):
+            if needed_for is None:
+                return
+            raise MediaError(
+                f"'{self._source}' is gone since its frames were read, and its {needed_for} is still to be copied; "
+                "bring it back and give the same command again"
+            )
+        seen = signature(self._source)
+        if seen == self._seen:
+            return
+        if fingerprint(self._source, self._known.get("size")) != self._known:
+            rest = "" if needed_for is None else f", and its {needed_for} is still to be copied"
+            raise MediaError(
+                f"'{self._source}' has changed since its frames were read{rest}; bring the earlier version back and "
+                "give the same command again, or --no-resume to begin with the new one"
+            )
+        self._seen = seen
+
+
+def damaged(plan: Plan, journal: Journal) -> list[int]:
+    """Numbers of the segments that no longer hold what was written; they are forgotten and have to be made again."""
+    found = [n for n in range(len(plan.segments)) if not journal.intact(n)]
+    for number in found:
+        journal.drop(number)
+    return found
+
+
 def join(
     plan: Plan, journal: Journal, warnings: Iterable[str], seconds: float, made: int, resumed: int, **statistics: float
 ) -> Result:
-    """Finished segments become one film under its own name, with a report beside it; the journal is done.
+    """Join finished segments into the target, with a report beside it; the journal is done.
 
     Args:
-        plan: whose segments are all finished.
+        plan: whose segments are all finished, and not `damaged`.
         journal: that holds them.
         warnings: met while they were made.
         seconds: of work in this run, for the statistics.
-        made: output pictures made in this run.
-        resumed: output pictures that were there before.
+        made: output frames made in this run.
+        resumed: output frames that were there before.
         statistics: further figures for the report.
 
     Raises:
         JobError: a segment is missing.
-        MediaError: a segment is damaged, the source's sound is gone, or the target cannot be written.
+        MediaError: a segment is damaged, the source has changed or its audio is gone, or the target cannot be written.
+        InputError: a file has appeared under the target's name.
     """
     records = [segment_record(journal, n) for n in range(len(plan.segments))]
-    pictures = plan.encoding.container == "pictures"
+    files = [journal.folder / r["file"] for r in records if r["file"]]
+    images = plan.encoding.container == "pictures"
     left = {plan.info.video_index, *(stream.index for stream in excluded_streams(plan.info, plan.options))}
-    beside = [s for s in plan.info.streams if s.index not in left]
-    if beside and not pictures:
-        source, known = Path(plan.source), (journal.manifest() or {}).get("source", {})
-        # one that is still being recorded has grown: what was there when the run began is what counts
-        if not source.exists() or fingerprint(source, known.get("size")) != known:
-            what = "has changed" if source.exists() else "is gone"
-            raise MediaError(
-                f"'{source}' {what} since its pictures were read, and its {beside[0].kind} is still to be copied; "
-                "bring it back"
-            )
-    whole = plan.target if pictures else journal.folder / f"whole.part{plan.target.suffix}"
-    dropped = mux.join(
-        [journal.folder / r["file"] for r in records if r["file"]], whole, plan.source, plan.info, plan.options
-    )
+    beside = [s.kind for s in plan.info.streams if s.index not in left]
+    source = SourceWatch(Path(plan.source), (journal.manifest() or {}).get("source", {}))
+    source.check(beside[0] if beside and not images else None)
+    if images:
+        dropped = stream_notes(plan_streams(plan.info, plan.target, plan.options))
+        moves, replaced = _image_moves(files, plan.target)
+    else:
+        whole = journal.folder / f"whole{plan.target.suffix}"
+        counts = [r.get("packets") for r in records if r["file"]]
+        dropped = mux.join(files, whole, plan.source, plan.info, plan.options, counts)
+        source.check()
+        sync(whole)
+        moves, replaced = [(whole.name, plan.target.name)], [plan.target.name] if plan.target.exists() else []
     result = Result(
         path=plan.target,
         report=report_of(plan.target),
@@ -211,10 +264,78 @@ def join(
             **statistics,
         },
     )
-    if not pictures:
-        os.replace(whole, plan.target)
-    write_whole(result.report, report_text(plan.to_json(), result))
+    mark = commit.content_mark([journal.folder / source for source, _ in moves], [name for _, name in moves])
+    text = report_text(plan.to_json(), result, made_from=journal.manifest() or {}, content=mark)
+    commit.record_intent(
+        journal,
+        moves,
+        remove=replaced if plan.options.overwrite else [],
+        report=(result.report, text),
+        mark=mark,
+    )
+    if not commit.carry_out(journal, plan.options.overwrite):
+        raise MediaError(f"'{plan.target}' was changed while it got its name; give the same command again")
     journal.discard()
+    return result
+
+
+def _image_moves(folders: Sequence[Path], target: Path) -> tuple[list[commit.Move], list[str]]:
+    """Where the images of all segments go, numbered from 1; and the names of earlier images of the same pattern.
+
+    Raises:
+        InputError: several images, and the target is one.
+    """
+    images = [image for folder in folders for image in _images_of(folder)]
+    if not is_pattern(target):
+        if len(images) != 1:
+            raise InputError(f"'{target}' is one image, and {len(images)} were made; try -o '{target.stem}/%06d.png'")
+        names = [target.name]
+    else:
+        names = [target.name % number for number in range(1, len(images) + 1)]
+    moves = [
+        (f"{image.parent.name}/{image.name}" if image.parent in folders else image.name, name)
+        for image, name in zip(images, names, strict=True)
+    ]
+    return moves, numbered(target)
+
+
+def _images_of(part: Path) -> list[Path]:
+    """The images of a segment in order: files in a folder, or one file."""
+    return sorted(part.iterdir(), key=natural_order) if part.is_dir() else [part]
+
+
+def finished_before(plan: Plan, model: Model | None = None) -> Result | None:
+    """The result of an earlier run of the same command that is complete, finishing what is left of its renames.
+
+    Args:
+        plan: what the command wants.
+        model: whose weights must be those of the earlier run; None: not compared.
+
+    Returns:
+        None where there is work to do: nothing is there, it was made otherwise or changed since, or `-y` or
+        `--no-resume` ask for it to be made again.
+
+    Raises:
+        JobError: another run holds the target.
+        InputError: a file has appeared under the name that finished output waits for.
+    """
+    completed = False
+    if folder_of(plan.target).exists():  # leaving the journal removes a folder that holds nothing worth keeping
+        with Journal(plan.target) as journal:
+            completed = commit.carry_out(journal, plan.options.overwrite)
+            if completed:
+                journal.discard()
+    if not plan.options.resume or (plan.options.overwrite and not completed):
+        return None
+    try:
+        result, report = read_report(report_of(plan.target))
+        names = [plan.target.name % n for n in range(1, result.frames_out + 1)] if is_pattern(plan.target) else []
+        paths = [plan.target.with_name(name) for name in names] or [plan.target]
+        same = report["content"] == commit.content_mark(paths, [path.name for path in paths])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not same or changes(report.get("made_from", {}), identity(plan, model), plan.options, ("midframe", "model")):
+        return None
     return result
 
 
@@ -236,6 +357,41 @@ def weights_digest(model: Model) -> str:
     return digest.hexdigest()[:16]
 
 
+def identity(plan: Plan, model: Model | None) -> dict[str, Any]:
+    """What decides the frames of a run: source, mask, model and weights, options, segments; as JSON."""
+    source = Path(plan.source)
+    return {
+        "midframe": __version__,
+        "source": fingerprint(source),
+        "mask": None if plan.options.mask is None else fingerprint(Path(plan.options.mask))["sha256"],
+        "model": [plan.model, plan.device, plan.precision],
+        "weights": None if model is None else weights_digest(model),
+        "options": plan.options.to_json(),
+        "segments": segments_to_json(plan.segments),
+    }
+
+
+def changes(
+    theirs: Mapping[str, Any], mine: Mapping[str, Any], options: Options, ignored: Sequence[str] = ()
+) -> list[str]:
+    """What differs between the identities of two runs, in words; keys in `ignored` are not compared."""
+    found = options.differences(theirs.get("options", {}))
+    if theirs.get("source") != mine["source"]:
+        found.append("the source has changed")
+    if theirs.get("mask") != mine["mask"]:
+        found.append("the mask has changed")
+    if "midframe" not in ignored and theirs.get("midframe") != mine["midframe"]:
+        found.append(f"midframe {theirs.get('midframe')}, now {mine['midframe']}")
+    if "model" not in ignored and not any(text.startswith("model") for text in found):
+        then, now = theirs.get("model") or [None] * 3, mine["model"]
+        # on a cluster the device is the workers' affair, and the plan says auto
+        if any(a != b and "auto" not in (a, b) for a, b in zip(then, now, strict=True)):
+            found.append(f"on {then}, now {now}")
+    if mine["weights"] and theirs.get("weights") and theirs["weights"] != mine["weights"]:
+        found.append("other weights")
+    return found
+
+
 def enter(journal: Journal, plan: Plan, model: Model | None = None) -> Plan:
     """Go on with what an earlier run left, or begin.
 
@@ -245,34 +401,15 @@ def enter(journal: Journal, plan: Plan, model: Model | None = None) -> Plan:
         model: the model at hand, whose weights must be those of the earlier run; None where workers load their own.
 
     Raises:
-        JobError: what is there was made from another source or with other wishes.
+        JobError: what is there was made from another source or with other options.
     """
-    mine = {
-        "midframe": __version__,
-        "source": fingerprint(Path(plan.source)),
-        "mask": None if plan.options.mask is None else fingerprint(Path(plan.options.mask))["sha256"],
-        "model": [plan.model, plan.device, plan.precision],
-        "weights": None if model is None else weights_digest(model),
-        "options": plan.options.to_json(),
-        "segments": segments_to_json(plan.segments),
-    }
+    mine = identity(plan, model)
     theirs = journal.manifest()
     left = 0 if theirs is None else len(journal.held(len(theirs.get("segments", ()))))
     if theirs is None or left == 0 or not plan.options.resume:
         journal.begin(mine)
         return plan
-    changed = plan.options.differences(theirs.get("options", {}))
-    if theirs.get("source") != mine["source"]:
-        changed.append("the source has changed")
-    if theirs.get("mask") != mine["mask"]:
-        changed.append("the mask has changed")
-    if theirs.get("midframe") != mine["midframe"]:
-        changed.append(f"midframe {theirs.get('midframe')}, now {mine['midframe']}")
-    if theirs.get("model") != mine["model"] and not any(text.startswith("model") for text in changed):
-        changed.append(f"on {theirs.get('model')}, now {mine['model']}")
-    if mine["weights"] and theirs.get("weights") and theirs["weights"] != mine["weights"]:
-        changed.append("other weights")
-    if changed:
+    if changed := changes(theirs, mine, plan.options):
         raise JobError(
             f"'{journal.folder}' holds {left} finished segments of another run ({'; '.join(changed)}); give the "
             "command of that run to go on with it, or --no-resume to begin afresh"

@@ -90,6 +90,8 @@ def interpolate(
     else:
         target = None if dst is None else Path(dst)
     plan = plan_run(source, target, wanted)
+    if url is None and (finished := segments.finished_before(plan)) is not None:
+        return finished
     check_target(plan.target, source, wanted.overwrite)
     with segments.disk_trouble(plan.target), Journal(plan.target) as journal, connected(ray, config):
         resources = ClusterResources(ray, config, plan)
@@ -210,6 +212,11 @@ class Coordinator:
         """Join all segments into one video."""
         self._report("joining", self.plan.start)
         seconds = time.monotonic() - self.began
+        if lost := segments.damaged(self.plan, self.journal):
+            raise JobError(
+                f"{len(lost)} of {len(self.plan.segments)} segments were damaged since they were written, segment "
+                f"{lost[0]:05d} first; the others are kept: the same command makes these again"
+            )
         return segments.join(
             self.plan, self.journal, self.warnings, seconds, self.made, self.resumed, workers=self.parallel_tasks
         )

@@ -49,6 +49,7 @@ def join(
     source: str | os.PathLike[str] | None,
     info: VideoInfo,
     options: Options | None = None,
+    counts: Sequence[int | None] | None = None,
 ) -> list[str]:
     """Join segments, and the streams of the source that `plan_streams` keeps, into one file.
 
@@ -58,6 +59,7 @@ def join(
         source: the video that the other streams are copied from; None: video stream only.
         info: the source, as `probe` described it.
         options: range, slow motion, audio, subtitles, chapters.
+        counts: packets of each segment, as counted when it was written; None where that is not known.
 
     Returns:
         One line for each stream that is not in the output as it was in the source, with the reason.
@@ -90,7 +92,7 @@ def join(
         wanted = [plan for plan in plans if plan.action not in ("drop", "none")]
         kept = tuple(plan for plan in wanted if plan.kind not in without)
         try:
-            problems = Muxer(segments, part, container, source, info, options, kept).run()
+            problems = Muxer(segments, part, container, source, info, options, kept, counts).run()
             os.replace(part, path)
         except _HeaderError as error:
             part.unlink(missing_ok=True)
@@ -127,6 +129,7 @@ class Muxer:
         info: VideoInfo,
         options: Options,
         plans: Sequence[StreamPlan],
+        counts: Sequence[int | None] | None = None,
     ) -> None:
         self.segments = segments
         self.part = part
@@ -135,6 +138,7 @@ class Muxer:
         self.info = info
         self.options = options
         self.plans = plans
+        self.counts = counts if counts is not None else [None] * len(segments)
         self.timestamps = timestamp_map(info, options)
         self.problems: list[str] = []
         self.writers: dict[int, StreamCopier] = {}
@@ -277,6 +281,8 @@ class Muxer:
                     packet.time_base = base
                     packet.stream = self.video
                     yield packet, dts * base
+            if self.counts[number] not in (None, place):
+                raise MediaError(f"{named(segment)} has {place} frames, and {self.counts[number]} were written")
 
     def _source_packets(self, source: Any) -> Iterator[tuple[Fraction, int, Any]]:
         """Yield (output time, stream index, packet) of all kept source streams in the range."""
