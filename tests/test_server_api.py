@@ -322,6 +322,67 @@ def test_limits(tmp_path: Path) -> None:
         assert api.until(jobs[0], "failed")["error"]["code"] == "source_gone"
 
 
+def test_uploads_that_never_come_expire(tmp_path: Path) -> None:
+    limits = Limits(announced_seconds=100.0, upload_seconds=1000.0, uploads_per_client=2, probe_bytes=None)
+    with TestClient(create_app(Settings(data=tmp_path, limits=limits), server_fakes.bench()), BASE) as http:
+        announced, begun = (http.post("/api/v1/sources", json={"name": "v.mp4", "size": 9}).json()["id"] for _ in "ab")
+        assert http.put(f"/api/v1/sources/{begun}/content", content=b"some").json()["received"] == 4
+        assert http.post("/api/v1/sources", json={"name": "v.mp4", "size": 9}).status_code == 429
+        services: Services = http.app.state.services
+        services.expire(time.time() + 99)
+        assert http.get(f"/api/v1/sources/{announced}").status_code == 200
+        services.expire(time.time() + 101)
+        assert http.get(f"/api/v1/sources/{announced}").status_code == 404
+        assert http.get(f"/api/v1/sources/{begun}").json()["received"] == 4  # it may be resumed
+        assert http.post("/api/v1/sources", json={"name": "v.mp4", "size": 9}).status_code == 201
+        services.expire(time.time() + 1001)
+        assert http.get(f"/api/v1/sources/{begun}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code"),
+    [("bytes=26-", 416, "range_not_satisfiable"), ("bytes=9-3", 400, "bad_range"), ("bytes=x", 400, "bad_range")],
+)
+def test_ranges_that_cannot_be_served_are_refused_as_json(api: Api, asked: str, status: int, code: str) -> None:
+    job = api.until(api.add(api.upload(server_fakes.film(steps=1))["id"])["id"], "done")["id"]
+    answer = api.http.get(f"/api/v1/jobs/{job}/files/result", headers={"range": asked})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert answer.headers.get("content-range") == ("bytes */26" if status == 416 else None)
+
+
+def test_head_is_answered_as_get_without_a_body(api: Api) -> None:
+    job = api.until(api.add(api.upload(server_fakes.film(steps=1))["id"])["id"], "done")["id"]
+    for path in ("/", "/static/page.js", "/api/v1/server", f"/api/v1/jobs/{job}", f"/api/v1/jobs/{job}/files/result"):
+        head, get = api.http.head(path), api.http.get(path)
+        assert (head.status_code, head.content) == (200, b""), path
+        assert head.headers["content-length"] == str(len(get.content)), path
+        assert head.headers["content-type"] == get.headers["content-type"], path
+    assert api.http.head("/api/v1/events").status_code == 200  # ends at once
+    assert api.http.head("/api/v1/jobs/0123456789abcdef").status_code == 404
+    assert api.http.head("/api/v1/plans").status_code == 405
+
+
+def test_a_bug_is_answered_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings(data=tmp_path, limits=Limits(probe_bytes=None)), server_fakes.bench())
+    with TestClient(app, BASE, raise_server_exceptions=False) as http:
+        monkeypatch.setattr(app.state.services.store, "counts", lambda: 1 / 0)
+        answer = http.get("/api/v1/server")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+
+
+def test_rates_may_be_numbers(api: Api) -> None:
+    source = api.upload(server_fakes.film())["id"]
+    for given, rate in ((60, "60"), ("60", "60"), (59.94, "60000/1001"), (23.5, "47/2")):
+        plan = api.http.post("/api/v1/plans", json={"source": source, "options": {"fps": given}})
+        assert plan.json()["rate"] == rate, given
+    assert api.add(source, options={"ratio": 2.5})["options"]["ratio"] == "2.5"
+    for wrong in (True, -1, 1e12, [60], {}, "sixty"):
+        assert api.http.post("/api/v1/plans", json={"source": source, "options": {"fps": wrong}}).status_code == 422
+    raw = f'{{"source": "{source}", "options": {{"fps": NaN}}}}'
+    headers = {"content-type": "application/json"}
+    assert api.http.post("/api/v1/plans", content=raw, headers=headers).status_code == 422
+
+
 def test_expiry_by_age_and_by_size(tmp_path: Path) -> None:
     limits = Limits(keep_seconds=100.0, keep_bytes=12_000, probe_bytes=None)
     with TestClient(create_app(Settings(data=tmp_path, limits=limits), server_fakes.bench()), BASE) as http:

@@ -7,6 +7,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,7 @@ from midframe.errors import InputError, MediaError
 from midframe.server import paths, security
 from midframe.server.app import create_app
 from midframe.server.event_broker import MAX_SUBSCRIBERS
+from midframe.server.responses import EventStreamResponse
 from midframe.server.services import Services
 from midframe.server.settings import Limits, Settings
 from midframe.server.store import Store
@@ -164,20 +166,19 @@ def test_nesting_and_ranges_cost_nothing(http: TestClient) -> None:
     assert len(answer.content) < 1_000_000
 
 
-def test_streams_that_nobody_reads_take_no_place(http: TestClient) -> None:
-    import asyncio
-
+def test_event_streams_take_their_place_when_they_are_sent(http: TestClient) -> None:
     services: Services = http.app.state.services  # type: ignore[attr-defined]
-
-    async def never_started() -> None:
-        for _ in range(MAX_SUBSCRIBERS + 1):
-            await services.events.stream(list).aclose()  # type: ignore[attr-defined]
-
-    asyncio.run(never_started())
-    assert not services.events.full
+    for _ in range(MAX_SUBSCRIBERS + 1):
+        EventStreamResponse(services.events, list, follow=True)  # a response that nobody sends
     for _ in range(3):
         assert "event: ready" in http.get("/api/v1/events?follow=false").text
-    assert not services.events._subscribers
+    assert services.events.subscribers == 0
+    taken = [services.events.subscribe() for _ in range(MAX_SUBSCRIBERS)]
+    refused = http.get("/api/v1/events")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_listeners")
+    for subscriber in taken:
+        services.events.unsubscribe(subscriber)
+    assert http.get("/api/v1/events?follow=false").status_code == 200
 
 
 def test_who_leaves_while_a_picture_waits_stops_nothing(http: TestClient) -> None:
@@ -254,7 +255,8 @@ def test_serve_refuses_the_network_without_a_token() -> None:
     assert "--token" in str(result.exception)
 
 
-def test_token(locked: TestClient) -> None:
+def test_token(locked: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "GUESS_SECONDS", 0.0)
     assert locked.get("/").status_code == 200  # the page itself holds no secret, and asks
     for path in ("/api/v1/server", "/api/v1/openapi.json", "/api/v1/jobs", "/api/v1/events?follow=false"):
         assert locked.get(path).status_code == 401
@@ -279,6 +281,31 @@ def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch, l
     monkeypatch.setattr(security.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
     locked.get("/api/v1/server", headers={"authorization": "Bearer guess"})
     assert compared == [(b"guess", TOKEN.encode())]
+
+
+def test_wrong_tokens_are_answered_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(security, "asyncio", SimpleNamespace(Lock=asyncio.Lock, sleep=sleep))
+    settings = Settings(tmp_path, token=TOKEN, limits=Limits(probe_bytes=None))
+    with TestClient(create_app(settings, server_fakes.bench()), BASE) as client:
+        for path in ("/api/v1/server", "/api/v1/jobs"):
+            assert client.get(path, headers={"authorization": "Bearer guess"}).status_code == 401
+        assert client.post("/api/v1/session", json={"token": "guess"}).status_code == 401
+        assert client.get("/api/v1/server", headers={"cookie": f"{security.COOKIE}=guess"}).status_code == 401
+        assert slept == [security.GUESS_SECONDS] * 4
+        assert client.get("/api/v1/server").status_code == 401  # no token is no guess
+        assert client.get("/api/v1/server", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert len(slept) == 4
+        monkeypatch.setattr(security, "MAX_GUESSES_WAITING", 0)
+        refused = client.get("/api/v1/server", headers={"authorization": "Bearer guess"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_guesses")
+        assert client.post("/api/v1/session", json={"token": "guess"}).status_code == 429
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from midframe.errors import JobError, MidframeError
 from midframe.server import paths, routes_jobs, routes_server, routes_sources, security
 from midframe.server.backend import Backend
+from midframe.server.responses import problem
 from midframe.server.schemas import HTTPError, Problem
 from midframe.server.services import Services
 from midframe.server.settings import Settings
@@ -42,6 +43,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
             await services.events.close()
             await asyncio.to_thread(services.close)
 
+    guesses = security.GuessLimiter()
     app = FastAPI(
         title="midframe",
         version="1",
@@ -50,13 +52,19 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json", lifespan=lifespan,
         responses={code: {"model": Problem} for code in (400, 401, 403, 404, 409, 413, 421, 422, 429)},
     )  # fmt: skip
+    app.state.guesses = guesses
     app.add_middleware(
-        security.SecurityMiddleware, token=settings.token, hosts=settings.hosts, counted_paths=("/content", "/mask")
+        security.SecurityMiddleware,
+        token=settings.token,
+        hosts=settings.hosts,
+        guesses=guesses,
+        counted_paths=("/content", "/mask"),
     )
     app.add_exception_handler(HTTPError, _on_http_error)
     app.add_exception_handler(MidframeError, _on_midframe_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
     for part in (routes_server.router, routes_sources.router, routes_jobs.router):
         app.include_router(part)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
@@ -70,34 +78,31 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPError)
-    return _problem(error.status, error.code, str(error))
+    return problem(error.status, error.code, str(error))
 
 
 async def _on_midframe_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, NotFoundError):
-        return _problem(404, "not_found", str(error))
+        return problem(404, "not_found", str(error))
     if isinstance(error, paths.ForbiddenError):
-        return _problem(403, "forbidden", str(error))
+        return problem(403, "forbidden", str(error))
     if isinstance(error, ConflictError):
-        return _problem(409, "conflict", str(error))
-    return _problem(409 if isinstance(error, JobError) else 422, "invalid", str(error))
+        return problem(409, "conflict", str(error))
+    return problem(409 if isinstance(error, JobError) else 422, "invalid", str(error))
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return _problem(422, "invalid", f"{where}: {first['msg']}")
+    return problem(422, "invalid", f"{where}: {first['msg']}")
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "invalid")
-    return JSONResponse(
-        {"error": {"code": code, "message": str(error.detail)}}, error.status_code, headers=dict(error.headers or {})
-    )
+    return problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
 
 
-def _problem(status: int, code: str, message: str) -> JSONResponse:
-    message = message.encode("utf-8", "replace").decode()  # a lone surrogate from the request cannot be sent back
-    return JSONResponse({"error": {"code": code, "message": message}}, status)
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    return problem(500, "internal", "the server failed to answer this request; its log says why")

@@ -43,36 +43,31 @@ class EventBroker:
             subscriber.close()
 
     @property
-    def full(self) -> bool:
-        """Whether there are as many subscribers as there may be."""
-        return len(self._subscribers) >= MAX_SUBSCRIBERS
+    def subscribers(self) -> int:
+        """Number of open event streams."""
+        return len(self._subscribers)
 
     def subscribe(self) -> Subscriber | None:
-        """A new subscriber; None when there are too many."""
-        if self.full:
+        """Add a subscriber; None when there are MAX_SUBSCRIBERS."""
+        if len(self._subscribers) >= MAX_SUBSCRIBERS:
             return None
         subscriber = Subscriber()
         self._subscribers.add(subscriber)
         return subscriber
 
-    async def stream(self, snapshot: Callable[[], list[str]], follow: bool = True) -> AsyncIterator[str]:
-        """The text of an event stream: what `snapshot`, called in a thread, tells, then changes if they are followed.
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Free the place of a subscriber."""
+        self._subscribers.discard(subscriber)
 
-        It listens from its first step on, so a stream that nobody reads takes no place.
-        """
-        subscriber = self.subscribe()
-        if subscriber is None:
-            return  # others came between the question whether there is room and the first step
-        try:
-            for text in await asyncio.to_thread(snapshot):
-                yield text
-            if not follow:
-                return
-            while not subscriber.closed:
-                texts = await subscriber.wait(SILENCE_SECONDS)
-                yield "".join(texts) or ": still here\n\n"
-        finally:
-            self._subscribers.discard(subscriber)
+    async def stream(
+        self, subscriber: Subscriber, snapshot: Callable[[], list[str]], follow: bool = True
+    ) -> AsyncIterator[str]:
+        """The text of an event stream: the texts of `snapshot`, called in a thread, then changes if `follow`."""
+        for text in await asyncio.to_thread(snapshot):
+            yield text
+        while follow and not subscriber.closed:
+            texts = await subscriber.wait(SILENCE_SECONDS)
+            yield "".join(texts) or ": still here\n\n"
 
     async def _beat(self) -> None:
         while True:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 
 from midframe.server import prediction
+from midframe.server.responses import RangeFileResponse
 from midframe.server.schemas import (
     JPEG,
     HTTPError,
@@ -174,14 +175,14 @@ def marks(services: InServices, id: Id) -> Marks:
 
 @router.get(
     "/jobs/{id}/files/{kind}",
-    response_class=FileResponse,
+    response_class=RangeFileResponse,
     responses={
         200: {"content": {"video/*": {"schema": {"type": "string", "format": "binary"}}}},
         206: {"description": "part of the file, as the Range header asks"},
         416: {"model": Problem},
     },
 )
-def file(services: InServices, id: Id, kind: Literal["result", "before", "after", "report"]) -> FileResponse:
+def file(services: InServices, id: Id, kind: Literal["result", "before", "after", "report"]) -> RangeFileResponse:
     """The finished film; what a browser plays of source and result; the run's report as JSON."""
     job = services.store.job(id)
     name = job.outcome.get(kind)
@@ -189,8 +190,8 @@ def file(services: InServices, id: Id, kind: Literal["result", "before", "after"
     if name is None or not path.is_file():
         raise HTTPError(404, "not_found", f"job {id} is {job.state} and has no {kind}")
     if kind == "report":
-        return FileResponse(path, media_type="application/json")
+        return RangeFileResponse(path, media_type="application/json")
     media = "video/x-matroska" if path.suffix == ".mkv" else "video/mp4"
     if kind == "result":
-        return FileResponse(path, media_type=media, filename=job.about["output_name"])
-    return FileResponse(path, media_type=media)
+        return RangeFileResponse(path, media_type=media, filename=job.about["output_name"])
+    return RangeFileResponse(path, media_type=media)

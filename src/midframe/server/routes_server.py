@@ -9,6 +9,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from midframe.server import security
 from midframe.server.event_broker import event
+from midframe.server.responses import EventStreamResponse
 from midframe.server.schemas import HTTPError, NewSession, ServerState
 from midframe.server.services import InServices, source_state
 
@@ -29,11 +30,13 @@ def server(services: InServices) -> ServerState:
 
 
 @router.post("/session", status_code=204)
-def open_session(services: InServices, new: NewSession, request: Request) -> Response:
+async def open_session(services: InServices, new: NewSession, request: Request) -> Response:
     """Trade the token for a cookie, which pictures, films and event streams need in a browser."""
     if services.settings.token is None:
         return Response(status_code=204)
     if not security.same(new.token, services.settings.token):
+        if not await request.app.state.guesses.admit():
+            raise HTTPError(429, "too_many_guesses", "too many wrong tokens are being tried; wait a minute")
         raise HTTPError(401, "token_needed", "this is not the server's token")
     response = Response(status_code=204)
     response.set_cookie(
@@ -48,13 +51,11 @@ def open_session(services: InServices, new: NewSession, request: Request) -> Res
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
-async def events(services: InServices, follow: bool = True) -> StreamingResponse:
+async def events(services: InServices, follow: bool = True) -> Response:
     """Server-sent events. First every source and job (`source`, `job`), then `ready`, then changes, and `gone`.
 
     With `follow=false` the stream ends after `ready`.
     """
-    if services.events.full:
-        raise HTTPError(429, "too_many_listeners", "too many event streams are open")
 
     def snapshot() -> list[str]:
         first = ["retry: 1000\n\n"]
@@ -62,4 +63,4 @@ async def events(services: InServices, follow: bool = True) -> StreamingResponse
         first += [event("job", services.job_state(job).model_dump_json()) for job in reversed(services.store.jobs())]
         return [*first, event("ready", "{}")]
 
-    return StreamingResponse(services.events.stream(snapshot, follow), media_type="text/event-stream")
+    return EventStreamResponse(services.events, snapshot, follow)

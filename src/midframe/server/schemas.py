@@ -5,12 +5,24 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Path as PathParameter
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 Id = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{16}$", description="16 hexadecimal digits")]
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
+def _text_of_number(value: Any) -> Any:
+    """A JSON number as its shortest decimal text; anything else unchanged."""
+    return value if isinstance(value, bool) or not isinstance(value, int | float) else format(value, ".10g")
+
+
+_NUMBER_TEXT = Field(pattern=r"^[0-9]{1,7}(\.[0-9]{1,6}|/[0-9]{1,7})?$", examples=["60", "59.94", "60000/1001"])
 Number = Annotated[
-    str, Field(pattern=r"^[0-9]{1,7}(\.[0-9]{1,6}|/[0-9]{1,7})?$", examples=["60", "59.94", "60000/1001"])
+    str,
+    _NUMBER_TEXT,
+    BeforeValidator(
+        _text_of_number, json_schema_input_type=Annotated[str, _NUMBER_TEXT] | Annotated[float, Field(ge=0, lt=1e7)]
+    ),
 ]
 
 State = Literal["queued", "running", "paused", "done", "failed", "cancelled"]

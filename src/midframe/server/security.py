@@ -7,6 +7,7 @@ Every answer carries headers that let a page of this server load nothing from el
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -20,10 +21,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from midframe.errors import InputError
+from midframe.server.responses import HEAD_ONLY
 
 COOKIE = "midframe_session"
 BODY_BYTES = 256 * 1024  # a JSON body; films and masks come through routes that count for themselves
 MIN_TOKEN = 16  # letters; shorter ones can be guessed
+GUESS_SECONDS = 1.0  # between two answers to wrong tokens, whoever sends them
+MAX_GUESSES_WAITING = 20
 
 _HEADERS = {
     "content-security-policy": (
@@ -72,16 +76,47 @@ def check_address(host: str, token: str | None) -> None:
         )
 
 
+class GuessLimiter:
+    """Answers wrong tokens one after the other, `GUESS_SECONDS` apart, so that parallel guesses gain nothing."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+
+    async def admit(self) -> bool:
+        """Wait for a turn; False at once when too many guesses wait already. Right tokens never come here."""
+        if self._waiting >= MAX_GUESSES_WAITING:
+            return False
+        self._waiting += 1
+        try:
+            async with self._turn:
+                await asyncio.sleep(GUESS_SECONDS)
+        finally:
+            self._waiting -= 1
+        return True
+
+
 class SecurityMiddleware:
     """ASGI middleware with the four checks."""
 
     def __init__(
-        self, app: ASGIApp, token: str | None, hosts: Iterable[str], counted_paths: tuple[str, ...] = ()
+        self,
+        app: ASGIApp,
+        token: str | None,
+        hosts: Iterable[str],
+        guesses: GuessLimiter,
+        counted_paths: tuple[str, ...] = (),
     ) -> None:
-        """`hosts`: names this server goes by beside the loopback ones; `counted_paths`: how the paths end whose bodies
-        are counted by their routes.
+        """Wrap an application.
+
+        Args:
+            app: the application.
+            token: secret that every request must carry, None for a server on loopback.
+            hosts: names of this server beside the loopback ones.
+            guesses: slows down wrong tokens.
+            counted_paths: suffixes of paths whose routes count the bytes of a body themselves.
         """
-        self._app, self._token, self._counted = app, token, counted_paths
+        self._app, self._token, self._guesses, self._counted = app, token, guesses, counted_paths
         self._hosts = {host.lower() for host in hosts} | {"localhost", "127.0.0.1", "::1"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,8 +126,13 @@ class SecurityMiddleware:
                 await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        head_only = scope["method"] == "HEAD"
+        if head_only:  # every GET route answers HEAD too
+            scope = {**scope, "method": "GET", HEAD_ONLY: True}
 
         async def send_guarded(message: Message) -> None:
+            if head_only and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 own = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
@@ -103,6 +143,9 @@ class SecurityMiddleware:
 
         problem = self._problem(scope, headers)
         if problem is not None:
+            offered = problem[0] == 401 and (headers.get("authorization") or headers.get("cookie"))
+            if offered and not await self._guesses.admit():
+                problem = 429, "too_many_guesses", "too many wrong tokens are being tried; wait a minute"
             await _refuse(send_guarded, *problem)
             return
         if scope["path"].endswith(self._counted) and scope["method"] == "PUT":
@@ -115,7 +158,7 @@ class SecurityMiddleware:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > BODY_BYTES:
-                raise HTTPException(413, f"a request's body may have {BODY_BYTES} bytes")
+                raise HTTPException(413, f"a request body may have at most {BODY_BYTES} bytes")
             return message
 
         await self._app(scope, receive_counted, send_guarded)
@@ -139,7 +182,7 @@ class SecurityMiddleware:
         length = headers.get("content-length", "0")
         counted = scope["path"].endswith(self._counted) and scope["method"] == "PUT"
         if not counted and length.isdigit() and int(length) > BODY_BYTES:
-            return 413, "too_large", f"a request's body may have {BODY_BYTES} bytes"
+            return 413, "too_large", f"a request body may have at most {BODY_BYTES} bytes"
         opening = scope["path"] == "/api/v1/session" and scope["method"] == "POST"
         if self._token is not None and not opening and not self._known(headers):
             return 401, "token_needed", "this server needs its token: Authorization: Bearer TOKEN"

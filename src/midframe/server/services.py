@@ -146,8 +146,11 @@ class Services:
                 self.remove_job(job.id)
         used = {job.source for job in self.store.jobs(limit=1_000_000)}
         for source in self.store.sources():
-            day_old = source.state in ("receiving", "refused") and source.touched < now - 86400
-            if (source.touched < old or day_old) and source.id not in used:
+            keep = self.limits.keep_seconds
+            if source.state in ("receiving", "refused"):
+                sent_nothing = source.state == "receiving" and source.received == 0 and source.id not in self.uploads
+                keep = min(keep, self.limits.announced_seconds if sent_nothing else self.limits.upload_seconds)
+            if source.touched < now - keep and source.id not in used:
                 self.remove_source(source.id)
         sizes = self.sizes()
         self._remove_strays(sizes)
