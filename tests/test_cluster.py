@@ -33,6 +33,7 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 from midframe import cluster, plan  # noqa: E402
 from midframe.cluster import ClusterConfig, coordinator, transfer, worker  # noqa: E402
+from midframe.cluster.local_processes import end_orphans  # noqa: E402
 from midframe.cluster.resources import ClusterResources  # noqa: E402
 from midframe.cluster.scheduler import SegmentScheduler  # noqa: E402
 
@@ -334,10 +335,10 @@ def share_of(
 
 
 def test_a_cluster_carries_what_its_cores_cards_and_memory_carry(film: Path, tmp_path: Path) -> None:
-    big, small, card = {"CPU": 16.0, "memory": 64e9}, {"CPU": 4.0, "memory": 0.9e9}, {"CPU": 8.0, "GPU": 2.0}
+    big, small, card = {"CPU": 16.0, "memory": 64e9}, {"CPU": 4.0, "memory": 1.1e9}, {"CPU": 8.0, "GPU": 2.0}
     every = partial(share_of, film=film, tmp_path=tmp_path)
     assert every([big, small], ClusterConfig(), "auto").parallel_tasks() == 4 + 1
-    assert every([{"CPU": 16.0, "memory": 0.9e9}], ClusterConfig(), "auto").parallel_tasks() == 2, "memory for two"
+    assert every([{"CPU": 16.0, "memory": 1.1e9}], ClusterConfig(), "auto").parallel_tasks() == 2, "memory for two"
     assert every([big, {**card, "memory": 64e9}], ClusterConfig(), "auto").parallel_tasks() == 2, (
         "one for each card, none without"
     )
@@ -575,3 +576,54 @@ def test_cost_counts_outputs(film: Path, tmp_path: Path) -> None:
     assert sum(coordinator.cost(made, n) for n in range(len(made.segments))) == pytest.approx(
         float(4 * Fraction(60)), abs=2
     )
+
+
+def test_a_plain_run_and_a_cluster_resume_each_other(
+    film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the device left open: a plain run names the one it chose, and so does a cluster."""
+    monkeypatch.setattr(coordinator, "import_ray", InProcess)
+    options = {name: value for name, value in WISHES.items() if name != "device"}
+    on_cluster = partial(cluster.interpolate, config=ClusterConfig(workers=1))
+    for number, (first, second) in enumerate(((on_cluster, pipeline.interpolate), (pipeline.interpolate, on_cluster))):
+        target = tmp_path / f"{number}.mkv"
+        drain = threading.Event()
+
+        def stop_after_a_segment(progress: Any, target: Path = target, drain: threading.Event = drain) -> None:
+            if any(folder_of(target).glob("[0-9]*.json")):
+                drain.set()
+
+        with pytest.raises(Interrupted):
+            first(film, target, on_progress=stop_after_a_segment, drain=drain, **options)
+        result = second(film, target, **options)
+        assert result.statistics["resumed_frames"] >= 30
+        assert hashes(result.path) == truth
+
+
+def test_processes_left_by_a_killed_run_are_ended_at_the_next_start(tmp_path: Path) -> None:
+    program = (
+        "import subprocess, sys, time; from pathlib import Path\n"
+        "from midframe.cluster.local_processes import recorded\n"
+        "subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "with recorded(Path(sys.argv[1])):\n    print('ready', flush=True); time.sleep(600)\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "ready\n"
+    (record,) = tmp_path.glob("*.json")
+    (left,) = (int(pid) for pid in json.loads(record.read_text())["started"])
+    assert end_orphans(tmp_path) == [], "its owner lives"
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    other = record.read_text().replace(f'"{left}"', f'"{os.getpid()}"')  # a number that another process has got
+    (tmp_path / "1.json").write_text(other)
+    (tmp_path / "2.json").write_text("cut o")
+    assert end_orphans(tmp_path) == [left]
+    assert not list(tmp_path.glob("*.json"))
+    for _ in range(500):
+        if not Path(f"/proc/{left}").exists() or ") Z " in Path(f"/proc/{left}/stat").read_text():
+            break
+        time.sleep(0.02)
+    else:
+        pytest.fail("it still runs")

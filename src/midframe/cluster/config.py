@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from midframe.errors import InputError
 
@@ -29,3 +31,11 @@ class ClusterConfig:
                 raise InputError(f"--device {listed}: a list may hold cpu and cuda:N, not {device}")
         if len({device.split(":")[0] for device in self.devices}) > 1:
             raise InputError(f"--device {listed}: give only cpu or only cuda:N, not both")
+
+
+def cache_folder() -> Path:
+    """Per-user cache folder of cluster runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    home = Path(base) / "midframe" / "cluster"
+    home.mkdir(parents=True, exist_ok=True)
+    return home

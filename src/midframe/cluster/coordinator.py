@@ -14,6 +14,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from midframe import pipeline, process, segments, storage
 from midframe import plan as planning
 from midframe.cluster import transfer, worker
@@ -21,6 +23,7 @@ from midframe.cluster.config import ClusterConfig
 from midframe.cluster.resources import ClusterResources, connected, import_ray
 from midframe.cluster.scheduler import SegmentScheduler, segment_outputs_for
 from midframe.cluster.transfer import SegmentTask, short_hash, source_mark, unpack, work_folder
+from midframe.engine import pick_precision
 from midframe.errors import DeviceError, InputError, Interrupted, JobError, MediaError, MidframeError
 from midframe.journal import Journal
 from midframe.models import load_model
@@ -99,6 +102,7 @@ def interpolate(
             outputs = segment_outputs_for(plan.frames_out, resources.parallel_tasks(), planning.SEGMENT_OUTPUTS)
             if outputs != planning.SEGMENT_OUTPUTS:
                 plan = plan_run(source, target, wanted, outputs)
+        plan = resolve_device(plan, resources)
         if on_plan is not None:
             on_plan(plan)
         plan = segments.enter(journal, plan)
@@ -130,6 +134,19 @@ def plan_run(
         precision=options.precision,
         segment_outputs=segment_outputs,
     )
+
+
+def resolve_device(plan: Plan, resources: ClusterResources) -> Plan:
+    """The plan with device and precision named as a plain run names them, so that either resumes the other's journal.
+
+    The precision of a GPU is the workers' choice where this machine has none.
+    """
+    device, precision = plan.device, plan.precision
+    if device == "auto" or device == "cuda":
+        device = resources.device
+    if precision == "auto" and (device == "cpu" or torch.cuda.is_available()):
+        precision = pick_precision("auto", load_model(plan.options.model, plan.options.weights), torch.device(device))
+    return replace(plan, device=device, precision=precision)
 
 
 class Coordinator:

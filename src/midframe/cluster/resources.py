@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from midframe.cluster.config import ClusterConfig
+from midframe.cluster.config import ClusterConfig, cache_folder
+from midframe.cluster.local_processes import end_orphans, recorded
 from midframe.errors import DeviceError, InputError
 from midframe.extras import install_command
 from midframe.plan import Plan
 
 CORES_PER_WORKER = 4  # convolutions on a CPU gain little from more
 # Memory of a worker: torch, Ray and libav, plus a share for every pixel of a frame. A run with dis takes 447 MB at
-# 540p and 763 MB at 1080p (benchmarks/memory.py).
-WORKER_BYTES = 400 << 20
-BYTES_PER_PIXEL = 256
+# 540p and 763 MB at 1080p (benchmarks/memory.py); a worker takes a fifth more, for Ray's own part.
+WORKER_BYTES = 500 << 20
+BYTES_PER_PIXEL = 320
 
 
 @contextlib.contextmanager
@@ -30,26 +31,35 @@ def connected(ray: ModuleType, config: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
+    with contextlib.ExitStack() as stack:
+        try:
+            if config.devices or config.address == "local":
+                stack.enter_context(_local_cluster(ray, config))
+            else:
+                ray.init(address=config.address, logging_level="ERROR", log_to_driver=False)
+                stack.callback(ray.shutdown)
+        except ConnectionError as error:
+            if config.address != "auto":
+                raise DeviceError(f"no Ray cluster answers at '{config.address}': {error}") from error
+            stack.enter_context(_local_cluster(ray, config))
+        yield
+
+
+@contextlib.contextmanager
+def _local_cluster(ray: ModuleType, config: ClusterConfig) -> Iterator[None]:
+    """A new cluster on this machine. Without address="local" Ray would join one that already runs here."""
+    records = cache_folder() / "processes"
+    end_orphans(records)
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
     if config.devices:
         cuda = [device.split(":")[1] for device in config.devices if device != "cpu"]
         if cuda:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cuda)
-        cores = max(os.cpu_count() or 1, len(config.devices))
-        ray.init(address="local", num_cpus=cores, num_gpus=len(cuda), **quiet)
-    elif config.address == "local":
-        ray.init(
-            address="local", **quiet
-        )  # without an address Ray would join a cluster that already runs on this machine
-    else:
-        try:
-            ray.init(address=config.address, logging_level="ERROR", log_to_driver=False)
-        except ConnectionError as error:
-            if config.address != "auto":
-                raise DeviceError(f"no Ray cluster answers at '{config.address}': {error}") from error
-            ray.init(address="local", **quiet)
+        options.update(num_cpus=max(os.cpu_count() or 1, len(config.devices)), num_gpus=len(cuda))
+    ray.init(address="local", **options)
     try:
-        yield
+        with recorded(records):
+            yield
     finally:
         ray.shutdown()
 
@@ -100,6 +110,11 @@ class ClusterResources:
             )
         largest = max(node.get("memory", 0.0) for node in able)
         self.memory = min(float(wanted), largest)  # a smaller node may still try
+
+    @property
+    def device(self) -> str:
+        """Device that a plain run would name for the same work, so that either resumes the other's journal."""
+        return "cuda:0" if self.gpus else "cpu"
 
     def nodes(self) -> dict[str, dict[str, float]]:
         """Resources of the live, eligible nodes by Ray's node id."""

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from midframe import storage
-from midframe.cluster.config import ClusterConfig
+from midframe.cluster.config import ClusterConfig, cache_folder
 from midframe.errors import MediaError
 from midframe.journal import fingerprint
 from midframe.plan import Plan
@@ -80,14 +80,6 @@ def work_folder(config: ClusterConfig) -> Path:
             raise MediaError(f"the work folder '{home}' cannot be created: {error.strerror}") from error
         return home
     return cache_folder()
-
-
-def cache_folder() -> Path:
-    """Per-user cache folder of cluster runs."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    home = Path(base) / "midframe" / "cluster"
-    home.mkdir(parents=True, exist_ok=True)
-    return home
 
 
 def short_hash(text: str) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 
 from midframe import pipeline, segments, storage
 from midframe.cluster import transfer
+from midframe.cluster.config import cache_folder
 from midframe.cluster.resources import import_ray
-from midframe.cluster.transfer import SegmentTask, cache_folder, pack, source_mark
+from midframe.cluster.transfer import SegmentTask, pack, source_mark
 from midframe.engine import Engine
 from midframe.errors import DeviceError, MediaError, WeightsError
 from midframe.journal import Journal
