@@ -46,6 +46,7 @@ class Clip:
     cover: bool = False
     interlaced: bool = False
     tags: dict[str, str] = field(default_factory=dict)
+    muxer: dict[str, str] = field(default_factory=dict)  # options of the container
 
     def instants(self) -> list[Fraction]:
         """When each frame is shown, in seconds."""
@@ -96,7 +97,7 @@ def make(path: Path, clip: Clip | None = None) -> Path:
     # without these QuickTime's clocks round edit lists to milliseconds
     exact = str(tick.denominator * max(1, 12000 // tick.denominator))
     options = {"movie_timescale": exact, "video_track_timescale": exact} if path.suffix in (".mp4", ".mov") else {}
-    with av.open(str(path), "w", options=options) as out:
+    with av.open(str(path), "w", options={**options, **clip.muxer}) as out:
         out.metadata.update(clip.tags)
         quality = {"crf": "12"} if "x26" in clip.codec else {}
         video = out.add_stream(clip.codec, rate=clip.rate, options={**quality, **clip.options})

@@ -190,3 +190,4 @@ class VideoInfo:
     mastering: Mastering | None = None
     content_light: tuple[int, int] | None = None  # brightest pixel, brightest frame average; cd/m2
     chapters: int = 0
+    exact_duration: bool = False  # `duration` is that of the video stream to the frame, not that of the whole file

@@ -105,7 +105,11 @@ def witness(path: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
         A function to call where reading has come to an end; it raises a `MediaError` if the file is shorter than it was
         when this was entered, or if its disk does not answer.
     """
-    with open(path, "rb") as file:
+    try:
+        opened = open(path, "rb")  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise missing(path) from error
+    with opened as file:
         size = os.fstat(file.fileno()).st_size
 
         def check() -> None:
@@ -183,7 +187,8 @@ def decoder_of(stream: Any, threads: bool = False) -> Any:
 
     Args:
         stream: of an opened file; its decoder is known.
-        threads: decode several pictures at a time; the first then comes later.
+        threads: decode several frames at a time; the first then comes later. False: one thread, whose errors and
+            concealment of errors are the same everywhere.
     """
     context = stream.codec_context
     alpha = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode") == "1"
@@ -192,6 +197,8 @@ def decoder_of(stream: Any, threads: bool = False) -> Any:
         context = av.CodecContext.create(name, "r")
     if threads:
         context.thread_type = "AUTO"
+    else:
+        context.thread_count = 1
     context.options = {"max_pixels": str(MAX_PIXELS)}
     return context
 

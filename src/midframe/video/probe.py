@@ -258,6 +258,7 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         time_base=tick,
         start=start,
         duration=_duration(container, stream, look, tick, first),
+        exact_duration=_says_duration(container, stream),
         header_frames=frames or None,
         vfr=variable,
         interlaced=interlaced,
@@ -319,6 +320,12 @@ def _duration(container: Any, stream: Any, look: _Look, tick: Fraction, first: A
         return seconds
     late = (first.pts - stream.start_time) * tick
     return seconds - late if 0 < late < seconds else seconds
+
+
+def _says_duration(container: Any, stream: Any) -> bool:
+    """Whether the stream's own header says how long it is; MPEG streams have no header, libav estimates there."""
+    anywhere = any(name in container.format.name.split(",") for name in ("mpegts", "mpeg", "mpegtsraw", "rm", "flv"))
+    return not anywhere and bool((stream.duration and stream.duration > 0) or stream.metadata.get("DURATION"))
 
 
 def _header_duration(container: Any, stream: Any, look: _Look, tick: Fraction) -> Fraction | None:

@@ -17,6 +17,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
 from types import TracebackType
@@ -29,14 +30,19 @@ import av.filter
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Frame, Segment, VideoInfo
 from midframe.video import formats, images
+from midframe.video.damage import Damage
+from midframe.video.decoding import StreamDecoder
 from midframe.video.files import decoder_of, named, open_source, packets_of, witness
 from midframe.video.probe import probe
+from midframe.video.structure import Structure, examine
 
 SORTED_STAMPS = 2  # pictures whose time stamps may have changed places
 QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB
 # A step of the clock that no film means: broadcast clocks wrap round and splices jump, damaged stamps are anything.
 LONGEST_STEP = Fraction(10)  # seconds; longer holds are believed only where the file's own length has room for them
 LONGEST_HOLD = Fraction(3600)  # seconds; believed of no file: one damaged stamp would cost days of work
+MAX_GAPS = 10_000  # steps of several frames that are remembered
+INEXACT_END = Fraction(1, 2)  # seconds; audio may last this much longer where only the whole file's length is known
 SKIMMED = Fraction(1)  # seconds before a segment; of what is earlier only frames are decoded that others need
 BACK_STEPS = (Fraction(0), Fraction(1), Fraction(5), Fraction(30), Fraction(120))  # seconds before a wanted start
 
@@ -70,7 +76,13 @@ class Reader:
         self._source = info
         self.info = deinterlaced(info) if deinterlace else info
         self._warnings: list[str] = []
-        self._broken_off = False  # the file ends before its header says: its last picture is not held until then
+        self._broken_off = False  # the file ends before its header says: its last frame is not held until then
+        self._decoder: StreamDecoder | None = None  # of the pass at hand; its account tells the damage
+        self._at_end = False  # the pass at hand has come to the end of the file
+        self._undelivered: list[int | None] = []  # time stamps of frames in the file's index that have no packet
+        self._structure = Structure()
+        self._gaps: list[tuple[Fraction, int]] = []  # (pts, frames left out before it) at a constant rate
+        self._late = Fraction(0)  # seconds by which the video ends before its header says
         self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(maxsize=queue_frames)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -81,8 +93,44 @@ class Reader:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was wrong with the file, so far; complete when the last frame has been read."""
-        return tuple(self._warnings)
+        """Faults of the file found so far; complete when the last frame has been read."""
+        damage = self.damage
+        return (*self._warnings, str(damage)) if damage else tuple(self._warnings)
+
+    @property
+    def damage(self) -> Damage:
+        """Frames and packets found missing or broken so far; complete when the last frame has been read."""
+        decoder, source = self._decoder, self._source
+        if decoder is None:
+            return Damage()
+        stamps = [*decoder.missing, *(stamp for stamp in self._undelivered if stamp is not None)]
+        seconds = [stamp * source.time_base - source.origin for stamp in stamps]
+        times = sorted(at for at in seconds if at in self.segment)
+        missing = len(times) + self._undelivered.count(None)
+        first = times[0] if times else None
+        # a step of several frames is a fault only where the file is broken; with more of them the rate is variable
+        places = self._structure.holes + decoder.broken_packets
+        if places and (not source.vfr or len(self._gaps) <= places):
+            for pts, frames in self._gaps:
+                # frames of the gap that are accounted for already
+                known = sum(pts - (frames + 1) / source.rate < at < pts for at in times) if source.rate else 0
+                missing += max(0, frames - known)
+                first = pts if first is None else min(first, pts)
+        if self._late and source.rate and not source.vfr and not self._undelivered:
+            end = source.start + (source.duration or 0)
+            known = sum(end - self._late <= at for at in times)
+            missing += max(0, round(self._late * source.rate) - known)
+            first = end - self._late if first is None else first
+        return Damage(
+            frames=decoder.frames,
+            missing=missing,
+            first_missing=first,
+            failed_packets=decoder.failed_packets,
+            broken_packets=decoder.broken_packets,
+            concealed=decoder.concealed,
+            holes=self._structure.holes,
+            cut_bytes=self._structure.cut_bytes,
+        )
 
     def __enter__(self) -> Reader:
         self._thread = threading.Thread(target=self._work, name="midframe-reader", daemon=True)
@@ -150,6 +198,11 @@ class Reader:
             raise MediaError(f"{named(self.path)}: {text}; --strict refuses damaged files")
         self._warnings.append(text)
 
+    def _refuse_damage(self) -> None:
+        """With `strict`, raise at the first damage."""
+        if self.strict and (damage := self.damage):
+            raise MediaError(f"{named(self.path)}: {damage}; --strict refuses damaged files")
+
     def _frames(self) -> Iterator[Frame]:
         """Frames of the segment, with the time to the next as their duration."""
         info = self.info
@@ -166,6 +219,7 @@ class Reader:
                     # a hole in the film: the picture that is held there may be one of those left out
                     self._whole_from = None
                     self._warnings.clear()
+                    self._gaps.clear()
                     yield from self._frames()
                     return
                 yield self._frame(waiting, pts - waiting.pts)
@@ -224,6 +278,8 @@ class Reader:
                 shift += last + step - pts
                 jumped += 1
                 pts = last + step
+            elif info.rate and (pts - last) * info.rate > Fraction(3, 2) and len(self._gaps) < MAX_GAPS:
+                self._gaps.append((pts, round((pts - last) * info.rate) - 1))
             last = pts
             if (picture.width, picture.height) != size and not resized:
                 resized = True
@@ -239,12 +295,16 @@ class Reader:
             self._warn(f"the clock of the file jumps {jumped} time(s); the film goes on without a gap")
         if last is not None and self.segment.end is None and info.duration is not None:
             missing = info.start + info.duration - (last + lasting)
-            if missing > max(4 * step, info.duration / 50, Fraction(1, 2)):
+            exact = info.exact_duration and not info.vfr
+            if missing > (Fraction(3, 4) * step + info.time_base if exact else max(2 * step, INEXACT_END)):
                 self._broken_off = True
-                self._warn(
-                    f"it ends {float(missing):.1f} s early: {float(last + lasting - info.start):.1f} s of "
-                    f"{float(info.duration):.1f} s could be read"
-                )
+                self._late = missing
+                if (info.vfr or not info.rate) and not self._undelivered:
+                    self._warn(
+                        f"it ends {float(missing):.1f} s early: {float(last + lasting - info.start):.1f} s of "
+                        f"{float(info.duration):.1f} s could be read"
+                    )
+        self._refuse_damage()
 
     def _pictures(self) -> Iterator[tuple[Any, int | None, Fraction]]:
         """(decoded picture, time stamp, seconds per unit of it), from a key frame at or before the segment."""
@@ -311,24 +371,26 @@ class Reader:
 
     def _decode_from(self, wanted: Fraction | None) -> Iterator[tuple[Any, int | None, Fraction]]:
         source = self._source
-        damaged = 0
-        with open_source(self.path) as container, witness(self.path) as check_still_there:
-            if source.video_index >= len(container.streams):
-                raise MediaError(f"{named(self.path)} has changed since it was looked at")
-            stream = container.streams[source.video_index]
-            if stream.codec_context is None:
-                raise UnsupportedError(f"{named(self.path)}: no decoder for its video codec is in this build of PyAV")
-            for other in container.streams:
-                if other.index != stream.index:
-                    other.discard = av.stream.Discard.all
-            decoder = decoder_of(stream, threads=True)
+        self._at_end = False
+        with ExitStack() as opened, witness(self.path) as check_still_there:
+            container, stream = self._open(opened)
             tick = Fraction(stream.time_base)
             if wanted is not None:
                 try:
                     container.seek(int((wanted + source.origin) / tick), stream=stream, backward=True)
                 except (av.error.FFmpegError, OverflowError):
                     return  # cannot seek: the caller reads from the start
+            elif self.strict:
+                self._structure = self._examine()
+                self._refuse_damage()
+
+            def open_decoder(threads: bool) -> Any:
+                return decoder_of(stream if threads else self._open(opened)[1], threads)
+
+            decoder = self._decoder = StreamDecoder(source.codec, open_decoder)
             packets = packets_of(container, stream)
+            first_dts = last_dts = None
+            delivered = 0
             while not self._stop.is_set():
                 try:
                     packet = next(packets)
@@ -338,24 +400,65 @@ class Reader:
                     check_still_there()
                     self._warn(f"reading stops at a damaged place ({error.strerror or error})")
                     break
-                if self._whole_from is not None and packet.pts is not None:
-                    early = packet.pts * tick - source.origin < self._whole_from
-                    decoder.skip_frame = "NONREF" if early else "DEFAULT"
-                try:
-                    pictures = decoder.decode(packet)
-                except av.error.EOFError:
-                    break
-                except (av.error.FFmpegError, ValueError):
-                    damaged += 1
-                    continue
-                for picture in pictures:
+                if not packet.size and packet.pts is not None:
+                    continue  # AVI: the frame before is shown again
+                if packet.dts is not None:
+                    first_dts = packet.dts if first_dts is None else first_dts
+                    last_dts = packet.dts
+                    delivered += 1
+                early = (
+                    self._whole_from is not None
+                    and packet.pts is not None
+                    and packet.pts * tick - source.origin < self._whole_from
+                )
+                for picture in decoder.decode(packet, early):
                     stamp = picture.pts if picture.pts is not None else picture.dts
                     yield picture, stamp, tick
+                self._refuse_damage()
             else:
                 return  # stopped from outside: nothing is known of the rest
             check_still_there()
-        if damaged:
-            self._warn(f"{damaged} damaged packet(s) could not be decoded")
+            decoder.finish()
+            self._at_end = True
+            self._undelivered = _undelivered(container, stream, (first_dts, last_dts), delivered)
+            self._structure = self._examine()
+
+    def _open(self, opened: ExitStack) -> tuple[Any, Any]:
+        """The file and its video stream; all others are discarded."""
+        container = opened.enter_context(open_source(self.path))
+        if self._source.video_index >= len(container.streams):
+            raise MediaError(f"{named(self.path)} has changed since it was looked at")
+        stream = container.streams[self._source.video_index]
+        if stream.codec_context is None:
+            raise UnsupportedError(f"{named(self.path)}: no decoder for its video codec is in this build of PyAV")
+        for other in container.streams:
+            if other.index != stream.index:
+                other.discard = av.stream.Discard.all
+        return container, stream
+
+    def _examine(self) -> Structure:
+        try:
+            return examine(self.path, self._source.container)
+        except OSError:
+            return Structure()
+
+
+def _undelivered(container: Any, stream: Any, span: tuple[int | None, int | None], delivered: int) -> list[int | None]:
+    """Time stamps of frames that the file's index promises and that came in no packet; None where it is unknown.
+
+    Args:
+        container: the file, read to its end.
+        stream: its video stream.
+        span: dts of the first and the last packet.
+        delivered: packets with a dts.
+    """
+    first, last = span
+    names = container.format.name.split(",")
+    if first is None or last is None or not ("mp4" in names or "avi" in names):
+        return []  # elsewhere an index holds key frames only
+    promised = [entry for entry in stream.index_entries if entry.size and entry.timestamp >= first]
+    behind: list[int | None] = [e.timestamp for e in promised if e.timestamp > last and not e.is_discard]
+    return behind + [None] * max(0, len(promised) - len(behind) - delivered)
 
 
 def _sorted_stamps(pictures: Iterator[tuple[Any, int | None, Fraction]]) -> Iterator[tuple[Any, int | None, Fraction]]:

@@ -1,0 +1,226 @@
+"""The structure of a container file, walked element by element without reading the media data.
+
+libav skips broken elements of Matroska and the missing end of any container without an error; the walk finds both.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+# Element IDs of RFC 9559 that stand in a Segment, and in a Cluster.
+_SEGMENT, _CLUSTER, _EBML = 0x18538067, 0x1F43B675, 0x1A45DFA3
+_TOP = frozenset({
+    0x114D9B74, 0x1549A966, 0x1654AE6B, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF,
+})  # fmt: skip
+_IN_CLUSTER = frozenset({0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF, 0xEC, 0xBF})
+_TRACKS, _TRACK_ENTRY, _TRACK_NUMBER = 0x1654AE6B, 0xAE, 0xD7
+_SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK = 0xA3, 0xA0, 0xA1
+# Boxes of a movie fragment, ISO/IEC 14496-12 and 23001-7 (encryption).
+_IN_FRAGMENT = frozenset({
+    b"mfhd", b"traf", b"tfhd", b"tfdt", b"trun", b"sdtp", b"sbgp", b"sgpd", b"subs", b"saiz", b"saio", b"senc",
+    b"meta", b"uuid", b"pssh", b"free", b"skip", b"udta", b"trik",
+})  # fmt: skip
+_SEARCH_BYTES = 1 << 20  # read at a time in the search for the next cluster
+_UNSET_RIFF = 0xFFFFFF00  # RIFF sizes from here on, and 0, are those of a recording whose header was never completed
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What is wrong with the structure of a file."""
+
+    holes: int = 0  # places at which elements are broken
+    cut_bytes: int = 0  # bytes that the last element promises beyond the end of the file
+
+
+def examine(path: str | os.PathLike[str], container: str) -> Structure:
+    """Walk through a file.
+
+    Args:
+        path: a regular file; others, and containers without a known structure, have no faults.
+        container: libav's name of the demuxer.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    names = set(container.split(","))
+    if not os.path.isfile(path):
+        return Structure()
+    file = os.open(path, os.O_RDONLY)
+    try:
+        if "matroska" in names:
+            return _matroska(file, os.fstat(file).st_size)
+        if "mp4" in names:
+            return _iso(file, os.fstat(file).st_size)
+        if "avi" in names:
+            return Structure(cut_bytes=_cut_riff(file, os.fstat(file).st_size))
+        return Structure()
+    finally:
+        os.close(file)
+
+
+def _element(file: int, at: int) -> tuple[int, int | None, int] | None:
+    """(ID, size or None where it is unknown, position of the content) of an EBML element; None if it is broken."""
+    head = os.pread(file, 12, at)
+    if len(head) < 2 or head[0] < 0x10:
+        return None
+    id_length = 9 - head[0].bit_length()
+    if len(head) <= id_length or head[id_length] == 0:
+        return None
+    length = 9 - head[id_length].bit_length()
+    if len(head) < id_length + length:
+        return None
+    mask = (1 << (7 * length)) - 1
+    size: int | None = int.from_bytes(head[id_length : id_length + length], "big") & mask
+    if size == mask:
+        size = None
+    return int.from_bytes(head[:id_length], "big"), size, at + id_length + length
+
+
+def _matroska(file: int, end: int) -> Structure:
+    at, holes, cut = 0, 0, 0
+    tracks: frozenset[int] = frozenset()
+    cluster_end: int | None = None  # None: outside of a cluster, or in one of unknown size
+    in_cluster = False
+    while at < end:
+        if in_cluster and cluster_end is not None and at >= cluster_end:
+            in_cluster = False
+        found = _element(file, at)
+        known = found is not None and (
+            found[0] in _TOP or found[0] in (_SEGMENT, _EBML) or (in_cluster and found[0] in _IN_CLUSTER)
+        )
+        if found is not None and known and found[0] in _TOP - _IN_CLUSTER and in_cluster and cluster_end is not None:
+            known = False  # the next cluster begins within the last one
+        if found is not None and known and in_cluster and tracks and not _is_block_of(file, found, tracks):
+            known = False
+        if found is None or not known:
+            if end - at < 12 and found is None:
+                cut = max(cut, 1)  # the head of an element is cut
+                break
+            holes += 1
+            at = _next_cluster(file, at + 1, end)
+            in_cluster = False
+            continue
+        name, size, content = found
+        if name in (_SEGMENT, _CLUSTER):
+            if size is not None and content + size > end:
+                cut = max(cut, content + size - end)
+            if name == _CLUSTER:
+                in_cluster, cluster_end = True, None if size is None else content + size
+            at = content
+            continue
+        if name in _TOP and name not in _IN_CLUSTER:
+            in_cluster = False
+        if size is None:
+            holes += 1
+            at = _next_cluster(file, content, end)
+            continue
+        if in_cluster and cluster_end is not None and content + size > cluster_end:
+            holes += 1
+            at = _next_cluster(file, content, end)
+            in_cluster = False
+            continue
+        if content + size > end:
+            cut = max(cut, content + size - end)
+        if name == _TRACKS:
+            tracks = _track_numbers(file, content, min(content + size, end))
+        at = content + size
+    return Structure(holes, cut)
+
+
+def _track_numbers(file: int, at: int, end: int) -> frozenset[int]:
+    found = set()
+    while at < end and (entry := _element(file, at)):
+        name, size, content = entry
+        if name == _TRACK_ENTRY:
+            at = content
+            continue
+        if name == _TRACK_NUMBER and size:
+            found.add(int.from_bytes(os.pread(file, size, content), "big"))
+        at = content + (size or 0)
+    return frozenset(found)
+
+
+def _is_block_of(file: int, element: tuple[int, int | None, int], tracks: frozenset[int]) -> bool:
+    """Whether an element that should be a block of media data belongs to one of the tracks; True for all others."""
+    name, _, content = element
+    if name == _BLOCK_GROUP:
+        inner = _element(file, content)
+        if inner is None:
+            return False
+        name, _, content = inner
+        if name != _BLOCK:
+            return True
+    if name != _SIMPLE_BLOCK and name != _BLOCK:
+        return True
+    head = os.pread(file, 8, content)
+    length = 9 - head[0].bit_length() if head and head[0] else 9
+    return length < 9 and int.from_bytes(head[:length], "big") & ((1 << (7 * length)) - 1) in tracks
+
+
+def _next_cluster(file: int, at: int, end: int) -> int:
+    return _find(file, _CLUSTER.to_bytes(4, "big"), at, end)
+
+
+def _find(file: int, mark: bytes, at: int, end: int) -> int:
+    """Position of four bytes, or the end."""
+    while at < end:
+        block = os.pread(file, _SEARCH_BYTES, at)
+        found = block.find(mark)
+        if found >= 0:
+            return at + found
+        if len(block) < 4:
+            break
+        at += len(block) - 3
+    return end
+
+
+def _iso(file: int, end: int) -> Structure:
+    """Walk through the boxes of an ISO media file (ISO/IEC 14496-12), of which the last may be cut off."""
+    at = holes = 0
+    fragments = False
+    while at < end:
+        head = os.pread(file, 16, at)
+        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if len(head) < 8:
+            return Structure(cut_bytes=1)
+        if size == 1 and len(head) == 16:
+            size = int.from_bytes(head[8:], "big")
+        if size < 8 or not (kind.isascii() and kind.decode("ascii").isprintable()):
+            # padding, or a box that reaches to the end of the file; between fragments neither may stand
+            lost = fragments and (kind == bytes(4) or size != 0) and _find(file, b"mdat", at, end) < end
+            return Structure(holes + int(lost))
+        if at + size > end:
+            return Structure(holes, at + size - end)
+        if kind == b"moof":
+            fragments = True
+            holes += not _is_tiled(file, at + 8, at + size)
+        at += size
+    return Structure(holes)
+
+
+def _is_tiled(file: int, at: int, end: int) -> bool:
+    """Whether boxes of known kinds fill a movie fragment exactly."""
+    while at < end:
+        head = os.pread(file, 8, at)
+        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if size < 8 or at + size > end or kind not in _IN_FRAGMENT:
+            return False
+        if kind == b"traf" and not _is_tiled(file, at + 8, at + size):
+            return False
+        at += size
+    return True
+
+
+def _cut_riff(file: int, end: int) -> int:
+    """Bytes by which the last RIFF chunk of an AVI file reaches beyond its end."""
+    at = 0
+    while at < end:
+        head = os.pread(file, 8, at)
+        size = int.from_bytes(head[4:], "little")
+        if head[:4] != b"RIFF" or size == 0 or size >= _UNSET_RIFF:
+            return 0
+        if at + 8 + size > end:
+            return at + 8 + size - end
+        at += 8 + size + size % 2
+    return 0

@@ -1,0 +1,127 @@
+"""Damaged and incomplete videos: every missing frame is counted, on any number of cores, and never in silence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import fuzz_damage
+from clips import Clip, make
+from midframe.errors import MediaError
+from midframe.video.probe import probe
+from midframe.video.reader import open_reader
+
+LONG = Clip(frames=240, options={"g": "24", "keyint_min": "24"})
+SCRIPT = Path(fuzz_damage.__file__)
+
+
+def read(path: Path) -> tuple[int, tuple[str, ...]]:
+    with open_reader(path) as reader:
+        return sum(1 for _ in reader), reader.warnings
+
+
+def strict(path: Path) -> str:
+    with pytest.raises(MediaError, match="--strict refuses") as refusal, open_reader(path, strict=True) as reader:
+        for _ in reader:
+            pass
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_file_without_its_last_bytes(tmp_path: Path, name: str) -> None:
+    """1.5 % of the bytes are far less than 2 % of the duration: each frame of them is counted."""
+    whole = make(tmp_path / name, replace(LONG, muxer={"movflags": "faststart"} if name == "a.mp4" else {}))
+    cut = tmp_path / f"cut-{name}"
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.985)])
+    frames, warnings = read(cut)
+    assert 200 < frames < 240
+    assert len(warnings) == 1
+    missing = 240 - frames
+    assert f"{missing} of 240 frames {'is' if missing == 1 else 'are'} missing" in warnings[0]
+    assert "cut off" in warnings[0]
+    assert "cut off" in strict(cut)
+
+
+def test_a_hole_in_matroska(tmp_path: Path) -> None:
+    """libav goes on at the next cluster without a word; the frames between are counted."""
+    whole = make(tmp_path / "a.mkv", replace(LONG, muxer={"cluster_time_limit": "1000"}))
+    data = bytearray(whole.read_bytes())
+    at = data.index(b"\x1f\x43\xb6\x75", len(data) // 2)  # the head of a cluster
+    data[at : at + 300] = bytes(300)
+    holed = tmp_path / "holed.mkv"
+    holed.write_bytes(data)
+    frames, warnings = read(holed)
+    assert frames < 240
+    assert f"{240 - frames} of 240 frames are missing (the first at " in warnings[0]
+    assert "broken at 1 place" in warnings[0]
+    strict(holed)
+
+
+def test_the_same_frames_on_one_core_and_on_all(tmp_path: Path) -> None:
+    """Several threads lose neighbours of what is damaged, and the errors; the rest is then decoded by one."""
+    whole = make(tmp_path / "a.mp4", replace(LONG, muxer={"movflags": "faststart"}))
+    begin, end = fuzz_damage.media(whole)
+    data = bytearray(whole.read_bytes())
+    data[(begin + end) // 2 : (begin + end) // 2 + 60] = b"\xff" * 60
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(data)
+    oracle = fuzz_damage.decode(broken)
+    assert oracle.complaints
+    for cores in ({0}, set(range(os.cpu_count() or 1))):
+        frames, said = fuzz_damage.read(broken, cores)
+        assert frames == oracle.frames
+        assert "the video is damaged: " in said
+
+
+def test_the_clips_of_the_suite_are_whole(tmp_path: Path) -> None:
+    """No warning where nothing is wrong: B frames, open groups of pictures, fields, late starts, variable rates."""
+    plain = Clip(frames=40)
+    clips = {
+        "b.mp4": replace(plain, options={"bf": "4", "g": "10", "flags": "-cgop", "x264-params": "open-gop=1"}),
+        "hevc.mkv": replace(plain, codec="libx265", options={"x265-params": "log-level=none:keyint=10:open-gop=1"}),
+        "fields.mp4": replace(plain, interlaced=True, options={"x264-params": "interlaced=1"}),
+        "fields.ts": replace(plain, codec="mpeg2video", interlaced=True),
+        "late.mkv": replace(plain, pts=[n + 30 for n in range(40)]),
+        "vfr.mkv": replace(plain, pts=[n + (n > 10) * 5 + (n > 30) * 3 for n in range(40)]),
+        "audio.mov": replace(plain, sounds=2),
+        "mpeg4.avi": replace(plain, codec="mpeg4", options={"bf": "2"}),
+        "vp9.webm": replace(plain, codec="libvpx-vp9", options={"cpu-used": "8", "auto-alt-ref": "1"}),
+        "vp8.webm": replace(
+            plain, codec="libvpx", options={"cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "9"}
+        ),
+    }
+    for name, clip in clips.items():
+        assert read(make(tmp_path / name, clip)) == (40, ()), name
+
+
+def test_what_is_refused_is_refused_before_the_work(tmp_path: Path) -> None:
+    whole = make(tmp_path / "a.mkv", LONG)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[:-4000])
+    info = probe(cut)
+    with pytest.raises(MediaError, match="cut off"), open_reader(cut, info=info, strict=True) as reader:
+        next(reader)
+
+
+def mutations(folder: Path, first: int, count: int) -> list[str]:
+    """Damaged copies against libav with one thread, in a process of their own."""
+    command = [sys.executable, str(SCRIPT), str(folder), str(first), str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=7200, check=False)
+    bad = [line for line in done.stdout.splitlines() if line.startswith("BAD")]
+    if (folder / "at").read_text() != "done":
+        bad.append(f"case {(folder / 'at').read_text()} ended the process ({done.returncode}): {done.stderr[-300:]}")
+    return bad
+
+
+def test_three_hundred_damaged_copies(tmp_path: Path) -> None:
+    assert mutations(tmp_path, 0, 300) == []
+
+
+@pytest.mark.slow
+def test_twenty_thousand_damaged_copies(tmp_path: Path) -> None:
+    assert mutations(tmp_path, 1000, 20_000) == []
