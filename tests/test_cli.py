@@ -235,6 +235,87 @@ def test_two_signals_stop_at_once(tmp_path: Path) -> None:
     assert len(out.splitlines()) < 300
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_the_second_signal_ends_a_run_that_waits_for_a_fifo(tmp_path: Path) -> None:
+    """The main thread waits in open(2), where no handler of Python runs."""
+    os.mkfifo(tmp_path / "in.y4m")
+    words = ["interpolate", str(tmp_path / "in.y4m"), "-o", str(tmp_path / "out.mkv"), "--model", "blend"]
+    ended = subprocess.Popen([sys.executable, "-m", "midframe", *words], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and ended.poll() is None:
+        ended.send_signal(signal.SIGTERM)  # one before the handlers are there ends it by itself
+        time.sleep(0.5)
+    ended.communicate(timeout=30)
+    assert ended.returncode in (130, -signal.SIGTERM)
+
+
+def test_two_inputs_with_one_output_are_refused_before_the_work(tmp_path: Path, call: Call) -> None:
+    for name in ("A", "B"):
+        (tmp_path / name).mkdir()
+        clips.make(tmp_path / name / "clip.mp4", Clip(frames=4))
+    words = ["interpolate", tmp_path / "A" / "clip.mp4", tmp_path / "B" / "clip.mp4", "--model", "blend", "-y"]
+    done = call(*words, "-o", tmp_path / "out")
+    assert done.code == 2 and "would both be written" in done.err
+    assert list((tmp_path / "out").iterdir()) == []
+    assert call(*words).code == 0, "beside their sources they have places of their own"
+
+
+def test_an_output_over_another_input_is_refused(tmp_path: Path, call: Call) -> None:
+    clips.make(tmp_path / "clip.mp4", Clip(frames=4))
+    clips.make(tmp_path / "clip.48fps.mp4", Clip(frames=4))
+    done = call("interpolate", tmp_path / "clip.mp4", tmp_path / "clip.48fps.mp4", "--model", "blend", "-y")
+    assert done.code == 2 and "over the input" in done.err
+
+
+def test_a_folder_given_twice_does_not_interpolate_its_own_results(tmp_path: Path, call: Call) -> None:
+    clips.make(tmp_path / "one.mp4", Clip(frames=4, rate=Fraction(20)))
+    clips.make(tmp_path / "two.mp4", Clip(frames=4, rate=Fraction(20)))
+    assert call("compare", tmp_path / "one.mp4", tmp_path / "two.mp4").code == 0
+    for more in ([], [], ["-y"]):
+        done = call("interpolate", tmp_path, "--model", "blend", *more)
+        assert done.code == 0, done.err
+        assert sorted(p.name for p in tmp_path.glob("*.mp4")) == [
+            "one.40fps.mp4", "one.mp4", "one.vs.two.mp4", "two.40fps.mp4", "two.mp4",
+        ]  # fmt: skip
+    assert "skipped" in done.err and done.err.count("finished already") == 2
+    done = call("interpolate", *sorted(tmp_path.glob("*.40fps.mp4")), *tmp_path.glob("???.mp4"), "--model", "blend")
+    assert done.code == 0 and done.err.count("made from another of these inputs") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux")
+def test_a_name_that_is_not_utf8(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=4))
+    odd = os.fsdecode(bytes(tmp_path) + b"/f\xfflm.mp4")
+    os.rename(source, odd)
+    words = [sys.executable, "-m", "midframe", "interpolate", odd, "--model", "blend"]
+    for said in (b"wrote", b"finished already"):
+        ended = subprocess.run(words, capture_output=True)
+        assert ended.returncode == 0 and said in ended.stderr, ended.stderr
+    assert b"f\xfflm.48fps.mp4" in [os.fsencode(name) for name in os.listdir(tmp_path)]
+    ended = subprocess.run([sys.executable, "-m", "midframe", "probe", odd, "--json"], capture_output=True)
+    assert json.loads(ended.stdout)["file"] == odd
+
+
+def test_a_name_too_long_for_our_own_files_is_refused_before_the_work(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / f"{'n' * 251}.mp4", Clip(frames=4))
+    done = call("interpolate", source, "--model", "blend")
+    assert done.code == 2 and "bytes, 245 are allowed; give a shorter -o" in done.err
+    assert call("interpolate", source, "--model", "blend", "-o", tmp_path / f"{'o' * 241}.mp4").code == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [["probe"], ["probe", "--json"], ["--help"]])
+def test_a_full_standard_output_is_one_line(tmp_path: Path, words: list[str]) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=4))
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "midframe", *words, *([source] if "probe" in words else [])],
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert ended.returncode == 3
+    assert ended.stderr.splitlines() == ["midframe: the standard output cannot be written: No space left on device"]
+
+
 def test_plain_progress_is_a_line_now_and_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     now = [0.0]
     teller = Plain(seconds=10, clock=lambda: now[0])

@@ -218,6 +218,16 @@ def plan(src: PathLike, dst: PathLike | None = None, *, network: Model | None = 
     return _plan_here(src, dst, options, make_engine(options, network))
 
 
+def finished(src: PathLike, dst: PathLike | None, options: Options) -> Result | None:
+    """The result of an earlier run with these arguments, complete and unchanged; None if there is none.
+
+    Weights are compared by the name of the model alone.
+    """
+    asked = replace(options, overwrite=False)
+    made = plan_run(src, dst, asked, model=options.model, device=options.device, precision=options.precision)
+    return finished_before(made)
+
+
 def between_files(a: Path, b: Path, dst: Path, options: Options, *, network: Model | None = None) -> list[Path]:
     """Two pictures in, the one in the middle out; with `ratio` N, a folder or pattern of N - 1 pictures.
 

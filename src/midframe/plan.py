@@ -6,6 +6,8 @@ segment each find the same ones.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
 import re
@@ -23,10 +25,13 @@ from midframe.options import FASTEST, Options
 from midframe.types import Segment, VideoInfo
 from midframe.video.encoders import Encoding, choose_encoder
 from midframe.video.images import SUFFIXES
+from midframe.video.probe import probe
 from midframe.video.reader import deinterlaced
 from midframe.video.streams import plan_streams, stream_notes
 
 SEGMENT_OUTPUTS = 480  # pictures per segment at least: what a crash can cost; x264 has a key frame every 250 anyway
+NAME_BYTES = 255  # of a file name, where the system does not tell
+LONGEST_SUFFIX = ".json.part"  # of those that are added to the name of a target
 # Containers that a target gets from its source's name; all others (.ts, .avi, .flv ...) become Matroska, which
 # holds every stream they can hold.
 SAME_SUFFIX = (".mp4", ".mkv", ".mov", ".webm", ".m4v")
@@ -121,6 +126,40 @@ def film_of(info: VideoInfo, options: Options) -> VideoInfo:
     return deinterlaced(info) if options.deinterlace == "auto" else info
 
 
+def output_rate(film: VideoInfo, options: Options) -> Fraction:
+    """Frames per second of the output of a source as `film_of` describes it.
+
+    Raises:
+        InputError: the source does not tell its rate, and it is needed.
+    """
+    if options.fps is not None:
+        return options.fps
+    if film.rate is None:
+        raise InputError(f"'{film.path}' does not say its rate; give --fps")
+    return film.rate if options.slowmo is not None else film.rate * (options.ratio or 2)
+
+
+def output_name(source: Path, options: Options) -> Path:
+    """The default target of a source, whose header is read for it.
+
+    Raises:
+        InputError, MediaError: as `make_plan` and `probe` do.
+    """
+    film = film_of(probe(source, in_rate=options.in_fps), options)
+    return default_target(source, options, output_rate(film, options))
+
+
+def made_from(path: Path) -> tuple[str, ...]:
+    """The sources of a file that midframe made, as the report beside it tells; empty for all others."""
+    try:
+        report = json.loads(report_of(path).read_text(encoding="utf-8"))
+        if "midframe" not in report or Path(report["output"]).name != path.name:
+            return ()
+        return tuple(report["comparison"]) if "comparison" in report else (str(report["plan"]["source"]),)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
 def make_plan(
     info: VideoInfo,
     dst: str | os.PathLike[str] | None,
@@ -153,14 +192,7 @@ def make_plan(
     keep = None
     # wishes count against the instants that the film has: 25 interlaced frames a second are 50 of them
     film = film_of(info, options)
-    if options.fps is not None:
-        rate = options.fps
-    elif film.rate is None:
-        raise InputError(f"'{info.path}' does not say its rate; give --fps")
-    elif options.slowmo is not None:
-        rate = film.rate
-    else:
-        rate = film.rate * (options.ratio or 2)
+    rate = output_rate(film, options)
     if options.vfr == "keep":
         keep = int(options.ratio or 2)
     if rate > FASTEST:
@@ -200,6 +232,7 @@ def make_plan(
         segments = (Segment(),)  # its clock counts from the first frame on
         frames_out = None if frames_in is None else compat.count(frames_in, float(film.rate), float(rate))
     target = Path(dst) if dst is not None else default_target(Path(info.path), options, rate)
+    check_name_length(target)
     encoding = choose_encoder(
         info,
         target,
@@ -285,7 +318,7 @@ def default_target(source: Path, options: Options, rate: Fraction) -> Path:
     elif options.vfr == "keep":
         mark = f"{options.ratio or 2}x"
     else:
-        mark = f"{float(rate):.6g}fps"
+        mark = f"{float(rate):.3f}".rstrip("0").rstrip(".") + "fps"
     if options.start is not None or options.end is not None:
         mark += f".{float(options.start or 0):g}-{'end' if options.end is None else f'{float(options.end):g}s'}"
     if is_pattern(source):  # named by its folder
@@ -333,6 +366,7 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
             raise InputError(f"'{target}' is the source itself; give another -o")
         folder = target.parent
         pictures = is_pattern(target)
+        check_name_length(target)
         if pictures and folder.parent.is_dir():
             folder.mkdir(exist_ok=True)
         there = bool(numbered(target)) if pictures else target.exists()
@@ -349,6 +383,20 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         raise MediaError(f"'{target}' cannot be a file name: {error}") from error
     except OSError as error:
         raise MediaError(f"'{target}' cannot be written: {error.strerror}") from error
+
+
+def check_name_length(target: Path) -> None:
+    """Refuse a name to which the suffixes of our own files cannot be added.
+
+    Raises:
+        InputError: it is too long for the file system.
+    """
+    longest = NAME_BYTES
+    with contextlib.suppress(OSError, AttributeError, ValueError):  # no pathconf on Windows; a folder that is missing
+        longest = os.pathconf(target.parent, "PC_NAME_MAX")
+    size, most = len(os.fsencode(target.name)), longest - len(LONGEST_SUFFIX)
+    if size > most:
+        raise InputError(f"the name '{target.name[:40]}...' has {size} bytes, {most} are allowed; give a shorter -o")
 
 
 def duration_text(seconds: float) -> str:

@@ -74,31 +74,38 @@ def report_text(
         made_from: the identity of the run: source, model, weights, options.
         content: size and hash of the output, by which it is recognised.
     """
-    return json.dumps(
-        {
-            "midframe": __version__,
-            "plan": dict(plan),
-            "made_from": dict(made_from),
-            "output": str(result.path),
-            "content": dict(content),
-            "frames_in": result.frames_in,
-            "frames_out": result.frames_out,
-            "rate": str(result.rate),
-            "statistics": dict(result.statistics),
-            "warnings": list(result.warnings),
-            "dropped": list(result.dropped),
-            "cuts": [str(at) for at in result.cuts],
-            "held": [{"start": float(s.start or 0), "end": float(s.end or 0)} for s in result.held],
-            "letters": {letter: kind for kind, letter in LETTERS.items()},
-            "kinds": result.kinds,
-            "low_confidence": [
-                {"frame": low.frame, "seconds": float(low.frame / result.rate), "confidence": low.confidence}
-                for low in result.low_confidence
-            ],
-        },
-        indent=1,
-        ensure_ascii=False,
-    )
+    record = {
+        "midframe": __version__,
+        "plan": dict(plan),
+        "made_from": dict(made_from),
+        "output": str(result.path),
+        "content": dict(content),
+        "frames_in": result.frames_in,
+        "frames_out": result.frames_out,
+        "rate": str(result.rate),
+        "statistics": dict(result.statistics),
+        "warnings": list(result.warnings),
+        "dropped": list(result.dropped),
+        "cuts": [str(at) for at in result.cuts],
+        "held": [{"start": float(s.start or 0), "end": float(s.end or 0)} for s in result.held],
+        "letters": {letter: kind for kind, letter in LETTERS.items()},
+        "kinds": result.kinds,
+        "low_confidence": [
+            {"frame": low.frame, "seconds": float(low.frame / result.rate), "confidence": low.confidence}
+            for low in result.low_confidence
+        ],
+    }
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    # bytes of a file name that are not UTF-8 are lone surrogates here, which only an escape can write
+    return text if _encodable(text) else json.dumps(record, indent=1)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_report(path: Path) -> tuple[Result, dict[str, Any]]:

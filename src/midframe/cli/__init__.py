@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import io
 import os
 import sys
 
@@ -94,8 +96,12 @@ def main() -> None:
     from midframe.errors import MidframeError
 
     settle()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names that are not UTF-8 are shown with escapes
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli(standalone_mode=False)
+        sys.stdout.flush()
     except MidframeError as error:
         _say(said(error))
         sys.exit(error.exit_code)
@@ -109,11 +115,21 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # whoever read our output has gone (`midframe probe x | head -1`); nothing is left to be said to them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         sys.exit(1)
+    except OSError as error:
+        _abandon_stdout()
+        _say(f"{error.filename or 'the standard output'} cannot be written: {error.strerror or error}")
+        sys.exit(3)
     except MemoryError as error:
         _say(said(error, "out of memory; try --tile 512, or a smaller picture"))
         sys.exit(5)
+
+
+def _abandon_stdout() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter's own flush at its end cannot fail."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(text: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,8 @@ def command(
     The same command again skips what is done, goes on with what was interrupted and tries what failed.
     """
     from midframe import batch
-    from midframe.cli.interpolate import cluster_config_of, maker, signals
-    from midframe.cli.progress import Teller
+    from midframe.cli.interpolate import cluster_config_of, maker
+    from midframe.cli.signals import stop_events
     from midframe.errors import InputError, MediaError
     from midframe.options import Options
     from midframe.storage import is_url
@@ -75,6 +75,10 @@ def command(
             raise MediaError(f"the folder '{output}' cannot be made: {error.strerror}") from error
     entries = _entries(source, output, options)
     table = _Table()
+
+    def note(text: str) -> None:
+        click.echo(text, err=True)
+
     work_list = batch.Batch(
         entries,
         Path(report) if report is not None else where,
@@ -82,7 +86,7 @@ def command(
         at_once=1 if config is None else FILMS_AT_ONCE,
         on_change=table.show,
     )
-    with _connection(config), table, signals(Teller()) as (drain, cancel):
+    with _connection(config), table, stop_events(note) as (drain, cancel):
         done = work_list.run(cancel, drain)
     failed = [entry for entry in done if entry.state == "failed"]
     click.echo(f"{len(done) - len(failed)} of {len(done)} films are done; report: {work_list.report}")
@@ -97,36 +101,43 @@ def _entries(source: Path, folder: str | None, options: Any) -> list[Entry]:
 
     Raises:
         MediaError: there is neither.
+        InputError: two videos have one target.
     """
     from midframe import batch
     from midframe.cli.interpolate import find_jobs
+    from midframe.errors import InputError
 
     if source.is_dir():
-        entries = [batch.Entry(str(film), None, options.to_json()) for film in find_jobs([source])]
+        entries = [batch.Entry(str(video), None, options.to_json()) for video in find_jobs([source])[0]]
     else:
         entries = batch.read_list(source, options)
-    if folder is None:
-        return entries
-    return [
-        entry if entry.target else batch.Entry(entry.source, _target(entry, folder), entry.options) for entry in entries
-    ]
+    if folder is not None:
+        entries = [
+            entry if entry.target else batch.Entry(entry.source, _target(entry, folder), entry.options)
+            for entry in entries
+        ]
+    owners: dict[str, str] = {}
+    for entry in entries:
+        if entry.target and owners.setdefault(os.path.abspath(entry.target), entry.source) != entry.source:
+            other = owners[os.path.abspath(entry.target)]
+            raise InputError(
+                f"'{other}' and '{entry.source}' would both be written to '{entry.target}'; give each its "
+                "own target in a list. Nothing was done"
+            )
+    return entries
 
 
 def _target(entry: Entry, folder: str) -> str:
     """A name in the batch's folder; a source that cannot be probed keeps its own, and fails with its own reason."""
     from midframe.errors import MidframeError
     from midframe.options import Options
-    from midframe.plan import default_target, film_of
+    from midframe.plan import output_name
     from midframe.storage import name_in
-    from midframe.video.probe import probe
 
-    options = Options.from_json(entry.options)
     try:
-        info = film_of(probe(entry.source), options)
+        return name_in(folder, output_name(Path(entry.source), Options.from_json(entry.options)).name)
     except MidframeError:
         return name_in(folder, Path(entry.source).name)
-    rate = options.fps or (info.rate or Fraction(30)) * (options.ratio or 2)
-    return name_in(folder, default_target(Path(entry.source), options, rate).name)
 
 
 def _connection(config: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -36,7 +37,9 @@ SLIDE_SECONDS = 4  # the slider goes once across in this time
 @click.option("-y", "--overwrite", is_flag=True, help="Replace a file that is there.")
 def command(a: str, b: str, output: str | None, how: str, overwrite: bool) -> None:
     """A and B in one film or picture. Films of unequal rate are shown by the clock of the faster one."""
-    from midframe.plan import check_target
+    from midframe import __version__
+    from midframe.journal import write_whole
+    from midframe.plan import check_target, report_of
     from midframe.video.images import is_sequence
 
     first, second = Path(a), Path(b)
@@ -46,6 +49,9 @@ def command(a: str, b: str, output: str | None, how: str, overwrite: bool) -> No
     check_target(target, first, overwrite)
     check_target(target, second, overwrite)
     compare(first, second, target, how)
+    if not stills:  # by which a later run over the folder knows that this is no source
+        known = {"midframe": __version__, "output": str(target), "comparison": [str(first), str(second)]}
+        write_whole(report_of(target), json.dumps(known, indent=1))
     click.echo(f"wrote {target}")
 
 

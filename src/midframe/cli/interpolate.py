@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from midframe.cli import PathCommand
+from midframe.cli.signals import stop_events
 
 if TYPE_CHECKING:
     from midframe.cluster import ClusterConfig
@@ -202,13 +199,18 @@ def run(
         pictures(sources, output, options)
         return
     check_names(sources, output)
-    jobs = list(find_jobs(sources))
-    target = target_for(output, several=len(jobs) > 1 or jobs != sources)
+    jobs, skipped = find_jobs(sources)
+    several = len(jobs) > 1 or jobs != sources
+    target = target_for(output, several=several)
+    targets = names_of(jobs, target, options)
     first: MidframeError | None = None
-    for source in jobs:
+    for source, name in zip(jobs, targets, strict=True):
         with teller(progress) as told:
+            for text in skipped:
+                told.note(text)
+            skipped = []
             try:
-                one(source, target, options, told, dry_run=dry_run, config=config)
+                one(source, name, options, told, dry_run=dry_run, config=config, several=several)
             except Interrupted:
                 raise
             except MidframeError as error:
@@ -220,6 +222,41 @@ def run(
         sys.exit(first.exit_code)
 
 
+def names_of(jobs: Sequence[Path], target: Path | None, options: Options) -> list[Path | None]:
+    """The output of every input: inside a folder, or beside it, a video keeps its default name.
+
+    An input that cannot be read has None, and fails with its own reason when it is its turn.
+
+    Raises:
+        InputError: two inputs would be written to one file, or one over another input.
+    """
+    from midframe.errors import InputError, MidframeError
+    from midframe.plan import output_name
+
+    if target is not None and not target.is_dir():
+        return [target]
+    found: list[Path | None] = []
+    owners: dict[Path, Path] = {}
+    inputs = {Path(os.path.abspath(job)) for job in jobs}
+    for job in jobs:
+        try:
+            name = output_name(job, options)
+        except MidframeError:
+            found.append(None)
+            continue
+        name = name if target is None else target / name.name
+        key = Path(os.path.abspath(name))
+        if (other := owners.setdefault(key, job)) is not job:
+            raise InputError(
+                f"'{other}' and '{job}' would both be written to '{name}'; give them one at a time, each with its -o. "
+                "Nothing was done"
+            )
+        if key in inputs:
+            raise InputError(f"'{job}' would be written over the input '{name}'; give another -o. Nothing was done")
+        found.append(name)
+    return found
+
+
 def one(
     source: Path,
     target: Path | None,
@@ -228,21 +265,27 @@ def one(
     *,
     dry_run: bool,
     config: ClusterConfig | None = None,
+    several: bool = False,
 ) -> None:
-    """One video, on this machine or on a cluster."""
+    """Interpolate one video, here or on a cluster; of `several`, one that is finished is not made again by `-y`."""
     from midframe import pipeline
 
-    name = target
-    if target is not None and target.is_dir():
-        # inside a folder a film keeps its default name
-        name = target / pipeline.plan(source, options=options).target.name
     if dry_run:
-        told.plan(pipeline.plan(source, name, options=options))
+        told.plan(pipeline.plan(source, target, options=options))
         return
-    with signals(told) as (drain, cancel):
+    with stop_events(told.note) as (drain, cancel):
+        if several and options.overwrite and (done := pipeline.finished(source, target, options)) is not None:
+            told.result(done)
+            return
         told.result(
             maker(config)(
-                source, name, options=options, on_plan=told.plan, on_progress=told.progress, cancel=cancel, drain=drain
+                source,
+                target,
+                options=options,
+                on_plan=told.plan,
+                on_progress=told.progress,
+                cancel=cancel,
+                drain=drain,
             )
         )
 
@@ -269,7 +312,7 @@ def urls(inputs: Sequence[str], output: str | None, options: Options, progress: 
 
     if len(inputs) != 1 or output is None:
         raise InputError("a URL is taken one at a time, with -o FILE|URL; midframe batch takes a list of them")
-    with teller(progress) as told, signals(told) as (drain, cancel):
+    with teller(progress) as told, stop_events(told.note) as (drain, cancel):
         told.result(
             maker(config)(
                 inputs[0],
@@ -281,29 +324,6 @@ def urls(inputs: Sequence[str], output: str | None, options: Options, progress: 
                 drain=drain,
             )
         )
-
-
-@contextlib.contextmanager
-def signals(told: Any) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """(drain, cancel): the first Ctrl-C or SIGTERM sets drain, the second sets cancel, the third ends Python."""
-    drain, cancel = threading.Event(), threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if cancel.is_set():
-            raise KeyboardInterrupt
-        if drain.is_set():
-            cancel.set()
-            told.note("stopping now")
-            return
-        drain.set()
-        told.note("finishing the segment at hand, so that the same command goes on from there; once more stops at once")
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield drain, cancel
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def is_picture(source: Path) -> bool:
@@ -351,26 +371,41 @@ def check_names(sources: Sequence[Path], output: str | None) -> None:
     raise MediaError(f"'{name}' does not exist{wish}. Nothing was done")
 
 
-def find_jobs(sources: Sequence[Path]) -> Iterator[Path]:
-    """The films that the inputs name: files as they are, folders of pictures as one, folders of videos one by one.
+def find_jobs(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The videos that the inputs name: files as they are, folders of images as one, folders of videos one by one.
+
+    Returns:
+        The videos, and one line for each that is left out because midframe made it: in a folder, or, among several
+        inputs, from another one of them.
 
     Raises:
         MediaError: a folder that holds neither.
     """
     from midframe.errors import MediaError
+    from midframe.plan import made_from
 
+    jobs: list[Path] = []
+    skipped: list[str] = []
+    given = {os.path.realpath(source) for source in sources}
     for source in sources:
         if not source.is_dir():
-            yield source
+            origins = made_from(source) if len(sources) > 1 else ()
+            if any(os.path.realpath(origin) in given for origin in origins):
+                skipped.append(f"note: skipped '{source}', which midframe made from another of these inputs")
+            else:
+                jobs.append(source)
             continue
         entries = sorted(entry for entry in source.iterdir() if entry.is_file() and not entry.name.startswith("."))
-        films = [entry for entry in entries if entry.suffix.lower() in VIDEO_SUFFIXES]
-        if films:
-            yield from films
+        videos = [entry for entry in entries if entry.suffix.lower() in VIDEO_SUFFIXES]
+        made = [video for video in videos if made_from(video)]
+        skipped += [f"note: skipped '{video}', which midframe made" for video in made]
+        if videos:
+            jobs += [video for video in videos if video not in made]
         elif any(is_picture(entry) for entry in entries):
-            yield source
+            jobs.append(source)
         else:
-            raise MediaError(f"the folder '{source}' holds neither videos nor pictures")
+            raise MediaError(f"the folder '{source}' holds neither videos nor images")
+    return jobs, skipped
 
 
 def target_for(output: str | None, several: bool) -> Path | None:

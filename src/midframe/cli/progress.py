@@ -169,6 +169,7 @@ class Json(Teller):
             "result",
             output=str(result.path),
             report=str(result.report),
+            finished_before=result.finished_before,
             frames_in=result.frames_in,
             frames_out=result.frames_out,
             warnings=list(result.warnings),
@@ -230,6 +231,8 @@ def result_text(result: Result) -> str:
     """The last lines: what was made, how long it took, and where to look first."""
     from midframe.plan import duration_text
 
+    if result.finished_before:
+        return f"{result.path} is finished already, by the same command; -y makes it again"
     seconds = result.statistics.get("seconds", 0.0)
     made = result.kinds.count("i")
     text = (
