@@ -77,6 +77,40 @@ def test_flash_of_one_frame_is_no_cut() -> None:
     assert cuts(film([scene(1)] * 4 + [flash] + [scene(2)] * 4)) in ([4], [5], [4, 5])
 
 
+@pytest.mark.parametrize(("gain", "black"), [(0.12, 16), (0.06, 17), (0.15, 190), (0.2, 100)])
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+def test_cuts_between_dark_or_flat_shots(gain: float, black: float, noise: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def exposed(picture: Tensor) -> Tensor:
+        grain = torch.randn(picture.shape, generator=generator) * noise
+        return torch.cat([black + gain * (picture[:1] - 16), 128 + gain * (picture[1:] - 128)]) + grain
+
+    moving = [exposed(p) for p in pan(5, 6, 8) + pan(6, 6, 8)]
+    assert cuts(film(moving)) == [6]
+    flat = torch.full((3, HEIGHT, WIDTH), 128.0)
+    assert cuts(film([exposed(flat) for _ in range(8)])) == []
+
+
+def test_light_that_changes_is_no_cut() -> None:
+    dim = torch.cat([16 + 0.45 * (scene(1)[:1] - 16), scene(1)[1:]])
+    assert cuts(film([scene(1)] * 4 + [dim] * 4)) == []
+    assert cuts(film([scene(1)] * 4 + [scene(1) * 0.2 + 200] * 2 + [scene(1)] * 4)) == []
+
+
+@pytest.mark.parametrize("runs", [[3] * 6, [1, 3, 2, 3, 1, 2], [4, 1, 4, 2, 4, 3], [2, 4, 2, 4, 3, 4]])
+def test_leaps_after_runs_of_duplicates_are_no_cuts(runs: list[int]) -> None:
+    """Frames shown several times, those in between lost: the next one leaps."""
+    count = sum(runs)
+    moving = pan(3, count, 8)
+    shown, at = [], 0
+    for run in runs:
+        shown += [moving[at]] * run
+        at += run
+    assert cuts(film(shown)) == []
+    assert cuts(film(shown + [scene(4)] * 3)) == [count]
+
+
 @pytest.mark.parametrize("pixels", [4, 12, 24])
 def test_pans_are_no_cuts(pixels: int) -> None:
     moving = pan(7, 12, pixels)

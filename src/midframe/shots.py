@@ -1,10 +1,11 @@
 """Detect scene changes and duplicate frames: streaming, with a lookahead of a frame or two.
 
 A scene change is a frame that motion cannot explain from its predecessor. Both are reduced to thumbnails of 64 pixels
-on the long side; each 4x4 block is matched within 4 thumbnail pixels (a 16th of the width), and the mean residual, in
-8-bit levels, is compared with the residuals of the frames before and of the next one, so a fast pan, where residuals
-are always high, is no scene change. Neither is a single odd frame, such as a flash: after a candidate, the frame behind
-it is compared with the one before it.
+on the long side; each 4x4 block is matched within 4 thumbnail pixels (a 16th of the width), and the mean residual is
+compared with the contrast of the two frames, so that dark and flat scenes count as bright ones, and with the residuals
+of the frames before and of the next one, so that a fast pan or noise, where residuals are always high, is no scene
+change. Duplicates are left out of this: the frame after a run of them may leap. Neither is a flash a scene change (the
+scene goes on behind it as it was), nor a light that is switched (the luma of both frames correlates).
 
 This module knows neither models nor optical flow. Detectors share one method.
 """
@@ -13,10 +14,10 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import chain
+from itertools import islice, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,19 +27,27 @@ from midframe.types import Frame
 
 Thumb = npt.NDArray[Any]
 
-# Measured on 66 real clips (9,362 pairs of neighbours, 5 cuts) and 2,711 joints of two of them: at 0.38 there is no
-# false positive (highest 0.344) and no miss (lowest 0.409). Lower detects more.
 THRESHOLD = 0.38
 # Frames before a segment that give the detector the same state as in the whole video.
 REACH = 6
+LOOKAHEAD = 5  # frames read behind a candidate
+MEMORY = Fraction(5)  # seconds; older frames do not tell how much change is usual
 
 _THUMB = 64  # long side of a thumbnail, pixels
 _BLOCK = 4  # side of the matched blocks, thumbnail pixels
 _SEARCH = 4  # search range of the matching, thumbnail pixels
 _CHROMA = 0.5  # weight of each colour difference beside luma
-_CALM = 16.0  # levels of residual that noise and small movements leave in a static scene
-_QUIET = 3.0  # levels; thumbnails that differ less without motion are not matched
+# Residual that noise, small movements and occlusion leave in a static scene: levels, and over its contrast.
+_FLOOR = 1.0
+_CONTRAST = 0.45
+_UNIFORM = 16.0  # the same beside a uniform frame, in levels
+_UNIFORM_CONTRAST = 0.2  # of the contrast of the other frame, below which a frame is uniform
+_QUIET = 0.18  # of that residual; thumbnails that differ less without motion are not matched
+_DUPLICATE = 0.02  # of that residual; frames that differ less are duplicates
 _RECENT = 5  # frames whose median residual is the usual one
+_LONGEST_STEP = 4  # frames; over more, motion does not raise the residual further
+_LONGEST_FLASH = 2  # frames
+_SAME_STRUCTURE = 0.85  # correlation of luma above which only the light has changed
 
 # A run of near-duplicates of at most this duration is one drawing shown several times (animation on twos to fours,
 # pulldown); a longer one is a still.
@@ -80,7 +89,7 @@ class KnownSceneChanges:
 
 
 class Thumbnails:
-    """The detector described above. Looks one frame ahead."""
+    """The detector described above. Looks one frame ahead, and up to `LOOKAHEAD` frames at a candidate."""
 
     def __init__(self, threshold: float | None = None) -> None:
         """Scores above `threshold`, 0 to 1, are scene changes; lower detects more."""
@@ -88,46 +97,98 @@ class Thumbnails:
 
     def mark(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
         """Mark the frames that begin a shot; the first of the stream is not marked."""
-        source = iter(frames)
+        source = ((frame, thumbnail(frame)) for frame in frames)
         first = next(source, None)
         if first is None:
             return
-        yield first, False
-        last = thumbnail(first)
-        recent: deque[float] = deque(maxlen=_RECENT)
-        flash = False  # the previous frame was a flash
+        yield first[0], False
+        last = first[1]
+        history = _History()
         ahead: deque[tuple[Frame, Thumb]] = deque()
-        residual: float | None = None  # of ahead[0] against last, where already known
-        for frame in chain(source, (None,)):
-            if frame is not None:
-                ahead.append((frame, thumbnail(frame)))
-                if len(ahead) < 2:
-                    continue
+
+        def fill(count: int) -> None:
+            ahead.extend(islice(source, max(0, count - len(ahead))))
+
+        while True:
+            fill(2)
             if not ahead:
                 return
             here, thumb = ahead[0]
-            beyond = ahead[1][1] if len(ahead) > 1 else None
-            residual = matching_residual(last, thumb) if residual is None else residual
-            then = 0.0 if beyond is None else matching_residual(thumb, beyond)
-            cut = not flash and self._score(residual, recent, then) > self.threshold
-            flash_now = False
-            if cut and beyond is not None and self._score(then, recent, 0.0) > self.threshold:
-                # two changes in a row: a flash if the second undoes the first
-                flash_now = self._score(matching_residual(last, beyond), recent, 0.0) <= self.threshold
-                cut = not flash_now
+            residual = matching_residual(last, thumb)
+            usual = history.usual(here.pts)
+            cut = self._exceeds(residual, usual, last, thumb)
             if cut:
-                recent.clear()
-            elif not flash and not flash_now:
-                recent.append(residual)
+                fill(LOOKAHEAD)
+                thumbs = [thumb for _, thumb in ahead]
+                if flash := self._flash(last, thumbs):
+                    for _ in range(flash):
+                        yield ahead.popleft()[0], False
+                        history.skip()
+                    continue
+                cut = self._exceeds(residual, max(usual, history.following(thumbs)), last, thumb)
+                cut = cut and correlation(last[0], thumb[0]) < _SAME_STRUCTURE
+            if cut:
+                history.clear()
+            elif residual <= _DUPLICATE * _scale(last, thumb):
+                history.skip()
+            else:
+                history.add(here.pts, residual)
             yield here, cut
-            flash, last, residual = flash_now, thumb, then if beyond is not None else None
+            last = thumb
             ahead.popleft()
 
-    def _score(self, residual: float, recent: Iterable[float], then: float) -> float:
-        """Score from 0 to 1 how far the residual of a frame exceeds those of its neighbours."""
-        past = list(recent)
-        usual = max(statistics.median(past) if past else 0.0, then)
-        return residual / (residual + usual + _CALM)
+    def _exceeds(self, residual: float, usual: float, a: Thumb, b: Thumb) -> bool:
+        """Tell whether a residual between a and b scores above the threshold."""
+        return residual / (residual + usual + _scale(a, b)) > self.threshold
+
+    def _flash(self, last: Thumb, thumbs: Sequence[Thumb]) -> int:
+        """Return for how many frames the scene is interrupted before it goes on as in `last`; 0 for a scene change."""
+        for length in range(1, min(_LONGEST_FLASH, len(thumbs) - 1) + 1):
+            returns = matching_residual(thumbs[length - 1], thumbs[length])
+            if not self._exceeds(returns, 0.0, thumbs[length - 1], thumbs[length]):
+                continue
+            if not self._exceeds(matching_residual(last, thumbs[length]), 0.0, last, thumbs[length]):
+                return length
+        return 0
+
+
+class _History:
+    """Residuals of recent frames, which tell how much change is usual.
+
+    Duplicates are left out, and the frame after a run of them may change as much as so many frames together.
+    """
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[Fraction, float]] = deque(maxlen=_RECENT)  # pts, residual per frame
+        self._steps = 1  # frames since the last that was no duplicate
+
+    def skip(self) -> None:
+        """Count a duplicate."""
+        self._steps += 1
+
+    def add(self, pts: Fraction, residual: float) -> None:
+        """Add the residual of a frame."""
+        self._recent.append((pts, residual / min(self._steps, _LONGEST_STEP)))
+        self._steps = 1
+
+    def clear(self) -> None:
+        """Forget everything at a scene change."""
+        self._recent.clear()
+        self._steps = 1
+
+    def usual(self, pts: Fraction) -> float:
+        """Return the residual that recent frames suggest for a frame at `pts`."""
+        recent = [residual for at, residual in self._recent if at >= pts - MEMORY]
+        return statistics.median(recent) * min(self._steps, _LONGEST_STEP) if recent else 0.0
+
+    def following(self, thumbs: Sequence[Thumb]) -> float:
+        """Return the residual that the next frame which is no duplicate suggests for the first of `thumbs`."""
+        mine = self._steps if self._steps <= _LONGEST_STEP else 1  # longer runs are stills
+        for steps, (a, b) in enumerate(pairwise(thumbs), 1):
+            residual = matching_residual(a, b)
+            if residual > _DUPLICATE * _scale(a, b):
+                return residual * mine / steps
+        return 0.0
 
 
 def thumbnail(frame: Frame) -> Thumb:
@@ -162,6 +223,37 @@ def _places(side: int, count: int) -> npt.NDArray[np.intp]:
     return ((np.arange(count) + 0.5) * (side / count)).astype(np.intp)
 
 
+def _scale(a: Thumb, b: Thumb) -> float:
+    """Return the residual, in 8-bit levels, that counts as usual in a static scene of the contrast of a and b."""
+    low, high = sorted((_contrast(a), _contrast(b)))
+    scale = _FLOOR + _CONTRAST * high
+    # beside a uniform frame, contrast says nothing: the first step of a fade from black is no scene change
+    return max(scale, _UNIFORM) if low < _UNIFORM_CONTRAST * high else scale
+
+
+def _contrast(thumb: Thumb) -> float:
+    """Return the mean absolute deviation of a thumbnail, in 8-bit levels, summed over weighted channels."""
+    deviation = np.abs(thumb - thumb.mean((1, 2), keepdims=True)).mean((1, 2))
+    return float(deviation[0] + _CHROMA * (deviation[1] + deviation[2]))
+
+
+def correlation(a: Thumb, b: Thumb) -> float:
+    """Largest correlation coefficient of two planes over all shifts of the search range; 1 where only light differs."""
+    height, width = a.shape
+    best = -1.0
+    for down in range(-_SEARCH, _SEARCH + 1):
+        for right in range(-_SEARCH, _SEARCH + 1):
+            p = a[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)]
+            q = b[max(0, -down) : height + min(0, -down), max(0, -right) : width + min(0, -right)]
+            if p.size < a.size / 2:
+                continue
+            p, q = p - p.mean(), q - q.mean()
+            norm = float(np.sqrt((p * p).sum() * (q * q).sum()))
+            if norm > 0:
+                best = max(best, float((p * q).sum()) / norm)
+    return best
+
+
 def matching_residual(a: Thumb, b: Thumb) -> float:
     """Mean difference, in 8-bit levels, after block matching between two thumbnails.
 
@@ -172,7 +264,7 @@ def matching_residual(a: Thumb, b: Thumb) -> float:
     there = np.stack([a, b]) * weight
     here = there[::-1]
     as_is = float(_blocks(np.abs(here - there)).mean())
-    if as_is < _QUIET:
+    if as_is < _QUIET * _scale(a, b):
         return as_is
     height, width = a.shape[-2:]
     padded = np.pad(here, ((0, 0), (0, 0), (_SEARCH, _SEARCH), (_SEARCH, _SEARCH)), mode="edge")
