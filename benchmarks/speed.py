@@ -22,7 +22,7 @@ import rig
 MCI = "mi_mode=mci"
 BEST = "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1"
 FILTERS = {"minterpolate": MCI, "minterpolate-best": BEST}
-MODELS = ("dis", "midnet-s", "midnet-m", "midnet-l", "vfinet")
+MODELS = ("dis", "midnet-s", "midnet-m", "vfinet")
 PRESET = "veryfast"  # of libx264, on both sides: what two cores can spare
 
 

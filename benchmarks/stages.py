@@ -91,7 +91,7 @@ def measure(model: str, size: str, mode: str, arguments: argparse.Namespace) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["dis", "midnet-s", "midnet-m", "midnet-l", "vfinet"])
+    parser.add_argument("--models", nargs="+", default=["dis", "midnet-s", "midnet-m", "vfinet"])
     parser.add_argument("--sizes", nargs="+", choices=rig.SIZES, default=["720p", "1080p"])
     parser.add_argument("--modes", nargs="+", choices=["eager", *COMPILE], default=["eager"])
     parser.add_argument("--device", default="auto")

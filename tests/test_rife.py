@@ -40,6 +40,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def filled(name: str, shape: tuple[int, ...]) -> Tensor:
     """Test weights of a tensor from its name alone, as the recorded outputs were made with."""
+
     def uniform(shape: tuple[int, ...]) -> np.ndarray:
         dice = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
         return dice.random(int(np.prod(shape)), dtype=np.float64).reshape(shape) * 2 - 1

@@ -147,7 +147,7 @@ class Engine:
             model = copy.copy(model)  # shares the weights; another engine's setting stays as it is
             model.flow_scale = flow_scale
         self.device = pick_device(device) if isinstance(device, str) else device
-        self.model = model.to(self.device)
+        self.model = model.on_device(self.device)
         self.precision = pick_precision(precision, model, self.device)
         self.fill = fill
         self.max_batch = max_batch
@@ -294,7 +294,7 @@ class Engine:
             return a.planes
         if self.fill == "nearest":
             return b.planes
-        return tuple(ops.mix(p, q, float(t)) for p, q in zip(a.planes, b.planes, strict=True))
+        return tuple(ops.blend(p, q, float(t)) for p, q in zip(a.planes, b.planes, strict=True))
 
     def _make(self, gap: Gap, slots: list[Slot], memory: _Memory) -> Iterator[_Filled]:
         """Let the model make the slots of a gap, a batch at a time, with less memory at each failure."""

@@ -1,4 +1,4 @@
-"""`midframe train`: train or fine-tune midnet on rendered scenes and clips; `midframe train scenes`: look at scenes."""
+"""`midframe train`: train or fine-tune midnet on rendered scenes and clips; show scenes."""
 
 from __future__ import annotations
 
@@ -10,38 +10,29 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run; the same goes on.")
-@click.option("--model", default="midnet-m", show_default=True, help="midnet-s, midnet-m or midnet-l.")
 @click.option(
-    "--matcher",
-    type=click.Choice(["auto", "learned", "dis"]),
-    default="auto",
-    show_default=True,
-    help="Where the flow comes from: a network, or OpenCV. Auto: that of --from, else learned on a GPU, dis on a CPU.",
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run; an existing run is resumed."
 )
+@click.option("--model", default="midnet-m", show_default=True, help="midnet-s or midnet-m.")
 @click.option("--photos", type=FOLDER, multiple=True, help="Photographs for the surfaces of rendered scenes.")
-@click.option("--clips", type=FOLDER, multiple=True, help="Real clips: videos, Vimeo septuplets, folders of pictures.")
-@click.option("--from", "start", type=click.Path(exists=True, path_type=Path), help="Weights to begin with.")
+@click.option("--clips", type=FOLDER, multiple=True, help="Real clips: videos, Vimeo septuplets, folders of images.")
+@click.option("--from", "start", type=click.Path(exists=True, path_type=Path), help="Initial weights.")
 @click.option("--minutes", type=float, help="Length of the run; this or --steps.")
 @click.option("--steps", type=int, help="Length of the run in steps; makes it exactly repeatable.")
 @click.option("--batch", type=int, default=16, show_default=True, help="Samples in a step, per process.")
 @click.option("--size", type=int, default=192, show_default=True, help="Side of the crops, pixels.")
-@click.option("--rate", type=float, help="Highest learning rate; 6e-4 for a learned matcher, 2e-3 for dis.")
-@click.option("--flow-share", type=float, default=0.35, show_default=True, help="Share of the run for flow alone.")
-@click.option(
-    "--clip-share", type=float, default=0.4, show_default=True, help="Share of clips in the samples after that."
-)
+@click.option("--rate", type=float, default=2e-3, show_default=True, help="Highest learning rate.")
+@click.option("--clip-share", type=float, default=0.4, show_default=True, help="Share of clips in the samples.")
 @click.option("--reuse", type=float, default=5.0, show_default=True, help="Times each rendered sample is used.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that render, and that cut clips.")
-@click.option("--loaders", type=int, default=0, show_default=True, help="Processes that draw batches; for GPUs.")
 @click.option("--gpu-render", is_flag=True, help="Render scenes in batches on the GPU that trains.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option("--eval", "evaluate", type=FOLDER, help="Triplets to look at now and then; never trained on.")
+@click.option("--eval", "evaluate", type=FOLDER, help="Triplets for evaluation; never trained on.")
 @click.option("--eval-minutes", "evaluate_minutes", type=float, default=10.0, show_default=True)
 @click.pass_context
-def command(ctx: click.Context, /, out: Path | None, **wishes: object) -> None:
+def command(ctx: click.Context, /, out: Path | None, **options: object) -> None:
     """Train midnet, or fine-tune it, and write weights for --weights.
 
     \b
@@ -49,15 +40,16 @@ def command(ctx: click.Context, /, out: Path | None, **wishes: object) -> None:
     midframe train --clips MY/CLIPS --out runs/mine --from midnet-m.safetensors --minutes 30
     torchrun --nproc-per-node=4 -m midframe train ...      several GPUs
 
-    The same command goes on where it stopped.
+    The same command resumes a run that was stopped.
     """
     if ctx.invoked_subcommand is not None:
         return
     if out is None:
         raise click.UsageError("Missing option '--out'.")
-    from midframe.training.train import Recipe, train
+    from midframe.training.recipe import Recipe
+    from midframe.training.train import train
 
-    result = train(Recipe(out=out, **wishes), click.echo)  # type: ignore[arg-type]
+    result = train(Recipe(out=out, **options), click.echo)  # type: ignore[arg-type]
     click.echo(f"weights: {result}")
 
 
@@ -68,7 +60,7 @@ def command(ctx: click.Context, /, out: Path | None, **wishes: object) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--size", type=int, default=256, show_default=True, help="Side of a scene, pixels.")
 def scenes(path: Path, photos: tuple[Path, ...], rows: int, seed: int, size: int) -> None:
-    """Draw training scenes on a sheet, to look at them: pictures, flows, what is hidden."""
+    """Draw training scenes on a sheet: frames, flows, occlusions."""
     from midframe.training.scenes import sheet
 
     sheet(path, seed, rows, photos, size)

@@ -139,7 +139,7 @@ class Modelled:
         return None if flow is None else ops.crop(ops.resize_flow(flow, *size), height, width)[0].float().cpu()
 
 
-LADDER = ("hold", "blend", "minterpolate", "dis", "midnet-s", "midnet-m", "midnet-l", "vfinet")
+LADDER = ("hold", "blend", "minterpolate", "dis", "midnet-s", "midnet-m", "vfinet")
 CLASSICAL = ("hold", "blend", "minterpolate")
 
 

@@ -67,7 +67,6 @@ BUILDERS: dict[str, Callable[[Path | None], Model]] = {
     "blend": _blend,
     "midnet-s": _midnet("midnet-s"),
     "midnet-m": _midnet("midnet-m"),
-    "midnet-l": _midnet("midnet-l"),
     "vfinet": _vfinet,
     "vfinet-first": _vfinet_first,
     "rife": _rife,

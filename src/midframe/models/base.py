@@ -78,6 +78,10 @@ class Model(nn.Module):
         s, low = self.stride, self.min_side
         return -(-max(height, low) // s) * s, -(-max(width, low) // s) * s
 
+    def on_device(self, device: torch.device) -> Model:
+        """The model for one engine on a device: weights may be shared, scratch memory is not."""
+        return self.to(device)
+
     def encode(self, image: Tensor) -> Features:
         """Features of pictures (B, 3, H, W): once per frame, cached by the engine."""
         raise NotImplementedError

@@ -42,4 +42,4 @@ class Blend(Model):
     def render_planes(self, request: RenderRequest) -> list[tuple[Tensor, ...]]:
         """Every plane mixed, alpha too."""
         pairs = [*zip(request.a, request.b, strict=True)]
-        return [tuple(ops.mix(p, q, t) for p, q in pairs) for t in request.t.tolist()]
+        return [tuple(ops.blend(p, q, t) for p, q in pairs) for t in request.t.tolist()]

@@ -139,7 +139,7 @@ def _instance_norm(x: Tensor) -> Tensor:
     in one float32, which is 5 % off where a large part of the picture is of one colour (black bars, padding). Here
     rows are added up first, then their sums.
     """
-    rows = ops.wide(x).permute(0, 2, 3, 1)  # (B, H, W, C)
+    rows = ops.at_least_float32(x).permute(0, 2, 3, 1)  # (B, H, W, C)
     centred = rows - rows.mean(2, keepdim=True).mean(1, keepdim=True)
     variance = (centred * centred).mean(2, keepdim=True).mean(1, keepdim=True)
     return centred.mul_(torch.rsqrt(variance + NORM_EPS)).permute(0, 3, 1, 2)
@@ -252,7 +252,7 @@ class Gru(nn.Module):
         gates = self.gates(torch.cat([state, motion], dim=1)).add_(share[:, :n]).sigmoid_()
         update, reset = gates[:, : self.hidden], gates[:, self.hidden :]
         candidate = self.candidate(torch.cat([reset * state, motion], dim=1)).add_(share[:, n:]).tanh_()
-        return torch.lerp(state, ops.wide(candidate), ops.wide(update))
+        return torch.lerp(state, ops.at_least_float32(candidate), ops.at_least_float32(update))
 
 
 class Update(nn.Module):
@@ -289,7 +289,7 @@ class Update(nn.Module):
         for unit, share in zip(self.units, shares, strict=True):
             state = unit(state, motion, share)
         change = self.head[1](self.head[0](state).relu_())
-        return state, ops.wide(change)
+        return state, ops.at_least_float32(change)
 
 
 class Lookup(Protocol):
@@ -443,7 +443,7 @@ def upsample(flow: Tensor, mask: Tensor) -> Tensor:
         mask: (B, 9 * 64, h, w): logits; neighbour slowest, then row and column within the 8x8 cell.
     """
     batch, _, h, w = flow.shape
-    weights = ops.wide(mask).view(batch, 1, 9, 8, 8, h, w).softmax(dim=2)
+    weights = ops.at_least_float32(mask).view(batch, 1, 9, 8, 8, h, w).softmax(dim=2)
     near = F.unfold(8.0 * flow, 3, padding=1).view(batch, 2, 9, 1, 1, h, w)
     fine = (weights * near).sum(dim=2)  # (B, 2, 8, 8, h, w)
     return fine.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, 8 * h, 8 * w)
@@ -478,10 +478,10 @@ class Raft(nn.Module):
         if is_small(image):
             return doubled(self).encode(exact(image))
         image = (2.0 * image - 1.0).contiguous(memory_format=torch.channels_last)
-        features = ops.wide(self.features(image))
+        features = ops.at_least_float32(self.features(image))
         context = self.context(image)
         hidden, fed = context[:, : self.shape.hidden], context[:, self.shape.hidden :]
-        return Encoded(features, ops.wide(hidden).tanh(), fed.relu())
+        return Encoded(features, ops.at_least_float32(hidden).tanh(), fed.relu())
 
     def match(self, a: Encoded, b: Encoded, iterations: int = 12) -> tuple[Tensor, Tensor]:
         """Flows from a to b and from b to a, each (B, 2, H, W) float32, pixels; both in one batch."""
@@ -561,7 +561,9 @@ class Raft(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The recurrent part: flow at 1/8 and at full size."""
         start = ops.coordinates(state.shape[-2], state.shape[-1], state.device)
-        flow = state.new_zeros(len(state), 2, *state.shape[-2:]) if flow_init is None else ops.wide(flow_init)
+        flow = (
+            state.new_zeros(len(state), 2, *state.shape[-2:]) if flow_init is None else ops.at_least_float32(flow_init)
+        )
         shares = self.update.shares(context)
         for _ in range(iterations):
             with torch.autocast(state.device.type, enabled=False):

@@ -50,6 +50,10 @@ class Tiled(Model):
         """As the model inside has it."""
         return self.inner.padded_size(height, width)
 
+    def on_device(self, device: torch.device) -> Tiled:
+        """See `Model.on_device`."""
+        return Tiled(self.inner.on_device(device), self.side)
+
     def encode(self, image: Tensor) -> Features:
         """Features of every tile of (B, 3, H, W)."""
         height, width = image.shape[-2:]

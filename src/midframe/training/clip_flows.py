@@ -20,8 +20,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from midframe.errors import InputError, MediaError
-from midframe.models.search import Search, both_ways, remapped
-from midframe.models.search import places as grid_of
+from midframe.models.flow.bidirectional import estimate_bidirectional
+from midframe.models.flow.sampling import pixel_grid, sample
+from midframe.models.flow.types import DisConfig
 from midframe.training.clips import Clip, found_clips, read_run
 from midframe.training.shards import FLOWS, FRAMES, Arrays
 
@@ -38,7 +39,7 @@ SLOW = 1.5  # pixels, mean motion of a crop below which most are left out
 PER_RUN = 20  # samples from one run of frames
 CUT = 40.0  # mean absolute difference in levels from which neighbours are taken for a cut
 BARREN = 60  # runs without a sample before the clips are called unfit
-SETTINGS = Search(1, 4, 25, 0)
+SETTINGS = DisConfig(1, 4, 25, 0)
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def labelled_crops(clip: Clip, rng: Generator, size: int) -> list[Arrays]:
         np.asarray(cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8) for f in frames
     ]
     greys = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
-    found = [both_ways(one, two, SETTINGS, 4) for one, two in pairwise(greys)]
-    forward, backward = [x.forth for x in found], [x.back for x in found]
+    found = [estimate_bidirectional(one, two, SETTINGS, 4) for one, two in pairwise(greys)]
+    forward, backward = [x.forward for x in found], [x.backward for x in found]
     out: list[Arrays] = []
     for _ in range(3 * PER_RUN):
         if len(out) == PER_RUN:
@@ -176,10 +177,10 @@ def composed(flows: Sequence[Flow]) -> Flow:
     """The flow along a chain; NaN from where it leaves the frame."""
     total = flows[0].copy()
     height, width = total.shape[:2]
-    grid = grid_of(height, width)
+    grid = pixel_grid(height, width)
     for flow in flows[1:]:
         where = grid + total
-        step = remapped(flow, where)
+        step = sample(flow, where)
         total = total + step
     where = grid + total
     outside = (where[..., 0] < 0) | (where[..., 0] > width - 1) | (where[..., 1] < 0) | (where[..., 1] > height - 1)
@@ -191,13 +192,13 @@ def agreeing(here: Bytes, there: Bytes, flow: Flow, back: Flow) -> NDArray[np.bo
     """(H, W): where a flow leads back to its start and to a pixel of like colour."""
     known = np.isfinite(flow[..., 0])
     plain = np.nan_to_num(flow)
-    grid = grid_of(*flow.shape[:2])
-    returned = remapped(back, grid + plain)  # NaN next to a place without a way back
+    grid = pixel_grid(*flow.shape[:2])
+    returned = sample(back, grid + plain)  # NaN next to a place without a way back
     apart = np.hypot(*(plain + returned).transpose(2, 0, 1))
     length = np.hypot(plain[..., 0], plain[..., 1])
     with np.errstate(invalid="ignore"):
         known &= apart < AGREEMENT[0] + AGREEMENT[1] * length
-    off = np.abs(here.astype(np.float32) - remapped(there, grid + plain)).mean(2)
+    off = np.abs(here.astype(np.float32) - sample(there, grid + plain)).mean(2)
     known &= cv2.blur(off, (5, 5)) < LIKENESS
     # single pixels prove nothing
     solid = cv2.morphologyEx(known.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))

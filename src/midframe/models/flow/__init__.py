@@ -1,1 +1,1 @@
-"""Optical flow in both directions between two frames."""
+"""Optical flow between two frames, both ways, for `dis` and `midnet`."""

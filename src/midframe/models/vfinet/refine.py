@@ -56,7 +56,7 @@ class Stage(nn.Module):
             x = self.transformer(x)
         for body in self.bodies:
             x = body(x) + x
-        x = ops.wide(self.out(self.up(x)))
+        x = ops.at_least_float32(self.out(self.up(x)))
         change = self._resize(x, 2.0) * 2.0
         return change if self.scale == 1 else self._resize(change, float(self.scale)) * self.scale
 

@@ -1,4 +1,4 @@
-"""A quick look at a network during its training: PSNR on a folder of triplets, in less than a minute.
+"""Quick evaluation of a network during its training: PSNR on a folder of triplets, in less than a minute.
 
 It is a compass, not a report: `midframe.evaluation` makes those.
 """
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from midframe.errors import InputError, MediaError
 from midframe.models.base import RenderRequest
-from midframe.models.midnet import Midnet
+from midframe.models.midnet.model import Midnet
 from midframe.ops import crop, pad
 
-MOST = 40  # triplets that are looked at, evenly spread over those found
+MAX_TRIPLETS = 40  # evenly spread over those found
 
 
 @dataclass(frozen=True)
 class Triplet:
-    """Three pictures: the outer two are given, the middle one is the truth at t = 1/2."""
+    """Three frames: the outer two are given, the middle one is the truth at t = 1/2."""
 
     a: Path
     target: Path
@@ -33,7 +33,7 @@ class Triplet:
 def find_triplets(folder: Path) -> list[Triplet]:
     """Triplets under a folder: Middlebury's (`input/*/frame10.png`, `gt/*/frame10i11.png`), Vimeo's, septuplets.
 
-    Of a septuplet im3, im4 and im5 are taken.
+    Of a septuplet im3, im4 and im5 are used.
 
     Raises:
         InputError: none found.
@@ -51,36 +51,36 @@ def find_triplets(folder: Path) -> list[Triplet]:
             found.append(Triplet(*paths))
     if not found:
         raise InputError(
-            f"train: no triplets under {folder}; read are Middlebury's input/*/frame10.png with gt/*/frame10i11.png, "
-            "and folders of im1, im2, im3"
+            f"train: no triplets under {folder}; accepted are Middlebury's input/*/frame10.png with "
+            "gt/*/frame10i11.png, and folders of im1, im2, im3"
         )
-    return found[:: -(-len(found) // MOST)]
+    return found[:: -(-len(found) // MAX_TRIPLETS)]
 
 
-def quick_score(net: Midnet, weights: dict[str, Tensor], triplets: list[Triplet], half: bool) -> float:
-    """Mean PSNR in dB, pictures rounded to 8 bits, of a network with other weights for the while.
+def quick_evaluation(net: Midnet, weights: dict[str, Tensor], triplets: list[Triplet], half: bool) -> float:
+    """Mean PSNR in dB of a network with other weights, frames rounded to 8 bits.
 
     Args:
-        net: left as it was.
-        weights: state dict to look at: the moving average.
-        triplets: what to look at.
+        net: has its own weights again afterwards.
+        weights: state dict to evaluate: the moving average.
+        triplets: to evaluate on.
         half: convolutions in bf16.
     """
     own = {name: value.detach().clone() for name, value in net.state_dict().items()}
     net.load_state_dict(weights)
     net.eval()
     device = next(net.parameters()).device
+    model = net.on_device(device)
     scores = []
     try:
         for triplet in triplets:
-            a, target, b = (_read(path).to(device) for path in (triplet.a, triplet.target, triplet.b))
-            height, width = a.shape[-2:]
-            size = net.padded_size(height, width)
+            first, target, second = (_read(path).to(device) for path in (triplet.a, triplet.target, triplet.b))
+            height, width = first.shape[-2:]
+            size = model.padded_size(height, width)
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-                seen_a, seen_b = net.encode(pad(a, *size)), net.encode(pad(b, *size))
-                t = torch.tensor([0.5], device=device)
-                made = net.render(RenderRequest(seen_a, seen_b, net.match(seen_a, seen_b), t))
-            rounded = (crop(made.float(), height, width).clamp(0, 1) * 255).round()
+                a, b = model.encode(pad(first, *size)), model.encode(pad(second, *size))
+                frame = model.render(RenderRequest(a, b, model.match(a, b), torch.tensor([0.5], device=device)))
+            rounded = (crop(frame.float(), height, width).clamp(0, 1) * 255).round()
             error = float(((rounded - target * 255) ** 2).mean())
             scores.append(10 * np.log10(255**2 / max(error, 1e-6)))
     finally:

@@ -1,0 +1,7 @@
+"""midnet: classical flow, motion hypotheses at t, learned fusion. `model` is the figure, `backend` what computes."""
+
+from midframe.models.midnet.architecture import SIZES, Architecture
+from midframe.models.midnet.checkpoint import load_midnet, save_midnet
+from midframe.models.midnet.model import Midnet
+
+__all__ = ["SIZES", "Architecture", "Midnet", "load_midnet", "save_midnet"]

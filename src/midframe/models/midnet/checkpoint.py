@@ -1,0 +1,89 @@
+"""midnet's weights on disk: safetensors, 16 bits, the architecture in the metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from midframe import kernels
+from midframe.errors import WeightsError
+from midframe.models.midnet.architecture import SIZES, Architecture
+from midframe.models.midnet.model import Midnet
+
+# Parameters in files written before they were called by the field's terms.
+_OLD_PREFIXES = {
+    "judge.kind": "fusion.hypothesis_bias",
+    "judge.look.": "fusion.input_layer.",
+    "judge.first.": "fusion.hidden_layer.",
+    "judge.gather.": "fusion.context_encoder.",
+    "judge.down8.": "fusion.encoder8.",
+    "judge.down16.": "fusion.encoder16.",
+    "judge.up8.": "fusion.decoder8.",
+    "judge.spread.": "fusion.context_decoder.",
+    "judge.second.": "fusion.output_layer.",
+    "judge.verdict.": "fusion.head.",
+}
+
+
+def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with the parameter names of this version."""
+
+    def current(name: str) -> str:
+        for old, new in _OLD_PREFIXES.items():
+            if name.startswith(old):
+                return new + name.removeprefix(old)
+        return name
+
+    return {current(name): value for name, value in state.items()}
+
+
+def save_midnet(path: Path, state: Mapping[str, Tensor], architecture: Architecture, notes: Mapping[str, str]) -> None:
+    """Write weights, architecture and notes under a temporary name, then rename."""
+    from safetensors.torch import save_file
+
+    half = {name: value.detach().half().contiguous().cpu() for name, value in state.items()}
+    scratch = path.with_name(f".{path.name}-{os.getpid()}")
+    save_file(half, scratch, {"architecture": json.dumps(architecture.to_json()), **notes})
+    scratch.chmod(0o644)  # safetensors makes it readable by its owner alone
+    scratch.replace(path)
+
+
+def load_midnet(path: Path, name: str = "") -> Midnet:
+    """Load a network as `save_midnet` wrote it, or an older version, in float32, on the CPU.
+
+    Args:
+        path: a file, or a folder with `<name>.safetensors` in it.
+        name: of the model.
+
+    Raises:
+        WeightsError: missing, damaged, or not midnet's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.is_dir():
+        path = path / f"{name}.safetensors"
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}; a safetensors file of midnet is needed")
+    try:
+        with safe_open(path, "pt") as file:
+            found = (file.metadata() or {}).get("architecture")
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
+    try:
+        architecture = Architecture.from_json(json.loads(found or ""))
+        if name in SIZES and architecture != SIZES[name]:
+            raise ValueError(f"they are not of the size of {name}")
+        net = Midnet(architecture)
+        net.load_state_dict(current_names(state))
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{path} holds no weights of a midnet that this version can build: {reason}") from error
+    kernels.warn_if_missing()
+    net.name = name or Midnet.name  # type: ignore[misc]
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,186 @@
+"""midnet: our own network. Features per frame, motion per gap, frames per instant; sizes S and M.
+
+    encode   1/1   luma and mean colours; planes with cubic spline coefficients
+    match    1/4   bidirectional flow by inverse search (`flow`); forward-backward inconsistency -> occlusion and
+                   splatting importance; filtered flows, with small fast objects
+    render   1/4   motion hypotheses at t: splatted, one-sided, filtered, shifted, zero
+             1/1   both frames warped by cubic splines under every active hypothesis
+             1/4   matching features -> fusion network -> weights of every warped frame in every 4x4 block
+             1/1   weighted sum
+
+The fusion network is all that is learned. midnet knows no file, no time base and no device policy. Flow, coordinates
+and sampling are float32; only convolutions follow the autocast of the caller. Ideas are from softmax splatting
+(Niklaus & Liu 2020) and RAFT (Teed & Deng 2020).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from midframe import kernels
+from midframe.models.base import Model, RenderRequest
+from midframe.models.midnet.architecture import SIZES, Architecture
+from midframe.models.midnet.backend import Backend
+from midframe.models.midnet.flow_estimation import FlowConfig, estimate_flow
+from midframe.models.midnet.fusion import FusionNetwork
+from midframe.models.midnet.occlusion import background_motion, flow_fields
+from midframe.models.midnet.torch_backend import TorchBackend
+from midframe.models.midnet.types import (
+    BLOCK,
+    TILE,
+    Acceleration,
+    FrameFeatures,
+    MotionField,
+    WarpedFrames,
+    WarpRequest,
+)
+from midframe.types import PixelFormat
+
+
+class Midnet(Model):
+    """Classical flow, motion hypotheses at t, and a learned fusion of the frames warped under them."""
+
+    name = "midnet"
+    context = 1
+    stride = BLOCK * TILE
+    min_side = 64
+    flow_scales = (1.0, 0.5, 0.25)
+    prefetch = True
+
+    def __init__(self, architecture: Architecture = SIZES["midnet-m"], backend: Backend | None = None) -> None:
+        """Build a network without trained weights.
+
+        Args:
+            architecture: its size.
+            backend: what computes; tensor operations if not given.
+        """
+        super().__init__()
+        self.architecture = architecture
+        self.backend: Backend = backend or TorchBackend()
+        self.fusion = FusionNetwork(architecture.hypotheses, *architecture.fusion)
+
+    def on_device(self, device: torch.device) -> Midnet:
+        """See `Model.on_device`; the native back end on a CPU."""
+        return self.with_backend(backend_for(device)).to(device)
+
+    def with_backend(self, backend: Backend) -> Midnet:
+        """The same network, weights shared, on another back end."""
+        model = copy.copy(self)
+        model.backend = backend
+        return model
+
+    # Per frame
+
+    def encode(self, image: Tensor) -> FrameFeatures:
+        """See `Model.encode`."""
+        return self.backend.prepare(image)
+
+    def supports_planes(self, format: PixelFormat, height: int, width: int) -> bool:
+        """See `Model.supports_planes`."""
+        return self.backend.supports_planes(format)
+
+    def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> FrameFeatures:
+        """See `Model.encode_planes`."""
+        return self.backend.prepare_planes(planes, format, self.padded_size(*planes[0].shape))
+
+    # Per gap
+
+    def match(self, a: FrameFeatures, b: FrameFeatures) -> MotionField:
+        """See `Model.match`."""
+        return self.estimate_motion(a, b, FlowConfig(scale=self.flow_scale))
+
+    def estimate_motion(self, a: FrameFeatures, b: FrameFeatures, config: FlowConfig) -> MotionField:
+        """`match` with a flow configuration."""
+        flows, alternative, area = estimate_flow(a.luma, b.luma, config, self.architecture.filtered)
+        errors = self._inconsistency(flows)
+        background = background_motion(flows[0], errors[0]), background_motion(flows[1], errors[1])
+        primary = flow_fields(flows, errors, area, background)
+        if not self.architecture.filtered:
+            return MotionField(primary)
+        filtered = self._filtered(alternative, a, b)
+        return MotionField(primary, flow_fields(filtered, self._inconsistency(filtered), area, background))
+
+    def _inconsistency(self, flows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.backend.inconsistency(*flows), self.backend.inconsistency(*flows[::-1])
+
+    def _filtered(self, flows: tuple[Tensor, Tensor], a: FrameFeatures, b: FrameFeatures) -> tuple[Tensor, Tensor]:
+        """Both flows with unreliable vectors, of occluded content, replaced by those of the surface around them.
+
+        Weighted filtering by colour: Sun, Roth & Black 2010.
+        """
+        confidence = [torch.exp(-error) + 1e-3 for error in self._inconsistency(flows)]
+        forward, backward = (
+            self.backend.filter_flow(flow, frame.block_means, own)
+            for flow, frame, own in zip(flows, (a, b), confidence, strict=True)
+        )
+        return forward, backward
+
+    def flow(self, motion: MotionField) -> Tensor:
+        """See `Model.flow`; the filtered flow where there is one, which also follows small fast objects."""
+        return (motion.filtered or motion.primary).ab.flow
+
+    # Per instant
+
+    def render(self, request: RenderRequest) -> Tensor:
+        """See `Model.render`; uses `before` and `after` only together, where both show the same acceleration."""
+        frames = []
+        for part in self._parts(request):
+            warped = self.backend.warp(part, self.architecture.hypotheses)
+            weights = self.backend.fuse(self.fusion, warped, part.t)
+            frames.append(self.backend.blend(warped, weights))
+        return torch.cat(frames)
+
+    def render_planes(self, request: RenderRequest) -> list[tuple[Tensor, ...]]:
+        """See `Model.render_planes`."""
+        frames = []
+        for part in self._parts(request):
+            warped = self.backend.warp(part, self.architecture.hypotheses)
+            weights = self.backend.fuse(self.fusion, warped, part.t)
+            frames.append(self.backend.blend_planes(warped, weights))
+        return frames
+
+    def warp(self, request: RenderRequest) -> WarpedFrames:
+        """Both frames warped under every hypothesis, and their matching features; what is stored for training."""
+        (part,) = self._parts(request)
+        return self.backend.as_tensors(self.backend.warp(part, self.architecture.hypotheses))
+
+    def acceleration(self, motion: MotionField, before: MotionField, after: MotionField) -> Acceleration:
+        """Second differences of position at a and at b from the flows of the gaps before and after.
+
+        At a: x(1) - 2 x(0) + x(-1) = flow from a to b + flow from a to before. Used where both ends agree, and never
+        more than half the velocity.
+        """
+        ab, ba = motion.primary.ab.flow, motion.primary.ba.flow
+        at_a, at_b = ab + before.primary.ba.flow, ba + after.primary.ab.flow
+        confirm = self.backend.confirm_acceleration
+        return Acceleration(confirm(at_a, at_b, ab), confirm(at_b, at_a, ba))
+
+    def _parts(self, request: RenderRequest) -> Iterator[WarpRequest]:
+        """What the back end takes at once, in order."""
+        a, b, motion, t = request.a, request.b, request.motion, request.t
+        acceleration = None
+        if request.before is not None and request.after is not None:
+            acceleration = self.acceleration(motion, request.before, request.after)
+        whole = WarpRequest(a, b, motion, t, acceleration)
+        limit = self.backend.batch_limit(a.luma.shape[-2] * a.luma.shape[-1])
+        if len(a.luma) == 1:
+            yield from (replace(whole, t=some) for some in torch.split(t, limit))
+            return
+        for first in range(0, len(t), limit):
+            some = slice(first, first + limit)
+            curve = None if acceleration is None else acceleration.select(some)
+            yield WarpRequest(a.select(some), b.select(some), motion.select(some), t[some], curve)
+
+
+def backend_for(device: torch.device) -> Backend:
+    """A back end for an engine on a device: C++ kernels on a CPU, if they are installed; tensor operations elsewhere."""
+    if device.type != "cpu" or kernels.missing():
+        return TorchBackend()
+    from midframe.models.midnet.native_backend import NativeBackend
+
+    return NativeBackend()

@@ -1,0 +1,213 @@
+"""midnet's back end of C++ kernels, on the CPU; computes no gradients.
+
+A frame is luma and chroma, as in video: warping and blending are linear, so nothing is lost, and the chroma of a video
+is warped at its own size, fewer than half of the samples of RGB. A few rows at a time go through all operations, which
+takes a fifth of the time of whole frames through each. Rows do not depend on how they are distributed over threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from midframe import _native
+from midframe.colour import levels, matrix_to_rgb
+from midframe.models.midnet import hypotheses
+from midframe.models.midnet.fusion import FusionNetwork
+from midframe.models.midnet.torch_backend import COLOUR_SIGMA, FILTER_RADIUS, KEPT_CONFIDENCE
+from midframe.models.midnet.types import BLOCK, EVALUATED, TILE, FrameFeatures, WarpedFrames, WarpRequest
+from midframe.types import PixelFormat
+
+Array = NDArray[Any]  # of float32
+RGB_MATRIX = "smpte170m"  # of the luma and chroma that RGB frames are converted to
+
+
+@dataclass(frozen=True, slots=True)
+class NativeFrame:
+    """Planes of a frame with spline coefficients. Sides are multiples of 16."""
+
+    planes: _native.Planes
+    format: PixelFormat | None = None  # of the planes it was made of, and their sizes
+    sizes: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NativeWarped:
+    """Two frames warped to t under K hypotheses; what is inactive, and features of trivial tiles, must not be read."""
+
+    warped: _native.Warped
+    a: NativeFrame
+
+
+class NativeBackend:
+    """See `Backend`; frames one at a time. Owns its worker threads, as many as PyTorch has, and its scratch memory."""
+
+    def __init__(self) -> None:
+        self._workspace = _native.Workspace()
+
+    @property
+    def workspace(self) -> _native.Workspace:
+        """Scratch memory and threads."""
+        if self._workspace.threads != torch.get_num_threads():
+            self._workspace.threads = torch.get_num_threads()
+        return self._workspace
+
+    def prepare(self, image: Tensor) -> FrameFeatures:
+        """See `Backend.prepare`."""
+        matrix = _matrix(RGB_MATRIX)
+        return _features([NativeFrame(self.workspace.planes_of_rgb(rgb, matrix)) for rgb in _members(image)])
+
+    def supports_planes(self, format: PixelFormat) -> bool:
+        """Y'CbCr and gray without alpha, chroma at full or half size."""
+        return format.layout in ("yuv", "gray") and not format.alpha and max(format.chroma_w, format.chroma_h) <= 1
+
+    def prepare_planes(self, planes: Sequence[Tensor], format: PixelFormat, size: tuple[int, int]) -> FrameFeatures:
+        """See `Backend.prepare_planes`."""
+        codes = [plane.contiguous().numpy() for plane in planes]
+        chroma = size[0] >> format.chroma_h, size[1] >> format.chroma_w
+        matrix = _matrix(format.matrix) if len(codes) == 3 else (0.0,) * 6
+        prepared = self.workspace.planes_of_codes(codes, _ranges(format), size, chroma, matrix)
+        return _features([NativeFrame(prepared, format, tuple((len(plane), plane.shape[1]) for plane in codes))])
+
+    def inconsistency(self, flow: Tensor, backward: Tensor) -> Tensor:
+        """See `Backend.inconsistency`."""
+        pairs = zip(_members(flow), _members(backward), strict=True)
+        return _batch([self.workspace.forward_backward_error(*pair)[None] for pair in pairs])
+
+    def filter_flow(self, flow: Tensor, block_means: Tensor, confidence: Tensor) -> Tensor:
+        """See `Backend.filter_flow`."""
+        parts = torch.cat([flow, block_means, confidence], 1)
+        padded = _members(F.pad(parts.float(), (FILTER_RADIUS,) * 4, mode="replicate"))
+        parameters = FILTER_RADIUS, 0.5 / COLOUR_SIGMA**2, KEPT_CONFIDENCE
+        return _batch([self.workspace.filtered_flow(member, *parameters) for member in padded])
+
+    def confirm_acceleration(self, own: Tensor, other: Tensor, flow: Tensor) -> Tensor:
+        """See `Backend.confirm_acceleration`."""
+        parts = zip(_members(own), _members(other), _members(flow), strict=True)
+        return _batch([self.workspace.confirmed_acceleration(*each) for each in parts])
+
+    def batch_limit(self, pixels: int) -> int:
+        """One."""
+        return 1
+
+    def warp(self, request: WarpRequest, names: Sequence[str]) -> NativeWarped:
+        """See `Backend.warp`."""
+        a, b = _frame(request.a), _frame(request.b)
+        motion, acceleration = request.motion, request.acceleration
+        pairs = [motion.primary] if motion.filtered is None else [motion.primary, motion.filtered]
+        fields = [field for pair in pairs for field in (pair.ab, pair.ba)]
+        threshold = 0.25 * hypotheses.ACTIVE_DISTANCE
+        proposed = self.workspace.hypotheses(
+            [_array(field.flow[0]) for field in fields],
+            [_array(field.importance[0, 0]) for field in fields],
+            None if acceleration is None else (_array(acceleration.a[0]), _array(acceleration.b[0])),
+            float(request.t),
+            list(names),
+            hypotheses.SHIFT,
+            threshold,
+        )
+        limits = (
+            threshold, hypotheses.TRIVIAL_RESIDUAL, hypotheses.STRICT_RESIDUAL, hypotheses.SAME_COLOUR,
+            hypotheses.LARGER_RESIDUAL,
+        )  # fmt: skip
+        occlusion = [_array(field.occlusion[0, 0]) for field in (motion.primary.ab, motion.primary.ba)]
+        return NativeWarped(self.workspace.warp_hypotheses(proposed, a.planes, b.planes, *occlusion, limits), a)
+
+    def as_tensors(self, warped: NativeWarped) -> WarpedFrames:
+        """See `Backend.as_tensors`; of frames that came as RGB."""
+        found = warped.warped
+        count, zero = len(found.active), found.zero
+        active, evaluated = (x.repeat(TILE, 1).repeat(TILE, 2)[:, None] for x in (found.active, found.evaluated))
+        pixels = evaluated.repeat(BLOCK, 2).repeat(BLOCK, 3)
+        matrix = np.array(found.a.matrix, np.float32).reshape(3, 2)
+        sides = []
+        for side, source in enumerate((found.a, found.b)):
+            own = slice(side * count, (side + 1) * count)
+            luma, chroma = found.luma[own].copy(), found.chroma[own].copy()
+            luma[zero], chroma[zero] = source.luma, source.chroma
+            luma, chroma = (np.where(pixels, x, x[:1]) for x in (luma, chroma))
+            sides.append(torch.from_numpy(luma + np.einsum("kn,pnyx->pkyx", matrix, chroma))[:, None])
+        features = np.where(active, found.features, found.features[:1])
+        features[:, EVALUATED] = np.where(evaluated[0], features[:, EVALUATED], 0.0)
+        a, b = (side.unbind(0) for side in sides)
+        return WarpedFrames(a, b, torch.from_numpy(features)[None], torch.from_numpy(found.coverage)[None])
+
+    @torch.no_grad()
+    def fuse(self, network: FusionNetwork, warped: NativeWarped, t: Tensor) -> Tensor:
+        """See `Backend.fuse`; the coarse context is computed by torch."""
+        layers, instant = _layers(network), float(t)
+        encoded = self.workspace.encode(warped.warped, layers, instant)
+        coarse = network.coarse_context(torch.from_numpy(encoded.fine)[None])
+        weights = self.workspace.decode(warped.warped, encoded, layers, _array(coarse[0]), instant)
+        return torch.from_numpy(weights)[None]
+
+    def blend(self, warped: NativeWarped, weights: Tensor) -> Tensor:
+        """See `Backend.blend`."""
+        luma, chroma = self.workspace.blend(warped.warped, weights[0].numpy())
+        assert chroma is not None
+        return torch.from_numpy(self.workspace.rgb_of(luma, chroma, warped.a.planes.matrix))[None]
+
+    def blend_planes(self, warped: NativeWarped, weights: Tensor) -> tuple[Tensor, ...]:
+        """See `Backend.blend_planes`."""
+        luma, chroma = self.workspace.blend(warped.warped, weights[0].numpy())
+        format, frames = warped.a.format, []
+        assert format is not None
+        planes = [luma] if chroma is None else [luma, *chroma]
+        for plane, range_, size in zip(planes, _ranges(format), warped.a.sizes, strict=True):
+            codes = torch.empty(size, dtype=format.dtype)
+            self.workspace.write_codes(plane, range_, (1 << format.depth) - 0.5, codes.numpy())
+            frames.append(codes)
+        return tuple(frames)
+
+
+def _frame(features: FrameFeatures) -> NativeFrame:
+    if not isinstance(features.planes, tuple):
+        raise TypeError("these features come from another back end; encode the frames with the model that renders them")
+    (frame,) = features.planes
+    return frame  # type: ignore[no-any-return]
+
+
+def _features(frames: Sequence[NativeFrame]) -> FrameFeatures:
+    luma = _batch([frame.planes.luma[None] for frame in frames])
+    return FrameFeatures(luma, _batch([frame.planes.block_means for frame in frames]), tuple(frames))
+
+
+def _layers(network: FusionNetwork) -> _native.FusionNetwork:
+    layers: list[Any] = [
+        network.input_layer, network.hidden_layer, network.output_layer, network.head, network.context_encoder[0],
+        network.context_decoder,
+    ]  # fmt: skip
+    weights, biases = [_array(x.weight.flatten(1)) for x in layers], [_array(x.bias) for x in layers]
+    hypothesis_bias = _array(network.hypothesis_bias + network.input_layer.bias)
+    return _native.FusionNetwork(weights, biases, hypothesis_bias, _array(network.prior))
+
+
+def _matrix(name: str) -> tuple[float, ...]:
+    """Contributions of Cb and Cr to R, G and B: (3, 2), flat."""
+    return tuple(float(x) for row in matrix_to_rgb(name) for x in row[1:])
+
+
+def _ranges(format: PixelFormat) -> list[tuple[float, float]]:
+    """For each plane the code value of 0, and the number of codes per unit."""
+    black, span, zero, chroma_span = levels(format)
+    return [(black, span), *[(zero, chroma_span)] * (format.plane_count - 1)]
+
+
+def _array(x: Tensor) -> Array:
+    return np.ascontiguousarray(x.detach().float().numpy())
+
+
+def _members(batch: Tensor) -> list[Array]:
+    return [_array(x) for x in batch]
+
+
+def _batch(arrays: Sequence[Array]) -> Tensor:
+    """Members as a batch; a single one is not copied."""
+    return torch.from_numpy(arrays[0])[None] if len(arrays) == 1 else torch.from_numpy(np.stack(arrays))
