@@ -178,7 +178,7 @@ class Midnet(Model):
 
 
 def backend_for(device: torch.device) -> Backend:
-    """A back end for an engine on a device: C++ kernels on a CPU, if they are installed; tensor operations elsewhere."""
+    """A back end for an engine on a device: C++ kernels on a CPU, if installed; tensor operations elsewhere."""
     if device.type != "cpu" or kernels.missing():
         return TorchBackend()
     from midframe.models.midnet.native_backend import NativeBackend

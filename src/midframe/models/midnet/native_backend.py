@@ -117,8 +117,8 @@ class NativeBackend:
             threshold, hypotheses.TRIVIAL_RESIDUAL, hypotheses.STRICT_RESIDUAL, hypotheses.SAME_COLOUR,
             hypotheses.LARGER_RESIDUAL,
         )  # fmt: skip
-        occlusion = [_array(field.occlusion[0, 0]) for field in (motion.primary.ab, motion.primary.ba)]
-        return NativeWarped(self.workspace.warp_hypotheses(proposed, a.planes, b.planes, *occlusion, limits), a)
+        ab, ba = (_array(field.occlusion[0, 0]) for field in (motion.primary.ab, motion.primary.ba))
+        return NativeWarped(self.workspace.warp_hypotheses(proposed, a.planes, b.planes, ab, ba, limits), a)
 
     def as_tensors(self, warped: NativeWarped) -> WarpedFrames:
         """See `Backend.as_tensors`; of frames that came as RGB."""
