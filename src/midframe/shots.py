@@ -36,6 +36,7 @@ MEMORY = Fraction(5)  # seconds; older frames do not tell how much change is usu
 _THUMB = 64  # long side of a thumbnail, pixels
 _BLOCK = 4  # side of the matched blocks, thumbnail pixels
 _SEARCH = 4  # search range of the matching, thumbnail pixels
+_WIDE_SEARCH = 8  # the same behind a run of duplicates
 _CHROMA = 0.5  # weight of each colour difference beside luma
 # Residual that noise, small movements and occlusion leave in a static scene: levels, and over its contrast.
 _FLOOR = 1.0
@@ -117,6 +118,9 @@ class Thumbnails:
             residual = matching_residual(last, thumb)
             usual = history.usual(here.pts)
             cut = self._exceeds(residual, usual, last, thumb)
+            if cut and history.steps > 1:  # what moved meanwhile has moved further
+                residual = matching_residual(last, thumb, _WIDE_SEARCH)
+                cut = self._exceeds(residual, usual, last, thumb)
             if cut:
                 fill(LOOKAHEAD)
                 thumbs = [thumb for _, thumb in ahead]
@@ -160,30 +164,30 @@ class _History:
 
     def __init__(self) -> None:
         self._recent: deque[tuple[Fraction, float]] = deque(maxlen=_RECENT)  # pts, residual per frame
-        self._steps = 1  # frames since the last that was no duplicate
+        self.steps = 1  # frames since the last that was no duplicate
 
     def skip(self) -> None:
         """Count a duplicate."""
-        self._steps += 1
+        self.steps += 1
 
     def add(self, pts: Fraction, residual: float) -> None:
         """Add the residual of a frame."""
-        self._recent.append((pts, residual / min(self._steps, _LONGEST_STEP)))
-        self._steps = 1
+        self._recent.append((pts, residual / min(self.steps, _LONGEST_STEP)))
+        self.steps = 1
 
     def clear(self) -> None:
         """Forget everything at a scene change."""
         self._recent.clear()
-        self._steps = 1
+        self.steps = 1
 
     def usual(self, pts: Fraction) -> float:
         """Return the residual that recent frames suggest for a frame at `pts`."""
         recent = [residual for at, residual in self._recent if at >= pts - MEMORY]
-        return statistics.median(recent) * min(self._steps, _LONGEST_STEP) if recent else 0.0
+        return statistics.median(recent) * min(self.steps, _LONGEST_STEP) if recent else 0.0
 
     def following(self, thumbs: Sequence[Thumb]) -> float:
         """Return the residual that the next frame which is no duplicate suggests for the first of `thumbs`."""
-        mine = self._steps if self._steps <= _LONGEST_STEP else 1  # longer runs are stills
+        mine = self.steps if self.steps <= _LONGEST_STEP else 1  # longer runs are stills
         for steps, (a, b) in enumerate(pairwise(thumbs), 1):
             residual = matching_residual(a, b)
             if residual > _DUPLICATE * _scale(a, b):
@@ -254,11 +258,11 @@ def correlation(a: Thumb, b: Thumb) -> float:
     return best
 
 
-def matching_residual(a: Thumb, b: Thumb) -> float:
+def matching_residual(a: Thumb, b: Thumb, search: int = _SEARCH) -> float:
     """Mean difference, in 8-bit levels, after block matching between two thumbnails.
 
-    The larger of both directions, because occlusion raises the one and disocclusion the other. Thumbnails that differ
-    little without motion are not matched.
+    Blocks are matched within `search` thumbnail pixels. The larger of both directions counts, because occlusion raises
+    the one and disocclusion the other. Thumbnails that differ little without motion are not matched.
     """
     weight = np.array([1.0, _CHROMA, _CHROMA], np.float32).reshape(1, 3, 1, 1)
     there = np.stack([a, b]) * weight
@@ -267,11 +271,11 @@ def matching_residual(a: Thumb, b: Thumb) -> float:
     if as_is < _QUIET * _scale(a, b):
         return as_is
     height, width = a.shape[-2:]
-    padded = np.pad(here, ((0, 0), (0, 0), (_SEARCH, _SEARCH), (_SEARCH, _SEARCH)), mode="edge")
+    padded = np.pad(here, ((0, 0), (0, 0), (search, search), (search, search)), mode="edge")
     different = np.empty_like(there)
     best: Thumb | None = None
-    for down in range(2 * _SEARCH + 1):
-        for right in range(2 * _SEARCH + 1):
+    for down in range(2 * search + 1):
+        for right in range(2 * search + 1):
             np.subtract(padded[:, :, down : down + height, right : right + width], there, out=different)
             blocks = _blocks(np.abs(different, out=different))
             best = blocks if best is None else np.minimum(best, blocks, out=best)
