@@ -1,5 +1,6 @@
 """The matcher, intermediate flow, their scenes, labels and training."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from midframe.training.matcher import (
     EVALUATION_MIX,
     MatcherRecipe,
     flow_scores,
+    half_flow,
     matcher_flow,
     objective,
     train_matcher,
@@ -163,6 +165,34 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
     whole, parts = weights("whole", 8), weights("parts", 4, 8)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_the_second_stage_begins_with_the_matcher_and_resumes_exactly(tmp_path: Path) -> None:
+    def run(folder: str, stage: str, *stops: int) -> dict[str, torch.Tensor]:
+        for stop in stops:
+            train_matcher(
+                MatcherRecipe(tmp_path / folder, samples=8, stop_after=stop, batch=2, size=64, workers=0, stage=stage)
+            )
+        name = "matcher.pt" if stage == "flow" else "motion.pt"
+        return torch.load(tmp_path / folder / name, weights_only=True)["net"]  # type: ignore[no-any-return]
+
+    with pytest.raises(InputError, match="train the stage flow first"):
+        run("none", "frames", 2)
+    for folder, stops in (("whole", (4,)), ("parts", (2, 4))):
+        run(folder, "flow", 2)
+        run(folder, "frames", *stops)
+    whole, parts = (torch.load(tmp_path / f / "motion.pt", weights_only=True)["net"] for f in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    log = [json.loads(line) for line in (tmp_path / "whole").glob("motion-log.jsonl") for line in line.open()]
+    assert all(np.isfinite(line["psnr"]) for line in log)
+
+
+def test_half_flow_keeps_known_pixels_beside_unknown_ones() -> None:
+    flow = torch.full((1, 2, 2, 4), 6.0)
+    flow[..., 0, 0] = float("nan")
+    flow[..., 2:] = float("nan")
+    half = half_flow(flow)
+    assert half[0, 0, 0, 0] == 3.0 and torch.isnan(half[0, 0, 0, 1])
 
 
 def test_crops_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class ClipFlows:
 
     folders: tuple[Path, ...]
     size: int = 224  # pixels
+    detail: int = 1  # 2: frames are kept at twice the size at which flow is estimated, and its labels are enlarged
 
     def make(self, number: int, samples: int) -> Arrays:
         """Cut a shard.
@@ -63,7 +64,7 @@ class ClipFlows:
         barren = 0
         while len(kept) < samples:
             clip = clips[int(rng.choice(len(clips), p=weight))]
-            new = labelled_crops(clip, rng, self.size)
+            new = labelled_crops(clip, rng, self.size, self.detail)
             kept += new
             barren = 0 if new else barren + 1
             if barren > BARREN:
@@ -75,25 +76,28 @@ class ClipFlows:
         """One crop: frames a, target, b, flows between a and b, and no occlusion known."""
         out: Arrays = {"t": arrays["t"][index]}
         out |= dict(zip(FRAMES[1:4], arrays["frames"][index], strict=True))
-        out |= dict(zip(FLOWS[:2], arrays["flows"][index], strict=True))
+        flows = arrays["flows"][index]
+        if self.detail > 1:
+            flows = self.detail * flows.repeat(self.detail, 1).repeat(self.detail, 2)
+        out |= dict(zip(FLOWS[:2], flows, strict=True))
         return out
 
 
-def labelled_crops(clip: Clip, rng: Generator, size: int) -> list[Arrays]:
+def labelled_crops(clip: Clip, rng: Generator, size: int, detail: int = 1) -> list[Arrays]:
     """Up to `PER_RUN` crops from one place of a clip."""
     try:
         frames = read_run(clip, rng)
     except MediaError:
         return []
     frames = uncut(frames)
-    if len(frames) < 3 or min(frames[0].shape[:2]) < SHORT_SIDE[0]:
+    if len(frames) < 3 or min(frames[0].shape[:2]) < detail * SHORT_SIDE[0]:
         return []
-    short = min(frames[0].shape[:2])
+    short = min(frames[0].shape[:2]) // detail
     wanted = float(np.exp(rng.uniform(np.log(SHORT_SIDE[0]), np.log(min(SHORT_SIDE[1], short)))))
-    scale = wanted / short
-    frames = [
-        np.asarray(cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8) for f in frames
-    ]
+    scale = wanted / min(frames[0].shape[:2])
+    height, width = (round(side * scale) for side in frames[0].shape[:2])
+    large = [_resized(f, detail * height, detail * width) for f in frames]
+    frames = [_resized(f, height, width) for f in large]
     greys = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
     found = [estimate_bidirectional(one, two, SETTINGS, 4) for one, two in pairwise(greys)]
     forward, backward = [x.forward for x in found], [x.backward for x in found]
@@ -102,13 +106,17 @@ def labelled_crops(clip: Clip, rng: Generator, size: int) -> list[Arrays]:
         if len(out) == PER_RUN:
             break
         distance = int(rng.choice(DISTANCES, p=CHANCES))
-        if distance >= len(frames):
+        if distance >= len(frames) or (distance == 1 and detail > 1):  # without a frame between there is no target
             continue
         first = int(rng.integers(len(frames) - distance))
-        sample = labelled(frames, forward, backward, (first, distance), rng, size)
+        sample = labelled(frames, forward, backward, (first, distance), rng, size, large)
         if sample is not None:
             out.append(sample)
     return out
+
+
+def _resized(frame: Bytes, height: int, width: int) -> Bytes:
+    return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def uncut(frames: Sequence[Bytes]) -> list[Bytes]:
@@ -135,6 +143,7 @@ def labelled(
     place: tuple[int, int],
     rng: Generator,
     size: int,
+    large: Sequence[Bytes] | None = None,
 ) -> Arrays | None:
     """One crop with labels; None where too little is known or nothing moves.
 
@@ -145,6 +154,7 @@ def labelled(
         place: first frame and distance.
         rng: source of all choices.
         size: of the crop, pixels.
+        large: the frames at a multiple of their size, which the crop shows; the frames themselves if not given.
     """
     first, distance = place
     ab = composed(forward[first : first + distance])
@@ -166,8 +176,11 @@ def labelled(
         np.where(known[window][..., None], flow[window], np.nan) for flow, known in ((ab, known_ab), (ba, known_ba))
     ]
     between = int(rng.integers(1, distance)) if distance > 1 else 0
+    shown = frames if large is None else large
+    detail = shown[0].shape[0] // height
+    window = np.s_[detail * chosen[0] : detail * (chosen[0] + size), detail * chosen[1] : detail * (chosen[1] + size)]
     return {
-        "frames": np.stack([a[window], frames[first + between][window], b[window]]),
+        "frames": np.stack([shown[k][window] for k in (first, first + between, first + distance)]),
         "flows": np.stack(flows).astype(np.float16),
         "t": np.array(between / distance if between else 0.5, np.float32),
     }

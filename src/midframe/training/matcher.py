@@ -1,4 +1,4 @@
-"""Training of the matcher (`models.flow.matcher`): scenes with exact flow, and real clips with composed flow.
+"""Training of the learned motion network: matcher first, then matcher and refiner with the interpolated frame's loss.
 
 A run lives in one folder: `matcher.pt` (weights, moving average, optimiser, samples seen), `matcher-log.jsonl`,
 `matcher.safetensors` (moving average, what the model loads). The samples depend on the seed and their number alone,
@@ -24,9 +24,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from midframe.errors import InputError
+from midframe.models.flow.intermediate import LearnedMotion, synthesise
 from midframe.models.flow.matcher import Matched, Matcher
 from midframe.scenes import Mix, Textures, compose, render, stack
 from midframe.training import losses
@@ -49,10 +50,13 @@ log = logging.getLogger(__name__)
 WARM_UP = 500  # steps
 FLOOR = 0.02  # of the learning rate, at the end of the cosine
 AVERAGE = 0.999  # inertia of the moving average of the weights
+# of the second stage's losses: matcher, interpolated frame, flow at t in pixels, visibility
+MATCHER_SHARE, FRAME_SHARE, FLOW_AT_T_SHARE, VISIBILITY_SHARE = 0.1, 100.0, 0.2, 0.1
 KEEP = 300.0  # seconds between checkpoints
 REPORT = 50  # steps between lines of the log
 DECAY = 0.85  # weight of an estimate against the one after it
 OCCLUDED = 0.2  # weight of the flow of pixels that are not seen in the other frame
+STAGES = ("flow", "frames")
 SCENE = (192, 224)  # height and width of the rendered scenes, pixels; the crop is smaller
 TRAINING_MIX = Mix(
     static_scene=0.02,
@@ -78,7 +82,8 @@ class MatcherRecipe:
     stop_after: int | None = None  # samples, to stop before the schedule ends
     minutes: float | None = None  # of this call; None: until `samples`
     batch: int = 8
-    size: int = 160  # pixels; side of a crop
+    size: int = 160  # pixels; side of a crop, as the matcher sees it
+    stage: str = "flow"  # "flow": the matcher alone; "frames": matcher and refiner, crops of twice the size
     rate: float = 1e-3  # learning rate at its highest
     reuse: float = 4.0  # times each stored sample is used, cropped and coloured anew
     workers: int = 1  # processes that render, for each source
@@ -87,6 +92,8 @@ class MatcherRecipe:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
+        if self.stage not in STAGES:
+            raise InputError(f"train: stage {self.stage!r} is none of {', '.join(STAGES)}")
         if self.size % 16 or not 64 <= self.size <= min(SCENE):
             raise InputError(f"train: crops of {self.size} px; a multiple of 16 from 64 to {min(SCENE)} is needed")
 
@@ -98,13 +105,15 @@ class FlowScenes:
     photos: tuple[Path, ...] = ()
     mix: Mix = TRAINING_MIX
     first_seed: int = 0
+    detail: int = 1  # times the size of the matcher's input
 
     def make(self, number: int, samples: int) -> Arrays:
         """Render a shard: frames a, target, b and the flows and masks between them."""
         textures = cached_textures(self.photos)
         first = self.first_seed + number * samples
         seeds = range(first, first + samples)
-        return packed([stack([render(compose(seed, textures, SCENE, "training", self.mix), False)]) for seed in seeds])
+        size = (self.detail * SCENE[0], self.detail * SCENE[1])
+        return packed([stack([render(compose(seed, textures, size, "training", self.mix), False)]) for seed in seeds])
 
     def sample(self, arrays: Any, index: int, rng: np.random.Generator) -> Arrays:
         """One scene as it was rendered."""
@@ -149,6 +158,43 @@ def objective(found: Matched, batch: dict[str, Tensor]) -> tuple[Tensor, dict[st
     return loss, notes
 
 
+def frame_objective(net: LearnedMotion, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of the interpolated frame at twice the matcher's size, of known flow at t, and of the matcher."""
+    small = {name: F.avg_pool2d(batch[name], 2) for name in ("a", "b")}
+    for name in ("flow_ab", "flow_ba", "flow_ta", "flow_tb"):
+        small[name] = half_flow(batch[name])
+    for name in ("hidden_ab", "hidden_ba", "hidden_ta", "hidden_tb"):
+        small[name] = F.max_pool2d(batch[name].float(), 2) > 0
+    t = batch["t"].view(-1, 1, 1, 1)
+    matched, motion = net(small["a"], small["b"], t)
+    loss, notes = objective(matched, small)
+    image, target = synthesise(batch["a"], batch["b"], motion, t), batch["target"]
+    loss = MATCHER_SHARE * loss + FRAME_SHARE * (
+        losses.laplacian(image, target)
+        + 0.5 * losses.charbonnier(image, target)
+        + 0.1 * losses.sharpness(image, target)
+    )
+    rendered = (batch["flow_ta"].abs().amax((1, 2, 3), keepdim=True) > 0).float()  # clips have no flow at t
+    for name, flow in (("a", motion.to_a), ("b", motion.to_b)):
+        weight = rendered * (1.0 - small[f"hidden_t{name}"].float())
+        loss = loss + FLOW_AT_T_SHARE * masked_error(flow, small[f"flow_t{name}"], weight, torch.ones_like(weight), 1)
+    one_sided = small["hidden_ta"] ^ small["hidden_tb"]
+    weight = (one_sided.float() * rendered).expand_as(motion.visibility)
+    loss = loss + VISIBILITY_SHARE * losses.mask_entropy(motion.visibility, small["hidden_tb"].float(), weight)
+    with torch.no_grad():
+        error = ((image.clamp(0, 1) - target) ** 2).mean((1, 2, 3))
+        notes["psnr"] = (-10.0 * torch.log10(error + 1e-10)).mean()
+    return loss, notes
+
+
+def half_flow(flow: Tensor) -> Tensor:
+    """A flow at half the size; a pixel is unknown (NaN) only where all four are."""
+    known = torch.isfinite(flow)
+    share = F.avg_pool2d(known.float(), 2)
+    mean = F.avg_pool2d(torch.nan_to_num(flow), 2) / share.clamp(min=0.25)
+    return torch.where(share > 0, 0.5 * mean, torch.full_like(mean, float("nan")))
+
+
 def masked_error(flow: Tensor, truth: Tensor, weight: Tensor, known: Tensor, stride: int) -> Tensor:
     """Weighted mean end-point error in input pixels of a flow at 1/stride; unknown pixels do not blur known ones."""
     share = losses.shrink(known, stride)
@@ -163,10 +209,14 @@ def open_sources(recipe: MatcherRecipe) -> list[Share]:
     """The sources of a run with their shares."""
     folder = recipe.out / "matcher-shards"
     # clips cost three times as much as scenes: decoding, and flow between all neighbours
-    scenes = Shards(folder / "scenes", FlowScenes(recipe.photos), SAMPLES, recipe.reuse, 8, 3, recipe.workers)
+    detail, samples = (1, SAMPLES) if recipe.stage == "flow" else (2, SAMPLES // 2)
+    folder = folder / recipe.stage
+    rendered = FlowScenes(recipe.photos, detail=detail)
+    scenes = Shards(folder / "scenes", rendered, samples, recipe.reuse, 8, 3, recipe.workers)
     if not recipe.clips:
         return [Share(scenes, 1.0)]
-    clips = Shards(folder / "clips", ClipFlows(recipe.clips), SAMPLES, 1.5 * recipe.reuse, 16, 3, recipe.workers)
+    cut = ClipFlows(recipe.clips, detail=detail)
+    clips = Shards(folder / "clips", cut, samples, 1.5 * recipe.reuse, 16, 3, recipe.workers)
     return [Share(scenes, 1.0 - recipe.clip_share), Share(clips, recipe.clip_share)]
 
 
@@ -182,7 +232,7 @@ def rate_at(recipe: MatcherRecipe, step: int, samples: int) -> float:
 class State:
     """All that a run resumes from."""
 
-    net: Matcher
+    net: nn.Module
     average: dict[str, Tensor]
     optimiser: torch.optim.Optimizer
     step: int = 0
@@ -217,15 +267,20 @@ def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.inf
     """Run or resume a training of the matcher; returns the weights."""
     recipe.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    net = Matcher().train()
-    average = {name: value.detach().clone() for name, value in net.state_dict().items()}
+    net = Matcher().train() if recipe.stage == "flow" else LearnedMotion().train()
+    average = {key: value.detach().clone() for key, value in net.state_dict().items()}
     optimiser = torch.optim.AdamW(net.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4)
     state = State(net, average, optimiser)
-    checkpoint = recipe.out / "matcher.pt"
+    name = "matcher" if recipe.stage == "flow" else "motion"
+    checkpoint = recipe.out / f"{name}.pt"
     if checkpoint.exists():
         state.load(checkpoint)
         report(f"resumed after {state.samples:,} samples, {state.seconds / 3600:.2f} hours")
-    batches = Batches(open_sources(recipe), recipe.batch, recipe.size, recipe.seed, state.samples)
+    elif isinstance(net, LearnedMotion):
+        begin_with_matcher(net, average, recipe.out / "matcher.pt")
+        report("begins with the matcher of this folder")
+    crop = recipe.size if recipe.stage == "flow" else 2 * recipe.size
+    batches = Batches(open_sources(recipe), recipe.batch, crop, recipe.seed, state.samples)
     began, kept, noted = time.monotonic(), time.monotonic(), time.monotonic()
     sums: dict[str, float] = {}
     with stop_requested() as stop, batches:
@@ -234,7 +289,10 @@ def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.inf
                 break
             tick = time.monotonic()
             batch = next(batches)
-            loss, notes = objective(net(batch["a"], batch["b"]), batch)
+            if isinstance(net, LearnedMotion):
+                loss, notes = frame_objective(net, batch)
+            else:
+                loss, notes = objective(net(batch["a"], batch["b"]), batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -251,26 +309,41 @@ def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.inf
             inertia = min(AVERAGE, (1 + state.step) / (10 + state.step))
             with torch.no_grad():
                 values = net.state_dict()
-                torch._foreach_lerp_(list(average.values()), [values[name] for name in average], 1.0 - inertia)
-            for name, value in {"loss": loss.detach(), "norm": norm, **notes}.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+                torch._foreach_lerp_(list(average.values()), [values[key] for key in average], 1.0 - inertia)
+            for key, value in {"loss": loss.detach(), "norm": norm, **notes}.items():
+                sums[key] = sums.get(key, 0.0) + float(value)
             if state.step % REPORT == 0:
-                means = {name: value / REPORT for name, value in sums.items()}
+                means = {key: value / REPORT for key, value in sums.items()}
                 pace = REPORT * recipe.batch / (time.monotonic() - noted)
                 line = {"samples": state.samples, "rate": rate, "pace": pace, **means}
-                with (recipe.out / "matcher-log.jsonl").open("a") as file:
+                with (recipe.out / f"{name}-log.jsonl").open("a") as file:
                     file.write(json.dumps({k: round(v, 6) for k, v in line.items()}) + "\n")
                 report(
                     f"{state.samples:,} samples, {pace:.1f}/s: loss {means['loss']:.2f}, error {means['epe']:.2f} px, "
                     f"visible {means['epe_seen']:.2f}, zero flow {means['epe_zero']:.2f}"
+                    + (f", frames {means['psnr']:.2f} dB" if "psnr" in means else "")
                 )
                 sums, noted = {}, time.monotonic()
             if time.monotonic() - kept > KEEP:
                 kept = time.monotonic()
                 state.save(checkpoint)
-                save_weights(recipe.out / "matcher.safetensors", average)
+                save_weights(recipe.out / f"{name}.safetensors", average)
     state.save(checkpoint)
-    return save_weights(recipe.out / "matcher.safetensors", average)
+    return save_weights(recipe.out / f"{name}.safetensors", average)
+
+
+def begin_with_matcher(net: LearnedMotion, average: dict[str, Tensor], path: Path) -> None:
+    """Start the second stage from the first one's moving average.
+
+    Raises:
+        InputError: there is no matcher in the folder.
+    """
+    if not path.exists():
+        raise InputError(f"train: {path} is missing; train the stage flow first")
+    weights = torch.load(path, map_location="cpu", weights_only=True)["average"]
+    net.matcher.load_state_dict(weights)
+    for name, value in weights.items():
+        average[f"matcher.{name}"].copy_(value)
 
 
 def save_weights(path: Path, average: dict[str, Tensor]) -> Path:

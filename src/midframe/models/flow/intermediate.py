@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from midframe.models.flow.matcher import SLOPE, Matched, MatcherArchitecture, Residual, convolution
+from midframe.models.flow.matcher import SLOPE, Matched, Matcher, MatcherArchitecture, Residual, convolution
 from midframe.ops import splat, warp
 
 FLOW_UNIT = 0.1  # flows are fed to convolutions in tens of pixels
@@ -82,6 +82,23 @@ class Refiner(nn.Module):
         found = self.fine_head(self.fine(inputs)).float()
         flow = flow + found[:, :4]
         return IntermediateFlow(flow[:, :2], flow[:, 2:], visibility + found[:, 4:])
+
+
+class LearnedMotion(nn.Module):
+    """Matcher and refiner: from two frames to their motion at t."""
+
+    def __init__(self, architecture: MatcherArchitecture | None = None) -> None:
+        super().__init__()
+        self.matcher = Matcher(architecture)
+        self.refiner = Refiner(self.matcher.architecture)
+
+    def forward(self, a: Tensor, b: Tensor, t: Tensor) -> tuple[Matched, IntermediateFlow]:
+        """Match two images (B, 3, H, W) in 0..1 and refine their motion at t (B, 1, 1, 1)."""
+        count = len(a)
+        stem = self.matcher.stem_features(torch.cat([a, b]))
+        pyramid = self.matcher.pyramid(stem)
+        matched = self.matcher.match([x[:count] for x in pyramid], [x[count:] for x in pyramid])
+        return matched, self.refiner((a, b), (stem[:count], stem[count:]), matched, t)
 
 
 def splat_to(matched: Matched, t: Tensor) -> SplattedFlow:
