@@ -17,7 +17,7 @@ from midframe.errors import InputError
 from midframe.models import load_model
 from midframe.models.base import Model
 from midframe.options import DEFAULT_MODEL, Options, parse_rate
-from midframe.types import Frame
+from midframe.types import Frame, Gap
 
 Picture = np.ndarray[Any, Any] | Tensor
 Instant = float | Fraction
@@ -102,6 +102,10 @@ class Interpolator:
         )
         out = [_from_tensor(picture, a) for picture in made]
         return out[0] if isinstance(t, (int, float, Fraction)) else out
+
+    def fill(self, gap: Gap) -> list[Frame]:
+        """The frames of one gap, in the order of its slots; for hosts with random access to frames."""
+        return list(self._engine.run([gap]))
 
     def stream(self, frames: Iterable[Frame], fps: Fraction | float | str, cuts: bool = True) -> Iterator[Frame]:
         """Frames at another rate, as they come: a generator that holds only a few frames.
