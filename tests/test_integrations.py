@@ -100,17 +100,15 @@ def _span(clock: Clock, k: int) -> tuple[int, int]:
 
 @pytest.fixture(scope="module")
 def vs() -> Any:
-    return pytest.importorskip(
-        "vapoursynth", reason="VapourSynth is not installed (pip install vapoursynth, Python 3.12)"
-    )
+    reason = "VapourSynth is not installed (pip install vapoursynth, Python 3.12)"
+    return pytest.importorskip("vapoursynth", reason=reason)
 
 
 def moving(vs: Any, name: str, length: int = 4, fps: tuple[int, int] = (24, 1), **props: Any) -> Any:
     """A clip of noise that moves by 4 pixels a frame."""
     form = getattr(vs, name)
-    blank = vs.core.std.BlankClip(
-        format=form, width=160, height=96, length=length, fpsnum=fps[0], fpsden=fps[1], keep=True
-    )
+    size = {"width": 160, "height": 96}
+    blank = vs.core.std.BlankClip(format=form, length=length, fpsnum=fps[0], fpsden=fps[1], keep=True, **size)
     frames = pan(length).numpy()
 
     def fill(n: int, f: Any) -> Any:
@@ -133,7 +131,7 @@ def test_vapoursynth_doubles_the_rate_and_keeps_source_frames(vs: Any, name: str
     from midframe.vapoursynth import interpolate
 
     clip = moving(vs, name)
-    out = interpolate(clip, factor=2, model="dis", device="cpu")
+    out = interpolate(clip, factor=2, model="dis", device="cpu", scene_changes="off")
     assert len(out) == 8 and out.fps == Fraction(48) and out.format.id == clip.format.id
     order = [5, 0, 3, 7, 1, 2, 6, 4]  # random access
     frames = {n: out.get_frame(n) for n in order}
@@ -151,18 +149,25 @@ def test_vapoursynth_scene_changes_are_held(vs: Any) -> None:
     clip = moving(vs, "YUV420P8", _SceneChangeNext=lambda n: int(n == 1))
     kinds = [f.props["MidframeKind"] for f in interpolate(clip, model="dis", device="cpu").frames()]
     assert kinds[3] == "held" and kinds[1] == kinds[5] == "interpolated"
-    ignored = [
-        f.props["MidframeKind"] for f in interpolate(clip, model="dis", device="cpu", scene_changes="off").frames()
-    ]
-    assert ignored[3] == "interpolated"
+    ignored = interpolate(clip, model="dis", device="cpu", scene_changes="off")
+    assert ignored.get_frame(3).props["MidframeKind"] == "interpolated"
 
 
 def test_vapoursynth_variable_rate(vs: Any) -> None:
     from midframe.vapoursynth import interpolate
 
-    clip = moving(vs, "GRAY8", _DurationNum=lambda n: (1, 3, 1, 1)[n], _DurationDen=lambda n: 10)
-    clip = vs.core.std.AssumeFPS(clip, fpsnum=24) if False else vs.core.std.Splice([clip[:1], clip[1:]])
-    varying = vs.core.std.BlankClip(clip, varformat=False, keep=True) if False else clip
+    clip = moving(vs, "GRAY8")
+    parts = [vs.core.std.AssumeFPS(clip[k], fpsnum=10, fpsden=den) for k, den in enumerate((1, 3, 1, 1))]
+    varying = vs.core.std.Splice(parts)
+    assert varying.fps_num == 0
+    out = interpolate(varying, fps=20, model="dis", device="cpu")
+    kinds = [f.props["MidframeKind"] for f in out.frames()]
+    assert len(out) == 12  # 0.6 s at 20 fps
+    assert [k for k, kind in enumerate(kinds) if kind == "source"] == [0, 2, 8, 10]
+
+
+def test_vapoursynth_refuses_floating_point(vs: Any) -> None:
+    from midframe.vapoursynth import interpolate
+
     with pytest.raises(InputError, match="not possible"):
         interpolate(vs.core.std.BlankClip(format=vs.RGBS, length=1), model="dis")
-    assert len(interpolate(varying, fps=48, model="dis", device="cpu")) == 8

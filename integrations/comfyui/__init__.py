@@ -40,7 +40,7 @@ class MidframeInterpolate:
             "optional": {
                 "rates": (
                     "STRING",
-                    {"default": "", "tooltip": "A factor for each gap, e.g. '2, 4, 1'; replaces factor."},
+                    {"default": "", "tooltip": "Factor of each gap, e.g. '2, 4, 1'; replaces factor."},
                 ),
                 "loop": ("BOOLEAN", {"default": False, "tooltip": "The last gap leads back to the first image."}),
                 "device": (["auto", "cpu", "cuda"],),
@@ -93,9 +93,7 @@ def _by_gap(rates: str, gaps: int) -> list[list[float]]:
     try:
         wanted = [int(word) for word in rates.replace(",", " ").split()]
     except ValueError as error:
-        raise ValueError(
-            f"rates {rates!r}: whole numbers with commas between them are needed, e.g. '2, 4, 1'"
-        ) from error
+        raise ValueError(f"rates {rates!r}: whole numbers with commas are needed, e.g. '2, 4, 1'") from error
     if not wanted or min(wanted) < 1:
         raise ValueError(f"rates {rates!r}: every factor must be 1 or more")
     wanted = (wanted + [wanted[-1]] * gaps)[:gaps]

@@ -6,8 +6,8 @@
     clip = vs.core.bs.VideoSource("in.mkv")
     interpolate(clip, fps="60000/1001").set_output()
 
-Frames go through the same engine as files do, plane by plane in the clip's own format. Random access works: a gap between two
-source frames is rendered when one of its frames is first requested, and kept for the others.
+Frames go through the same engine as files do, plane by plane in the clip's own format. Random access works: a gap
+between two source frames is rendered when one of its frames is first requested, and kept for the others.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Clock:
         while n < self.count and Fraction(n) / self.rate < end:
             at = Fraction(n) / self.rate
             t = Fraction(0) if last else (at - start) / (end - start)
-            slots.append(Slot(at, t, 1 / self.rate))
+            slots.append(Slot(at, t, 1 / self.rate, held=last and at > start))
             n += 1
         return first, tuple(slots)
 
@@ -89,12 +89,12 @@ def interpolate(
         device: "auto", "cpu", "cuda", ...
         precision: "auto", "fp32", "bf16", "fp16".
         weights: file or folder in place of the shipped weights.
-        scene_changes: "auto" takes `_SceneChangeNext` where a frame has it and detects scene changes elsewhere; "props" takes
-            the property alone; "off" none.
+        scene_changes: "auto" takes `_SceneChangeNext` where a frame has it and detects scene changes elsewhere;
+            "props" takes the property alone; "off" none.
 
     Returns:
-        A clip of constant rate. Frames have `_DurationNum`, `_DurationDen`, and `MidframeKind` ("source", "interpolated", "held",
-        "duplicate").
+        A clip of constant rate. Frames have `_DurationNum`, `_DurationDen`, and `MidframeKind` ("source",
+        "interpolated", "held", "duplicate").
 
     Raises:
         InputError: a format, rate or value that cannot be used.
@@ -161,12 +161,14 @@ class _Gaps:
             for name in order:
                 given[name] = replace(given[name], shot=shot)
                 shot += int(bool(following[name].props.get("_SceneChangeNext", 0)))
-        gap = Gap(given["a"], given.get("b"), slots, given.get("before"), given.get("after"))
-        for side, other in (("before", gap.a), ("after", gap.b)):
-            neighbour = given.get(side)
-            if neighbour is not None and (other is None or neighbour.shot != other.shot or gap.cut):
-                gap = replace(gap, **{side: None})
-        return self.interpolator.fill(gap)
+        a, b = given["a"], given.get("b")
+        cut = b is None or b.shot != a.shot
+        before, after = given.get("before"), given.get("after")
+        if cut or (before is not None and before.shot != a.shot):
+            before = None
+        if cut or (after is not None and b is not None and after.shot != b.shot):
+            after = None
+        return self.interpolator.fill(Gap(a, b, slots, before, after))
 
     def _frame(self, frame: Any, number: int) -> Frame:
         starts, end = self.clock.starts, self.clock.end
@@ -196,9 +198,9 @@ def _pixel_format(frame: Any, layout: str) -> PixelFormat:
     matrix = MATRICES.get(int(props.get("_Matrix", 2)))
     if matrix is None or (layout == "yuv" and matrix == "rgb"):
         matrix = "smpte170m" if frame.height <= SD_ROWS else "bt709"
-    full = (
-        bool(props["_Range"] == 1) if "_Range" in props else props.get("_ColorRange", 1 if layout == "yuv" else 0) == 0
-    )
+    full = props.get("_ColorRange", 0 if layout == "rgb" else 1) == 0
+    if "_Range" in props:
+        full = props["_Range"] == 1
     return PixelFormat(
         name=str(form.name).lower(),
         layout=layout,
