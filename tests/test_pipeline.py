@@ -137,6 +137,20 @@ def test_missing_numbers_of_a_sequence_are_no_pause(tmp_path: Path) -> None:
     assert result.held == () and "hh" not in result.kinds
 
 
+def test_motion_blur_is_in_the_plan_and_knows_no_segments(tmp_path: Path, small_segments: None) -> None:
+    source = clips.make(tmp_path / "in.mkv", Clip(rate=Fraction(60), frames=150, options={"g": "20"}))
+    wanted = {"fps": 24, "shutter": 180, "codec": "ffv1"}
+    said: list[str] = []
+    result = run(source, tmp_path / "out.mkv", on_plan=lambda made: said.append(str(made)), **wanted)
+    assert "shutter 180 degrees (20.8 ms), up to 32 instants a frame" in said[0]
+    assert (result.frames_out, set(result.kinds)) == (60, {"i"})
+    assert len(json.loads(result.report.read_text())["plan"]["segments"]) > 2
+    plan.SEGMENT_OUTPUTS = 10**6  # undone by the fixture
+    whole = run(source, tmp_path / "whole.mkv", **wanted)
+    assert hashes(whole.path) == hashes(result.path)
+    assert hashes(run(source, tmp_path / "sharp.mkv", fps=24, codec="ffv1").path) != hashes(whole.path)
+
+
 class Stumbling(RgbBlend):
     """Holds still, and in two gaps of the film it draws part of the picture wrong."""
 

@@ -367,3 +367,52 @@ def test_a_reader_that_starts_late_finds_the_same_holds(lengths: list[Fr], data:
     whole = list(timeline.gaps(frames, Fr(24), holds=FREE))
     late = timeline.gaps(frames[first:], Fr(24), holds=FREE, segment=Segment(cut), start=Fr(0))
     assert shown(late) == [item for item in shown(whole) if item[0] >= cut]
+
+
+def exposed(gaps: list[Gap]) -> dict[Fr, list[tuple[Fr, Fr]]]:
+    """Source seconds seen in motion by each complete output, part by part."""
+    seen: dict[Fr, list[tuple[Fr, Fr]]] = {}
+    spans: list[tuple[Fr, Fr]] = []
+    at: Fr | None = None
+    for gap in gaps:
+        for slot in gap.slots:
+            opening = slot.opening
+            assert opening is not None and slot.t <= opening.end <= 1
+            if opening.first:  # what was exposed before, of another shot, is discarded
+                spans, at = [], slot.pts
+            assert at == slot.pts
+            if gap.b is not None and not slot.held and opening.end > slot.t:
+                moves = gap.a.pts + gap.held
+                length = gap.b.pts - moves
+                spans.append((moves + slot.t * length, moves + opening.end * length))
+            if opening.last:
+                seen[slot.pts] = spans
+    return seen
+
+
+@given(lengths, starts, rates, st.data(), st.sampled_from([Fr(1), Fr(3)]), st.sampled_from([Fr(1, 8), Fr(1, 2), Fr(1)]))
+def test_openings_are_centred_stay_in_their_shot_and_know_no_segments(
+    parts: list[Fr], start: Fr, rate: Fr, data: st.DataObject, slowmo: Fr, share: Fr
+) -> None:
+    cuts = frozenset(data.draw(st.sets(st.integers(1, max(1, len(parts) - 1)), max_size=3)))
+    frames = film(parts, start, cuts)
+    whole = list(timeline.gaps(frames, rate, slowmo=slowmo, shutter=share))
+    reach = share / (rate * slowmo) / 2
+    begins = [start, *(f.pts for n, f in enumerate(frames) if n in cuts)]
+    end = frames[-1].pts
+    for pts, spans in exposed(whole).items():
+        instant = start + (pts - start) / slowmo
+        assert all(q == r for (_, q), (r, _) in pairwise(spans))
+        if spans:
+            low = max(begin for begin in begins if begin <= instant)
+            high = min([begin for begin in begins if begin > instant], default=end)
+            assert spans[0][0] == max(instant - reach, low)
+            assert spans[-1][1] == min(instant + reach, high)
+    plain = shown(timeline.gaps(frames, rate, slowmo=slowmo))
+    assert list(exposed(whole)) == [pts for pts, _, _ in plain]
+    border = frames[len(frames) // 2].pts
+    pieces: list[Gap] = []
+    for segment in (Segment(None, border), Segment(border)) if border > start else (Segment(),):
+        pieces += timeline.gaps(frames, rate, slowmo=slowmo, shutter=share, segment=segment)
+
+    assert exposed(pieces) == exposed(whole)

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from midframe import certainty, colour, ops, overlays
+from midframe import certainty, colour, ops, overlays, shutter
 from midframe.errors import DeviceError, InputError
 from midframe.models.base import Features, Model, Motion, RenderRequest
 from midframe.models.tiled import Tiled
@@ -271,6 +271,9 @@ class Engine:
     def _fill_gap(self, gap: Gap, memory: _Memory) -> Iterator[_Filled]:
         """Every slot of a gap, in order."""
         a, b = gap.a, gap.b
+        if gap.slots and gap.slots[0].opening is not None:
+            yield from self._expose(gap, memory)
+            return
         slots = []
         for slot in gap.slots:
             if slot.held or slot.t == 0:
@@ -287,6 +290,56 @@ class Engine:
             yield from (_Filled(slot, self._across(a, b, slot.t), "held") for slot in slots)
         else:
             yield from (_Filled(slot, a.planes, "duplicate") for slot in slots)
+
+    def _expose(self, gap: Gap, memory: _Memory) -> Iterator[_Filled]:
+        """Sample the parts of openings that lie in a gap; yields the outputs that are complete."""
+        made = _is_made(gap)
+        for slot in gap.slots:
+            opening = slot.opening
+            assert opening is not None
+            if opening.first:
+                memory.exposure = shutter.Exposure(gap.a.format, self.device)
+                memory.confidence = None
+            exposure, share = memory.exposure, float(opening.share)
+            assert exposure is not None, "the first part of an opening comes first"
+            if made and opening.end > slot.t:
+                count = shutter.sample_count(self._motion_of(gap, slot, memory), share)
+                span = opening.end - slot.t
+                instants = [Slot(slot.pts, slot.t + span * (2 * i + 1) / (2 * count)) for i in range(count)]
+                for sample in self._make(gap, instants, memory):
+                    exposure.add(sample.planes, share / count)
+                    if sample.certainty is not None:
+                        memory.confidence = min(sample.certainty, memory.confidence or 1.0)
+            else:
+                exposure.add(self._between_shots(gap, slot.t) if gap.cut else gap.a.planes, share)
+            if opening.last:
+                planes, blurred = exposure.frame()
+                kind = "interpolated" if blurred else "held" if slot.held else "source"
+                yield _Filled(slot, planes, kind, memory.confidence if blurred else None)
+
+    def _between_shots(self, gap: Gap, t: Fraction) -> Planes:
+        """What an opening sees in the gap before a scene change."""
+        assert gap.b is not None
+        return self._across(gap.a, gap.b, t) if _alike(gap.a, gap.b) else gap.a.planes
+
+    def _motion_of(self, gap: Gap, slot: Slot, memory: _Memory) -> float | None:
+        """Pixels that fast parts of the frame move during a part of an opening; None for a model without flow."""
+        a, b = gap.a, gap.b
+        assert b is not None and slot.opening is not None
+        key = (a.index, b.index)
+        while key not in memory.speed:
+            try:
+                with self._arithmetic():
+                    self._prepare(gap, memory)
+                    flow = self.model.flow(memory.motion[key])
+                    size = self.model.padded_size(a.height, a.width)
+                    memory.speed[key] = None if flow is None else shutter.fast_motion(flow, *size)
+            except Exception as error:
+                memory.wait()
+                self._step_down(error)
+                memory.clear()
+        speed = memory.speed[key]
+        return None if speed is None else speed * float(slot.opening.end - slot.t)
 
     def _across(self, a: Frame, b: Frame, t: Fraction) -> Planes:
         """What is shown between two shots."""
@@ -373,7 +426,7 @@ class Engine:
         memory.pending = memory.helper.submit(self._prepare_ahead, gap, memory)
 
     def _prepare_ahead(self, gap: Gap, memory: _Memory) -> None:
-        if all(slot.t == 0 for slot in gap.slots) or not _is_made(gap):
+        if all(slot.t == 0 and slot.opening is None for slot in gap.slots) or not _is_made(gap):
             return
         try:
             with self._arithmetic():
@@ -511,6 +564,9 @@ class _Memory:
         self.motion: dict[tuple[int, int], Motion] = {}
         self.changes: dict[tuple[int, int], overlays.Change] = {}
         self.thumbnails: dict[int, certainty.Array] = {}
+        self.speed: dict[tuple[int, int], float | None] = {}  # pixels from a to b of fast parts of the frame
+        self.exposure: shutter.Exposure | None = None  # of the output at hand, over the gaps that its shutter sees
+        self.confidence: float | None = None  # lowest of its samples
         self.following: Gap | None = None  # still to be prepared
         self.pending: Future[None] | None = None  # its preparation, by the helper, which writes here
         self.helper: ThreadPoolExecutor | None = None
@@ -534,6 +590,7 @@ class _Memory:
         self.features = {key: value for key, value in self.features.items() if key in near}
         self.alpha = {key: value for key, value in self.alpha.items() if key in near}
         self.motion = {pair: value for pair, value in self.motion.items() if near.issuperset(pair)}
+        self.speed = {pair: value for pair, value in self.speed.items() if near.issuperset(pair)}
         self.changes = {pair: value for pair, value in self.changes.items() if near.issuperset(pair)}
         self.thumbnails = {key: value for key, value in self.thumbnails.items() if key in near}
 

@@ -53,6 +53,7 @@ class Options:
     ratio: Fraction | None = None  # output rate over input rate; over the field rate of an interlaced film
     slowmo: Fraction | None = None  # the film lasts this many times longer; the rate is kept
     slow_audio: str = "drop"  # sound of a slowed film: "drop", "stretch" (pitch kept)
+    shutter: Fraction | None = None  # degrees, 0 to 360; motion blur over that share of the frame interval
     in_fps: Fraction | None = None  # rate of an image sequence, which has none of its own
     # cuts and duplicates
     scene: str = "auto"
@@ -108,12 +109,23 @@ class Options:
             _within(name, getattr(self, name), SLOWEST, FASTEST, "frames per second")
         for name in ("ratio", "slowmo"):
             _within(name, getattr(self, name), Fraction(1, 64), HIGHEST_RATIO, "")
+        if self.shutter is not None and not 0 <= self.shutter <= 360:
+            raise InputError(
+                f"--shutter {float(self.shutter):g} is not within 0 to 360 degrees; 180 is usual, 0 is no motion blur"
+            )
+        if self.shutter and self.vfr == "keep":
+            raise InputError("--shutter needs a constant output rate; use it with --fps or --ratio, not --vfr keep")
         if self.vfr == "keep" and (self.fps is not None or self.slowmo is not None):
             raise InputError("--vfr keep puts in-betweens between the source's own instants; use it with --ratio")
         if self.vfr == "keep" and self.ratio is not None and self.ratio.denominator != 1:
             raise InputError(f"--vfr keep takes a whole --ratio (2, 3 ...); {float(self.ratio):g} was given")
         if self.compat != "off":
-            against: dict[str, object] = {"slowmo": self.slowmo, "start": self.start, "end": self.end}
+            against: dict[str, object] = {
+                "slowmo": self.slowmo,
+                "shutter": self.shutter,
+                "start": self.start,
+                "end": self.end,
+            }
             against["vfr"] = "keep" if self.vfr == "keep" else None
             for name, given in against.items():
                 if given is not None:
@@ -153,7 +165,7 @@ class Options:
         for name in ("fps", "in_fps"):
             if name in given:
                 given[name] = parse_rate(given[name], _flag(name))
-        for name in ("ratio", "slowmo"):
+        for name in ("ratio", "slowmo", "shutter"):
             if name in given:
                 given[name] = parse_number(given[name], _flag(name))
         for name in ("start", "end"):

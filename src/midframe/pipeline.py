@@ -373,6 +373,7 @@ def reading(plan: Plan, start: Fraction | None) -> Iterator[Reader]:
     segment = Segment()
     if start is not None:
         lead = max(LEAD_FRAMES / (info.rate or Fraction(25)), LEAD_SECONDS)
+        lead += plan.shutter / plan.rate  # an opening begins before its output
         if info.vfr:  # frames may last: lead by time
             lead += max(LONGEST_STEP, 2 * timeline.NEIGHBOURHOOD)
         segment = Segment(start - lead) if start - lead > plan.start else Segment()
@@ -397,6 +398,7 @@ def gaps_of(frames: Iterator[Frame], plan: Plan, context: int, todo: Segment) ->
         segment=todo,
         start=plan.start,
         holds=_holds(plan.film),
+        shutter=plan.shutter,
     )
 
 

@@ -22,6 +22,7 @@ from midframe import compat, timeline
 from midframe.errors import InputError, MediaError
 from midframe.journal import segments_to_json
 from midframe.options import FASTEST, Options
+from midframe.shutter import MOST_SAMPLES
 from midframe.types import Segment, VideoInfo
 from midframe.video.encoders import Encoding, choose_encoder
 from midframe.video.images import SUFFIXES
@@ -69,6 +70,12 @@ class Plan:
             parts.append(f"x{self.rate * self.slowmo / film.rate}")
         if self.slowmo != 1:
             parts.append(f"{float(self.slowmo):g} times slower")
+        if self.options.shutter:
+            opening = self.shutter / self.rate
+            parts.append(
+                f"shutter {float(self.options.shutter):g} degrees ({float(1000 * opening):.3g} ms), "
+                f"up to {MOST_SAMPLES} instants a frame"
+            )
         parts.append(f"{_count(self.frames_in)} -> {_count(self.frames_out)} frames")
         parts.append(f"{info.width}x{info.height}")
         parts.append("VFR yes" if info.vfr else "VFR no")
@@ -115,6 +122,11 @@ class Plan:
             return 1 / self.rate
         step = self.film.time_base if self.film.vfr or self.film.rate is None else 1 / self.film.rate
         return step / self.keep
+
+    @property
+    def shutter(self) -> Fraction:
+        """Share of the output's frame interval for which the shutter is open, 0 to 1."""
+        return (self.options.shutter or Fraction(0)) / 360
 
     def instant(self, pts: Fraction) -> Fraction:
         """The instant of the source, in seconds, that an output shown at `pts` shows."""

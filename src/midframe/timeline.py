@@ -23,7 +23,7 @@ from fractions import Fraction
 from itertools import islice, pairwise
 
 from midframe.errors import InputError
-from midframe.types import Frame, Gap, Segment, Slot
+from midframe.types import Frame, Gap, Opening, Segment, Slot
 
 # Slots per gap at most: longer gaps are split, so that a ten-minute hole does not break streaming.
 _SLOTS_AT_ONCE = 256
@@ -130,6 +130,7 @@ def gaps(
     segment: Segment | None = None,
     start: Fraction | None = None,
     holds: Holds | None = None,
+    shutter: Fraction = Fraction(0),
 ) -> Iterator[Gap]:
     """Turn frames into gaps with the outputs that fall in them. Keeps at most four frames at once.
 
@@ -147,6 +148,8 @@ def gaps(
         segment: only the outputs whose source instant lies in it.
         start: seconds; pts of the video's first frame, where the grid begins; None: the first frame given here.
         holds: hold the first frame of long gaps; None interpolates over their whole length.
+        shutter: share of the output's frame interval for which the shutter is open, 0 to 1; above 0, slots are the
+            parts of openings, several per output, and those of one output follow each other.
     """
     if rate <= 0 or slowmo <= 0:
         raise InputError(f"rate {rate} and slow motion {slowmo} must be above 0")
@@ -154,13 +157,19 @@ def gaps(
         raise InputError(f"{keep} outputs per gap are not possible; 1 keeps the source's frames, 2 doubles them")
     if context not in (0, 1):
         raise ValueError(f"context {context} is neither 0 nor 1")
-    clock: _Grid | _Kept | None = None
+    clock: _Grid | _Kept | _Shutter | None = None
     length = Fraction(0)  # seconds from the last a to its b
     for before, a, b, after, held in _windows(_increasing(frames), context, holds):
         if clock is None:
             start = a.pts if start is None else start
-            clock = _Kept(start, keep, slowmo, segment) if keep is not None else _Grid(start, rate, slowmo, segment)
-        if segment is not None and segment.end is not None and a.pts >= segment.end:
+            clock = (
+                _Kept(start, keep, slowmo, segment)
+                if keep is not None
+                else _Shutter(start, rate, slowmo, segment, shutter)
+                if shutter
+                else _Grid(start, rate, slowmo, segment)
+            )
+        if segment is not None and segment.end is not None and a.pts >= segment.end + clock.reach:
             return
         if b is None and a.duration == 0:  # the file does not give the duration of its last frame
             a = replace(a, duration=length or 1 / (rate * slowmo))
@@ -176,6 +185,7 @@ def gaps(
 
 
 class _Grid:
+    reach = Fraction(0)  # seconds of the source before and after an output's instant that it shows
     """A constant output rate: output k, shown at `start + k / rate`, samples the source at `start + k / density`."""
 
     def __init__(self, start: Fraction, rate: Fraction, slowmo: Fraction, segment: Segment | None) -> None:
@@ -206,7 +216,79 @@ class _Grid:
             yield tuple(slots)
 
 
+class _Shutter:
+    """A constant output rate with motion blur: output k collects the source around its instant.
+
+    An opening ends at scene changes and at the ends of the video, so that every output shows one shot.
+    """
+
+    def __init__(
+        self, start: Fraction, rate: Fraction, slowmo: Fraction, segment: Segment | None, share: Fraction
+    ) -> None:
+        self.grid = _Grid(start, rate, slowmo, segment)
+        self.reach = share / self.grid.density / 2
+        self._shot_start = start  # seconds; begin of the shot at hand
+
+    def slots(self, a: Frame, b: Frame | None, held: Fraction) -> Iterator[tuple[Slot, ...]]:
+        """Yield the parts of openings from a to b, or to the end of a where there is no b."""
+        grid = self.grid
+        end = a.pts + a.duration if b is None else b.pts
+        closes = b is None or b.shot != a.shot  # openings end here
+        low = max(grid.first, math.floor((a.pts - self.reach - grid.start) * grid.density) + 1)
+        high = math.ceil((end + self.reach - grid.start) * grid.density)
+        if closes:
+            high = min(high, math.ceil((end - grid.start) * grid.density))
+        if grid.end is not None:
+            high = min(high, math.ceil((grid.end - grid.start) * grid.density))
+        parts: list[Slot] = []
+        for k in range(low, high):
+            instant = grid.start + k / grid.density
+            if instant < self._shot_start:
+                continue  # complete since the scene change
+            opens = max(instant - self.reach, self._shot_start)
+            shuts = instant + self.reach
+            if shuts <= a.pts or opens >= end:
+                continue
+            pts = grid.start + k * grid.step
+            parts += self._parts(a, b, (opens, shuts, end), held, closes, pts)
+            if len(parts) >= _SLOTS_AT_ONCE:
+                yield tuple(parts)
+                parts = []
+        if parts:
+            yield tuple(parts)
+        if b is not None and closes:
+            self._shot_start = b.pts
+
+    def _parts(
+        self,
+        a: Frame,
+        b: Frame | None,
+        bounds: tuple[Fraction, Fraction, Fraction],
+        held: Fraction,
+        closes: bool,
+        pts: Fraction,
+    ) -> Iterator[Slot]:
+        """Yield the parts of one opening: where a is held, and where it moves."""
+        opens, shuts, end = bounds
+        moves = end if b is None else a.pts + held
+        begin, until = max(opens, a.pts), min(shuts, end)
+        last = shuts <= end or closes
+        whole = 2 * self.reach
+        for start, stop in ((begin, min(until, moves)), (max(begin, moves), until)):
+            if start >= stop:
+                continue
+            still = stop <= moves
+            t0, t1 = (
+                (Fraction(0), Fraction(0))
+                if b is None or still
+                else ((start - moves) / (end - moves), (stop - moves) / (end - moves))
+            )
+            opening = Opening(t1, (stop - start) / whole, start == opens, last and stop == until)
+            yield Slot(pts, t0, self.grid.step, opening, held=still and start > a.pts)
+
+
 class _Kept:
+    reach = Fraction(0)
     """Every source instant, and evenly spaced outputs between two."""
 
     def __init__(self, start: Fraction, count: int, slowmo: Fraction, segment: Segment | None) -> None:

@@ -86,12 +86,23 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """The part of a shutter's opening that lies in one gap; it begins at the slot's t."""
+
+    end: Fraction  # t at which it ends; equal to its begin where a frame is held
+    share: Fraction  # of the whole opening, 0..1
+    first: bool  # nothing of the output frame was exposed before
+    last: bool  # the output frame is complete after this part
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """One output picture still to be made."""
 
     pts: Fraction  # seconds; when it is shown
     t: Fraction  # 0 <= t < 1 from a to b; 0 is frame a itself, bit for bit
     duration: Fraction = Fraction(0)  # seconds; how long it is shown, to the next output
+    opening: Opening | None = None  # None: an instant
     held: bool = False  # a is shown past its own instant, because the gap is long; t is 0
 
     def __post_init__(self) -> None:
