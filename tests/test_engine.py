@@ -127,41 +127,41 @@ def test_one_encode_a_frame_and_one_match_a_gap() -> None:
     assert model.calls["slots"] == 35 and model.calls["render"] == 5 * 3  # 7 slots in batches of 3, 3, 1
 
 
-class Ahead(Counting):
+class Prefetching(Counting):
     """May be prepared while it renders; notes by which thread, and fails once where it is told to."""
 
     prefetch = True
 
-    def __init__(self, context: int = 0, fail_ahead: bool = False) -> None:
+    def __init__(self, context: int = 0, fails: bool = False) -> None:
         super().__init__(context)
         self.threads: set[str] = set()
-        self.fail_ahead = fail_ahead
+        self.fails = fails
 
     def match(self, a: Any, b: Any) -> Any:
         name = threading.current_thread().name
-        if self.fail_ahead and name.startswith("ahead"):
+        if self.fails and name.startswith("prefetch"):
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.threads.add(name.split("_")[0])
         return super().match(a, b)
 
 
 @pytest.mark.parametrize("context", [0, 1])
-@pytest.mark.parametrize("fail_ahead", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
 def test_the_following_gap_is_prepared_by_another_thread(
-    context: int, fail_ahead: bool, monkeypatch: pytest.MonkeyPatch
+    context: int, fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     frames = film(9, cuts=(5,))
     frames[3] = Frame(frames[2].planes, YUV, Fr(3, 24), Fr(1, 24), 3)  # nothing is made of two that are equal
-    plain, model = Counting(context), Ahead(context, fail_ahead)
+    plain, model = Counting(context), Prefetching(context, fails)
     want, got = (interpolate(frames, 24 * 3, Engine(each, max_batch=1)) for each in (plain, model))
     assert [f.kind for f in got] == [f.kind for f in want]
     for one, two in zip(got, want, strict=True):
         assert all(torch.equal(p, q) for p, q in zip(one.planes, two.planes, strict=True))
     assert model.around == plain.around
     assert model.calls["match"] == plain.calls["match"]
-    assert ("ahead" in model.threads) != fail_ahead
-    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
+    assert ("prefetch" in model.threads) != fails
+    assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
 
 def test_large_pictures_come_in_smaller_batches() -> None:
@@ -299,9 +299,9 @@ def test_steps_down_are_batch_then_scale_then_tiles(caplog: pytest.LogCaptureFix
     engine = Engine(model, max_batch=4)
     made = interpolate(frames, 24 * 8, engine)
     assert len(made) == 16
-    steps = [record.message.partition("going on with ")[2] for record in caplog.records]
+    steps = [record.message.partition("continuing with ")[2] for record in caplog.records]
     assert steps == [
-        "batches of 2", "batches of 1", "motion sought at scale 0.5", "tiles of 1024 pixels", "tiles of 512 pixels",
+        "batches of 2", "batches of 1", "flow at scale 0.5", "tiles of 1024 pixels", "tiles of 512 pixels",
         "tiles of 256 pixels",
     ]  # fmt: skip
     assert model.flow_scale is None, "another engine's setting stays as it is"

@@ -1,10 +1,10 @@
 """Gaps in, frames out: the only place that knows devices, precision and memory, and the only one that keeps caches.
 
-A slot that coincides with a source frame passes that frame's planes through untouched; at a cut and at the end a
-frame is held; two neighbours that are equal sample by sample are repeated. What is left is made by a model: planes
-become RGB on the device, the model works, RGB becomes planes again with the same matrix and range. Features are
-cached by frame, motion by gap, so every frame is encoded once and every gap matched once, however many pictures
-are rendered in it.
+A slot that coincides with a source frame passes that frame's planes through untouched; at a scene change and at the
+end a frame is held; two neighbours that are equal sample by sample are duplicated. The rest is interpolated by a
+model: planes become RGB on the device, the model works, RGB becomes planes again with the same matrix and range; models
+that support planes get them directly. Features are cached by frame, motion by gap, so every frame is encoded once and
+every gap matched once, however many frames are rendered in it.
 
 The engine knows no file and no rate; a model knows none of this.
 """
@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from midframe import certainty, colour, ops, overlays, shutter
+from midframe import colour, confidence, ops, overlays, shutter
 from midframe.errors import DeviceError, InputError
 from midframe.models.base import Features, Model, Motion, RenderRequest
 from midframe.models.tiled import Tiled
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 Planes = tuple[Tensor, ...]
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Pixels of all pictures that are rendered at once: beyond, batches save no time and cost memory (100 MB per 8 MP).
+# Pixels of all frames that are rendered at once: larger batches save no time and cost memory (100 MB per 8 MP).
 _BATCH_PIXELS = 8_500_000
 # Allocators without a type of their own for it: the CPU's, OpenCV's, cuBLAS, cuDNN, CUDA outside torch's own, Metal's.
 _MEMORY_WORDS = (
@@ -47,37 +47,37 @@ _MEMORY_WORDS = (
 _TILES = (1024, 512, 256)
 
 
-def pick_device(wish: str = "auto") -> torch.device:
+def pick_device(name: str = "auto") -> torch.device:
     """The device for "auto", "cpu", "cuda", "cuda:1" or "mps".
 
     Raises:
         DeviceError: it is not there.
     """
-    if wish == "auto":
+    if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda:0")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(wish)
+        device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"device {wish!r} is not known; allowed: auto, cpu, cuda, cuda:0 ..., mps") from None
+        raise InputError(f"device {name!r} is not known; allowed: auto, cpu, cuda, cuda:0 ..., mps") from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             there = f"there {'is' if count == 1 else 'are'} {count} of them" if count else "there is none"
-            raise DeviceError(f"CUDA device {wish} was asked for and {there}; try --device cpu")
+            raise DeviceError(f"CUDA device {name} was asked for and {there}; try --device cpu")
         return torch.device("cuda", device.index or 0)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("device mps was asked for and this machine has none; try --device cpu")
     return device
 
 
-def pick_precision(wish: str, model: Model, device: torch.device) -> str:
-    """ "fp32", "bf16" or "fp16" for a wish that may be "auto": half precision where it was measured to be faster."""
-    if wish != "auto":
-        if wish not in _TYPES:
-            raise InputError(f"precision {wish!r} is not known; allowed: auto, {', '.join(_TYPES)}")
-        return wish
+def pick_precision(name: str, model: Model, device: torch.device) -> str:
+    """ "fp32", "bf16" or "fp16"; "auto" chooses half precision where it was measured to be faster."""
+    if name != "auto":
+        if name not in _TYPES:
+            raise InputError(f"precision {name!r} is not known; allowed: auto, {', '.join(_TYPES)}")
+        return name
     if device.type not in model.fast_half:
         return "fp32"
     if device.type == "cuda":
@@ -122,16 +122,16 @@ class Engine:
             device: where to work; "auto" picks.
             precision: type of the convolutions: "fp32", "bf16", "fp16" or "auto". Flow is float32 always.
             tile: "off", "auto" (only when memory does not suffice) or the side of a tile in pixels.
-            max_batch: pictures of one gap that are rendered at once, at most.
-            fill: pictures across a cut: "hold" the left one, "nearest", or "blend" both.
-            flow_scale: side of the pictures in which motion is sought over that of the pictures; None: the
-                model's own choice.
-            static: "auto" finds logos, subtitles and displays that stay put over a moving picture, and copies
-                them from the nearest source frame; "off" does not look.
-            mask: path of a picture that says where pixels are so copied: white is protected, black is not.
+            max_batch: frames of one gap that are rendered at once, at most.
+            fill: frames across a scene change: "hold" the left one, "nearest", or "blend" both.
+            flow_scale: side of the frames in which flow is estimated over that of the frames; None: the model's
+                own choice.
+            static: "auto" finds static overlays (logos, subtitles, HUDs) over moving content, and copies them from
+                the nearest source frame.
+            mask: path of an image of the pixels that are copied like that: white is protected, black is not.
 
         Raises:
-            InputError: a wish that the model cannot honour.
+            InputError: an option that the model does not support.
             DeviceError: the device is not there.
         """
         if fill not in ("hold", "nearest", "blend"):
@@ -139,11 +139,11 @@ class Engine:
         if static not in ("auto", "off"):
             raise InputError(f"static {static!r} is not known; allowed: auto, off")
         if max_batch < 1:
-            raise InputError(f"batches of {max_batch} pictures cannot be made; 1 is the least")
+            raise InputError(f"max_batch is {max_batch}; 1 is the minimum")
         if flow_scale is not None and flow_scale != model.flow_scale:
             if flow_scale not in model.flow_scales:
                 able = ", ".join(f"{scale:g}" for scale in model.flow_scales)
-                raise InputError(f"model {model.name} cannot seek motion at scale {flow_scale:g}; it can at: {able}")
+                raise InputError(f"model {model.name} cannot estimate flow at scale {flow_scale:g}; allowed: {able}")
             model = copy.copy(model)  # shares the weights; another engine's setting stays as it is
             model.flow_scale = flow_scale
         self.device = pick_device(device) if isinstance(device, str) else device
@@ -162,14 +162,14 @@ class Engine:
 
     @property
     def context(self) -> int:
-        """Neighbour frames on each side of a gap that are made use of: what to ask of `timeline.gaps`."""
+        """Neighbour frames on each side of a gap that are used: the `context` for `timeline.gaps`."""
         return max(self.model.context, 1 if self.static == "auto" else 0)
 
     def run(self, gaps: Iterable[Gap]) -> Iterator[Frame]:
-        """Make every slot of every gap, in order.
+        """Fill every slot of every gap, in order.
 
         Yields:
-            Frames with the pts and duration of their slots, numbered from 0. `kind` says how each came to be:
+            Frames with the pts and duration of their slots, numbered from 0. The origin of each is its `kind`:
             "source" (planes of a, untouched), "interpolated" (those have a `confidence`), "held", "duplicate".
 
         Raises:
@@ -180,7 +180,7 @@ class Engine:
         try:
             for gap, following in _with_next(gaps):
                 memory.keep(gap, following)
-                for slot, planes, kind, sure in self._fill_gap(gap, memory):
+                for slot, planes, kind, value in self._fill_gap(gap, memory):
                     yield replace(
                         gap.a,
                         planes=planes,
@@ -188,7 +188,7 @@ class Engine:
                         duration=slot.duration,
                         index=index,
                         kind=kind,
-                        confidence=sure,
+                        confidence=value,
                     )
                     index += 1
         finally:
@@ -202,24 +202,23 @@ class Engine:
         before: Tensor | None = None,
         after: Tensor | None = None,
     ) -> Tensor:
-        """Pictures at instants between two.
+        """Interpolate frames between two.
 
         Args:
             a: (3, H, W) float RGB, 0..1, on any device.
             b: the same.
             times: instants in [0, 1]; 0 is a itself, 1 is b itself, copied.
-            before: the picture as long before a as b is after it, for models with `context` 1.
-            after: the picture as long after b, likewise.
+            before: the frame as long before a as b is after it, for models with `context` 1.
+            after: the frame as long after b, likewise.
 
         Returns:
             (N, 3, H, W) float32 on the engine's device, neither rounded nor clamped.
         """
-        pictures = [p for p in (a, b, before, after) if p is not None]
-        for given in pictures:
+        for given in (image for image in (a, b, before, after) if image is not None):
             if given.ndim != 3 or given.shape[0] != 3 or not given.is_floating_point():
-                raise InputError(f"a picture is (3, H, W) float; {tuple(given.shape)} {given.dtype} was given")
+                raise InputError(f"an image is (3, H, W) float; {tuple(given.shape)} {given.dtype} was given")
             if given.shape != a.shape:
-                raise InputError(f"pictures of one call have one size; {tuple(given.shape)}, {tuple(a.shape)} given")
+                raise InputError(f"images of one call have one size; {tuple(given.shape)}, {tuple(a.shape)} given")
         instants = [float(t) for t in times]
         for t in instants:
             if not 0 <= t <= 1:
@@ -241,9 +240,9 @@ class Engine:
             batch = inner[: self._batch(*a.shape[-2:])]
             try:
                 with self._arithmetic():
-                    for key, picture in enumerate(around):
-                        if picture is not None and key not in memory.features:
-                            memory.features[key] = self._encode(picture.to(self.device, torch.float32))
+                    for key, image in enumerate(around):
+                        if image is not None and key not in memory.features:
+                            memory.features[key] = self._encode(image.to(self.device, torch.float32))
                     rendered = self.model.render(self._request(memory, (0, 1, 2, 3), [instants[i] for i in batch]))
                     out[batch] = ops.crop(rendered, *a.shape[-2:])
             except Exception as error:
@@ -254,22 +253,22 @@ class Engine:
         self._protect(out, instants, (before, a, b, after))
         return out
 
-    def _protect(self, out: Tensor, instants: Sequence[float], pictures: Sequence[Tensor | None]) -> None:
-        """Overlays in pictures (N, 3, H, W), made or not, from the nearer of the middle two of four."""
+    def _protect(self, out: Tensor, instants: Sequence[float], images: Sequence[Tensor | None]) -> None:
+        """Copy overlays into frames (N, 3, H, W) from the nearer of the middle two of four."""
         if self._mask is None and self.static == "off":
             return
-        frames = [None if p is None else _frame_of(p, index) for index, p in enumerate(pictures)]
+        frames = [None if p is None else _frame_of(p, index) for index, p in enumerate(images)]
         _, a, b, _ = frames
         assert a is not None and b is not None
         for protection in self._protections(Gap(a, b, (), frames[0], frames[3]), _Memory()):
-            share = protection.full.to(self.device).float().div_(255)
-            for made, t in zip(out, instants, strict=True):
-                source = pictures[1 if 2 * t < 1 else 2]
+            alpha = protection.full.to(self.device).float().div_(255)
+            for frame, t in zip(out, instants, strict=True):
+                source = images[1 if 2 * t < 1 else 2]
                 assert source is not None
-                made.lerp_(source.to(self.device, torch.float32), share)
+                frame.lerp_(source.to(self.device, torch.float32), alpha)
 
     def _fill_gap(self, gap: Gap, memory: _Memory) -> Iterator[_Filled]:
-        """Every slot of a gap, in order."""
+        """Fill every slot of a gap, in order."""
         a, b = gap.a, gap.b
         if gap.slots and gap.slots[0].opening is not None:
             yield from self._expose(gap, memory)
@@ -282,8 +281,8 @@ class Engine:
                 slots.append(slot)
         if not slots:
             return
-        if _is_made(gap):
-            yield from self._make(gap, slots, memory)
+        if _is_interpolated(gap):
+            yield from self._interpolate(gap, slots, memory)
         elif b is None or not _alike(a, b):
             yield from (_Filled(slot, a.planes, "held") for slot in slots)
         elif gap.cut:
@@ -293,7 +292,7 @@ class Engine:
 
     def _expose(self, gap: Gap, memory: _Memory) -> Iterator[_Filled]:
         """Sample the parts of openings that lie in a gap; yields the outputs that are complete."""
-        made = _is_made(gap)
+        interpolated = _is_interpolated(gap)
         for slot in gap.slots:
             opening = slot.opening
             assert opening is not None
@@ -302,14 +301,14 @@ class Engine:
                 memory.confidence = None
             exposure, share = memory.exposure, float(opening.share)
             assert exposure is not None, "the first part of an opening comes first"
-            if made and opening.end > slot.t:
+            if interpolated and opening.end > slot.t:
                 count = shutter.sample_count(self._motion_of(gap, slot, memory), share)
                 span = opening.end - slot.t
                 instants = [Slot(slot.pts, slot.t + span * (2 * i + 1) / (2 * count)) for i in range(count)]
-                for sample in self._make(gap, instants, memory):
+                for sample in self._interpolate(gap, instants, memory):
                     exposure.add(sample.planes, share / count)
-                    if sample.certainty is not None:
-                        memory.confidence = min(sample.certainty, memory.confidence or 1.0)
+                    if sample.confidence is not None:
+                        memory.confidence = min(sample.confidence, memory.confidence or 1.0)
             else:
                 exposure.add(self._between_shots(gap, slot.t) if gap.cut else gap.a.planes, share)
             if opening.last:
@@ -318,7 +317,7 @@ class Engine:
                 yield _Filled(slot, planes, kind, memory.confidence if blurred else None)
 
     def _between_shots(self, gap: Gap, t: Fraction) -> Planes:
-        """What an opening sees in the gap before a scene change."""
+        """Planes that an opening sees in the gap before a scene change."""
         assert gap.b is not None
         return self._across(gap.a, gap.b, t) if _alike(gap.a, gap.b) else gap.a.planes
 
@@ -342,15 +341,15 @@ class Engine:
         return None if speed is None else speed * float(slot.opening.end - slot.t)
 
     def _across(self, a: Frame, b: Frame, t: Fraction) -> Planes:
-        """What is shown between two shots."""
+        """Planes shown between two shots."""
         if self.fill == "hold" or (self.fill == "nearest" and 2 * t < 1):
             return a.planes
         if self.fill == "nearest":
             return b.planes
         return tuple(ops.blend(p, q, float(t)) for p, q in zip(a.planes, b.planes, strict=True))
 
-    def _make(self, gap: Gap, slots: list[Slot], memory: _Memory) -> Iterator[_Filled]:
-        """Let the model make the slots of a gap, a batch at a time, with less memory at each failure."""
+    def _interpolate(self, gap: Gap, slots: list[Slot], memory: _Memory) -> Iterator[_Filled]:
+        """Let the model fill the slots of a gap, a batch at a time, with less memory at each failure."""
         assert gap.b is not None
         protections = self._protections(gap, memory)
         while slots:
@@ -358,7 +357,7 @@ class Engine:
             try:
                 times = [float(slot.t) for slot in batch]
                 with self._arithmetic():
-                    made = self._pictures(gap, times, memory)
+                    frames = self._rendered(gap, times, memory)
             except Exception as error:
                 memory.wait()
                 self._step_down(error)
@@ -366,18 +365,18 @@ class Engine:
                 continue
             try:
                 with self._arithmetic():
-                    sure = self._certainties(gap, times, made, memory)
-            except Exception as error:  # a figure beside the pictures: no reason to lose them
-                log.warning("how certain the pictures at %.3f s are cannot be told: %s", float(gap.a.pts), error)
-                sure = [None] * len(made)
-            for slot, planes, share in zip(batch, made, sure, strict=True):
+                    values = self._confidence(gap, times, frames, memory)
+            except Exception as error:  # no reason to lose the frames
+                log.warning("no confidence of the frames at %.3f s: %s", float(gap.a.pts), error)
+                values = [None] * len(frames)
+            for slot, planes, value in zip(batch, frames, values, strict=True):
                 for protection in protections:
                     overlays.protect(planes, gap.a if 2 * slot.t < 1 else gap.b, protection)
-                yield _Filled(slot, planes, "interpolated", share)
+                yield _Filled(slot, planes, "interpolated", value)
             slots = slots[len(batch) :]
 
     def _protections(self, gap: Gap, memory: _Memory) -> list[overlays.Protection]:
-        """What of the source shall stay as it is, once per gap."""
+        """Masks of static overlays, once per gap."""
         assert gap.b is not None
         found = []
         if self._mask is not None:
@@ -386,21 +385,21 @@ class Engine:
             found.append(overlays.find(gap.before, gap.a, gap.b, gap.after, memory.changes))
         return [protection for protection in found if protection is not None]
 
-    def _pictures(self, gap: Gap, times: list[float], memory: _Memory) -> list[Planes]:
+    def _rendered(self, gap: Gap, times: list[float], memory: _Memory) -> list[Planes]:
         a, b = gap.a, gap.b
         assert b is not None
         request = self._request(memory, self._prepare(gap, memory), times)
-        self._go_ahead(memory)
+        self._prefetch(memory)
         if self.model.supports_planes(a.format, a.height, a.width):
             return self.model.render_planes(request)
         rgb = ops.crop(self.model.render(request), a.height, a.width)
-        made = [tuple(plane.cpu() for plane in colour.from_rgb(picture, a.format)) for picture in rgb]
+        frames = [tuple(plane.cpu() for plane in colour.from_rgb(image, a.format)) for image in rgb]
         if a.format.alpha:
-            made = [(*planes, alpha) for planes, alpha in zip(made, self._alpha(a, b, times, memory), strict=True)]
-        return made
+            frames = [(*planes, alpha) for planes, alpha in zip(frames, self._alpha(a, b, times, memory), strict=True)]
+        return frames
 
     def _prepare(self, gap: Gap, memory: _Memory) -> list[int | None]:
-        """Features and motion that a gap needs and that are not there yet; the keys of its four frames."""
+        """Compute missing features and motion of a gap; the keys of its four frames."""
         a = gap.a
         as_planes = self.model.supports_planes(a.format, a.height, a.width)
         around = (gap.before, a, gap.b, gap.after) if self.model.context else (None, a, gap.b, None)
@@ -416,57 +415,58 @@ class Engine:
             self._match(memory, left, right)
         return keys
 
-    def _go_ahead(self, memory: _Memory) -> None:
+    def _prefetch(self, memory: _Memory) -> None:
         """Let another thread prepare the following gap while this one renders: neither keeps all processors busy."""
         gap, memory.following = memory.following, None
         if gap is None or not self.model.prefetch or self.device.type != "cpu" or torch.get_num_threads() == 1:
             return
-        if memory.helper is None:
-            memory.helper = ThreadPoolExecutor(1, "ahead")
-        memory.pending = memory.helper.submit(self._prepare_ahead, gap, memory)
+        if memory.pool is None:
+            memory.pool = ThreadPoolExecutor(1, "prefetch")
+        memory.pending = memory.pool.submit(self._prepare_following, gap, memory)
 
-    def _prepare_ahead(self, gap: Gap, memory: _Memory) -> None:
-        if all(slot.t == 0 and slot.opening is None for slot in gap.slots) or not _is_made(gap):
+    def _prepare_following(self, gap: Gap, memory: _Memory) -> None:
+        if all(slot.t == 0 and slot.opening is None for slot in gap.slots) or not _is_interpolated(gap):
             return
         try:
             with self._arithmetic():
                 self._prepare(gap, memory)
-        except Exception as error:  # is met again, and dealt with, when it is this gap's turn
-            log.debug("the gap at %.3f s could not be prepared ahead: %s", float(gap.a.pts), error)
+        except Exception as error:  # occurs again, and is handled, when it is this gap's turn
+            log.debug("prefetch of the gap at %.3f s failed: %s", float(gap.a.pts), error)
 
-    def _certainties(
-        self, gap: Gap, times: list[float], made: list[Planes], memory: _Memory
+    def _confidence(
+        self, gap: Gap, times: list[float], frames: list[Planes], memory: _Memory
     ) -> list[float | None]:  # fmt: skip
-        """How far each picture is borne out; None for a model that has no flow."""
+        """Confidence of each frame; None for a model that has no flow."""
         a, b = gap.a, gap.b
         assert b is not None
         flow = self.model.flow(memory.motion[a.index, b.index])
         if flow is None:
-            return [None] * len(made)
+            return [None] * len(frames)
         for frame in (a, b):
             if frame.index not in memory.thumbnails:
-                memory.thumbnails[frame.index] = certainty.thumbnail(frame.planes, frame.format)
-        high, wide = self.model.padded_size(a.height, a.width)  # what the flow covers
-        rows, columns = round(flow.shape[-2] * a.height / high), round(flow.shape[-1] * a.width / wide)
+                memory.thumbnails[frame.index] = confidence.thumbnail(frame.planes, frame.format)
+        height, width = self.model.padded_size(a.height, a.width)  # covered by the flow
+        rows, columns = round(flow.shape[-2] * a.height / height), round(flow.shape[-1] * a.width / width)
         flow = flow[..., : max(1, rows), : max(1, columns)]
-        seen = certainty.witnesses(memory.thumbnails[a.index], memory.thumbnails[b.index], flow)
-        return [seen.certainty(certainty.thumbnail(planes, a.format), t) for planes, t in zip(made, times, strict=True)]
+        neighbours = confidence.align(memory.thumbnails[a.index], memory.thumbnails[b.index], flow)
+        thumbnails = (confidence.thumbnail(planes, a.format) for planes in frames)
+        return [neighbours.confidence(thumbnail, t) for thumbnail, t in zip(thumbnails, times, strict=True)]
 
     def _alpha(self, a: Frame, b: Frame, times: list[float], memory: _Memory) -> list[Tensor]:
-        """Alpha travels with the motion of the picture it belongs to: rendered like a grey one."""
+        """Alpha follows the motion of its frame: rendered like a gray one."""
         if _equal(a.planes[-1:], b.planes[-1:]):
             return [a.planes[-1].clone() for _ in times]
-        grey = PixelFormat("gray", "gray", a.format.depth, full_range=True)
+        gray = PixelFormat("gray", "gray", a.format.depth, full_range=True)
         for frame in (a, b):
             if frame.index not in memory.alpha:
-                memory.alpha[frame.index] = self._encode(colour.to_rgb(frame.planes[-1:], grey, self.device))
+                memory.alpha[frame.index] = self._encode(colour.to_rgb(frame.planes[-1:], gray, self.device))
         motion = memory.motion[a.index, b.index]
         t = torch.tensor(times, dtype=torch.float32, device=self.device)
         rendered = self.model.render(RenderRequest(memory.alpha[a.index], memory.alpha[b.index], motion, t))
-        return [colour.from_rgb(p, grey)[0].cpu() for p in ops.crop(rendered, a.height, a.width)]
+        return [colour.from_rgb(p, gray)[0].cpu() for p in ops.crop(rendered, a.height, a.width)]
 
     def _encode(self, rgb: Tensor) -> Features:
-        """Features of one picture (3, H, W), padded as the model likes it."""
+        """Features of one frame (3, H, W), padded as the model requires."""
         size = self.model.padded_size(rgb.shape[-2], rgb.shape[-1])
         return self.model.encode(ops.pad(rgb[None], *size, mode=self.model.pad_mode))
 
@@ -487,15 +487,15 @@ class Engine:
 
     @contextlib.contextmanager
     def _arithmetic(self) -> Iterator[None]:
-        """No gradients; convolutions in the wished type."""
+        """No gradients; convolutions in the requested type."""
         kind = _TYPES[self.precision]
         with torch.inference_mode(), torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
             yield
 
     def _step_down(self, error: Exception) -> None:
-        """After a failure for want of memory: smaller batches, motion sought in smaller pictures, then smaller tiles.
+        """After running out of memory: smaller batches, flow of smaller frames, then smaller tiles.
 
-        Any other error goes on its way.
+        Any other error is raised again.
         """
         if not _out_of_memory(error):
             raise error
@@ -503,25 +503,25 @@ class Engine:
             torch.cuda.empty_cache()
         if self.max_batch > 1:
             self.max_batch //= 2
-            log.warning("out of memory on %s; going on with batches of %d", self.device, self.max_batch)
+            log.warning("out of memory on %s; continuing with batches of %d", self.device, self.max_batch)
             return
         if (scale := self._smaller_scale()) is not None:
-            log.warning("out of memory on %s; going on with motion sought at scale %g", self.device, scale)
+            log.warning("out of memory on %s; continuing with flow at scale %g", self.device, scale)
             self._use_scale(scale)
             return
         smaller = [side for side in _TILES if not isinstance(self._tile, int) or side < self._tile]
         if self._tile == "off" or not smaller:
-            what = (
+            advice = (
                 "tiles are off; try --tile auto"
                 if self._tile == "off"
-                else "try --model dis, a smaller picture, or --device cpu"
+                else "try --model dis, a smaller frame size, or --device cpu"
             )
-            raise DeviceError(f"out of memory on {self.device} after every step down; {what}") from error
-        log.warning("out of memory on %s; going on with tiles of %d pixels", self.device, smaller[0])
+            raise DeviceError(f"out of memory on {self.device} after every step down; {advice}") from error
+        log.warning("out of memory on %s; continuing with tiles of %d pixels", self.device, smaller[0])
         self._use_tiles(smaller[0])
 
     def _batch(self, height: int, width: int) -> int:
-        """Pictures of this size to render at once."""
+        """Frames of this size to render at once."""
         return max(1, min(self.max_batch, _BATCH_PIXELS // (height * width)))
 
     def _use_tiles(self, side: int) -> None:
@@ -529,7 +529,7 @@ class Engine:
         self._tile = side
 
     def _smaller_scale(self) -> float | None:
-        """The next smaller scale of flow that the model knows, where the choice of it is free and helps."""
+        """The next smaller scale of flow that the model supports, if none was requested and it saves memory."""
         model = self._whole_model()
         if not model.scale_frees_memory:
             return None
@@ -547,65 +547,65 @@ class Engine:
 
 
 class _Filled(NamedTuple):
-    """A slot and what is shown in it."""
+    """A slot and its frame."""
 
     slot: Slot
     planes: Planes
     kind: str
-    certainty: float | None = None
+    confidence: float | None = None
 
 
 class _Memory:
-    """What is known of the frames around the present gap. Keys are frame indexes."""
+    """Caches of the frames around the current gap. Keys are frame indexes."""
 
     def __init__(self) -> None:
         self.features: dict[int, Features] = {}
         self.alpha: dict[int, Features] = {}
         self.motion: dict[tuple[int, int], Motion] = {}
         self.changes: dict[tuple[int, int], overlays.Change] = {}
-        self.thumbnails: dict[int, certainty.Array] = {}
+        self.thumbnails: dict[int, confidence.Array] = {}
         self.speed: dict[tuple[int, int], float | None] = {}  # pixels from a to b of fast parts of the frame
         self.exposure: shutter.Exposure | None = None  # of the output at hand, over the gaps that its shutter sees
         self.confidence: float | None = None  # lowest of its samples
-        self.following: Gap | None = None  # still to be prepared
-        self.pending: Future[None] | None = None  # its preparation, by the helper, which writes here
-        self.helper: ThreadPoolExecutor | None = None
+        self.following: Gap | None = None  # to be prefetched
+        self.pending: Future[None] | None = None  # its preparation, by another thread, which writes here
+        self.pool: ThreadPoolExecutor | None = None
 
     def wait(self) -> None:
-        """Until nobody else writes here."""
+        """Wait until no other thread writes here."""
         if self.pending is not None:
             self.pending.result()
             self.pending = None
 
     def close(self) -> None:
-        """Let the helper finish and go."""
-        if self.helper is not None:
-            self.helper.shutdown()
+        """End the other thread."""
+        if self.pool is not None:
+            self.pool.shutdown()
 
     def keep(self, gap: Gap, following: Gap | None) -> None:
-        """Forget all but the frames of this gap."""
+        """Drop all but the frames of this gap."""
         self.wait()
         self.following = following
-        near = {frame.index for frame in (gap.before, gap.a, gap.b, gap.after) if frame is not None}
-        self.features = {key: value for key, value in self.features.items() if key in near}
-        self.alpha = {key: value for key, value in self.alpha.items() if key in near}
-        self.motion = {pair: value for pair, value in self.motion.items() if near.issuperset(pair)}
-        self.speed = {pair: value for pair, value in self.speed.items() if near.issuperset(pair)}
-        self.changes = {pair: value for pair, value in self.changes.items() if near.issuperset(pair)}
-        self.thumbnails = {key: value for key, value in self.thumbnails.items() if key in near}
+        kept = {frame.index for frame in (gap.before, gap.a, gap.b, gap.after) if frame is not None}
+        self.features = {key: value for key, value in self.features.items() if key in kept}
+        self.alpha = {key: value for key, value in self.alpha.items() if key in kept}
+        self.motion = {pair: value for pair, value in self.motion.items() if kept.issuperset(pair)}
+        self.speed = {pair: value for pair, value in self.speed.items() if kept.issuperset(pair)}
+        self.changes = {pair: value for pair, value in self.changes.items() if kept.issuperset(pair)}
+        self.thumbnails = {key: value for key, value in self.thumbnails.items() if key in kept}
 
     def clear(self) -> None:
-        """Forget all: the model works differently from here on."""
+        """Drop all: the model works differently from here on."""
         self.features.clear()
         self.alpha.clear()
         self.motion.clear()
 
 
-def _frame_of(picture: Tensor, index: int) -> Frame:
-    """A picture (3, H, W) float RGB as a frame of 8 bits, for looking at only."""
-    planes = picture.detach().cpu().clamp(0, 1).mul(255).round().to(torch.uint8)
-    form = PixelFormat("gbrp", "rgb", 8, matrix="rgb", full_range=True)
-    return Frame(tuple(planes), form, Fraction(index), Fraction(1), index)
+def _frame_of(image: Tensor, index: int) -> Frame:
+    """An image (3, H, W) float RGB as a frame of 8 bits, for detection only."""
+    planes = image.detach().cpu().clamp(0, 1).mul(255).round().to(torch.uint8)
+    format = PixelFormat("gbrp", "rgb", 8, matrix="rgb", full_range=True)
+    return Frame(tuple(planes), format, Fraction(index), Fraction(1), index)
 
 
 def _with_next(gaps: Iterable[Gap]) -> Iterator[tuple[Gap, Gap | None]]:
@@ -619,8 +619,8 @@ def _with_next(gaps: Iterable[Gap]) -> Iterator[tuple[Gap, Gap | None]]:
         yield last, None
 
 
-def _is_made(gap: Gap) -> bool:
-    """Whether a model makes what lies between the ends of a gap; else it is held or repeated."""
+def _is_interpolated(gap: Gap) -> bool:
+    """Whether a model fills a gap; otherwise frames are held or duplicated."""
     a, b = gap.a, gap.b
     return b is not None and _alike(a, b) and not gap.cut and not _equal(a.planes, b.planes)
 

@@ -1,4 +1,4 @@
-"""Certainty against pictures of which it is known how much of them is right."""
+"""Confidence of frames of which a known fraction is right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from midframe import certainty
+from midframe import confidence
 from midframe.engine import Engine
 from midframe.models.base import Model, RenderRequest
 from midframe.models.blend import Blend
@@ -27,7 +27,7 @@ FORMATS = {
 
 
 class Shift(Model):
-    """Knows that everything moves by STEP, but spoils the lower `spoilt` of what it draws."""
+    """Moves everything by STEP, but spoils the lower fraction `spoilt` of its frames."""
 
     name = "shift"
     stride = 64
@@ -67,7 +67,7 @@ def pictures(format: PixelFormat, height: int = 360, width: int = 620) -> tuple[
     return frames[0], frames[1]
 
 
-def judged(model: Model, format: PixelFormat = FORMATS["8 bits"], **engine: Any) -> list[Frame]:
+def interpolated(model: Model, format: PixelFormat = FORMATS["8 bits"], **engine: Any) -> list[Frame]:
     a, b = pictures(format)
     slots = tuple(Slot(Fraction(n, 3), Fraction(n, 3)) for n in range(3))
     return list(Engine(model, **engine).run([Gap(a, b, slots)]))
@@ -75,24 +75,24 @@ def judged(model: Model, format: PixelFormat = FORMATS["8 bits"], **engine: Any)
 
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("spoilt", [0.0, 0.25, 0.5])
-def test_it_is_the_share_of_the_picture_that_is_right(format: PixelFormat, spoilt: float) -> None:
-    passed, *made = judged(Shift(spoilt), format)
+def test_it_is_the_fraction_of_the_frame_that_is_right(format: PixelFormat, spoilt: float) -> None:
+    passed, *made = interpolated(Shift(spoilt), format)
     assert passed.confidence is None
     for frame in made:
         assert frame.confidence == pytest.approx(1 - spoilt, abs=0.03)  # STEP columns come from outside
 
 
-def test_a_wrong_flow_is_not_borne_out() -> None:
-    for frame in judged(Shift(flow=-STEP))[1:]:
+def test_a_wrong_flow_is_inconsistent() -> None:
+    for frame in interpolated(Shift(flow=-STEP))[1:]:
         assert frame.confidence is not None and frame.confidence < 0.6
 
 
 def test_without_a_flow_there_is_none() -> None:
-    assert [frame.confidence for frame in judged(Blend())] == [None] * 3
+    assert [frame.confidence for frame in interpolated(Blend())] == [None] * 3
 
 
 def test_through_tiles_it_is_the_same() -> None:
-    whole, tiled = judged(Shift(0.25))[1:], judged(Shift(0.25), tile=256)[1:]
+    whole, tiled = interpolated(Shift(0.25))[1:], interpolated(Shift(0.25), tile=256)[1:]
     # the fake spoils row 270 on of every tile; tiles of 256 have none
     assert [frame.confidence for frame in tiled] == pytest.approx([1.0, 1.0], abs=0.03)
     assert [frame.confidence for frame in whole] == pytest.approx([0.75, 0.75], abs=0.03)
@@ -113,8 +113,8 @@ def test_tiles_flow_is_that_of_the_whole() -> None:
 def test_thumbnails_are_small_and_of_eight_bits() -> None:
     for format in FORMATS.values():
         a, _ = pictures(format)
-        small = certainty.thumbnail(a.planes, format)
-        assert small.dtype == np.uint8 and max(small.shape) == certainty.SIDE
+        small = confidence.thumbnail(a.planes, format)
+        assert small.dtype == np.uint8 and max(small.shape) == confidence.MAX_SIDE
         assert small.mean() == pytest.approx(127, abs=8)
-    tiny = certainty.thumbnail((torch.zeros(2, 5, dtype=torch.uint8),), PixelFormat("gray", "gray", 8))
+    tiny = confidence.thumbnail((torch.zeros(2, 5, dtype=torch.uint8),), PixelFormat("gray", "gray", 8))
     assert tiny.shape == (2, 5)

@@ -1,0 +1,74 @@
+"""Confidence of interpolated frames: photometric consistency with both neighbours along the motion.
+
+A pixel at x in a is at x + t f in the interpolated frame and at x + f in b, f being the flow from a to b. Where the
+three agree in luma, the motion was right and the frame is; where one differs, something was occluded, mismatched or
+blurred. It does not depend on how a model works, so the confidence of different models can be compared.
+
+Measured with every second frame dropped and interpolated (`benchmarks/confidence.py`, model dis, 325 frames of 26 real
+clips): the rank correlation of 1 - confidence with the loss of PSNR is 0.84, with the PSNR of the worst 32 x 32 pixels
+0.88. Forward-backward error, the usual measure, had 0.58 and 0.61, the plain difference of a and b 0.79 and 0.67. Below
+0.98 the median PSNR was 25 dB, above 0.998 it was 42 dB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from midframe import ops
+from midframe.types import PixelFormat
+
+Array = npt.NDArray[Any]
+
+MAX_SIDE = 320  # pixels; longer side of the thumbnails that are compared: 480 gains 0.01 of correlation
+TOLERANCE = 20  # 8-bit levels within which pixels agree: 10 correlates less, with 28 good frames are all 1
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Both neighbours of the frames of a gap, aligned with the left one."""
+
+    a: Array  # (h, w) uint8, luma
+    b: Array  # (h, w) uint8, warped
+    grid: Array  # (h, w, 2) float32: x, y of every pixel
+    flow: Array  # (h, w, 2) float32, pixels of this size
+
+    def confidence(self, thumbnail: Array, t: float) -> float:
+        """Fraction of a frame interpolated at t, 0..1, that is consistent with both neighbours."""
+        aligned = _sample(thumbnail, cv2.addWeighted(self.flow, t, self.grid, 1.0, 0.0))
+        residual = cv2.max(cv2.absdiff(aligned, self.a), cv2.absdiff(aligned, self.b))
+        return float(1 - cv2.countNonZero(cv2.inRange(residual, TOLERANCE + 1, 255)) / residual.size)
+
+
+def thumbnail(planes: tuple[Tensor, ...], format: PixelFormat) -> Array:
+    """The luma (green, for RGB) of a frame as (h, w) uint8, neither side above MAX_SIDE."""
+    plane: Array = planes[1 if format.layout == "rgb" else 0].numpy()
+    scale = min(1.0, MAX_SIDE / max(plane.shape))
+    if scale < 1:
+        size = max(1, round(plane.shape[1] * scale)), max(1, round(plane.shape[0] * scale))
+        plane = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
+    return plane if format.depth == 8 else (plane >> (format.depth - 8)).astype(np.uint8)
+
+
+def align(a: Array, b: Array, flow: Tensor) -> Neighbours:
+    """Align the neighbours of a gap.
+
+    Args:
+        a: thumbnail of the left neighbour.
+        b: of the right one.
+        flow: (1, 2, h, w) from a to b over the whole frame, at any resolution, in pixels of that resolution.
+    """
+    height, width = a.shape
+    own = ops.resize_flow(flow.float(), height, width)[0].permute(1, 2, 0).cpu().contiguous().numpy()
+    grid = ops.coordinates(height, width)[0].permute(1, 2, 0).contiguous().numpy()
+    return Neighbours(a, _sample(b, grid + own), grid, own)
+
+
+def _sample(values: Array, coordinates: Array) -> Array:
+    out: Array = cv2.remap(values, coordinates, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return out
