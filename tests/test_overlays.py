@@ -202,7 +202,7 @@ def test_a_scene_a_part_of_which_stands_still_is_no_overlay(monkeypatch: pytest.
         for left in range(24, WIDTH, 80):
             picture[30:150, left : left + 24] = shelf[30:150, left : left + 24]
     assert overlays.find(*film(pictures)) is None
-    monkeypatch.setattr(overlays, "_OVERLAY_DETAIL", 1.0)
+    monkeypatch.setattr(overlays, "_MAX_STATIC_DETAIL", 1.0)
     found = overlays.find(*film(pictures))
     assert found is not None and found.full.float().mean() > 0.1 * 255, "the test does not test what it says"
 
