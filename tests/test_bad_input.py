@@ -271,7 +271,7 @@ def test_what_vanishes_between_two_questions_does_not_exist(
         monkeypatch.setattr(Path, "exists", lambda self: True)
         monkeypatch.setattr(Path, "is_file", lambda self: True)
     with pytest.raises(MediaError, match="does not exist"):
-        images.read_picture(tmp_path / "gone.png")
+        images.read_image(tmp_path / "gone.png")
     with pytest.raises(MediaError, match="does not exist"), files.open_source(tmp_path / "gone.mp4"):
         pass
 

@@ -119,7 +119,7 @@ def test_order_and_choice_of_files(tmp_path: Path) -> None:
     assert [p.name for p in images.files_of(tmp_path)] == [f"shot {n}.png" for n in (1, 2, 9, 10)]
     assert [p.name for p in images.files_of(tmp_path / "shot %d.png")] == [f"shot {n}.png" for n in (1, 2, 9, 10)]
     assert [p.name for p in images.files_of(tmp_path / "shot ?.png")] == [f"shot {n}.png" for n in (1, 2, 9)]
-    with pytest.raises(MediaError, match="no picture matches"):
+    with pytest.raises(MediaError, match="no image matches"):
         images.files_of(tmp_path / "other_%d.png")
 
 
@@ -127,7 +127,7 @@ def test_a_missing_or_broken_picture_is_named(tmp_path: Path) -> None:
     for n in range(3):
         png(tmp_path / f"{n}.png", n)
     (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    with pytest.raises(MediaError, match=r"1\.png.* is not a picture"), open_reader(tmp_path) as reader:
+    with pytest.raises(MediaError, match=r"1\.png.* is not an image"), open_reader(tmp_path) as reader:
         list(reader)
 
 

@@ -133,8 +133,9 @@ def test_missing_numbers_of_a_sequence_are_no_pause(tmp_path: Path) -> None:
     frames = [n for n in range(1, 40) if not 5 < n < 25]
     for n in frames:
         clips.png(tmp_path / f"shot_{n:04d}.png", n)
-    result = run(tmp_path / "shot_%04d.png", tmp_path / "out.mkv", in_fps=24, ratio=2)
+    result = run(tmp_path / "shot_%04d.png", tmp_path / "out.mkv", in_fps=24, ratio=2, scene="off")
     assert result.held == () and "hh" not in result.kinds
+    assert result.frames_out == 2 * 39 and "i" * 39 in result.kinds
 
 
 def test_motion_blur_is_in_the_plan_and_knows_no_segments(tmp_path: Path, small_segments: None) -> None:

@@ -191,7 +191,7 @@ def test_what_is_no_film_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 64)
     refused(tmp_path / "noise.mp4", "not a video")
     (tmp_path / "folder").mkdir()
-    refused(tmp_path / "folder", "no pictures")
+    refused(tmp_path / "folder", "no images")
     refused("a" * 5000 + ".mp4", "cannot be opened")
     refused("null\0character.mp4")
 
@@ -283,7 +283,7 @@ def test_pictures(tmp_path: Path) -> None:
     assert probe(tmp_path / "shot_%d.png").header_frames == 12
     assert probe(tmp_path / "shot_1*.png").header_frames == 3
     (tmp_path / "broken.png").write_bytes(png_bytes()[:40])
-    refused(tmp_path / "broken.png", "not a picture")
+    refused(tmp_path / "broken.png", "not an image")
 
 
 @pytest.mark.skipif("MIDFRAME_DATA" not in os.environ, reason="needs MIDFRAME_DATA")

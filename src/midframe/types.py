@@ -201,4 +201,9 @@ class VideoInfo:
     mastering: Mastering | None = None
     content_light: tuple[int, int] | None = None  # brightest pixel, brightest frame average; cd/m2
     chapters: int = 0
+    loops: int | None = None  # times that an animation plays; 0 is forever, None: no animation
+    timecode: str | None = None  # of the first frame: "10:00:00:00", ";" before the frames if frames are dropped
+    captions: bool = False  # closed captions (EIA-608, CEA-708) in the video stream
+    spherical: bytes | None = None  # libav's AVSphericalMapping: 360-degree video
+    stereo: bytes | None = None  # libav's AVStereo3D
     exact_duration: bool = False  # `duration` is that of the video stream to the frame, not that of the whole file

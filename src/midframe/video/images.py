@@ -1,8 +1,9 @@
-"""Folders and patterns of pictures as a film without a clock, and films as folders of pictures.
+"""Images as a video without a clock: a folder, a pattern, a list, or one image; and animated WebP files.
 
-A sequence is a folder (all its pictures of the most frequent suffix, in natural order: 9 before 10), a pattern
+A sequence is a folder (all its images of the most frequent suffix, in natural order: 9 before 10), a pattern
 (`shot_%04d.png`, or a glob such as `shot_*.png`) or a list of files. It has no rate of its own: the caller says one.
-All pictures must have one size; the first one's pixel format is taken for all.
+Where numbers of a `%04d` pattern are missing, the frame before lasts until the next one. All images must have one
+size, once EXIF orientation has turned them upright; the first one's pixel format is taken for all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from glob import escape, glob
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import torch
 from midframe import colour
 from midframe.errors import InputError, MediaError
 from midframe.types import Frame, PixelFormat, Segment, VideoInfo
-from midframe.video import formats
+from midframe.video import formats, still_metadata, webp_animation
 from midframe.video.files import check_path, missing, named
 from midframe.video.source_format import format_of
 
@@ -37,11 +39,11 @@ _DIGITS = re.compile(r"(\d+)")
 
 
 def is_sequence(path: str | os.PathLike[str]) -> bool:
-    """Whether a path means a sequence of pictures: a folder, a pattern, or one picture."""
+    """Whether a path means a sequence of images: a folder, a pattern, or one image. An animated PNG is a video."""
     text = os.fspath(path)
     if os.path.isdir(text):
         return True
-    if Path(text).suffix.lower() not in SUFFIXES:
+    if Path(text).suffix.lower() not in SUFFIXES or still_metadata.is_animated_png(text):
         return False
     return os.path.isfile(text) or bool(COUNTER.search(Path(text).name)) or any(c in Path(text).name for c in "*?")
 
@@ -53,7 +55,7 @@ def natural_order(path: Path) -> list[tuple[int, int, str]]:
 
 
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
-    """The pictures of a sequence, in order.
+    """The images of a sequence, in order.
 
     Raises:
         MediaError: there is none.
@@ -64,7 +66,7 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
         found = [entry for entry in here.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
         found = [entry for entry in found if not entry.name.startswith(".")]
         if not found:
-            raise MediaError(f"the folder {named(text)} holds no pictures; allowed: {' '.join(SUFFIXES)}")
+            raise MediaError(f"the folder {named(text)} holds no images; allowed: {' '.join(SUFFIXES)}")
         kinds = Counter(entry.suffix.lower() for entry in found)
         kind = kinds.most_common(1)[0][0]
         return sorted((entry for entry in found if entry.suffix.lower() == kind), key=natural_order)
@@ -81,30 +83,42 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
             (Path(p) for p in glob(os.path.join(escape(os.fspath(here.parent)), here.name))), key=natural_order
         )
     if not found:
-        raise MediaError(f"no picture matches {named(text)}")
+        raise MediaError(f"no image matches {named(text)}")
     return found
 
 
-def read_picture(path: str | os.PathLike[str]) -> Any:
-    """Decode one picture file with libav.
+def positions(path: str | os.PathLike[str], files: Sequence[Path]) -> list[int]:
+    """The place of each image in time, in steps from the first; missing numbers of a `%04d` pattern leave a gap."""
+    match = COUNTER.search(Path(path).name)
+    if match is None or os.path.isfile(path):
+        return list(range(len(files)))
+    before, after = len(Path(path).name[: match.start()]), len(Path(path).name[match.end() :])
+    numbers = [int(file.name[before : len(file.name) - after]) for file in files]
+    return [number - numbers[0] for number in numbers]
+
+
+def read_image(path: str | os.PathLike[str]) -> Any:
+    """Decode one image file with libav.
 
     Returns:
         An `av.VideoFrame`.
 
     Raises:
-        MediaError: it is missing or not a picture.
+        MediaError: it is missing or not an image.
     """
     check_path(path)
     try:
         options = {"format_whitelist": ",".join(_PIPES), "protocol_whitelist": "file"}
-        with av.open(f"file:{os.fspath(path)}", options=options, metadata_errors="replace") as container:
+        # libav does not recognise a JPEG file with a video behind its image
+        form = "jpeg_pipe" if still_metadata.is_motion_photo(path) else None
+        with av.open(f"file:{os.fspath(path)}", format=form, options=options, metadata_errors="replace") as container:
             for frame in container.decode(video=0):
                 return frame
     except FileNotFoundError as error:
         raise missing(path) from error
     except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:
-        raise MediaError(f"{named(path)} is not a picture that can be read") from error
-    raise MediaError(f"{named(path)} holds no picture")
+        raise MediaError(f"{named(path)} is not an image that can be read") from error
+    raise MediaError(f"{named(path)} holds no image")
 
 
 def _codec_of(path: Path) -> str:
@@ -114,43 +128,69 @@ def _codec_of(path: Path) -> str:
 
 
 class _NoContext:
-    """Stands for a decoder's context where only a picture is known."""
+    """Stands for a decoder's context where only an image is known."""
 
     colorspace = formats.UNSPECIFIED
 
 
-def picture_format(frame: Any, path: Path) -> tuple[PixelFormat, frozenset[str]]:
-    """The planar format in which a picture is handed out, and what of it was not said."""
-    made, untagged = format_of(frame, _NoContext, _codec_of(path))
-    return made, untagged
+def _stored_format(frame: Any, path: Path) -> tuple[PixelFormat, frozenset[str]]:
+    """The planar format of an image as it is stored, and the fields of it that the file does not say."""
+    return format_of(frame, _NoContext, _codec_of(path))
+
+
+def _upright_format(format: PixelFormat, orientation: int) -> PixelFormat:
+    """The format of an image that was turned upright: 4:2:2 becomes 4:4:0 where its sides change places."""
+    if not still_metadata.swaps_sides(orientation) or format.chroma_w == format.chroma_h:
+        return format
+    turned = replace(format, chroma_w=format.chroma_h, chroma_h=format.chroma_w)
+    return replace(turned, name=formats.name_of(turned))
 
 
 def probe_sequence(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], rate: Fraction | None) -> VideoInfo:
-    """What a sequence of pictures is, as a film at a rate.
+    """What a sequence of images is, as a video at a rate.
 
     Raises:
-        MediaError: no pictures, or the first one cannot be read.
+        MediaError: no images, or the first one cannot be read.
     """
     files = _listed(path)
-    first = read_picture(files[0])
-    made, untagged = picture_format(first, files[0])
+    if len(files) == 1 and still_metadata.is_animated_webp(files[0]):
+        return webp_animation.probe_animation(files[0])
+    first = read_image(files[0])
+    turn = still_metadata.orientation(files[0])
+    stored, untagged = _stored_format(first, files[0])
     speed = rate if rate is not None else DEFAULT_RATE
-    warnings = () if rate is not None or len(files) == 1 else (f"no rate was given; {speed} fps is taken (--in-fps)",)
+    steps = positions(path, files) if isinstance(path, str | os.PathLike) else list(range(len(files)))
+    missing = steps[-1] + 1 - len(files)
+    warnings = []
+    if rate is None and len(files) > 1:
+        warnings.append(f"no rate was given; {speed} fps is taken (--in-fps)")
+    if missing:
+        gaps = sum(b - a > 1 for a, b in pairwise(steps))
+        warnings.append(
+            f"{missing} image number(s) between {named(files[0].name)} and {named(files[-1].name)} are missing; "
+            f"{gaps} gap(s) are interpolated over their whole time"
+        )
+    if len(files) == 1 and still_metadata.is_motion_photo(files[0]):
+        warnings.append(f"{named(files[0])} is a motion photo; its still image is read, not the video in it")
+    width, height = first.width, first.height
+    if still_metadata.swaps_sides(turn):
+        width, height = height, width
     return VideoInfo(
         path=os.fspath(path) if isinstance(path, str | os.PathLike) else os.fspath(files[0]),
         container="pictures",
         codec=_codec_of(files[0]),
-        width=first.width,
-        height=first.height,
-        format=made,
+        width=width,
+        height=height,
+        format=_upright_format(stored, turn),
         rate=speed,
         time_base=1 / speed,
         start=Fraction(0),
-        duration=len(files) / speed,
+        duration=(steps[-1] + 1) / speed,
         header_frames=len(files),
         counted_frames=len(files),
+        vfr=bool(missing),
         untagged=untagged,
-        warnings=warnings,
+        warnings=tuple(warnings),
     )
 
 
@@ -159,7 +199,7 @@ def _listed(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> 
         return files_of(path)
     files = [Path(one) for one in path]
     if not files:
-        raise InputError("no pictures were given")
+        raise InputError("no images were given")
     return files
 
 
@@ -167,34 +207,36 @@ def read_sequence(info: VideoInfo, files: Sequence[Path], segment: Segment) -> I
     """Frames of a sequence, from the one that is shown at the segment's start.
 
     Raises:
-        MediaError: a picture is missing, damaged, or of another size than the first.
+        MediaError: an image is missing, damaged, or of another size than the first.
     """
-    step = info.time_base
+    if len(files) == 1 and still_metadata.is_animated_webp(files[0]):
+        yield from webp_animation.read_animation(files[0], info, segment)
+        return
+    steps = [*positions(info.path, files), 0] if info.vfr else [*range(len(files)), 0]
+    steps[-1] = steps[-2] + 1
     for number, path in enumerate(files):
-        pts = number * step
+        pts, end = steps[number] * info.time_base, steps[number + 1] * info.time_base
         if segment.end is not None and pts >= segment.end:
             return
-        if segment.start is not None and pts + step <= segment.start:
+        if segment.start is not None and end <= segment.start:
             continue
-        picture = read_picture(path)
-        if (picture.width, picture.height) != (info.width, info.height):
-            raise MediaError(
-                f"{named(path)} is {picture.width}x{picture.height}, the first picture {info.width}x{info.height}; "
-                f"all pictures of a sequence must have one size"
-            )
-        yield Frame(planes_as(picture, path, info.format), info.format, pts, step, number)
+        planes = _planes_of(path, info)
+        yield Frame(planes, info.format, pts, end - pts, number)
 
 
-def planes_as(picture: Any, path: Path, wanted: PixelFormat) -> tuple[torch.Tensor, ...]:
-    """Planes of a decoded picture in a sequence's format, converted if this picture has another."""
-    made, _ = picture_format(picture, path)
-    planes = formats.planes_of(formats.to_planar(picture, made, picture.width, picture.height), made)
-    if made == wanted:
-        return planes
-    return colour.convert(planes, made, wanted)
-
-
-def with_rate(info: VideoInfo, rate: Fraction) -> VideoInfo:
-    """A sequence's description at another rate."""
-    frames = info.header_frames or 0
-    return replace(info, rate=rate, time_base=1 / rate, duration=frames / rate)
+def _planes_of(path: Path, info: VideoInfo) -> tuple[torch.Tensor, ...]:
+    """Planes of an image file, upright, converted to the sequence's format if this image has another."""
+    image = read_image(path)
+    turn = still_metadata.orientation(path)
+    size = (image.height, image.width) if still_metadata.swaps_sides(turn) else (image.width, image.height)
+    if size != (info.width, info.height):
+        raise MediaError(
+            f"{named(path)} is {size[0]}x{size[1]}, the first image {info.width}x{info.height}; "
+            f"all images of a sequence must have one size"
+        )
+    stored, _ = _stored_format(image, path)
+    planes = formats.planes_of(formats.to_planar(image, stored, image.width, image.height), stored)
+    if turn != still_metadata.UPRIGHT:
+        planes = tuple(still_metadata.upright(plane, turn) for plane in planes)
+    found = _upright_format(stored, turn)
+    return planes if found == info.format else colour.convert(planes, found, info.format)

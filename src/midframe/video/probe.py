@@ -23,7 +23,7 @@ import av.stream
 
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Mastering, StreamInfo, VideoInfo
-from midframe.video import formats, images
+from midframe.video import formats, images, still_metadata
 from midframe.video.files import choose_stream, decoder_of, is_cover, named, open_source, origin_of, packets_of
 from midframe.video.rates import measure_rate
 from midframe.video.source_format import format_of
@@ -137,7 +137,7 @@ def _rotation(matrix: tuple[int, ...] | None) -> int:
 def _side_data(frame: Any, kind: str) -> bytes | None:
     try:
         return bytes(frame.side_data[kind])
-    except (KeyError, IndexError):
+    except (KeyError, IndexError, ValueError):  # ValueError: side data that PyAV does not know, such as EXIF
         return None
 
 
@@ -246,7 +246,17 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
     if other:
         rest = ", ".join(str(index) for index in other)
         warnings.append(f"several video streams: stream {stream.index} is made smoother, {rest} not")
+    span = _index_span(container, stream)
+    if stream.duration and 0 < stream.duration < span * Fraction(9, 10):
+        warnings.append(
+            f"the header gives {float(stream.duration * tick):.3g} s, the file's index {float(span * tick):.3g} s; "
+            f"the index is taken"
+        )
     frames = stream.frames or int(_number(stream.metadata.get("NUMBER_OF_FRAMES")))
+    if look.whole and not look.corrupt and codec not in ("h264", "hevc", "mpeg2video"):
+        frames = len(set(look.pts)) or frames
+    elif look.whole and not look.corrupt and not frames and not interlaced:
+        frames = len(set(look.pts))
     return VideoInfo(
         path=os.fspath(path),
         container=container.format.name,
@@ -258,6 +268,11 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         time_base=tick,
         start=start,
         duration=_duration(container, stream, look, tick, first),
+        loops=still_metadata.loops(path) if container.format.name in ("gif", "apng") else None,
+        timecode=_timecode(container, stream),
+        captions=any(_side_data(frame, "A53_CC") for frame in look.pictures),
+        spherical=_side_data(first, "SPHERICAL"),
+        stereo=_side_data(first, "STEREO3D"),
         exact_duration=_says_duration(container, stream),
         header_frames=frames or None,
         vfr=variable,
@@ -287,7 +302,9 @@ def key_times(path: str | os.PathLike[str], info: VideoInfo) -> list[Fraction]:
         MediaError: the file cannot be opened.
     """
     if info.container == "pictures":
-        return [n * info.time_base for n in range(info.header_frames or 0)]
+        files = images.files_of(path)
+        count = images.positions(path, files) if info.vfr and len(files) > 1 else range(len(files))
+        return [n * info.time_base for n in count]
     found: set[Fraction] = set()
     with open_source(path) as container:
         stream = container.streams[info.video_index]
@@ -322,15 +339,33 @@ def _duration(container: Any, stream: Any, look: _Look, tick: Fraction, first: A
     return seconds - late if 0 < late < seconds else seconds
 
 
+def _timecode(container: Any, stream: Any) -> str | None:
+    """The timecode of the first frame, from the video stream, its timecode track or the file."""
+    places = [stream.metadata, *(s.metadata for s in container.streams if s.type == "data"), container.metadata]
+    return next((tags["timecode"] for tags in places if tags.get("timecode")), None)
+
+
 def _says_duration(container: Any, stream: Any) -> bool:
     """Whether the stream's own header says how long it is; MPEG streams have no header, libav estimates there."""
     anywhere = any(name in container.format.name.split(",") for name in ("mpegts", "mpeg", "mpegtsraw", "rm", "flv"))
     return not anywhere and bool((stream.duration and stream.duration > 0) or stream.metadata.get("DURATION"))
 
 
+def _index_span(container: Any, stream: Any) -> Fraction:
+    """Ticks from the first to the end of the last frame in the index of an MP4 file, 0 where it says nothing.
+
+    A header that gives a shorter duration is wrong: some cameras and repair programs write one.
+    """
+    entries = stream.index_entries
+    complete = "mp4" in container.format.name.split(",") and 2 <= len(entries) == stream.frames
+    if not complete or any(entry.is_discard for entry in (entries[0], entries[-1])):
+        return Fraction(0)
+    return Fraction(entries[-1].timestamp - entries[0].timestamp) * len(entries) / (len(entries) - 1)
+
+
 def _header_duration(container: Any, stream: Any, look: _Look, tick: Fraction) -> Fraction | None:
     if stream.duration and stream.duration > 0:
-        return Fraction(stream.duration) * tick
+        return max(Fraction(stream.duration), _index_span(container, stream)) * tick
     text = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng") or ""
     parts = text.split(":")
     if len(parts) == 3:
@@ -341,7 +376,9 @@ def _header_duration(container: Any, stream: Any, look: _Look, tick: Fraction) -
         if seconds > 0:
             return seconds - max(Fraction(0), (stream.start_time or 0) * tick)
     if look.whole and look.pts:
-        return (max(look.pts) - min(look.pts) + max(look.durations)) * tick
+        last = max(zip(look.pts, look.durations, strict=True))
+        length = last[1] or (max(look.durations) if len(look.pts) > 1 else 0)
+        return (last[0] - min(look.pts) + length) * tick
     if container.duration and container.duration > 0:
         return Fraction(container.duration, av.time_base)
     return None

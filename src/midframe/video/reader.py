@@ -259,7 +259,8 @@ class Reader:
         lasting = step
         repaired = jumped = 0
         size = (info.width, info.height)
-        resized = False
+        resized = repacked = False
+        pixels: str | None = None
         for picture, stamp, tick in self._pictures():
             seconds = (picture.duration or 0) * tick
             pts = None if stamp is None else stamp * tick - info.origin + shift
@@ -281,6 +282,15 @@ class Reader:
             elif info.rate and (pts - last) * info.rate > Fraction(3, 2) and len(self._gaps) < MAX_GAPS:
                 self._gaps.append((pts, round((pts - last) * info.rate) - 1))
             last = pts
+            name = picture.format.name.replace("yuvj", "yuv")
+            if pixels is None:
+                pixels = name
+            elif name != pixels and not repacked:
+                repacked = True
+                self._warnings.append(
+                    f"the pixel format changes from {pixels} to {name} at {float(pts):.3f} s; "
+                    f"frames are converted to {info.format.name}"
+                )
             if (picture.width, picture.height) != size and not resized:
                 resized = True
                 self._warn(
