@@ -31,7 +31,7 @@ from midframe.result import LETTERS, OLD_LETTERS, LowConfidence, Result, read_re
 from midframe.types import Frame, Gap, Segment
 from midframe.video import mux
 from midframe.video.images import natural_order
-from midframe.video.segment_files import SEGMENT_SUFFIX, segment_stamps
+from midframe.video.segment_files import segment_stamps, segment_suffix
 from midframe.video.streams import excluded_streams, plan_streams, stream_notes
 from midframe.video.writer import Writer, open_writer
 
@@ -58,7 +58,7 @@ class SegmentWriter:
         self._source = source
         self.cuts_met = 0
         self._drain = drain
-        self._suffix = "" if plan.encoding.container == "pictures" else SEGMENT_SUFFIX
+        self._suffix = segment_suffix(plan.encoding)
         self._borders = [s.end for s in plan.segments[:-1] if s.end is not None]
         self._open = contextlib.ExitStack()  # holds the writer of the segment at hand
         self._writer: Writer | None = None

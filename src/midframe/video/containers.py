@@ -6,6 +6,9 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import av.format
+
 from midframe.errors import UnsupportedError
 from midframe.video.files import named
 from midframe.video.timestamps import timescale
@@ -15,6 +18,7 @@ CONTAINERS = {
     ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".qt": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi",
     ".ts": "mpegts", ".m2ts": "mpegts", ".mts": "mpegts", ".nut": "nut", ".mxf": "mxf", ".gif": "gif", ".flv": "flv",
 }  # fmt: skip
+_GLOBAL_HEADER: int = av.format.Flags.global_header.value  # type: ignore[assignment]
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
 
 
@@ -33,6 +37,16 @@ def container_of(path: str | os.PathLike[str]) -> str:
         given = f"the suffix {suffix} of {named(path)} is" if suffix else f"{named(path)} has no suffix that is"
         raise UnsupportedError(f"{given} not a known container; allowed: {known}, or a folder of PNG images")
     return CONTAINERS[suffix]
+
+
+def wants_global_header(container: str) -> bool:
+    """Tell whether codec headers stand once in the file, not in the stream; libav's muxers say."""
+    return bool(av.ContainerFormat(container, "w").flags & _GLOBAL_HEADER)
+
+
+def counts_frames(container: str) -> bool:
+    """Tell whether a container has a frame rate in place of timestamps: its time base is one frame."""
+    return container in ("avi", "mxf")
 
 
 def muxer_options(muxer: str, tick: Fraction) -> dict[str, str]:

@@ -6,6 +6,7 @@ encoding = choose_encoder(info, "out.mp4")
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +24,10 @@ from midframe.types import PixelFormat, VideoInfo
 from midframe.video import formats
 from midframe.video.containers import CONTAINERS, container_of
 from midframe.video.encoder_settings import LOSSLESS, encoder_options
+from midframe.video.timestamps import DecodingTimes
 
 # Encoders that accept subsampled chroma in even sizes only; VP9, AV1 and FFV1 accept any.
+APPLE_HEVC_TAG = "hvc1"  # QuickTime and Photos refuse libav's default "hev1"
 HARDWARE_ENDINGS = ("_nvenc", "_qsv", "_amf", "_vaapi", "_videotoolbox", "_mf", "_v4l2m2m", "_mediacodec", "_vulkan")
 _REFUSE_AT_OPENING = ("libx264", "libx265", "libsvtav1", "libvpx", "libvpx-vp9", "prores_ks", "ffv1")
 _JPEG = ("mjpeg", "mjpeg_qsv", "ljpeg")
@@ -91,8 +94,8 @@ def choose_encoder(
     codec = encoder.name  # "hevc" is an alias of libx265
     if encoder.type != "video":
         raise UnsupportedError(f"{codec!r} encodes {encoder.type}, not video; try -c auto, libx264 or libx265")
-    if not _container_takes(container, codec):
-        holders = [end for end in (".mkv", ".mov", ".avi", ".nut") if _container_takes(CONTAINERS[end], codec)]
+    if not holds(container, codec):
+        holders = [end for end in (".mkv", ".mov", ".avi", ".nut") if holds(CONTAINERS[end], codec)]
         hint = f"name the output {holders[0]}, or " if holders else ""
         raise UnsupportedError(
             f"{Path(target).suffix} cannot hold {encoder.canonical_name} ({codec}); {hint}choose another codec with -c"
@@ -123,8 +126,13 @@ def choose_encoder(
             _check_opens(info, encoding)
         except UnsupportedError as error:
             refusal = refusal or error
-        else:
-            return encoding
+            continue
+        if (why := _trial_output(info, encoding)) is not None:
+            raise UnsupportedError(
+                f"{Path(target).suffix} cannot hold {encoder.canonical_name} of {codec} ({why}); name the output .mkv "
+                f"or .nut, or choose another codec with -c"
+            )
+        return encoding
     assert refusal is not None and first is not None
     advice = []
     if options or preset:
@@ -172,13 +180,45 @@ def _check_opens(info: VideoInfo, encoding: Encoding) -> None:
             ) from error
 
 
+def _trial_output(info: VideoInfo, encoding: Encoding) -> str | None:
+    """Write two small frames to memory and read one back; return why that fails, None if it does not.
+
+    Some muxers list codecs that they refuse in the header, or write files that nothing decodes.
+    """
+    rate = info.rate or Fraction(25)
+    small = replace(info, width=320, height=256, display_matrix=None)
+    buffer = io.BytesIO()
+    try:
+        with av.open(buffer, "w", format=encoding.container) as out:
+            stream = add_encoder(out, small, encoding, rate, 1 / rate)
+            stream.codec_context.open()
+            times = DecodingTimes(reorder_depth(stream.codec_context))
+            blanks: list[Any] = [av.VideoFrame(320, 256, encoding.pixel_name or encoding.format.name) for _ in range(2)]
+            for n, blank in enumerate([*blanks, None]):
+                if blank is not None:
+                    blank.pts, blank.time_base = n, 1 / rate
+                for packet in stream.encode(blank):
+                    packet.dts = min(times(packet.pts), packet.pts)
+                    out.mux(packet)
+        buffer.seek(0)
+        with av.open(buffer, "r") as made:
+            if not made.streams.video:
+                return "the file has no video stream that can be read back"
+            next(made.decode(video=0))
+    except StopIteration:
+        return "no frame can be read back"
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return None
+
+
 def _alternatives(info: VideoInfo, refused: Encoding) -> list[str]:
     """Return the names of software encoders that accept this source where `refused` does not: of its codec first."""
     codec = av.codec.Codec(refused.codec, "w").canonical_name
     usual = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}.get(codec, "libx264")
     found = []
     for name in dict.fromkeys((usual, "libx264", "libx265", "libvpx-vp9", "ffv1")):
-        if name == refused.codec or not _container_takes(refused.container, name):
+        if name == refused.codec or not holds(refused.container, name):
             continue
         supported = [pixel.name for pixel in av.codec.Codec(name, "w").video_formats or ()]
         if refused.format.name not in supported:
@@ -241,7 +281,8 @@ def _auto_codec(source: PixelFormat, container: str, target: str | os.PathLike[s
     return "libx265" if deep else "libx264"
 
 
-def _container_takes(container: str, codec: str) -> bool:
+def holds(container: str, codec: str) -> bool:
+    """Tell whether a container lists the codec of an encoder."""
     with av.open(os.devnull, "w", format=container) as probe:
         try:
             probe.add_stream(codec)
@@ -337,6 +378,8 @@ def add_encoder(container: Any, info: VideoInfo, encoding: Encoding, rate: Fract
         context.colorspace = formats.code(formats.MATRICES, made.matrix) if said else formats.UNSPECIFIED
         if converted or made.full_range or "full_range" not in info.untagged:
             context.color_range = formats.RANGE_FULL if made.full_range else formats.RANGE_LIMITED
+    if encoding.container in ("mp4", "mov") and stream.codec.canonical_name == "hevc":
+        context.codec_tag = APPLE_HEVC_TAG
     context.color_primaries = formats.code(formats.PRIMARIES, made.primaries)
     context.color_trc = formats.code(formats.TRANSFERS, made.transfer)
     return stream

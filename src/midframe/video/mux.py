@@ -23,14 +23,18 @@ from midframe.errors import MediaError, UnsupportedError
 from midframe.options import Options
 from midframe.types import VideoInfo
 from midframe.video import image_writer
-from midframe.video.containers import container_of, muxer_options
+from midframe.video.containers import container_of, counts_frames, muxer_options
+from midframe.video.encoders import APPLE_HEVC_TAG
 from midframe.video.files import named, open_source, packets_of, witness, write_error
 from midframe.video.segment_files import (
     min_frame_spacing,
     open_segment,
+    restore_parameters,
     segment_clock,
+    segment_end,
     segment_reorder_depth,
     segment_stamps,
+    ticks_per_unit,
 )
 from midframe.video.stream_writers import StreamCopier, kept_tags, stream_writer
 from midframe.video.streams import StreamPlan, drop, plan_streams, stream_notes
@@ -41,6 +45,9 @@ from midframe.video.writer import check_target
 _DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ESTALE,
 )  # fmt: skip
+
+# Codecs whose tag names the profile or the pixel format.
+_TAGGED = ("prores", "rawvideo", "utvideo", "magicyuv")
 
 
 def join(
@@ -150,27 +157,27 @@ class Muxer:
             first = stack.enter_context(open_segment(self.segments[0]))
             tick, start = segment_clock(first, self.segments[0])
             offset = start - self.timestamps.shift
-            scale = common_timescale(tick, offset)
-            settings = muxer_options(self.container, Fraction(1, scale))
+            unit = tick if counts_frames(self.container) else Fraction(1, common_timescale(tick, offset))
+            settings = muxer_options(self.container, unit)
             if self.container in ("mp4", "mov"):
                 settings["movflags"] = "+faststart" + ("+use_metadata_tags" if _has_quicktime_tags(self.info) else "")
             out = av.open(f"file:{self.part}", "w", format=self.container, options=settings)
             try:
-                self._add_streams(out, source, first, scale)
-                self._write(out, source, tick, offset, scale)
+                self._add_streams(out, source, first, unit)
+                self._write(out, source, tick, offset, unit)
                 self._finish(out)
             finally:
                 _close(out)
         return self.problems
 
-    def _add_streams(self, out: Any, source: Any, first: Any, scale: int) -> None:
+    def _add_streams(self, out: Any, source: Any, first: Any, unit: Fraction) -> None:
         """Add all streams, tags and chapters, then write the header."""
         try:
             by_index = {plan.index: plan for plan in self.plans}
             order = [s.index for s in self.info.streams] if source is not None else []
             for index in order or [self.info.video_index]:
                 if index == self.info.video_index:
-                    self.video = self._add_video(out, first, scale)
+                    self.video = self._add_video(out, first, unit)
                 elif index in by_index:
                     self.writers[index] = stream_writer(
                         out, source.streams[index], by_index[index], self.container, self.timestamps
@@ -184,10 +191,20 @@ class Muxer:
                 raise
             raise _HeaderError(error) from error
 
-    def _add_video(self, out: Any, first: Any, scale: int) -> Any:
+    def _add_video(self, out: Any, first: Any, unit: Fraction) -> Any:
         template = first.streams.video[0]
         made = out.add_stream_from_template(template, opaque=True)
-        made.time_base = Fraction(1, scale)
+        made.time_base = unit
+        context = made.codec_context
+        codec = context.codec.canonical_name
+        if codec == "hevc" and self.container in ("mp4", "mov"):
+            context.codec_tag = APPLE_HEVC_TAG
+        elif codec in _TAGGED:
+            context.codec_tag = template.codec_context.codec_tag
+        if counts_frames(self.container):
+            made.rate = 1 / unit
+        restore_parameters(first, context)
+        context.sample_aspect_ratio = self.info.sample_aspect
         if alpha := {k.lower(): v for k, v in template.metadata.items()}.get("alpha_mode"):
             made.metadata["alpha_mode"] = alpha  # decoders ignore the alpha of VP9 without it
         if self.info.display_matrix is not None:
@@ -225,11 +242,11 @@ class Muxer:
                 )
         out.set_chapters(found)
 
-    def _write(self, out: Any, source: Any, tick: Fraction, offset: Fraction, scale: int) -> None:
+    def _write(self, out: Any, source: Any, tick: Fraction, offset: Fraction, unit: Fraction) -> None:
         """Write all packets interleaved by time."""
         others = self._source_packets(source) if source is not None else iter(())
         waiting = next(others, None)
-        for packet, at in self._video_packets(tick, offset, scale):
+        for packet, at in self._video_packets(tick, offset, unit):
             while waiting is not None and waiting[0] <= at:
                 self._mux_source_packet(out, waiting[1], waiting[2])
                 waiting = next(others, None)
@@ -238,9 +255,9 @@ class Muxer:
             self._mux_source_packet(out, waiting[1], waiting[2])
             waiting = next(others, None)
 
-    def _video_packets(self, tick: Fraction, offset: Fraction, scale: int) -> Iterator[tuple[Any, Fraction]]:
+    def _video_packets(self, tick: Fraction, offset: Fraction, unit: Fraction) -> Iterator[tuple[Any, Fraction]]:
         """Yield the packets of all segments with exact pts and increasing dts, and the output time of each."""
-        step = tick * scale  # output units per tick; whole unless the offset forced a rounding
+        step = tick / unit  # output units per tick; whole unless the offset forced a rounding
         times = DecodingTimes(0)
         delay: int | None = None  # output units from the first dts to the first pts
         extradata: bytes | None = None
@@ -259,15 +276,17 @@ class Muxer:
                 elif stream.codec_context.extradata != extradata:
                     raise MediaError(f"{named(segment)} was encoded with other settings than the first segment")
                 own = segment_clock(opened, segment)[1] - self.timestamps.shift - offset
-                end = round((opened.duration or 0) / 1000)  # microseconds, of a clock that counts ticks as milliseconds
-                shown, base = AffineMap.of(step, (offset + own) * scale), Fraction(1, scale)
+                ticks = ticks_per_unit(opened, tick)
+                end = segment_end(opened, stamps, ticks)
+                shown, base = AffineMap.of(step, (offset + own) / unit), unit
                 lasts = AffineMap.of(step, Fraction(0))
                 for packet in opened.demux(stream):
                     if packet.pts is None or not packet.size:
                         continue
                     # a Matroska block has no duration; that of the last one follows from the duration of the file
-                    length = end - packet.pts if packet.pts == latest else packet.duration or 1
-                    pts = shown.nearest(packet.pts)
+                    stamp = int(packet.pts * ticks)
+                    length = end - stamp if stamp == latest else int((packet.duration or 0) * ticks) or 1
+                    pts = shown.nearest(stamp)
                     dts = times(pts)
                     if dts > pts:
                         raise MediaError(f"{named(segment)} has frames in an order that cannot be joined")

@@ -1,6 +1,8 @@
 """Segments: Matroska files whose clock counts output ticks instead of milliseconds, so no timestamp is ever rounded.
 
-The length of a tick and the output time of tick 0 are written in the tags of the file.
+NUT or QuickTime, whose time bases are exact, take the place of Matroska where that changes what the target would get
+from the encoder directly: codecs that it cannot hold, and targets with codec headers in the stream. The length of a
+tick, the output time of tick 0 and parameters that NUT lacks are written in the tags of the file.
 """
 
 from __future__ import annotations
@@ -8,18 +10,36 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
 import av
+import av.codec
 import av.error
 
 from midframe.errors import MediaError
+from midframe.video.encoders import Encoding, holds
 from midframe.video.files import OPEN_SECONDS, named
 
-SEGMENT_SUFFIX = ".mkv"
+_MATROSKA_ALTERS = ("prores", "rawvideo")  # codecs whose tag or pixel format Matroska does not keep
+_INTO_MATROSKA_LIKE = ("mp4", "mov", "matroska", "webm", "flv")
+
+
+def segment_muxer(encoding: Encoding) -> str:
+    """Return libav's muxer for the segments of an encoding."""
+    codec = av.codec.Codec(encoding.codec, "w").canonical_name
+    matroska = encoding.container in _INTO_MATROSKA_LIKE and codec not in _MATROSKA_ALTERS
+    order = ("matroska", "nut", "mov") if matroska else ("nut", "mov", "matroska")
+    return next(name for name in order if holds(name, encoding.codec))
+
+
+def segment_suffix(encoding: Encoding) -> str:
+    """Return the suffix of segment files; a segment of images is a folder without one."""
+    if encoding.container == "pictures":
+        return ""
+    return {"matroska": ".mkv", "nut": ".nut", "mov": ".mov"}[segment_muxer(encoding)]
 
 
 @contextlib.contextmanager
@@ -35,7 +55,8 @@ def open_segment(path: str | os.PathLike[str], look: bool = True) -> Iterator[An
     """
     options = {} if look else {"probesize": "32", "analyzeduration": "1"}
     try:
-        container = av.open(f"file:{os.fspath(path)}", format="matroska", options=options, timeout=(OPEN_SECONDS, None))
+        options["format_whitelist"] = "matroska,webm,nut,mov"
+        container = av.open(f"file:{os.fspath(path)}", options=options, timeout=(OPEN_SECONDS, None))
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise MediaError(f"the segment {named(path)} is damaged or missing; remove it and run again") from error
     try:
@@ -59,11 +80,35 @@ def segment_clock(container: Any, path: str | os.PathLike[str]) -> tuple[Fractio
         raise MediaError(f"{named(path)} is not a segment of midframe; remove it and run again") from error
 
 
+_PARAMETERS = ("color_range", "colorspace", "color_primaries", "color_trc", "bits_per_coded_sample")
+
+
+def parameters_tag(context: Any) -> str:
+    """Format the parameters of an opened encoder that some segments lose, for their tags."""
+    return " ".join(str(int(getattr(context, name))) for name in _PARAMETERS)
+
+
+def restore_parameters(container: Any, context: Any) -> None:
+    """Set the parameters in the tags of a segment on the stream that it becomes."""
+    tags = {key.upper(): value for key, value in container.metadata.items()}
+    for name, value in zip(_PARAMETERS, tags.get("MIDFRAME_PARAMETERS", "").split(), strict=False):
+        if int(value):
+            setattr(context, name, int(value))
+
+
+def ticks_per_unit(container: Any, tick: Fraction) -> int | Fraction:
+    """Return the ticks per unit of the timestamps of a segment: 1 in Matroska, whose milliseconds stand for ticks."""
+    if "matroska" in container.format.name:
+        return 1
+    return Fraction(container.streams.video[0].time_base) / tick
+
+
 def segment_stamps(path: str | os.PathLike[str]) -> list[int]:
     """Return the pts of all packets of a segment, in ticks, in decoding order."""
     with open_segment(path, look=False) as container:
         stream = container.streams.video[0]
-        return [packet.pts for packet in container.demux(stream) if packet.pts is not None and packet.size]
+        ticks = ticks_per_unit(container, segment_clock(container, path)[0])
+        return [int(packet.pts * ticks) for packet in container.demux(stream) if packet.pts is not None and packet.size]
 
 
 def segment_reorder_depth(path: str | os.PathLike[str]) -> int:
@@ -79,3 +124,21 @@ def min_frame_spacing(path: str | os.PathLike[str], step: Fraction) -> int:
     """Return the minimum spacing of the first frames of a segment, in output units."""
     stamps = sorted(segment_stamps(path)[:50])
     return max(1, math.floor(min((b - a for a, b in pairwise(stamps)), default=1) * step))
+
+
+def segment_end(container: Any, stamps: Sequence[int], ticks: int | Fraction) -> int:
+    """Return where the last frame of a segment ends, in ticks.
+
+    NUT does not say: there the last frame lasts as long as the one before.
+
+    Args:
+        container: the opened segment.
+        stamps: pts of all its packets, in ticks; needed for the last segment only.
+        ticks: of `ticks_per_unit`.
+    """
+    if ticks == 1 and "matroska" in container.format.name:
+        return round((container.duration or 0) / 1000)  # microseconds, of a clock that counts ticks as milliseconds
+    if duration := container.streams.video[0].duration:
+        return int(((container.streams.video[0].start_time or 0) + duration) * ticks)
+    latest = sorted(stamps)[-2:]
+    return latest[-1] + (latest[-1] - latest[0] or 1) if latest else 0

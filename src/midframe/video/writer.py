@@ -22,15 +22,17 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import av
+import av.codec.context
 import av.error
 
 from midframe import colour
 from midframe.errors import MediaError
 from midframe.types import Frame, VideoInfo
 from midframe.video import formats
-from midframe.video.containers import muxer_options
+from midframe.video.containers import muxer_options, wants_global_header
 from midframe.video.encoders import Encoding, add_encoder, choose_encoder, encoded_size, reorder_depth
 from midframe.video.files import named, write_error
+from midframe.video.segment_files import parameters_tag, segment_muxer
 from midframe.video.timestamps import DecodingTimes
 
 QUEUE_FRAMES = 4  # waiting for the encoder at most
@@ -178,21 +180,31 @@ class VideoWriter:
 
     def _encode(self) -> None:
         encoding = self.encoding
-        muxer = "matroska" if self._counted else encoding.container
-        container = av.open(f"file:{self._part}", "w", format=muxer, options=muxer_options(muxer, self.tick))
+        muxer = segment_muxer(encoding) if self._counted else encoding.container
+        counts_ticks = self._counted and muxer == "matroska"
+        options = muxer_options(muxer, self.tick)
+        if self._counted and muxer == "mov":
+            options["movflags"] = "+use_metadata_tags"
+        if self._counted and muxer == "nut":
+            options["avoid_negative_ts"] = "disabled"  # or B-frames shift the pts
+        container = av.open(f"file:{self._part}", "w", format=muxer, options=options)
         try:
             stream = add_encoder(container, self.info, encoding, self.rate, self.tick)
             if self._counted:
                 container.metadata["MIDFRAME_TICK"] = str(self.tick)
                 container.metadata["MIDFRAME_START"] = str(self.start)
+                if not wants_global_header(encoding.container):
+                    stream.codec_context.flags &= ~av.codec.context.Flags.global_header
             last = -1
             lengths: dict[int, int] = {}  # ticks, by pts: not every encoder returns them
             stream.codec_context.open()
+            if self._counted:
+                container.metadata["MIDFRAME_PARAMETERS"] = parameters_tag(stream.codec_context)
             self._times = DecodingTimes(reorder_depth(stream.codec_context))
             while not self._abandoned.is_set():
                 frame = self._queue.get()
                 if frame is None:
-                    self._mux(container, stream.encode(None), lengths)
+                    self._mux(container, stream.encode(None), lengths, counts_ticks)
                     break
                 encoder_frame = to_encoder_frame(frame, self.info, encoding)
                 at = round((frame.pts - self.start) / self.tick)
@@ -204,7 +216,7 @@ class VideoWriter:
                 encoder_frame.pts = at
                 encoder_frame.time_base = self.tick
                 encoder_frame.duration = lengths[at] = max(1, round(frame.duration / self.tick))
-                self._mux(container, stream.encode(encoder_frame), lengths)
+                self._mux(container, stream.encode(encoder_frame), lengths, counts_ticks)
         finally:
             if self._abandoned.is_set():
                 with contextlib.suppress(Exception):
@@ -212,11 +224,11 @@ class VideoWriter:
             else:
                 container.close()
 
-    def _mux(self, container: Any, packets: Sequence[Any], lengths: dict[int, int]) -> None:
+    def _mux(self, container: Any, packets: Sequence[Any], lengths: dict[int, int], counts_ticks: bool) -> None:
         for packet in packets:
             packet.duration = lengths.pop(packet.pts, packet.duration)
             packet.dts = min(self._times(packet.pts), packet.pts)
-            if self._counted:
+            if counts_ticks:
                 packet.time_base = Fraction(1, 1000)  # one tick per millisecond of Matroska
             container.mux(packet)
 
