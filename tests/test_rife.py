@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from midframe import weights
 from midframe.engine import Engine
-from midframe.errors import MidframeError, WeightsError
+from midframe.errors import InputError, MidframeError, WeightsError
 from midframe.models import load_model
 from midframe.models.base import RenderRequest
-from midframe.models.rife import Rife, load
+from midframe.models.rife import Rife, load, openvino
 from midframe.models.rife.architecture import Architecture, recognise
 from midframe.models.rife.network import Network, folded
 from test_models import moved, psnr
@@ -159,6 +160,37 @@ def test_flow_is_that_of_the_motion() -> None:
     assert torch.allclose(flow * 8, torch.tensor([2.0, -1.0]).view(1, 2, 1, 1).expand_as(flow), atol=1e-3)
     model.render(RenderRequest(p, q, motion, torch.tensor([0.25, 0.5, 0.75])))
     assert torch.allclose(model.flow(motion), flow, atol=1e-5)
+
+
+@pytest.mark.parametrize("small", ["3.x", "4.6", "4.26"], indirect=True)
+def test_openvino_makes_the_same_frames(small: Rife) -> None:
+    pytest.importorskip("openvino")
+    a, _, b = moved(1, 3, 70, 90)
+    times = [0.125, 0.5, 0.75]
+    torch_frames = Engine(small, runtime="torch").between(a, b, times)
+    engine = Engine(small, runtime="openvino")
+    assert (engine.between(a, b, times) - torch_frames).abs().max() < 1e-4
+    shared: dict[int, Tensor] = {}
+
+    def work(n: int) -> None:
+        shared[n] = Engine(engine.model).between(a, b, times)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all((shared[n] - torch_frames).abs().max() < 1e-4 for n in range(2))
+
+
+@pytest.mark.parametrize("small", ["4.6"], indirect=True)
+def test_openvino_is_refused_where_it_cannot_run(small: Rife, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "installed", lambda: False)
+    with pytest.raises(InputError, match=r"pip install 'midframe\[openvino\]'"):
+        Engine(small, runtime="openvino")
+    assert Engine(small, runtime="auto").model is small
+    with pytest.raises(InputError, match="blend does not run in openvino"):
+        Engine(load_model("blend"), runtime="openvino")
 
 
 def test_version_3_reaches_other_instants_by_halving(tmp_path: Path) -> None:

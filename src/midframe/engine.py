@@ -114,6 +114,7 @@ class Engine:
         flow_scale: float | None = None,
         static: str = "off",
         mask: str | Path | None = None,
+        runtime: str = "torch",
     ) -> None:
         """Put the model on the device.
 
@@ -129,6 +130,7 @@ class Engine:
             static: "auto" finds static overlays (logos, subtitles, HUDs) over moving content, and copies them from
                 the nearest source frame.
             mask: path of an image of the pixels that are copied like that: white is protected, black is not.
+            runtime: what runs the networks: "torch", "openvino" (rife on Intel CPUs), or "auto".
 
         Raises:
             InputError: an option that the model does not support.
@@ -147,7 +149,7 @@ class Engine:
             model = copy.copy(model)  # shares the weights; another engine's setting stays as it is
             model.flow_scale = flow_scale
         self.device = pick_device(device) if isinstance(device, str) else device
-        self.model = model.on_device(self.device)
+        self.model = model.on_device(self.device).on_runtime(runtime, self.device)
         self.precision = pick_precision(precision, model, self.device)
         self.fill = fill
         self.max_batch = max_batch

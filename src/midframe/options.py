@@ -35,6 +35,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "static": ("auto", "off"),
     "flow_scale": ("auto", "1", "0.5", "0.25"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
+    "runtime": ("auto", "torch", "openvino"),
     "deinterlace": ("auto", "off"),
     "vfr": ("cfr", "keep"),
     "compat": ("off", "modelscope"),
@@ -70,6 +71,7 @@ class Options:
     # run
     device: str = "auto"
     precision: str = "auto"
+    runtime: str = "auto"  # what runs the networks; "auto": openvino for rife on a CPU where it is installed
     tile: str = "auto"  # "auto", "off" or the side of a tile in pixels
     # range, half-open
     start: Fraction | None = None

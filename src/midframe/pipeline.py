@@ -139,6 +139,7 @@ def make_engine(options: Options, network: Model | None = None) -> Engine:
         tile=int(options.tile) if options.tile.isdigit() else options.tile,
         fill=options.scene_fill,
         flow_scale=None if options.flow_scale == "auto" else float(options.flow_scale),
+        runtime=options.runtime,
         static=options.static,
         mask=options.mask,
     )

@@ -42,7 +42,7 @@ HEADINGS = {
     "Cuts and duplicates": ("scene", "scene_threshold", "scene_fill", "dedup"),
     "Logos, subtitles": ("static", "mask"),
     "Model": ("model", "weights", "flow_scale"),
-    "Machine": ("device", "precision", "tile"),
+    "Machine": ("device", "precision", "runtime", "tile"),
     "Cluster": ("ray", "workers", "gpus_per_worker", "work"),
     "Range": ("start", "end", "preview"),
     "Output": (
@@ -81,6 +81,8 @@ HEADINGS = {
 @click.option("--flow-scale", type=click.Choice(["auto", "1", "0.5", "0.25"]), help="Size at which motion is sought.")
 @click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps; cuda:0,cuda:1 uses both.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of the convolutions.")
+@click.option("--runtime", type=click.Choice(["auto", "torch", "openvino"]),
+              help="Runs the network: openvino for rife on Intel CPUs, if installed (auto).")  # fmt: skip
 @click.option("--tile", metavar="N", help="auto (when memory does not suffice), off, or the side in pixels.")
 @click.option("--ray", metavar="ADDRESS", help="Spread over a Ray cluster: auto, local, HOST:PORT, ray://HOST:PORT.")
 @click.option("--workers", type=int, metavar="N",

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from midframe.errors import InputError
 from midframe.types import Frame, PixelFormat
 
 Features = Any  # what encode returns: opaque outside the model
@@ -72,6 +73,16 @@ class Model(nn.Module):
     # Side of the pictures in which motion is sought, over that of the pictures; None: the model chooses by size.
     # A setting, made once before use (the engine sets it on a shallow copy), not per-call state.
     flow_scale: float | None = None
+
+    def on_runtime(self, runtime: str, device: torch.device) -> Model:
+        """This model with its networks run by "torch", "openvino" or the faster of them ("auto"), weights shared.
+
+        Raises:
+            InputError: the model or the device knows no such runtime, or it is not installed.
+        """
+        if runtime not in ("auto", "torch"):
+            raise InputError(f"model {self.name} does not run in {runtime}; use --runtime auto")
+        return self
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) >= (height, width) to which the engine pads before `encode`."""

@@ -56,6 +56,7 @@ class JobOptions(BaseModel):
     use_mask: bool = Field(default=False, description="protect what was painted with PUT /sources/{id}/mask")
     model: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")] | None = None
     flow_scale: Literal["auto", "1", "0.5", "0.25"] = "auto"
+    runtime: Literal["auto", "torch", "openvino"] = "auto"
     start: Seconds | None = Field(default=None, description="seconds of the source")
     end: Seconds | None = None
     codec: Literal["auto", "libx264", "libx265", "libsvtav1", "libvpx-vp9"] = "auto"

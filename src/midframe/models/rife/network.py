@@ -211,6 +211,11 @@ def compose(a: Tensor, b: Tensor, state: State) -> Tensor:
     return torch.lerp(right, left, torch.sigmoid(state.mask))
 
 
+def eighth(flow: Tensor) -> Tensor:
+    """Flow at 1/8 of its size, in pixels of that size."""
+    return F.avg_pool2d(flow, 8) / 8
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """An image at 1 / scale, and the points of the image that decide it.
