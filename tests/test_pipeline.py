@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -150,6 +151,31 @@ def test_motion_blur_is_in_the_plan_and_knows_no_segments(tmp_path: Path, small_
     whole = run(source, tmp_path / "whole.mkv", **wanted)
     assert hashes(whole.path) == hashes(result.path)
     assert hashes(run(source, tmp_path / "sharp.mkv", fps=24, codec="ffv1").path) != hashes(whole.path)
+
+
+def planes(path: Path) -> list[np.ndarray[Any, Any]]:
+    with av.open(str(path)) as film:
+        return [frame.to_ndarray().astype(int) for frame in film.decode(video=0)]
+
+
+@pytest.mark.parametrize("shutter", [0, 180])
+def test_a_loop_leads_from_the_last_frame_to_the_first(tmp_path: Path, small_segments: None, shutter: int) -> None:
+    source = clips.make(tmp_path / "in.mkv", Clip(frames=32, options={"g": "8"}))  # its motion repeats after 32 frames
+    wanted = {"loop": True, "shutter": shutter, "codec": "ffv1"}
+    result = run(source, tmp_path / "out.mkv", **wanted)
+    assert result.frames_in == 32 and result.cuts == ()
+    assert result.kinds == ("ii" if shutter else "si") * 32
+    assert len(json.loads(result.report.read_text())["plan"]["segments"]) == 2
+    seen = planes(result.path)
+    if not shutter:
+        first, last = seen[0], seen[-2]
+        assert np.abs(seen[-1] - (first + last) / 2).max() <= 1
+    plan.SEGMENT_OUTPUTS = 10**6  # undone by the fixture
+    assert hashes(run(source, tmp_path / "whole.mkv", **wanted).path) == hashes(result.path)
+    kept = run(source, tmp_path / "kept.mkv", vfr="keep", loop=True)
+    assert kept.frames_out == 64 and kept.kinds[-2:] == "si"
+    with pytest.raises(InputError, match="--loop joins the end"):
+        run(source, tmp_path / "part.mkv", loop=True, end=1)
 
 
 class Stumbling(RgbBlend):

@@ -55,6 +55,7 @@ class Options:
     slowmo: Fraction | None = None  # the film lasts this many times longer; the rate is kept
     slow_audio: str = "drop"  # sound of a slowed film: "drop", "stretch" (pitch kept)
     shutter: Fraction | None = None  # degrees, 0 to 360; motion blur over that share of the frame interval
+    loop: bool = False  # the last frame leads to the first, for seamless loops
     in_fps: Fraction | None = None  # rate of an image sequence, which has none of its own
     # cuts and duplicates
     scene: str = "auto"
@@ -115,6 +116,8 @@ class Options:
             raise InputError(
                 f"--shutter {float(self.shutter):g} is not within 0 to 360 degrees; 180 is usual, 0 is no motion blur"
             )
+        if self.loop and (self.start is not None or self.end is not None):
+            raise InputError("--loop joins the end of the video to its start; drop --start and --end")
         if self.shutter and self.vfr == "keep":
             raise InputError("--shutter needs a constant output rate; use it with --fps or --ratio, not --vfr keep")
         if self.vfr == "keep" and (self.fps is not None or self.slowmo is not None):
@@ -125,6 +128,7 @@ class Options:
             against: dict[str, object] = {
                 "slowmo": self.slowmo,
                 "shutter": self.shutter,
+                "loop": self.loop or None,
                 "start": self.start,
                 "end": self.end,
             }

@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -391,7 +391,7 @@ def gaps_of(frames: Iterator[Frame], plan: Plan, context: int, todo: Segment) ->
         rates = float(plan.film.rate), float(plan.rate)
         return compat.gaps(frames, *rates, rate=plan.rate, context=context, start=plan.start)
     return timeline.gaps(
-        frames,
+        _looped(frames, plan) if plan.options.loop else frames,
         plan.rate,
         slowmo=plan.slowmo,
         keep=plan.keep,
@@ -400,7 +400,22 @@ def gaps_of(frames: Iterator[Frame], plan: Plan, context: int, todo: Segment) ->
         start=plan.start,
         holds=_holds(plan.film),
         shutter=plan.shutter,
+        loop=plan.options.loop,
     )
+
+
+def _looped(frames: Iterator[Frame], plan: Plan) -> Iterator[Frame]:
+    """Append the first frame of the source to its last ones."""
+    options = plan.options
+
+    def same_shot(recent: Sequence[Frame]) -> bool:
+        if options.scene == "off":
+            return True
+        return not [begins for _, begins in shots.Thumbnails(options.scene_threshold).mark(recent)][-1]
+
+    with reading(plan, None) as start:
+        first = next(start)
+    yield from timeline.looped(frames, first, same_shot)
 
 
 def _holds(video: VideoInfo) -> timeline.Holds | None:

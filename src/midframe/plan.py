@@ -70,6 +70,8 @@ class Plan:
             parts.append(f"x{self.rate * self.slowmo / film.rate}")
         if self.slowmo != 1:
             parts.append(f"{float(self.slowmo):g} times slower")
+        if self.options.loop:
+            parts.append("the last frame leads to the first")
         if self.options.shutter:
             opening = self.shutter / self.rate
             parts.append(
@@ -237,7 +239,7 @@ def make_plan(
         if keep is None:
             frames_out = timeline.segment_count(Segment(first, last), start, last, rate, slowmo)
         elif frames_in is not None:
-            frames_out = frames_in * keep - keep + 1
+            frames_out = frames_in * keep - (0 if options.loop else keep - 1)
     if options.compat == "modelscope":
         if film.rate is None:
             raise InputError(f"'{info.path}' does not say its rate, which --compat modelscope counts with")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice, pairwise
@@ -35,6 +35,7 @@ _NEXT_FRAMES = 5  # frames after a long gap whose intervals count as its neighbo
 # A gap is long above this many usual intervals. Phones and game captures leave out one to three frames in motion.
 _LONG_INTERVALS = 4
 _SHORTEST_HOLD = Fraction(1, 4)  # seconds; gaps up to this length are never held: a quarter of a second is motion
+_SEAM_FRAMES = 6  # last frames of a loop that tell how much change is usual
 _LONGEST_MOTION = Fraction(1, 2)  # seconds; longer transitions between two frames look like slow dissolves
 
 
@@ -131,6 +132,7 @@ def gaps(
     start: Fraction | None = None,
     holds: Holds | None = None,
     shutter: Fraction = Fraction(0),
+    loop: bool = False,
 ) -> Iterator[Gap]:
     """Turn frames into gaps with the outputs that fall in them. Keeps at most four frames at once.
 
@@ -150,6 +152,7 @@ def gaps(
         holds: hold the first frame of long gaps; None interpolates over their whole length.
         shutter: share of the output's frame interval for which the shutter is open, 0 to 1; above 0, slots are the
             parts of openings, several per output, and those of one output follow each other.
+        loop: the last frame only ends the video: it is the first frame again, as `looped` appends it.
     """
     if rate <= 0 or slowmo <= 0:
         raise InputError(f"rate {rate} and slow motion {slowmo} must be above 0")
@@ -171,6 +174,8 @@ def gaps(
             )
         if segment is not None and segment.end is not None and a.pts >= segment.end + clock.reach:
             return
+        if loop and b is None:
+            clock.stop(a.pts)
         if b is None and a.duration == 0:  # the file does not give the duration of its last frame
             a = replace(a, duration=length or 1 / (rate * slowmo))
         length = Fraction(0) if b is None else b.pts - a.pts
@@ -194,6 +199,10 @@ class _Grid:
         first = start if segment is None or segment.start is None else max(start, segment.start)
         self.first = math.ceil((first - start) * self.density)
         self.end = None if segment is None else segment.end
+
+    def stop(self, end: Fraction) -> None:
+        """Leave out outputs from this instant of the source on."""
+        self.end = end if self.end is None else min(self.end, end)
 
     def slots(self, a: Frame, b: Frame | None, held: Fraction) -> Iterator[tuple[Slot, ...]]:
         """Yield the outputs from a to b, or to the end of a where there is no b."""
@@ -228,6 +237,10 @@ class _Shutter:
         self.grid = _Grid(start, rate, slowmo, segment)
         self.reach = share / self.grid.density / 2
         self._shot_start = start  # seconds; begin of the shot at hand
+
+    def stop(self, end: Fraction) -> None:
+        """Leave out outputs from this instant of the source on."""
+        self.grid.stop(end)
 
     def slots(self, a: Frame, b: Frame | None, held: Fraction) -> Iterator[tuple[Slot, ...]]:
         """Yield the parts of openings from a to b, or to the end of a where there is no b."""
@@ -294,6 +307,11 @@ class _Kept:
     def __init__(self, start: Fraction, count: int, slowmo: Fraction, segment: Segment | None) -> None:
         self.start, self.count, self.slowmo = start, count, slowmo
         self.segment = segment or Segment()
+        self.end: Fraction | None = None
+
+    def stop(self, end: Fraction) -> None:
+        """Leave out outputs from this instant of the source on."""
+        self.end = end
 
     def slots(self, a: Frame, b: Frame | None, held: Fraction) -> Iterator[tuple[Slot, ...]]:
         """Yield the outputs from a to b; a alone where there is no b."""
@@ -302,11 +320,29 @@ class _Kept:
         for i in range(count):
             step = (length - held) / count
             instant = a.pts + (held + step * i if i else 0)
-            if instant in self.segment:
+            if instant in self.segment and (self.end is None or instant < self.end):
                 pts = self.start + (instant - self.start) * self.slowmo
                 slots.append(Slot(pts, Fraction(i, count), (step if i else held + step) * self.slowmo))
         if slots:
             yield tuple(slots)
+
+
+def looped(frames: Iterable[Frame], first: Frame, same_shot: Callable[[Sequence[Frame]], bool]) -> Iterator[Frame]:
+    """Append the first frame behind the last, where a loop shows it again.
+
+    Args:
+        frames: the video, or its end.
+        first: its first frame.
+        same_shot: tells whether the last of some consecutive frames continues their shot.
+    """
+    recent: deque[Frame] = deque(maxlen=_SEAM_FRAMES)
+    for frame in frames:
+        recent.append(frame)
+        yield frame
+    if recent:
+        last = recent[-1]
+        again = replace(first, pts=last.pts + last.duration, index=last.index + 1, shot=last.shot)
+        yield again if same_shot([*recent, again]) else replace(again, shot=last.shot + 1)
 
 
 def _increasing(frames: Iterable[Frame]) -> Iterator[Frame]:

@@ -38,7 +38,7 @@ class Section(PathCommand):
 
 
 HEADINGS = {
-    "Rate": ("fps", "ratio", "slowmo", "slow_audio", "shutter", "in_fps"),
+    "Rate": ("fps", "ratio", "slowmo", "slow_audio", "shutter", "loop", "in_fps"),
     "Cuts and duplicates": ("scene", "scene_threshold", "scene_fill", "dedup"),
     "Logos, subtitles": ("static", "mask"),
     "Model": ("model", "weights", "flow_scale"),
@@ -61,6 +61,7 @@ HEADINGS = {
 @click.option("--slowmo", metavar="X", help="X times slower at the same rate; with --fps at that rate.")
 @click.option("--slow-audio", type=click.Choice(["drop", "stretch"]), help="Sound of a slowed film. Default: drop.")
 @click.option("--shutter", metavar="ANGLE", help="Motion blur: 180 as in films, 360 at most. Default: 0, none.")
+@click.option("--loop", is_flag=True, default=None, help="Seamless loop: the last frame leads to the first.")
 @click.option("--in-fps", metavar="RATE", help="Rate of a folder of pictures, which has none of its own.")
 @click.option(
     "--scene",
