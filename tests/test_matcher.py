@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 
+from midframe.cli import cli
 from midframe.errors import InputError
 from midframe.models.flow.intermediate import Refiner, splat_to, synthesise
 from midframe.models.flow.matcher import FlowAtLevel, LocalCorrelation, Matched, Matcher, upsample_convex
@@ -21,6 +23,7 @@ from midframe.training.matcher import (
     MatcherRecipe,
     flow_scores,
     half_flow,
+    load_matcher,
     matcher_flow,
     objective,
     train_matcher,
@@ -198,6 +201,28 @@ def test_half_flow_keeps_known_pixels_beside_unknown_ones() -> None:
 def test_crops_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="multiple of 16"):
         MatcherRecipe(tmp_path, size=200)
+
+
+def test_the_command_trains_stops_and_measures(tmp_path: Path) -> None:
+    words = [
+        "train",
+        "motion",
+        "--out",
+        str(tmp_path),
+        "--samples",
+        "2",
+        "--batch",
+        "2",
+        "--size",
+        "64",
+        "--workers",
+        "0",
+    ]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0 and (tmp_path / "matcher.safetensors").exists(), done.output
+    assert matcher_flow(load_matcher(tmp_path / "matcher.safetensors"), *torch.rand(2, 3, 64, 64)).shape == (64, 64, 2)
+    with pytest.raises(InputError, match="is missing"):
+        load_matcher(tmp_path / "none.safetensors")
 
 
 def test_scores_of_zero_flow_are_the_length_of_the_truth() -> None:

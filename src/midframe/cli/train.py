@@ -53,15 +53,58 @@ def command(ctx: click.Context, /, out: Path | None, **options: object) -> None:
     click.echo(f"weights: {result}")
 
 
+@command.command("motion")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the run.")
+@click.option(
+    "--stage",
+    type=click.Choice(["flow", "frames"]),
+    default="flow",
+    show_default=True,
+    help="flow: the matcher alone; frames: matcher and refiner, by the interpolated frame.",
+)
+@click.option("--photos", type=FOLDER, multiple=True, help="Photographs for the surfaces of rendered scenes.")
+@click.option(
+    "--clips", type=FOLDER, multiple=True, help="Real clips; classical flow composed over frames labels them."
+)
+@click.option("--samples", type=int, default=400_000, show_default=True, help="Length of the learning-rate schedule.")
+@click.option("--minutes", type=float, help="Stop after this time; the same command resumes.")
+@click.option("--batch", type=int, default=8, show_default=True)
+@click.option("--size", type=int, default=160, show_default=True, help="Side of the crops, pixels.")
+@click.option("--rate", type=float, default=1e-3, show_default=True, help="Highest learning rate.")
+@click.option("--clip-share", type=float, default=0.4, show_default=True, help="Share of clips in the samples.")
+@click.option("--reuse", type=float, default=4.0, show_default=True, help="Times each rendered sample is used.")
+@click.option("--workers", type=int, default=1, show_default=True, help="Processes that render, and that cut clips.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@click.option("--scores", is_flag=True, help="Only measure the run's matcher on 128 held-out scenes.")
+def motion(out: Path, scores: bool, **options: object) -> None:
+    """Train the learned motion network: large motion that classical flow loses.
+
+    Stop it at any time (Ctrl-C, SIGTERM): the same command resumes exactly.
+    """
+    from midframe.training import matcher
+
+    if scores:
+        net = matcher.load_matcher(out / "matcher.safetensors")
+        click.echo(str(matcher.flow_scores(lambda a, b: matcher.matcher_flow(net, a, b))))
+        return
+    click.echo(f"weights: {matcher.train_matcher(matcher.MatcherRecipe(out, **options), click.echo)}")  # type: ignore[arg-type]
+
+
 @command.command("scenes")
 @click.option("--sheet", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="PNG to write.")
 @click.option("--photos", type=FOLDER, multiple=True, help="Photographs for the surfaces.")
 @click.option("--rows", type=int, default=12, show_default=True, help="Scenes on the sheet.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--size", type=int, default=256, show_default=True, help="Side of a scene, pixels.")
-def scenes(path: Path, photos: tuple[Path, ...], rows: int, seed: int, size: int) -> None:
+@click.option("--figures", type=float, default=0.0, show_default=True, help="Share of scenes with articulated figures.")
+@click.option("--camera", type=float, default=0.0, show_default=True, help="Share of one camera over many planes.")
+def scenes(
+    path: Path, photos: tuple[Path, ...], rows: int, seed: int, size: int, figures: float, camera: float
+) -> None:
     """Draw training scenes on a sheet: frames, flows, occlusions."""
+    from midframe.scenes import Mix
     from midframe.training.scenes import sheet
 
-    sheet(path, seed, rows, photos, size)
+    sheet(path, seed, rows, photos, size, Mix(articulated=figures, perspective=camera))
     click.echo(str(path))

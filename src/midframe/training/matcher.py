@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from midframe.engine import pick_device
 from midframe.errors import InputError
 from midframe.models.flow.intermediate import LearnedMotion, synthesise
 from midframe.models.flow.matcher import Matched, Matcher
@@ -88,6 +89,7 @@ class MatcherRecipe:
     reuse: float = 4.0  # times each stored sample is used, cropped and coloured anew
     workers: int = 1  # processes that render, for each source
     seed: int = 0
+    device: str = "auto"  # "auto": a GPU if there is one
     clip_share: float = 0.4  # of the samples, if there are clips
 
     def __post_init__(self) -> None:
@@ -267,7 +269,9 @@ def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.inf
     """Run or resume a training of the matcher; returns the weights."""
     recipe.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    net = Matcher().train() if recipe.stage == "flow" else LearnedMotion().train()
+    device = pick_device(recipe.device)
+    half = device.type == "cuda"
+    net = (Matcher() if recipe.stage == "flow" else LearnedMotion()).train().to(device)
     average = {key: value.detach().clone() for key, value in net.state_dict().items()}
     optimiser = torch.optim.AdamW(net.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4)
     state = State(net, average, optimiser)
@@ -288,11 +292,12 @@ def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.inf
             if recipe.minutes is not None and time.monotonic() - began > recipe.minutes * 60:
                 break
             tick = time.monotonic()
-            batch = next(batches)
-            if isinstance(net, LearnedMotion):
-                loss, notes = frame_objective(net, batch)
-            else:
-                loss, notes = objective(net(batch["a"], batch["b"]), batch)
+            batch = {key: value.to(device, non_blocking=True) for key, value in next(batches).items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                if isinstance(net, LearnedMotion):
+                    loss, notes = frame_objective(net, batch)
+                else:
+                    loss, notes = objective(net(batch["a"], batch["b"]), batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -346,12 +351,30 @@ def begin_with_matcher(net: LearnedMotion, average: dict[str, Tensor], path: Pat
         average[f"matcher.{name}"].copy_(value)
 
 
+def load_matcher(path: Path) -> Matcher:
+    """A matcher with the weights of a run, ready to estimate flow.
+
+    Raises:
+        InputError: the file is missing or holds other tensors.
+    """
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        raise InputError(f"train: {path} is missing; train the stage flow first")
+    net = Matcher()
+    try:
+        net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    except RuntimeError as error:
+        raise InputError(f"train: {path} does not hold a matcher: {str(error).splitlines()[0]}") from error
+    return net.eval()
+
+
 def save_weights(path: Path, average: dict[str, Tensor]) -> Path:
     """The moving average in float16, as `.safetensors`."""
     from safetensors.torch import save_file
 
     hidden = path.with_name(f".{path.name}-{os.getpid()}")
-    save_file({name: value.half().contiguous() for name, value in average.items()}, hidden)
+    save_file({name: value.half().cpu().contiguous() for name, value in average.items()}, hidden)
     hidden.replace(path)
     return path
 

@@ -44,12 +44,14 @@ def scenes(
         seed += stride
 
 
-def sheet(path: Path, seed: int = 0, rows: int = 12, photos: Sequence[Path] = (), size: int = 256) -> None:
+def sheet(
+    path: Path, seed: int = 0, rows: int = 12, photos: Sequence[Path] = (), size: int = 256, mix: Mix | None = None
+) -> None:
     """Write a contact sheet (PNG) of `rows` training scenes from `seed` on.
 
     Raises:
         InputError: a folder of photographs is missing or empty.
         MediaError: the file cannot be written.
     """
-    drawn = scenes(training_textures(photos), seed, (size, size))
+    drawn = scenes(training_textures(photos), seed, (size, size), mix)
     contact_sheet(path, [next(drawn) for _ in range(rows)])
