@@ -1,4 +1,4 @@
-"""Quality: the ladder on all sets at hand; the numbers of the README come from here.
+"""Quality: the methods on all sets at hand; the numbers of the README come from here.
 
     python benchmarks/quality.py --data DIR            or MIDFRAME_DATA=DIR
     python benchmarks/quality.py --data DIR --models dis --only middlebury-other
@@ -24,7 +24,7 @@ from midframe.errors import MidframeError
 from midframe.evaluation import report as reports
 from midframe.evaluation.datasets import DataSet, open_set
 from midframe.evaluation.evaluate import evaluate
-from midframe.evaluation.ladder import LADDER, contestant
+from midframe.evaluation.methods import METHODS, make_method
 from midframe.evaluation.suites import open_suite
 from midframe.metrics import load_lpips
 
@@ -71,7 +71,7 @@ def find(root: Path | None, only: list[str] | None, limit: int | None) -> list[D
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=os.environ.get("MIDFRAME_DATA"), help="folder with eval/ and clips/")
-    parser.add_argument("--models", nargs="+", default=list(LADDER))
+    parser.add_argument("--models", nargs="+", default=list(METHODS))
     parser.add_argument("--only", nargs="+", metavar="SET", help="these sets only, by the names above")
     parser.add_argument("--limit", type=int, help="at most so many cases of each set")
     parser.add_argument("--focus", help="whose worst cases are shown; the last model if not given")
@@ -80,10 +80,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
-    contestants = []
+    methods = []
     for name in arguments.models:
         try:
-            contestants.append(contestant(name))
+            methods.append(make_method(name))
         except MidframeError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
     sets = find(Path(arguments.data) if arguments.data else None, arguments.only, arguments.limit)
@@ -95,7 +95,7 @@ def main() -> None:
     parts = []
     for data in sets:
         start = time.perf_counter()
-        part = evaluate(contestants, [data], arguments.focus or "", load_lpips())
+        part = evaluate(methods, [data], arguments.focus or "", load_lpips())
         parts.append(part)
         add(stored, part.as_json(), time.perf_counter() - start)
         stored["machine"] = rig.machine(arguments.threads)
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def add(stored: dict[str, Any], report: dict[str, Any], seconds: float) -> None:
-    """Keep the sums of a set; of contestants measured before, those that were measured again are replaced."""
+    """Keep the sums of a set; of methods measured before, those that were measured again are replaced."""
     (told,) = report["sets"]
     entry = stored.setdefault("sets", {}).setdefault(told["name"], {"summaries": {}})
     if entry.get("note", told["note"]) != told["note"]:
@@ -123,16 +123,16 @@ def add(stored: dict[str, Any], report: dict[str, Any], seconds: float) -> None:
     entry |= {"protocol": told["protocol"], "cases": told["cases"], "note": told["note"], "seconds": round(seconds, 1)}
     for result in report["results"]:
         if not result["failure"]:
-            entry["summaries"][result["contestant"]] = {**result["summary"], "commit": rig.commit()}
+            entry["summaries"][result["method"]] = {**result["summary"], "commit": rig.commit()}
     stored["notes"] = report["notes"]
 
 
 def _rank(name: str) -> tuple[int, str]:
-    return (LADDER.index(name) if name in LADDER else len(LADDER), name)
+    return (METHODS.index(name) if name in METHODS else len(METHODS), name)
 
 
 def show(stored: dict[str, Any]) -> str:
-    """PSNR and the worst 5 % of every contestant on every set; end-point errors apart."""
+    """PSNR and the worst 5 % of every method on every set; end-point errors apart."""
     sets = stored["sets"]
     names = sorted({n for s in sets.values() for n in s["summaries"]}, key=_rank)
     pictured = [s for s in sets if any(v["psnr"] is not None for v in sets[s]["summaries"].values())]

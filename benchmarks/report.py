@@ -83,7 +83,7 @@ def cell_rank(item: tuple[str, Any]) -> tuple[int, int]:
 
 def speed_text() -> str:
     return (
-        f"Clips of {rig.CLIP_RATE} frames a second in memory-backed storage, a warm-up each, contestants taking turns, "
+        f"Clips of {rig.CLIP_RATE} frames a second in memory-backed storage, a warm-up each, methods taking turns, "
         'medians. "Output fps" is the whole command from y4m to H.264 (libx264, crf 16, '
         f'{speed.PRESET}, both sides alike), the start of the process included; "without start" leaves out '
         'starting Python and importing torch, which a longer film does not notice. "Model alone" has no decoder or '
@@ -111,7 +111,7 @@ def overhead_line(data: dict[str, Any]) -> str:
 
 
 def headline() -> str:
-    """The block of README.md: quality of the ladder on the sets at hand, speed at 720p 2x."""
+    """The block of README.md: quality of the methods on the sets at hand, speed at 720p 2x."""
     parts = []
     if data := rig.load("quality"):
         sets = [s for s in HEADLINE_SETS if s in data["sets"]]
@@ -123,8 +123,8 @@ def headline() -> str:
                 rows.append([name, *(f"{v['psnr']:.2f}" if v else "-" for v in found)])
         parts += ["PSNR in dB:", rig.table(["", *sets], rows)]
     data = rig.load("speed")
-    cell = data.get("cells", {}).get("720p:2x", {"contestants": {}})
-    quiet = {n: k for n, k in cell["contestants"].items() if "film" in k and max(k["film"]["others"]) <= rig.DISTURBED}
+    cell = data.get("cells", {}).get("720p:2x", {"methods": {}})
+    quiet = {n: k for n, k in cell["methods"].items() if "film" in k and max(k["film"]["others"]) <= rig.DISTURBED}
     if quiet:  # what a busy machine gave stays in benchmarks/README.md, marked
         rows = []
         for name, kinds in quiet.items():

@@ -1,7 +1,7 @@
 """The measuring rig: clips in memory-backed storage, pinned processes, interleaved repeats, tables, JSON.
 
-A contestant is run as a process of its own, so that its peak memory is its own and its start is part of what
-a user waits for. Contestants take turns, A B C A B C, after one warm-up each, so that a machine that slows down slows
+A method is run as a process of its own, so that its peak memory is its own and its start is part of what
+a user waits for. Methods take turns, A B C A B C, after one warm-up each, so that a machine that slows down slows
 all of them. What is reported is the median; all repeats are kept in the JSON.
 """
 
@@ -132,7 +132,7 @@ def run(command: Sequence[str], threads: int, timeout: float = 900) -> Run:
     allowed = sorted(os.sched_getaffinity(0))[:threads]
     environment = {
         **os.environ,
-        **process_environment(),  # as the command line has it; for all contestants
+        **process_environment(),  # as the command line has it; for all methods
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
     }
@@ -175,10 +175,10 @@ def child(mode: str, **what: Any) -> list[str]:
 
 
 def interleave(commands: dict[str, list[str]], repeats: int, threads: int) -> dict[str, list[Run]]:
-    """Warm-up of each, then A B C A B C; a contestant that fails is left out and says why.
+    """Warm-up of each, then A B C A B C; a method that fails is left out and says why.
 
     A round in which others kept more than `DISTURBED` processors busy is made good by another, up to twice as many
-    rounds in all; of each contestant the least disturbed runs are kept, in the order in which they were made.
+    rounds in all; of each method the least disturbed runs are kept, in the order in which they were made.
     """
     alive = dict(commands)
     found: dict[str, list[Run]] = {name: [] for name in commands}

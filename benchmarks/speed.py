@@ -1,10 +1,10 @@
 """Speed: new pictures a second of the model alone, output pictures a second of the whole way, peak memory.
 
     python benchmarks/speed.py                                   everything: hours
-    python benchmarks/speed.py --only 720p:2x --contestants dis minterpolate
+    python benchmarks/speed.py --only 720p:2x --methods dis minterpolate
     python benchmarks/speed.py --only overhead
 
-Contestants: ffmpeg's minterpolate (mci as it comes, and aobmc/bidir/vsbmc), dis, midnet, vfinet; those whose
+Methods: ffmpeg's minterpolate (mci as it comes, and aobmc/bidir/vsbmc), dis, midnet, vfinet; those whose
 weights are not here are left out. Both sides decode the same y4m clip and encode by libx264 at crf 16, preset and
 threads alike. Results are added to results/speed.json cell by cell; --append adds repeats to a cell measured before
 at the same commit.
@@ -54,9 +54,9 @@ def model_command(name: str, size: str, rate: str, frames: int, threads: int, pr
 
 
 def measure(size: str, rate: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One cell: all contestants, film and model alone, interleaved."""
+    """One cell: all methods, film and model alone, interleaved."""
     frames, threads = arguments.frames, arguments.threads
-    named = [n for n in arguments.contestants if n not in FILTERS or shutil.which("ffmpeg")]
+    named = [n for n in arguments.methods if n not in FILTERS or shutil.which("ffmpeg")]
     made = rig.new_pictures(frames, rig.RATES[rate])
     cell: dict[str, Any] = {}
     for kind, command in (("film", film_command), ("model", model_command)):
@@ -83,13 +83,13 @@ def measure(size: str, rate: str, arguments: argparse.Namespace) -> dict[str, An
 def add(
     stored: dict[str, Any], key: str, frames: int, cell: dict[str, Any], machine: dict[str, Any], more: bool
 ) -> None:
-    """Put a cell among the stored ones: contestants measured now replace their former figures, or add to them."""
+    """Put a cell among the stored ones: methods measured now replace their former figures, or add to them."""
     cells = stored.setdefault("cells", {})
-    old = cells.setdefault(key, {"frames": frames, "contestants": {}})
+    old = cells.setdefault(key, {"frames": frames, "methods": {}})
     if old["frames"] != frames:
-        old = cells[key] = {"frames": frames, "contestants": {}}
+        old = cells[key] = {"frames": frames, "methods": {}}
     for name, kinds in cell.items():
-        known = old["contestants"].setdefault(name, {})
+        known = old["methods"].setdefault(name, {})
         for kind, figures in kinds.items():
             same = more and kind in known and known[kind]["commit"] == machine["commit"]
             if same:
@@ -111,8 +111,8 @@ def rates(figures: dict[str, Any]) -> tuple[float, float]:
 def show(key: str, cell: dict[str, Any]) -> str:
     """The table of one cell."""
     rows = []
-    base = cell["contestants"].get("minterpolate", {})
-    for name, kinds in cell["contestants"].items():
+    base = cell["methods"].get("minterpolate", {})
+    for name, kinds in cell["methods"].items():
         film, model = kinds.get("film"), kinds.get("model")
         row = [name]
         if film:
@@ -155,7 +155,7 @@ def main() -> None:
     cells = [f"{size}:{rate}" for size in ("540p", "720p", "1080p") for rate in rig.RATES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[*cells, "overhead"], default=[*cells, "overhead"], metavar="CELL")
-    parser.add_argument("--contestants", nargs="+", choices=[*FILTERS, *MODELS], default=[*FILTERS, *MODELS])
+    parser.add_argument("--methods", nargs="+", choices=[*FILTERS, *MODELS], default=[*FILTERS, *MODELS])
     parser.add_argument("--what", choices=["film", "model", "both"], default="both")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--frames", type=int, default=60)

@@ -1,4 +1,4 @@
-"""A moving picture whose truth is known at every instant, and contestants that move it well or badly."""
+"""A moving picture whose truth is known at every instant, and methods that move it well or badly."""
 
 from __future__ import annotations
 

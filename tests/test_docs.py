@@ -14,7 +14,7 @@ from midframe.cli import cli
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", *GUIDE]
-RETIRED = r"\b(films?|wish(es)?|doubts?|guess(es|ed)|farms?|ladder|judge[sd]?|contestants?|is told|of which)\b"
+RETIRED = r"\b(films?|wish(es)?|doubts?|guess(es|ed)|farms?|methods|judge[sd]?|methods?|is told|of which)\b"
 
 
 def _commands(page: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Scoring, summing up, the ladder's contestants; and that a worse model shows as worse everywhere."""
+"""Scoring, summing up, the methods's methods; and that a worse model shows as worse everywhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from midframe.errors import InputError, MediaError
 from midframe.evaluation import evaluate as scoring
 from midframe.evaluation.datasets import Case, DataSet, Target
 from midframe.evaluation.evaluate import Report, Row, evaluate, region_psnr
-from midframe.evaluation.ladder import Contestant, Hold, Minterpolate, Modelled, contestant
+from midframe.evaluation.methods import Hold, Method, Minterpolate, Modelled, make_method
 from midframe.evaluation.suites import open_suite
 from midframe.models.blend import Blend
 from model_fakes import RgbBlend
@@ -57,7 +57,7 @@ def test_worse_shows_as_worse_in_every_measure(report: Report) -> None:
         assert good["kinds"][kind] > bad["kinds"][kind]  # type: ignore[index]
 
 
-def test_the_ladder_is_in_order(report: Report) -> None:
+def test_methods_are_in_order(report: Report) -> None:
     psnr = [summary(report, name)["psnr"] for name in ("hold", "blend", "crippled", "good")]
     assert psnr[0] < min(psnr[1:])  # type: ignore[type-var,operator]
     assert psnr[3] > max(psnr[:3])  # type: ignore[type-var,operator]
@@ -86,7 +86,7 @@ def test_rows_are_the_measures_themselves(report: Report) -> None:
 def test_logo_and_steps(report: Report) -> None:
     assert summary(report, "hold")["regions"]["logo"] == scoring.PSNR_CAP  # type: ignore[index]
     assert summary(report, "hold")["steps"] is None  # only pans are stepped
-    worst = {n: summary(report, n, "pan")["steps"]["worst_percent"] for n in report.contestants}  # type: ignore[index]
+    worst = {n: summary(report, n, "pan")["steps"]["worst_percent"] for n in report.methods}  # type: ignore[index]
     assert worst["hold"] > 80  # it steps once in three
     assert worst["good"] < 10
     assert worst["crippled"] > 3 * worst["good"]
@@ -178,7 +178,7 @@ class Failing:
         return None
 
 
-def test_a_contestant_that_fails_is_left_out_with_its_reason() -> None:
+def test_a_method_that_fails_is_left_out_with_its_reason() -> None:
     told = evaluate([Hold(), Failing()], [moving_set(2)], focus="hold")
     result = told.result("moving", "failing")
     assert result is not None
@@ -186,21 +186,23 @@ def test_a_contestant_that_fails_is_left_out_with_its_reason() -> None:
     assert told.results[0].summary["pictures"] == 4
 
 
-def test_contestants_are_checked() -> None:
+def test_methods_are_checked() -> None:
     with pytest.raises(InputError, match="at least one"):
         evaluate([], [moving_set(1)])
     with pytest.raises(InputError, match="each name once"):
         evaluate([Hold(), Hold()], [moving_set(1)])
-    with pytest.raises(InputError, match="none of the contestants"):
+    with pytest.raises(InputError, match="none of the methods"):
         evaluate([Hold()], [moving_set(1)], focus="other")
     with pytest.raises(InputError, match="no model"):
-        contestant("nosuch")
+        make_method("nosuch")
 
 
 def test_json_round_trip(report: Report) -> None:
     text = json.dumps(report.as_json(), allow_nan=False)
     again = Report.from_json(json.loads(text))
     assert json.dumps(again.as_json(), allow_nan=False) == text
+    older = text.replace('"methods": [', '"contestants": [').replace('"method": ', '"contestant": ')
+    assert older != text and Report.from_json(json.loads(older)) == again
     assert isinstance(again.results[0].rows[0], Row)
     with pytest.raises(InputError, match="not an evaluation report"):
         Report.from_json({"format": "something else"})
@@ -238,7 +240,7 @@ def test_minterpolate_is_at_the_right_instants() -> None:
 def test_minterpolate_without_ffmpeg_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(MediaError, match="not on the PATH"):
-        contestant("minterpolate")
+        make_method("minterpolate")
 
 
 def test_flow_of_a_model_comes_back_in_the_pictures_size() -> None:
@@ -251,7 +253,7 @@ def test_flow_of_a_model_comes_back_in_the_pictures_size() -> None:
         def flow(self, motion: Tensor) -> Tensor | None:
             return motion
 
-    model: Contestant = Modelled(Engine(Shifted()), "shifted")
+    model: Method = Modelled(Engine(Shifted()), "shifted")
     flow = model.flow(scene(0), scene(1))
     assert flow is not None
     assert flow.shape == (2, HEIGHT, WIDTH)
@@ -273,7 +275,7 @@ def test_command_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 0, done.output
     data = json.loads((tmp_path / "out/report.json").read_text())
-    assert data["contestants"] == ["blend"]
+    assert data["methods"] == ["blend"]
     assert f"{data['results'][0]['summary']['psnr']:.2f}" in done.stdout
     assert (tmp_path / "out/report.html").stat().st_size > 10_000
     for wrong, message in (
@@ -308,7 +310,7 @@ class Crippled(Modelled):
 @pytest.mark.parametrize("suite", ["rendered", "stress"])
 def test_every_suite_notices_a_halved_flow(suite: str) -> None:
     limit = 5 if suite == "rendered" else 9
-    told = evaluate([contestant("dis", device="cpu"), Crippled()], [open_suite(suite, limit=limit)], exhibits=0)
+    told = evaluate([make_method("dis", device="cpu"), Crippled()], [open_suite(suite, limit=limit)], exhibits=0)
     good, bad = summary(told, "dis", suite), summary(told, "crippled", suite)
     assert good["psnr"] > bad["psnr"] + 0.5  # type: ignore[operator]
     assert good["regions"]["seen in two"] > bad["regions"]["seen in two"] + 0.5  # type: ignore[index]

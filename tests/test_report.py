@@ -22,7 +22,7 @@ from midframe.errors import InputError, MediaError
 from midframe.evaluation import report as reports
 from midframe.evaluation.datasets import Case, DataSet
 from midframe.evaluation.evaluate import Report, evaluate
-from midframe.evaluation.ladder import Hold, Modelled
+from midframe.evaluation.methods import Hold, Modelled
 from midframe.models.blend import Blend
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -41,8 +41,8 @@ def report() -> Report:
         DataSet("odd <names>", "a & b", 1, lambda: iter(tricky()), note="1 of 3 cases"),
         DataSet("flow only", "flow", 1, lambda: iter(flows())),
     ]
-    contestants = [Hold(), Modelled(Engine(Blend())), Mover(0.5, "half"), Mover(1.0, "good")]
-    return evaluate(contestants, sets, focus="good", exhibits=1)
+    methods = [Hold(), Modelled(Engine(Blend())), Mover(0.5, "half"), Mover(1.0, "good")]
+    return evaluate(methods, sets, focus="good", exhibits=1)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,9 @@ def outline(page: str) -> Outline:
 def test_page_is_well_formed_and_complete(outline: Outline, report: Report) -> None:
     assert outline.open == []
     text = " ".join(outline.text)
-    for name in (*report.contestants, "moving", "odd <names>", "flow only", "A title", "1 of 3 cases"):
+    for name in (*report.methods, "moving", "odd <names>", "flow only", "A title", "1 of 3 cases"):
         assert name in text
-    for name in report.contestants:
+    for name in report.methods:
         result = report.result("moving", name)
         assert result is not None
         assert f"{result.summary['psnr']:.2f}" in text
@@ -109,9 +109,9 @@ def test_exhibits_have_slider_strip_and_pictures_that_decode(outline: Outline, r
     sliders = [attrs for tag, attrs in outline.tags if attrs.get("class") == "slider"]
     assert len(sliders) == len(report.exhibits) == 2
     named = [str(attrs["data-name"]) for tag, attrs in outline.tags if tag == "img" and "data-name" in attrs]
-    assert named == ["truth", *report.contestants, "frame a", "frame b"] * 2
+    assert named == ["truth", *report.methods, "frame a", "frame b"] * 2
     sources = [str(attrs["src"]) for tag, attrs in outline.tags if tag == "img" and attrs.get("src")]
-    # per exhibit: truth, four contestants, a, b; four errors; true flow and the flow of two
+    # per exhibit: truth, four methods, a, b; four errors; true flow and the flow of two
     assert len(sources) == 2 * (7 + 4 + 3)
     import base64
 
@@ -127,7 +127,7 @@ def test_best_is_marked_and_failures_are_told(report: Report) -> None:
     failed = replace(
         report,
         results=tuple(
-            replace(r, rows=(), cases=(), summary={}, failure="ran <out>") if r.contestant == "half" else r
+            replace(r, rows=(), cases=(), summary={}, failure="ran <out>") if r.method == "half" else r
             for r in report.results
         ),
     )
@@ -143,7 +143,7 @@ def test_best_is_marked_and_failures_are_told(report: Report) -> None:
 
 def test_a_gain_over_blend_is_promised_only_where_it_was_run(report: Report) -> None:
     assert "gain over blend" in reports.html(report)
-    without = replace(report, contestants=tuple(name for name in report.contestants if name != "blend"))
+    without = replace(report, methods=tuple(name for name in report.methods if name != "blend"))
     assert "gain over blend" not in reports.html(without)
 
 

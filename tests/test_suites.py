@@ -73,7 +73,7 @@ def compared(samples: Sequence[Sample]) -> dict[str, dict[str, dict[str, object]
     data = DataSet("set", "", len(samples), lambda: (sample.case() for sample in samples))
     rows = [Warping("healthy", 1.0), Warping("halved", 0.5), Warping("blend", 0.0)]
     report = evaluate(rows, [data], exhibits=0)  # type: ignore[arg-type]
-    return {result.contestant: dict(result.summary) for result in report.results}
+    return {result.method: dict(result.summary) for result in report.results}
 
 
 def test_the_rendered_suite_notices_a_crippled_model(textures: Textures) -> None:

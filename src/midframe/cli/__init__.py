@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("compare", "Two films or pictures in one: side by side, difference, slider."),
     "demo": ("demo", "Render a short scene and interpolate it; works offline, first run."),
     "serve": ("serve", "A page to drop films on, and an HTTP API."),
-    "eval": ("eval", "Models on data sets, beside the ladder: tables and a page to look at."),
+    "eval": ("eval", "Models on data sets, beside baselines: tables and a page to look at."),
     "train": ("train", "Train midnet, or fine-tune it on your own clips."),
     "models": ("models", "The models, and which of them can run here."),
     "completion": ("completion", "Shell completion for bash, zsh or fish."),

@@ -1,4 +1,4 @@
-"""`midframe eval`: models on data sets, beside the steps of the ladder; JSON, Markdown and one HTML page."""
+"""`midframe eval`: models on data sets, beside the baselines; JSON, Markdown and one HTML page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from midframe.evaluation.datasets import DataSet
     from midframe.evaluation.evaluate import Report
-    from midframe.evaluation.ladder import Contestant
+    from midframe.evaluation.methods import Method
 
 LINE_SECONDS = 5.0  # between two lines of progress in a log
 
@@ -30,7 +30,7 @@ LINE_SECONDS = 5.0  # between two lines of progress in a log
 @click.option("--out", "out", metavar="DIR", help="Folder for report.json, report.md, report.html; default: eval.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N cases of each set, evenly spread.")
 @click.option("--partial", is_flag=True, help="Take what is there of a half-copied set; the report says so.")
-@click.option("--alone", is_flag=True, help="Only MODELS, without the steps of the ladder beside them.")
+@click.option("--alone", is_flag=True, help="Only MODELS, without the baselines beside them.")
 @click.option("--weights", multiple=True, metavar="MODEL=PATH", help="Local weights of a model.")
 @click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="fp32", help="Default: fp32.")
@@ -80,10 +80,10 @@ def command(
     sets = _sets(data, suites, photos, limit, partial)
     given = dict(_pair(text, "--weights", "MODEL=PATH") for text in weights)
     scale = None if flow_scale == "auto" else float(flow_scale)
-    contestants, notes = _contestants(models, alone, given, device, precision, scale)
+    methods, notes = _methods(models, alone, given, device, precision, scale)
     with _Telling(quiet) as telling:
         measured = evaluate(
-            contestants, sets, models[0], lpips=load_lpips(), exhibits=worst, on_progress=telling.progress
+            methods, sets, models[0], lpips=load_lpips(), exhibits=worst, on_progress=telling.progress
         )
     if notes:
         from dataclasses import replace
@@ -125,45 +125,45 @@ def _sets(
     return found + [open_suite(name, [Path(folder) for folder in photos], limit) for name in suites]
 
 
-def _contestants(
+def _methods(
     models: tuple[str, ...], alone: bool, weights: dict[str, str], device: str, precision: str, flow_scale: float | None
-) -> tuple[list[Contestant], list[str]]:
-    """Those asked for, which must be there, and the steps of the ladder that are."""
+) -> tuple[list[Method], list[str]]:
+    """Those asked for, which must be there, and the baselines that are."""
     from midframe.errors import InputError, MidframeError
-    from midframe.evaluation.ladder import LADDER, contestant
+    from midframe.evaluation.methods import METHODS, make_method
 
     stray = set(weights) - set(models)
     if stray:
         raise InputError(f"--weights names {', '.join(sorted(stray))}, which is not among the models asked for")
     beside = () if alone else ("hold", "blend", "minterpolate", "dis")
-    wanted = [*LADDER, *(name for name in models if name not in LADDER)]
-    found: list[Contestant] = []
+    wanted = [*METHODS, *(name for name in models if name not in METHODS)]
+    found: list[Method] = []
     notes = []
     for name in wanted:
         if name in models:
-            found.append(contestant(name, weights.get(name), device, precision, flow_scale))
+            found.append(make_method(name, weights.get(name), device, precision, flow_scale))
         elif name in beside:
             try:
-                found.append(contestant(name, None, device, precision))
+                found.append(make_method(name, None, device, precision))
             except MidframeError as error:
                 notes.append(f"without {name}: {error}")
     return found, notes
 
 
 def _table(report: Report) -> str:
-    """PSNR of every contestant on every set, for the terminal."""
+    """PSNR of every method on every set, for the terminal."""
     names = [s["name"] for s in report.sets]
-    first = max(len(name) for name in report.contestants) + 2
+    first = max(len(name) for name in report.methods) + 2
     lines = ["PSNR, dB".ljust(first) + "".join(name.rjust(max(len(name), 8) + 2) for name in names)]
-    for contestant in report.contestants:
+    for method in report.methods:
         cells = []
         for name in names:
-            result = report.result(name, contestant)
+            result = report.result(name, method)
             value = result.summary.get("psnr") if result else None
             flow = (result.summary.get("flow") or {}).get("all") if result else None
             text = f"{value:.2f}" if value is not None else f"{flow:.2f} px" if flow is not None else "-"
             cells.append(text.rjust(max(len(name), 8) + 2))
-        lines.append(contestant.ljust(first) + "".join(cells))
+        lines.append(method.ljust(first) + "".join(cells))
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
-"""Contestants x data sets -> a report: every made picture scored, every set summed up, the worst cases kept to look at.
+"""Methods x data sets -> a report: every made picture scored, every set summed up, the worst cases kept to look at.
 
-A case is read once and put to all contestants in turn. Nothing but the scores and the few worst cases is
+A case is read once and put to all methods in turn. Nothing but the scores and the few worst cases is
 held. How a set is averaged is its protocol's affair (`DataSet.grouped`); PSNR of identical pictures counts as
 `PSNR_CAP`; PSNR inside regions is taken over all pixels of a set together, since a region may be a few
 pixels in one picture and most of the next.
@@ -28,7 +28,7 @@ from torch import Tensor
 from midframe import metrics
 from midframe.errors import InputError, MidframeError
 from midframe.evaluation.datasets import Case, DataSet, Target
-from midframe.evaluation.ladder import Contestant
+from midframe.evaluation.methods import Method
 from midframe.metrics import Lpips
 
 FORMAT = "midframe evaluation 1"
@@ -71,10 +71,10 @@ class CaseRow:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One contestant on one set."""
+    """One method on one set."""
 
     set: str
-    contestant: str
+    method: str
     rows: tuple[Row, ...]
     cases: tuple[CaseRow, ...]
     summary: Mapping[str, Any]  # see `summarise`
@@ -92,9 +92,9 @@ class Exhibit:
     a: np.ndarray[Any, Any]
     b: np.ndarray[Any, Any]
     truth: np.ndarray[Any, Any]
-    made: Mapping[str, np.ndarray[Any, Any]]  # by contestant
+    made: Mapping[str, np.ndarray[Any, Any]]  # by method
     psnr: Mapping[str, float]
-    flow: Mapping[str, np.ndarray[Any, Any]]  # by contestant, (H, W, 2) float32, where it has one
+    flow: Mapping[str, np.ndarray[Any, Any]]  # by method, (H, W, 2) float32, where it has one
     true_flow: np.ndarray[Any, Any] | None = None
 
 
@@ -103,16 +103,16 @@ class Report:
     """All that was measured."""
 
     made: Mapping[str, Any]  # versions, machine, date
-    focus: str  # the contestant whose worst cases are shown
+    focus: str  # the method whose worst cases are shown
     sets: tuple[Mapping[str, Any], ...]  # name, protocol, cases, note
-    contestants: tuple[str, ...]
+    methods: tuple[str, ...]
     results: tuple[Result, ...]
     notes: tuple[str, ...] = ()  # what a reader must know: why a column is empty
     exhibits: tuple[Exhibit, ...] = field(default=(), repr=False)
 
-    def result(self, set_name: str, contestant: str) -> Result | None:
-        """The result of a contestant on a set."""
-        return next((r for r in self.results if r.set == set_name and r.contestant == contestant), None)
+    def result(self, set_name: str, method: str) -> Result | None:
+        """The result of a method on a set."""
+        return next((r for r in self.results if r.set == set_name and r.method == method), None)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `json.dump(..., allow_nan=False)`; the exhibits are left out."""
@@ -122,7 +122,7 @@ class Report:
             "focus": self.focus,
             "notes": list(self.notes),
             "sets": [dict(s) for s in self.sets],
-            "contestants": list(self.contestants),
+            "methods": list(self.methods),
             "results": [_plain(asdict(r)) for r in self.results],
         }
 
@@ -138,7 +138,7 @@ class Report:
         results = tuple(
             Result(
                 r["set"],
-                r["contestant"],
+                r["method"] if "method" in r else r["contestant"],  # the older key
                 tuple(Row(**{**row, "regions": {k: tuple(v) for k, v in row["regions"].items()}}) for row in r["rows"]),
                 tuple(CaseRow(**row) for row in r["cases"]),
                 r["summary"],
@@ -147,43 +147,44 @@ class Report:
             for r in data["results"]
         )
         notes = tuple(data["notes"])
-        return cls(data["made"], data["focus"], tuple(data["sets"]), tuple(data["contestants"]), results, notes)
+        names = tuple(data["methods"] if "methods" in data else data["contestants"])
+        return cls(data["made"], data["focus"], tuple(data["sets"]), names, results, notes)
 
 
 Progress = Callable[[str, str, int, int | None], None]  # set, case, cases done, cases in all where known
 
 
 def evaluate(
-    contestants: Sequence[Contestant],
+    methods: Sequence[Method],
     sets: Iterable[DataSet],
     focus: str = "",
     lpips: Lpips | None = None,
     exhibits: int = 4,
     on_progress: Progress | None = None,
 ) -> Report:
-    """Put every case of every set to every contestant.
+    """Put every case of every set to every method.
 
     Args:
-        contestants: in the order of the tables; a contestant that fails on a set is left out of it, with its reason.
+        methods: in the order of the tables; a method that fails on a set is left out of it, with its reason.
         sets: read lazily, one case at a time.
-        focus: name of the contestant whose worst cases are kept to look at; the last one if not given.
+        focus: name of the method whose worst cases are kept to look at; the last one if not given.
         lpips: from `metrics.load_lpips`; None leaves the column empty.
         exhibits: worst cases to keep of each set.
         on_progress: called before each case.
 
     Raises:
-        InputError: no contestants, two of one name, or a focus that is none of them.
+        InputError: no methods, two of one name, or a focus that is none of them.
         MidframeError: a set that cannot be read.
     """
-    names = [c.name for c in contestants]
+    names = [c.name for c in methods]
     if not names or len(set(names)) != len(names):
-        raise InputError(f"contestants {', '.join(names) or '(none)'}: at least one is needed, each name once")
+        raise InputError(f"methods {', '.join(names) or '(none)'}: at least one is needed, each name once")
     if focus and focus not in names:
-        raise InputError(f"focus {focus!r} is none of the contestants {', '.join(names)}")
+        raise InputError(f"focus {focus!r} is none of the methods {', '.join(names)}")
     focus = focus or names[-1]
     told, results, shown = [], [], []
     for data in sets:
-        found, kept, count = _one_set(contestants, data, focus, lpips, exhibits, on_progress)
+        found, kept, count = _one_set(methods, data, focus, lpips, exhibits, on_progress)
         results += found
         shown += kept
         told.append({"name": data.name, "protocol": data.protocol, "cases": count, "note": data.note})
@@ -194,15 +195,15 @@ def evaluate(
 
 
 def _one_set(
-    contestants: Sequence[Contestant],
+    methods: Sequence[Method],
     data: DataSet,
     focus: str,
     lpips: Lpips | None,
     exhibits: int,
     on_progress: Progress | None,
 ) -> tuple[list[Result], list[Exhibit], int]:
-    rows: dict[str, list[Row]] = {c.name: [] for c in contestants}
-    cases: dict[str, list[CaseRow]] = {c.name: [] for c in contestants}
+    rows: dict[str, list[Row]] = {c.name: [] for c in methods}
+    cases: dict[str, list[CaseRow]] = {c.name: [] for c in methods}
     failed: dict[str, str] = {}
     worst: list[tuple[float, int, Exhibit]] = []  # a heap: the best of the kept ones on top
     count = 0
@@ -211,19 +212,19 @@ def _one_set(
             on_progress(data.name, case.name, count, data.count)
         count += 1
         made: dict[str, Tensor] = {}
-        for contestant in contestants:
-            if contestant.name in failed:
+        for method in methods:
+            if method.name in failed:
                 continue
             try:
-                pictures, case_row = _put(contestant, case)
+                pictures, case_row = _put(method, case)
             except MidframeError as error:
-                failed[contestant.name] = str(error)
-                rows[contestant.name].clear()
-                cases[contestant.name].clear()
+                failed[method.name] = str(error)
+                rows[method.name].clear()
+                cases[method.name].clear()
                 continue
-            made[contestant.name] = pictures
-            cases[contestant.name].append(case_row)
-            rows[contestant.name] += [
+            made[method.name] = pictures
+            cases[method.name].append(case_row)
+            rows[method.name] += [
                 _score(case, target, picture, lpips) for target, picture in zip(case.targets, pictures, strict=True)
             ]
         if focus in made and case.targets and exhibits > 0:
@@ -231,7 +232,7 @@ def _one_set(
             k = min(range(len(case.targets)), key=lambda i: scores[focus][i])
             psnr = scores[focus][k]
             if len(worst) < exhibits or psnr < -worst[0][0]:
-                shown = _exhibit(contestants, data.name, case, k, made, {n: s[k] for n, s in scores.items()}, focus)
+                shown = _exhibit(methods, data.name, case, k, made, {n: s[k] for n, s in scores.items()}, focus)
                 heapq.heappush(worst, (-psnr, count, shown))
                 if len(worst) > exhibits:
                     heapq.heappop(worst)
@@ -244,25 +245,25 @@ def _one_set(
             {} if c.name in failed else summarise(rows[c.name], cases[c.name], data.grouped),
             failed.get(c.name, ""),
         )
-        for c in contestants
+        for c in methods
     ]
     return results, [e for _, _, e in sorted(worst, key=lambda w: -w[0])], count
 
 
-def _put(contestant: Contestant, case: Case) -> tuple[Tensor, CaseRow]:
-    """Ask one contestant, and score what concerns the case as a whole."""
+def _put(method: Method, case: Case) -> tuple[Tensor, CaseRow]:
+    """Ask one method, and score what concerns the case as a whole."""
     times = [target.t for target in case.targets]
     seconds = flicker = steps = flow = None
     pictures = torch.empty(0)
     if times:
         start = time.perf_counter()
-        pictures = contestant.between(case.a, case.b, times, case.before, case.after).cpu()
+        pictures = method.between(case.a, case.b, times, case.before, case.after).cpu()
         seconds = time.perf_counter() - start
         flicker = asdict(metrics.flicker(case.a, list(pictures), [float(t) for t in times], case.b))
         if case.pan:
             steps = _steps(case, times, pictures)
     if case.flow is not None:
-        found = contestant.flow(case.a, case.b)
+        found = method.flow(case.a, case.b)
         if found is not None:
             flow = asdict(metrics.flow_error(found, case.flow.flow, case.flow.valid, case.flow.seen))
     return pictures, CaseRow(case.name, case.kind, seconds, flicker, steps, flow)
@@ -317,7 +318,7 @@ def region_psnr(parts: Sequence[tuple[int, float]]) -> float:
 
 
 def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> dict[str, Any]:
-    """One set's figures of one contestant.
+    """One set's figures of one method.
 
     Keys: `pictures`; means `psnr`, `ssim`, `ie`, `psnr_modelscope`, `ssim_modelscope`, `lpips`,
     `lpips_modelscope`; `worst` (PSNR of the worst 5 %); `regions`, `kinds`, `instants` (name -> PSNR); `motion` (list
@@ -390,7 +391,7 @@ def _by_motion(rows: Sequence[Row]) -> list[dict[str, float]]:
 
 
 def _exhibit(
-    contestants: Sequence[Contestant],
+    methods: Sequence[Method],
     set_name: str,
     case: Case,
     k: int,
@@ -414,7 +415,7 @@ def _exhibit(
         return flow.permute(1, 2, 0).numpy()[cut].copy()
 
     whole = (tall, wide) == (height, width)
-    flows = {c.name: c.flow(case.a, case.b) for c in contestants if c.name in made}
+    flows = {c.name: c.flow(case.a, case.b) for c in methods if c.name in made}
     return Exhibit(
         set_name,
         case.name,

@@ -25,7 +25,7 @@ import numpy as np
 from midframe.errors import InputError, MediaError
 from midframe.evaluation.evaluate import PSNR_CAP, WORST_SHARE, Exhibit, Report, Result
 
-# One hue a contestant, readable on light and on dark paper (after Okabe & Ito 2008, lightness evened out).
+# One hue a method, readable on light and on dark paper (after Okabe & Ito 2008, lightness evened out).
 HUES = ("#8a8f98", "#b58a3c", "#c2622d", "#3b8ea5", "#4e9a4e", "#8a63c7", "#c7508a", "#5b74d6", "#7a9a2e", "#b0474a")
 ERROR_GAIN = 4  # error pictures show |made - truth| times this
 WEBP_QUALITY = 88
@@ -146,7 +146,7 @@ def load(path: Path | str) -> Report:
 
 
 def _results(report: Report, set_name: str) -> list[Result]:
-    found = (report.result(set_name, name) for name in report.contestants)
+    found = (report.result(set_name, name) for name in report.methods)
     return [r for r in found if r is not None]
 
 
@@ -220,7 +220,7 @@ def markdown(report: Report, title: str = "midframe evaluation") -> str:
     if sets:
         lines += ["PSNR in dB:", ""]
         lines += ["| | " + " | ".join(sets) + " |", "|---" + "|---:" * len(sets) + "|"]
-        for name in report.contestants:
+        for name in report.methods:
             cells = []
             for s in sets:
                 result = report.result(s, name)
@@ -235,7 +235,7 @@ def markdown(report: Report, title: str = "midframe evaluation") -> str:
         for caption, columns, rows in _tables(report, data["name"]):
             lines += [f"{caption}:", ""]
             if _tall(columns):
-                lines += ["| | " + " | ".join(r.contestant for r in rows) + " |", "|---" + "|---:" * len(rows) + "|"]
+                lines += ["| | " + " | ".join(r.method for r in rows) + " |", "|---" + "|---:" * len(rows) + "|"]
                 for c in columns:
                     lines.append(
                         f"| {c.title} | " + " | ".join(_number(c.pick(r.summary), c.digits) for r in rows) + " |"
@@ -245,7 +245,7 @@ def markdown(report: Report, title: str = "midframe evaluation") -> str:
             lines += ["| | " + " | ".join(c.title for c in columns) + " |", "|---" + "|---:" * len(columns) + "|"]
             for r in rows:
                 cells = [r.failure] if r.failure else [_number(c.pick(r.summary), c.digits) for c in columns]
-                lines.append(f"| {r.contestant} | " + " | ".join(cells + [""] * (len(columns) - len(cells))) + " |")
+                lines.append(f"| {r.method} | " + " | ".join(cells + [""] * (len(columns) - len(cells))) + " |")
             lines.append("")
     lines += ["## Notes", "", *(f"- {line}" for line in _note_lines(report)), ""]
     return "\n".join(lines)
@@ -278,8 +278,8 @@ def _note_lines(report: Report) -> list[str]:
 
 def html(report: Report, title: str = "midframe evaluation") -> str:
     """One page with everything in it: tables, plots, worst cases."""
-    hues = {name: HUES[k % len(HUES)] for k, name in enumerate(report.contestants)}
-    body = [_ladder_table(report, hues)]
+    hues = {name: HUES[k % len(HUES)] for k, name in enumerate(report.methods)}
+    body = [_methods_table(report, hues)]
     for data in report.sets:
         name = data["name"]
         body.append(
@@ -314,15 +314,15 @@ def _label(name: str, hues: Mapping[str, str]) -> str:
     return f'<span class="dot" style="background:{hues[name]}"></span>{escape(name)}'
 
 
-def _ladder_table(report: Report, hues: Mapping[str, str]) -> str:
-    """Contestants down, sets across: PSNR, and the gain over blend where that was run."""
+def _methods_table(report: Report, hues: Mapping[str, str]) -> str:
+    """Methods down, sets across: PSNR, and the gain over blend where that was run."""
     sets = _scored_sets(report)
     if not sets:
         return ""
     head = "".join(f'<th><a href="#{escape(_anchor(s))}">{escape(s)}</a></th>' for s in sets)
     best = {s: _best([r.summary.get("psnr") for r in _results(report, s)], 1) for s in sets}
     rows = []
-    for name in report.contestants:
+    for name in report.methods:
         cells = []
         for s in sets:
             result, base = report.result(s, name), report.result(s, "blend")
@@ -336,22 +336,22 @@ def _ladder_table(report: Report, hues: Mapping[str, str]) -> str:
             cells.append(f"<td{' class=best' if value == best[s] else ''}>{value:.2f}{gain}</td>")
         focus = " class=focus" if name == report.focus else ""
         rows.append(f"<tr{focus}><td>{_label(name, hues)}</td>{''.join(cells)}</tr>")
-    gained = "; small: gain over blend" if "blend" in report.contestants and len(report.contestants) > 1 else ""
+    gained = "; small: gain over blend" if "blend" in report.methods and len(report.methods) > 1 else ""
     caption = f"PSNR in dB{gained}. The best of each set is coloured."
     return (
-        f'<div class="card scroll"><table><caption>{caption}</caption><thead><tr><th>the ladder</th>{head}</tr></thead>'
+        f'<div class="card scroll"><table><caption>{caption}</caption><thead><tr><th>method</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
 def _tall(columns: Sequence[Column]) -> bool:
-    """Whether a table of so many columns is better turned: contestants across."""
+    """Whether a table of so many columns is better turned: methods across."""
     return len(columns) > WIDEST_TABLE
 
 
 def _html_tall(caption: str, columns: Sequence[Column], rows: Sequence[Result], hues: Mapping[str, str]) -> str:
-    """A table with what is measured down and the contestants across."""
-    head = "".join(f"<th>{_label(r.contestant, hues)}</th>" for r in rows)
+    """A table with what is measured down and the methods across."""
+    head = "".join(f"<th>{_label(r.method, hues)}</th>" for r in rows)
     lines = []
     for c in columns:
         values = [c.pick(r.summary) for r in rows]
@@ -375,7 +375,7 @@ def _html_table(
     best = [_best([c.pick(r.summary) for r in rows if not r.failure], c.better) for c in columns]
     lines = []
     for r in rows:
-        mark = " class=focus" if r.contestant == focus else ""
+        mark = " class=focus" if r.method == focus else ""
         if r.failure:
             cells = f'<td colspan="{len(columns)}" class="soft">{escape(r.failure)}</td>'
         else:
@@ -384,7 +384,7 @@ def _html_table(
                 f"<td{' class=best' if v is not None and v == top else ''}>{_number(v, c.digits)}</td>"
                 for v, c, top in zip(values, columns, best, strict=True)
             )
-        lines.append(f"<tr{mark}><td>{_label(r.contestant, hues)}</td>{cells}</tr>")
+        lines.append(f"<tr{mark}><td>{_label(r.method, hues)}</td>{cells}</tr>")
     return (
         f'<div class="card scroll"><table><caption>{escape(caption)}</caption><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -400,14 +400,14 @@ def _plots(report: Report, set_name: str, hues: Mapping[str, str]) -> str:
         return ""
     figures = [("PSNR of every picture: dots, the middle half, the median", _distribution(results, hues))]
     over_motion = {
-        r.contestant: [((p["low"] + p["high"]) / 2, p["psnr"]) for p in r.summary["motion"]]
+        r.method: [((p["low"] + p["high"]) / 2, p["psnr"]) for p in r.summary["motion"]]
         for r in results
         if len(r.summary.get("motion") or []) > 1
     }
     if over_motion:
         figures.append(("PSNR over true motion", _lines(over_motion, hues, "pixels", logarithmic=True)))
     over_t = {
-        r.contestant: sorted((_fraction(t), psnr) for t, psnr in r.summary["instants"].items())
+        r.method: sorted((_fraction(t), psnr) for t, psnr in r.summary["instants"].items())
         for r in results
         if len(r.summary.get("instants") or {}) > 2
     }
@@ -432,7 +432,7 @@ def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:
 
 
 def _distribution(results: Sequence[Result], hues: Mapping[str, str]) -> str:
-    """A strip of dots a contestant over a PSNR axis; a fixed scatter, so that the same report gives the same page."""
+    """A strip of dots a method over a PSNR axis; a fixed scatter, so that the same report gives the same page."""
     width, row, left, right = 560, 40, 104, 14
     everything = [min(r.psnr, AXIS_END) for result in results for r in result.rows]
     low, high = min(everything), max(everything)
@@ -447,13 +447,13 @@ def _distribution(results: Sequence[Result], hues: Mapping[str, str]) -> str:
         parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="0" y2="{height - 22}"/>')
         parts.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{tick:g}</text>')
     for k, result in enumerate(results):
-        middle, hue = row * k + row / 2, hues[result.contestant]
+        middle, hue = row * k + row / 2, hues[result.method]
         rows = sorted(result.rows, key=lambda r: r.psnr)
         every = max(1, len(rows) // 400)  # more dots than that are a smear
         values = [r.psnr for r in rows]
         quarter = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
         parts.append(
-            f'<text class="name" x="{left - 10}" y="{middle + 4}" text-anchor="end">{escape(result.contestant)}</text>'
+            f'<text class="name" x="{left - 10}" y="{middle + 4}" text-anchor="end">{escape(result.method)}</text>'
         )
         parts.append(
             f'<rect x="{x(quarter[0]):.1f}" y="{middle - 11}" width="{max(x(quarter[2]) - x(quarter[0]), 1):.1f}" '
@@ -470,13 +470,13 @@ def _distribution(results: Sequence[Result], hues: Mapping[str, str]) -> str:
             f'<line x1="{x(quarter[1]):.1f}" x2="{x(quarter[1]):.1f}" y1="{middle - 14}" y2="{middle + 14}" '
             f'stroke="{hue}" stroke-width="3"><title>median {quarter[1]:.2f} dB</title></line>'
         )
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="PSNR by contestant">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="PSNR by method">{"".join(parts)}</svg>'
 
 
 def _lines(
     series: Mapping[str, Sequence[tuple[float, float]]], hues: Mapping[str, str], unit: str, logarithmic: bool = False
 ) -> str:
-    """One line a contestant, its name at its right end."""
+    """One line a method, its name at its right end."""
     width, height, left, right, bottom = 560, 280, 40, 112, 38
     xs = [px for points in series.values() for px, _ in points]
     ys = [py for points in series.values() for _, py in points]

@@ -1,4 +1,4 @@
-"""The mixture (1 - t) a + t b: the lowest step of the quality ladder above holding, and the engine's fake model."""
+"""The mixture (1 - t) a + t b: the simplest baseline above holding, and the engine's fake model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contestants of an evaluation: the classical steps of the ladder, and any model behind an engine.
+"""The methods of an evaluation: the baselines, and any model behind an engine.
 
 Hold repeats the frame before, blend cross-fades, minterpolate is ffmpeg's motion compensation (when ffmpeg is on the
 PATH). A reader who knows these three can judge the rest. All answer the same question as
@@ -25,7 +25,7 @@ from midframe.metrics import to_levels
 from midframe.models import BUILDERS, load_model
 
 
-class Contestant(Protocol):
+class Method(Protocol):
     """Whoever makes pictures between two."""
 
     @property
@@ -139,21 +139,21 @@ class Modelled:
         return None if flow is None else ops.crop(ops.resize_flow(flow, *size), height, width)[0].float().cpu()
 
 
-LADDER = ("hold", "blend", "minterpolate", "dis", "midnet-s", "midnet-m", "vfinet")
+METHODS = ("hold", "blend", "minterpolate", "dis", "midnet-s", "midnet-m", "vfinet")
 CLASSICAL = ("hold", "blend", "minterpolate")
 
 
-def contestant(
+def make_method(
     name: str,
     weights: str | None = None,
     device: str = "auto",
     precision: str = "fp32",
     flow_scale: float | None = None,
-) -> Contestant:
-    """A contestant by name: "hold", "minterpolate", "minterpolate-best", or a model as `load_model` finds it.
+) -> Method:
+    """A method by name: "hold", "minterpolate", "minterpolate-best", or a model as `load_model` finds it.
 
     Raises:
-        InputError: no contestant of that name.
+        InputError: no method of that name.
         MediaError: minterpolate without ffmpeg.
         WeightsError: a model whose weights are not on this machine.
     """
@@ -169,5 +169,5 @@ def contestant(
 
 
 def known(name: str) -> bool:
-    """Whether `contestant` knows the name."""
+    """Whether `make_method` knows the name."""
     return name in (*CLASSICAL, "minterpolate-best", *BUILDERS)
