@@ -54,9 +54,17 @@ def test_a_missing_file(tmp_path: Path, refused: Refused) -> None:
     assert "no such.mp4' does not exist" in refused(tmp_path / "no such.mp4", code=3).err
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.y4m")
+    for read in (files.check_path, midframe.probe):
+        with pytest.raises(MediaError, match="is a pipe"):
+            read(tmp_path / "a.y4m")
+
+
 def test_a_folder_without_pictures(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "empty").mkdir()
-    assert "neither videos nor pictures" in refused(tmp_path / "empty", code=3).err
+    assert "neither videos nor images" in refused(tmp_path / "empty", code=3).err
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,10 @@ def check_path(path: str | os.PathLike[str]) -> None:
             raise MediaError(f"{named(path)} is a folder; give a video file, or a folder of pictures with --in-fps")
         if not file.exists():
             raise missing(path)
+        if file.is_fifo() or file.is_socket():  # opening one waits for its other end, and no signal ends that
+            raise MediaError(
+                f"{named(path)} is a pipe, which is read once and by 'midframe interpolate' only; give a file"
+            )
         if file.is_file() and file.stat().st_size == 0:
             raise MediaError(f"{named(path)} is empty (0 bytes)")
         if not os.access(file, os.R_OK):
@@ -201,6 +205,13 @@ def decoder_of(stream: Any, threads: bool = False) -> Any:
         context.thread_count = 1
     context.options = {"max_pixels": str(MAX_PIXELS)}
     return context
+
+
+def discard_others(container: Any, stream: Any) -> None:
+    """Let the demuxer drop the packets of all streams but one."""
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = av.stream.Discard.all
 
 
 def is_cover(stream: Any) -> bool:

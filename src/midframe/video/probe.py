@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -24,7 +25,17 @@ import av.stream
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Mastering, StreamInfo, VideoInfo
 from midframe.video import formats, images, still_metadata
-from midframe.video.files import choose_stream, decoder_of, is_cover, named, open_source, origin_of, packets_of
+from midframe.video.decoding import StreamDecoder
+from midframe.video.files import (
+    choose_stream,
+    decoder_of,
+    discard_others,
+    is_cover,
+    named,
+    open_source,
+    origin_of,
+    packets_of,
+)
 from midframe.video.rates import measure_rate
 from midframe.video.source_format import format_of
 
@@ -68,9 +79,7 @@ def _look(container: Any, stream: Any) -> _Look:
     look = _Look()
     size = 0
     decoder = decoder_of(stream)
-    for other in container.streams:
-        if other.index != stream.index:
-            other.discard = av.stream.Discard.all
+    discard_others(container, stream)
     try:
         for packet in packets_of(container, stream):
             if packet.size:
@@ -308,9 +317,7 @@ def key_times(path: str | os.PathLike[str], info: VideoInfo) -> list[Fraction]:
     found: set[Fraction] = set()
     with open_source(path) as container:
         stream = container.streams[info.video_index]
-        for other in container.streams:
-            if other.index != stream.index:
-                other.discard = av.stream.Discard.all
+        discard_others(container, stream)
         try:
             for packet in packets_of(container, stream):
                 if packet.is_keyframe and packet.pts is not None and packet.size and not packet.is_discard:
@@ -385,16 +392,19 @@ def _header_duration(container: Any, stream: Any, look: _Look, tick: Fraction) -
 
 
 def _count(path: str | os.PathLike[str], index: int) -> int:
-    total = 0
-    with open_source(path) as container:
+    """Frames that decode, the same on any number of cores."""
+    with ExitStack() as opened:
+        container = opened.enter_context(open_source(path))
         stream = container.streams[index]
-        decoder = decoder_of(stream, threads=True)
-        try:
+        discard_others(container, stream)
+
+        def open_decoder(threads: bool) -> Any:
+            again = stream if threads else opened.enter_context(open_source(path)).streams[index]
+            return decoder_of(again, threads)
+
+        decoder = StreamDecoder(stream.codec_context.codec.canonical_name, open_decoder)
+        with suppress(av.error.FFmpegError, OSError):
             for packet in packets_of(container, stream):
-                try:
-                    total += len(decoder.decode(packet))
-                except (av.error.FFmpegError, ValueError):
-                    continue
-        except (av.error.FFmpegError, OSError):
-            return total
-    return total
+                if packet.size or packet.pts is None:
+                    decoder.decode(packet)
+        return decoder.frames

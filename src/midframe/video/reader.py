@@ -32,7 +32,7 @@ from midframe.types import Frame, Segment, VideoInfo
 from midframe.video import formats, images
 from midframe.video.damage import Damage
 from midframe.video.decoding import StreamDecoder
-from midframe.video.files import decoder_of, named, open_source, packets_of, witness
+from midframe.video.files import decoder_of, discard_others, named, open_source, packets_of, witness
 from midframe.video.probe import probe
 from midframe.video.structure import Structure, examine
 
@@ -441,9 +441,7 @@ class Reader:
         stream = container.streams[self._source.video_index]
         if stream.codec_context is None:
             raise UnsupportedError(f"{named(self.path)}: no decoder for its video codec is in this build of PyAV")
-        for other in container.streams:
-            if other.index != stream.index:
-                other.discard = av.stream.Discard.all
+        discard_others(container, stream)
         return container, stream
 
     def _examine(self) -> Structure:
