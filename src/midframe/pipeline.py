@@ -393,7 +393,7 @@ def gaps_of(frames: Iterator[Frame], plan: Plan, context: int, todo: Segment) ->
     return timeline.gaps(
         _looped(frames, plan) if plan.options.loop else frames,
         plan.rate,
-        slowmo=plan.slowmo,
+        slowmo=plan.speed if plan.options.speed else plan.slowmo,
         keep=plan.keep,
         context=context,
         segment=todo,
