@@ -25,7 +25,7 @@ from midframe.options import FASTEST, Options
 from midframe.shutter import MOST_SAMPLES
 from midframe.speed import SpeedMap, written
 from midframe.types import Segment, VideoInfo
-from midframe.video.encoders import Encoding, choose_encoder
+from midframe.video.encoders import GIF_FASTEST, Encoding, choose_encoder
 from midframe.video.images import SUFFIXES
 from midframe.video.probe import probe
 from midframe.video.reader import deinterlaced
@@ -277,6 +277,10 @@ def make_plan(
         pix_fmt=options.pix_fmt,
         options=options.encoder,
     )
+    if encoding.container == "gif" and rate > GIF_FASTEST:
+        raise InputError(
+            f"a GIF holds at most {GIF_FASTEST} frames per second, and {float(rate):g} come out; try --fps 50 or .apng"
+        )
     if encoding.container == "pictures" and not is_pattern(target) and frames_out != 1:
         raise InputError(f"'{target}' is one picture, and {_count(frames_out)} come out; try -o '{_pattern(target)}'")
     notes = stream_notes(plan_streams(info, target, options))
