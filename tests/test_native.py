@@ -15,7 +15,10 @@ import torch.nn.functional as F
 _native = pytest.importorskip("midframe._native")
 
 from midframe.models.base import RenderRequest  # noqa: E402
-from midframe.models.midnet import Midnet  # noqa: E402
+from midframe.models.midnet import SIZES, Midnet  # noqa: E402
+from midframe.models.midnet.model import backend_for  # noqa: E402
+from midframe.models.midnet.torch_backend import TorchBackend  # noqa: E402
+from midframe.models.midnet.types import WarpRequest  # noqa: E402
 from midframe.ops import spline_coefficients, warp_spline  # noqa: E402
 
 RNG = np.random.default_rng(2)
@@ -86,8 +89,8 @@ def test_exponential_and_logarithm() -> None:
 def test_all_variants_give_the_same_bits(workspace: _native.Workspace, variants: list[str]) -> None:
     assert "x86-64" in variants or len(variants) == 1
     torch.manual_seed(3)
-    net = Midnet().eval().on_device(torch.device("cpu"))
-    a = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 24), size=(64, 96), mode="bicubic")
+    net = trained(Midnet().eval()).on_device(torch.device("cpu"))
+    a = F.interpolate(torch.rand(1, 3, 16, 24), size=(64, 96), mode="bicubic")
     b = torch.roll(a, (2, 3), (2, 3)).flip(1)
     found = []
     for name in variants:
@@ -100,6 +103,51 @@ def test_all_variants_give_the_same_bits(workspace: _native.Workspace, variants:
     for other in found[1:]:
         for mine, theirs in zip(found[0], other, strict=True):
             np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
+
+
+def trained(net: Midnet) -> Midnet:
+    """With weights that make a difference."""
+    with torch.no_grad():
+        for parameter in net.fusion.parameters():
+            parameter.normal_(0.0, 0.2)
+    return net
+
+
+def fields(generator: torch.Generator, count: int, scale: float) -> list[torch.Tensor]:
+    return [
+        scale * F.interpolate(torch.randn(1, 2, 3, 4, generator=generator), size=(24, 32), mode="bicubic")
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("size", ["midnet-s", "midnet-m"])
+def test_fusion_weights_are_those_of_torch(size: str) -> None:
+    torch.manual_seed(4)
+    net = trained(Midnet(SIZES[size]).eval()).on_device(torch.device("cpu"))
+    a = F.interpolate(torch.rand(1, 3, 20, 28), size=(80, 112), mode="bicubic")
+    b = torch.roll(a, (2, 3), (2, 3)) + 0.05 * torch.rand(1, 3, 80, 112)
+    t = torch.tensor([0.3])
+    with torch.no_grad():
+        one, two = net.encode(a), net.encode(b)
+        warped = net.backend.warp(WarpRequest(one, two, net.match(one, two), t), net.architecture.hypotheses)
+        tensors = net.backend.as_tensors(warped)
+        want = net.fusion(tensors.features, tensors.coverage, t.view(1, 1, 1, 1))
+        torch.testing.assert_close(net.backend.fuse(net.fusion, warped, t), want, atol=2e-4, rtol=0)
+
+
+def test_occlusion_and_importance_are_those_of_torch() -> None:
+    generator = torch.Generator().manual_seed(7)
+    ab, ba, background_a, background_b = fields(generator, 4, 6.0)
+    ab[:, :, 8:14, 10:18] += 9.0  # moves otherwise than what lies around it
+    errors = tuple(x[:, :1].abs() for x in fields(generator, 2, 1.0))
+    for error in errors:
+        error[..., 1::3] = 60.0  # disocclusions
+    parts = (ab, ba), errors, torch.tensor([[0.1, 0.0, 0.95, 1.0]]), (background_a, background_b)
+    found, want = (backend.flow_fields(*parts) for backend in (backend_for(torch.device("cpu")), TorchBackend()))
+    for mine, theirs in ((found.ab, want.ab), (found.ba, want.ba)):
+        assert (theirs.importance > 3.0).any()  # foreground
+        torch.testing.assert_close(mine.occlusion, theirs.occlusion, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(mine.importance, theirs.importance, atol=1e-3, rtol=1e-3)
 
 
 def test_an_unknown_variant_is_an_error() -> None:

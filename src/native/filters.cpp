@@ -42,6 +42,23 @@ void acceleration(i64 first, i64 last, Images own, Images other, Images flow, Ta
     }
 }
 
+namespace {
+
+// One neighbour of N places of a flow: its weight by colour and distance, and what it adds.
+template <int N>
+MIDFRAME_INLINE void accumulate(const float* there, i64 area, const float* red, const float* green, const float* blue,
+                                float colour, float far, float* across, float* down, float* total) {
+    const F<N> one = load<N>(there + 2 * area) - load<N>(red), two = load<N>(there + 3 * area) - load<N>(green),
+               three = load<N>(there + 4 * area) - load<N>(blue);
+    const F<N> unlike = -colour * (one * one + two * two + three * three) - far;
+    const F<N> weight = load<N>(there + 5 * area) * exponential<N>(unlike);
+    store(across, load<N>(across) + weight * load<N>(there));
+    store(down, load<N>(down) + weight * load<N>(there + area));
+    store(total, load<N>(total) + weight);
+}
+
+}  // namespace
+
 // Unreliable vectors take the mean of their neighbours of like colour, weighted by confidence. `padded` is
 // (6, h + 2 radius, w + 2 radius): flow, colour, confidence. Only where one of 16 neighbours is unreliable.
 void filter_flow(i64 first, i64 last, Images padded, i64 radius, float colour, float reliable, Targets out) {
@@ -60,20 +77,25 @@ void filter_flow(i64 first, i64 last, Images padded, i64 radius, float colour, f
                         *green = padded.row(3, y + radius) + radius + begin,
                         *blue = padded.row(4, y + radius) + radius + begin;
             float across[16] = {}, down[16] = {}, load[16] = {};
+            const i64 area = padded.height * padded.width;
             for (i64 line = y; line < y + 2 * radius + 1; ++line) {
                 for (i64 dx = 0; dx < 2 * radius + 1; ++dx) {
                     const i64 up = line - y - radius, beside = dx - radius;
                     const float far = static_cast<float>(beside * beside + up * up) / static_cast<float>(2 * radius * radius);
-                    const i64 there = begin + dx;
-                    const float *flow_x = padded.row(0, line) + there, *flow_y = padded.row(1, line) + there,
-                                *reds = padded.row(2, line) + there, *greens = padded.row(3, line) + there,
-                                *blues = padded.row(4, line) + there, *trust = padded.row(5, line) + there;
+                    const float* there = padded.row(0, line) + begin + dx;
+                    if (count == 16) {
+                        for (i64 x = 0; x < 16; x += kLanes)
+                            accumulate<kLanes>(there + x, area, red + x, green + x, blue + x, colour, far, across + x,
+                                               down + x, load + x);
+                        continue;
+                    }
                     for (i64 x = 0; x < count; ++x) {
-                        const float one = reds[x] - red[x], two = greens[x] - green[x], three = blues[x] - blue[x];
+                        const float one = there[2 * area + x] - red[x], two = there[3 * area + x] - green[x],
+                                    three = there[4 * area + x] - blue[x];
                         const float unlike = -colour * (one * one + two * two + three * three) - far;
-                        const float weight = trust[x] * exponential(unlike);
-                        across[x] += weight * flow_x[x];
-                        down[x] += weight * flow_y[x];
+                        const float weight = there[5 * area + x] * exponential(unlike);
+                        across[x] += weight * there[x];
+                        down[x] += weight * there[area + x];
                         load[x] += weight;
                     }
                 }
@@ -86,6 +108,88 @@ void filter_flow(i64 first, i64 last, Images padded, i64 radius, float colour, f
                     target[x] = mean + kept[begin + x] * (target[x] - mean);
                 }
             }
+        }
+    }
+}
+
+// How surely places lie in front of their surroundings, before it is spread: what moves otherwise than the background and
+// uncovers there what the other frame does not show. `own` is how surely they move otherwise.
+void uncovering(i64 first, i64 last, Images flow, Images background, Image other_error, const ForegroundThresholds& limits,
+                Target own, Target uncovered) {
+    const i64 width = flow.width;
+    Scratch<float> away(width);
+    for (i64 y = first; y < last; ++y) {
+        const float *x1 = flow.row(0, y), *y1 = flow.row(1, y), *x2 = background.row(0, y), *y2 = background.row(1, y);
+        float* __restrict moves = own.row(y);
+        float* __restrict target = uncovered.row(y);
+        float most = 0.0f;
+        for (i64 x = 0; x < width; ++x) {
+            const float dx = x1[x] - x2[x], dy = y1[x] - y2[x];
+            away[x] = 4.0f * root(dx * dx + dy * dy);
+            moves[x] = smaller(larger(away[x] / limits.other_motion - 1.0f, 0.0f), 1.0f);
+            most = larger(most, moves[x]);
+        }
+        if (most == 0.0f) {
+            clear(target, width);
+            continue;
+        }
+        fetch_row(other_error, y, 0, x2, y2, width, target);
+        for (i64 x = 0; x < width; ++x) {
+            const float value = target[x] / larger(limits.uncovered * away[x], 1e-3f) - 1.0f;
+            target[x] = smaller(larger(value, 0.0f), 1.0f) * moves[x];
+        }
+    }
+}
+
+// Occlusion logits and log splatting importance (2, h, w) of a flow.
+void importance(i64 first, i64 last, Images flow, Image error, Image own, Image uncovered, const ActiveArea& area,
+                const ForegroundThresholds& limits, Targets out) {
+    const i64 height = flow.height, width = flow.width;
+    const float left = area.left * static_cast<float>(width), top = area.top * static_cast<float>(height);
+    const float right = area.right * static_cast<float>(width) - 1.0f, bottom = area.bottom * static_cast<float>(height) - 1.0f;
+    const bool foreground = own.data != nullptr;
+    const float ninth = static_cast<float>(1.0 / 9.0);
+    Scratch<float> front(width), means(3 * (width + 2)), sums(width + 2);
+    // of what is uncovered the mean over 3x3 places, in row y, with nothing beyond the edges of the frame
+    const auto mean_row = [&](i64 y, float* target) {
+        if (y < 0 || y >= height) {
+            clear(target, width + 2);
+            return;
+        }
+        const float *above = uncovered.row(larger(y - 1, i64(0))), *here = uncovered.row(y),
+                    *below = uncovered.row(smaller(y + 1, height - 1));
+        for (i64 x = 0; x < width; ++x) sums[x + 1] = above[x] + here[x] + below[x];
+        sums[0] = sums[1];
+        sums[width + 1] = sums[width];
+        for (i64 x = 0; x < width; ++x) target[x + 1] = ninth * (sums[x] + sums[x + 1] + sums[x + 2]);
+        target[0] = target[width + 1] = 0.0f;
+    };
+    const auto kept = [&](i64 y) { return means + (y + 3) % 3 * (width + 2); };
+    if (foreground) {
+        mean_row(first - 1, kept(first - 1));
+        mean_row(first, kept(first));
+    }
+    for (i64 y = first; y < last; ++y) {
+        const float *across = flow.row(0, y), *down = flow.row(1, y), *miss = error.row(y);
+        if (foreground) {
+            mean_row(y + 1, kept(y + 1));
+            const float *r0 = kept(y - 1), *r1 = kept(y), *r2 = kept(y + 1), *moves = own.row(y);
+            for (i64 x = 0; x < width + 2; ++x) sums[x] = larger(larger(r0[x], r1[x]), r2[x]);
+            for (i64 x = 0; x < width; ++x) front[x] = moves[x] * larger(larger(sums[x], sums[x + 1]), sums[x + 2]);
+        } else {
+            clear(front, width);
+        }
+        float* __restrict logit = out.row(0, y);
+        float* __restrict weight = out.row(1, y);
+        const float row = static_cast<float>(y);
+        for (i64 x = 0; x < width; ++x) {
+            const float to_x = static_cast<float>(static_cast<std::int32_t>(x)) + across[x], to_y = row + down[x];
+            const float beyond_x = larger(left - to_x, to_x - right), beyond_y = larger(top - to_y, to_y - bottom);
+            const float outside = 4.0f * larger(larger(beyond_x, beyond_y), 0.0f);
+            logit[x] = smaller(larger(miss[x], limits.outside * outside), 8.0f) - 2.0f;
+            const float length = root(across[x] * across[x] + down[x] * down[x]);
+            const float stray = smaller(miss[x] / larger(4.0f * limits.relative * length, 1.0f), 8.0f);
+            weight[x] = -limits.doubt * stray + (stray < limits.held ? limits.front * front[x] : 0.0f);
         }
     }
 }

@@ -13,47 +13,12 @@ MIDFRAME_INLINE void rectify(float* x, i64 count) {
     for (i64 k = 0; k < count; ++k) x[k] = rectified(x[k]);
 }
 
-// Rows of the output of a layer for N * kLanes columns: sums that never leave registers.
-template <int Rows, int N>
-MIDFRAME_INLINE void product(const float* weight, const float* bias, i64 inputs, i64 first, const float* x, i64 stride,
-                             float* out, i64 out_stride) {
-    F<kLanes> sums[Rows][N];
-    for (int r = 0; r < Rows; ++r)
-        for (int n = 0; n < N; ++n) sums[r][n] = spread<kLanes>(bias[r]);
-    for (i64 k = first; k < inputs; ++k) {
-        F<kLanes> values[N];
-        for (int n = 0; n < N; ++n) values[n] = load<kLanes>(x + k * stride + n * kLanes);
-        for (int r = 0; r < Rows; ++r) {
-            const F<kLanes> w = spread<kLanes>(weight[r * inputs + k]);
-            for (int n = 0; n < N; ++n) sums[r][n] = sums[r][n] + values[n] * w;
-        }
-    }
-    for (int r = 0; r < Rows; ++r)
-        for (int n = 0; n < N; ++n) store(out + r * out_stride + n * kLanes, sums[r][n]);
-}
-
-template <int N>
-MIDFRAME_INLINE void product_columns(const Layer& layer, const float* bias, i64 first, const float* x, i64 stride, float* out,
-                                     i64 out_stride) {
-    i64 row = 0;
-    for (; row + 4 <= layer.outputs; row += 4)
-        product<4, N>(layer.weight + row * layer.inputs, bias + row, layer.inputs, first, x, stride,
-                      out + row * out_stride, out_stride);
-    for (; row < layer.outputs; ++row)
-        product<1, N>(layer.weight + row * layer.inputs, bias + row, layer.inputs, first, x, stride,
-                      out + row * out_stride, out_stride);
-}
-
-constexpr i64 kColumns = 2 * kLanes;  // of a product; rows of scratch are padded to a multiple of it
-constexpr i64 kPadding = 32;          // of all variants
-
-MIDFRAME_INLINE i64 padded(i64 count) { return (count + kPadding - 1) / kPadding * kPadding; }
-
 // Rows of x and of the output are `stride` apart, columns beyond `count` up to a multiple of kColumns are written too.
 // Inputs before `first` count as zero.
 MIDFRAME_INLINE void apply(const Layer& layer, const float* bias, const float* x, i64 count, i64 stride, float* out,
                            i64 first = 0) {
-    for (i64 at = 0; at < count; at += kColumns) product_columns<2>(layer, bias, first, x + at, stride, out + at, stride);
+    for (i64 at = 0; at < count; at += kColumns)
+        product_columns(layer, bias, first, [=](i64 k) { return x + at + k * stride; }, out + at, stride);
 }
 
 // Log of one plus the distance between two flows.
@@ -246,8 +211,9 @@ void encode(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float 
         for (i64 at = 0; at < width; at += kColumns) {  // hypotheses' features are zero in trivial tiles
             bool used = false;
             for (i64 tile = at / kTile; tile < smaller((at + kColumns) / kTile, tiles); ++tile) used = used || anything[tile];
-            product_columns<2>(layers.encoder, layers.encoder.bias, used ? 0 : 4 * each, shared + at, stride,
-                               gathered + at, stride);
+            const float* x = shared + at;
+            product_columns(layers.encoder, layers.encoder.bias, used ? 0 : 4 * each, [=](i64 k) { return x + k * stride; },
+                            gathered + at, stride);
         }
         for (i64 c = 0; c < context; ++c) {
             rectify(gathered + c * stride, width);

@@ -87,6 +87,36 @@ struct FusionLayers {
     const float* prior;      // (K,) logits
 };
 
+// The coarser layers, 3x3 convolutions but for the last.
+struct CoarseLayers {
+    Layer down8, down16, residual_1a, residual_1b, residual_2a, residual_2b, up8, head;
+};
+
+// Channels of a feature map with room around: rows -1 and `height`, columns -1 and `width` are zero.
+struct FeatureMap {
+    float* data;  // of row -1, kMargin columns before column 0
+    i64 channels, height, width, stride;
+    MIDFRAME_INLINE float* row(i64 c, i64 y) const;
+};
+constexpr i64 kMargin = 16;
+MIDFRAME_INLINE float* FeatureMap::row(i64 c, i64 y) const {
+    return data + (c * (height + 2) + y + 1) * stride + kMargin;
+}
+
+struct ActiveArea {  // between letterbox bars, in parts of the width and the height
+    float left, top, right, bottom;
+};
+
+struct ForegroundThresholds {
+    float other_motion;  // pixels from which on a motion is another than the background's; from twice that on surely
+    float uncovered;     // of that difference, by which what it uncovers must be inconsistent
+    float outside;       // pixels of inconsistency to which a pixel beyond the edge is equal
+    float relative;      // of a vector's length by which it may be inconsistent as by one pixel
+    float doubt;         // log importance lost per pixel of inconsistency
+    float held;          // pixels, as of short vectors, of inconsistency that foreground may have
+    float front;         // log importance of foreground
+};
+
 struct Hypotheses {
     float* features;       // (K, kFeatures, h, w)
     Mask active;           // (K, h / kTile, w / kTile)
@@ -160,6 +190,11 @@ struct Kernels {
     void (*acceleration)(i64 first, i64 last, Images own, Images other, Images flow, Targets out);
     void (*filter_flow)(i64 first, i64 last, Images padded, i64 radius, float colour, float reliable, Targets out);
 
+    void (*uncovering)(i64 first, i64 last, Images flow, Images background, Image other_error,
+                       const ForegroundThresholds& limits, Target own, Target uncovered);
+    void (*importance)(i64 first, i64 last, Images flow, Image error, Image own, Image uncovered, const ActiveArea& area,
+                       const ForegroundThresholds& limits, Targets out);
+
     // features.cpp
     void (*find_trivial)(i64 first, i64 last, Image a, Image b, Image still_a, Image still_b, const Hypotheses& found,
                          const TrivialThresholds& limits, Mask evaluated);
@@ -173,6 +208,13 @@ struct Kernels {
                    const FusionLayers& layers, float* hidden, Targets fine);
     void (*decode)(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float t, const i64* starts,
                    const FusionLayers& layers, const float* hidden, Images fine, Images coarse, Targets weights);
+
+    // convolution.cpp
+    void (*import_map)(i64 first, i64 last, Images planes, const FeatureMap& out);
+    void (*convolve)(i64 first, i64 last, const FeatureMap& in, const Layer& layer, i64 stride, const FeatureMap* residual,
+                     const FeatureMap& out);
+    void (*add_enlarged)(i64 first, i64 last, const FeatureMap& coarse, const FeatureMap& out);
+    void (*pointwise)(i64 first, i64 last, const FeatureMap& in, const Layer& layer, Targets out);
 
     // blend.cpp
     void (*blend)(i64 first, i64 last, const float* warped, Images still_a, Images still_b, i64 zero, Mask evaluated,

@@ -83,16 +83,21 @@ void check_grid(i64 height, i64 width) {
             "height and width must be positive multiples of 16");
 }
 
-// The layers of a fusion network that see one block, with the arrays they live in.
+// The layers of a fusion network, with the arrays they live in.
 struct FusionNetwork {
     std::vector<In<float, 2>> weights;
     std::vector<In<float, 1>> biases;
     In<float, 2> kind_bias;
     In<float, 1> prior;
     FusionLayers layers;
+    CoarseLayers coarse;
 };
 
-constexpr const char* kLayerNames[] = {"look", "first", "second", "head", "encoder", "decoder"};
+constexpr std::size_t kLayers = 14;
+constexpr const char* kLayerNames[kLayers] = {
+    "look", "first", "second", "head", "encoder", "decoder", "down8", "down16", "residual_1a", "residual_1b", "residual_2a",
+    "residual_2b", "up8", "coarse_head",
+};
 
 void check_warped(const Warped& warped, const FusionNetwork& network) {
     require(static_cast<i64>(network.kind_bias.shape(0)) == warped.hypotheses.features.size(0),
@@ -139,29 +144,32 @@ NB_MODULE(_native, m) {
         .def_prop_ro("a", [](const Warped& w) { return w.a; })
         .def_prop_ro("b", [](const Warped& w) { return w.b; });
 
-    nb::class_<FusionState>(m, "FusionState", "What the first layers of the fusion network leave to its last.")
-        .def_prop_ro("fine", [](const FusionState& s) { return numpy(s.fine); }, "(context, h, w).");
-
-    nb::class_<FusionNetwork>(m, "FusionNetwork", "Layers of a fusion network that see one block; keeps their arrays.")
+    nb::class_<FusionNetwork>(m, "FusionNetwork", "Layers of a fusion network; keeps their arrays.")
         .def("__init__", [](FusionNetwork* self, std::vector<In<float, 2>> weights, std::vector<In<float, 1>> biases,
                             In<float, 2> kind_bias, In<float, 1> prior) {
-            require(weights.size() == 6 && biases.size() == 6, "six layers are needed: look, first, second, head, encoder, decoder");
+            require(weights.size() == kLayers && biases.size() == kLayers, "fourteen layers are needed");
             const i64 each = static_cast<i64>(weights[0].shape(0)), context = static_cast<i64>(weights[4].shape(0));
-            const i64 count = static_cast<i64>(kind_bias.shape(0));
-            const i64 shapes[6][2] = {{each, kInputs}, {each, each}, {each, each}, {2, each},
-                                      {context, 4 * each + kShared}, {each + 3, context}};
-            for (std::size_t n = 0; n < 6; ++n) {
+            const i64 count = static_cast<i64>(kind_bias.shape(0)), deep = static_cast<i64>(weights[6].shape(0));
+            const i64 shapes[kLayers][2] = {
+                {each, kInputs}, {each, each}, {each, each}, {2, each}, {context, 4 * each + kShared}, {each + 3, context},
+                {deep, 9 * context}, {deep, 9 * deep}, {deep, 9 * deep}, {deep, 9 * deep}, {deep, 9 * deep}, {deep, 9 * deep},
+                {deep, 9 * deep}, {each + 3, deep},
+            };
+            for (std::size_t n = 0; n < kLayers; ++n) {
                 check_shape(kLayerNames[n], weights[n], {shapes[n][0], shapes[n][1]});
                 check_shape(kLayerNames[n], biases[n], {shapes[n][0]});
             }
             check_shape("kind_bias", kind_bias, {-1, each});
             check_shape("prior", prior, {count});
-            new (self) FusionNetwork{std::move(weights), std::move(biases), kind_bias, prior, {}};
+            new (self) FusionNetwork{std::move(weights), std::move(biases), kind_bias, prior, {}, {}};
             const auto layer = [&](std::size_t n) {
                 return Layer{self->weights[n].data(), self->biases[n].data(), shapes[n][0], shapes[n][1]};
             };
             self->layers = {layer(0), kind_bias.data(), layer(1), layer(2), layer(3), layer(4), layer(5), prior.data()};
-        }, nb::arg("weights"), nb::arg("biases"), nb::arg("kind_bias").noconvert(), nb::arg("prior").noconvert());
+            self->coarse = {layer(6), layer(7), layer(8), layer(9), layer(10), layer(11), layer(12), layer(13)};
+        }, nb::arg("weights"), nb::arg("biases"), nb::arg("kind_bias").noconvert(), nb::arg("prior").noconvert(),
+             "Weights (outputs, inputs) of look, first, second, head, encoder, decoder, down8, down16, residual_1a and b, "
+             "residual_2a and b, up8, coarse_head; of 3x3 convolutions the inputs are (channel, row, column), flat.");
 
     nb::class_<Workspace>(m, "Workspace", "Worker threads and reused memory of one engine; may be shared by threads.")
         .def(nb::init<i64>(), nb::arg("threads") = 1)
@@ -228,8 +236,8 @@ NB_MODULE(_native, m) {
             const i64 down = height / rows(flow), across = width / columns(flow);
             require(channels == 1 || channels == 2, "one or two channels are needed");
             require((down == 2 || down == 4) && (across == 4 || (across == 2 && channels == 2)) &&
-                        down * rows(flow) == height && across * columns(flow) == width && columns(flow) % 2 == 0,
-                    "a vector must stand for 4x4 pixels, or for 2 to either side of two channels");
+                        down * rows(flow) == height && across * columns(flow) == width && columns(flow) % kTile == 0,
+                    "a vector must stand for 4x4 pixels, or 2 to either side of two channels; a multiple of 4 to a row");
             check_shape("flow", flow, {2, -1, -1});
             Array<float> out, means;
             {
@@ -278,6 +286,25 @@ NB_MODULE(_native, m) {
             return numpy(out);
         }, nb::arg("padded").noconvert(), nb::arg("radius"), nb::arg("colour"), nb::arg("reliable"),
              "A confidence-weighted joint bilateral filter of a flow; `padded` is flow, colour and confidence.")
+        .def("flow_importance", [](Workspace& w, In<float, 3> flow, In<float, 2> error, In<float, 2> other_error,
+                                   In<float, 3> background, std::array<float, 4> area, std::array<float, 7> limits) {
+            const i64 height = rows(flow), width = columns(flow);
+            check_shape("flow", flow, {2, -1, -1});
+            check_shape("background", background, {2, height, width});
+            check_shape("error", error, {height, width});
+            check_shape("other_error", other_error, {height, width});
+            require(height > 1 && width > 1, "flows need at least 2x2 places");
+            Array<float> out;
+            {
+                nb::gil_scoped_release released;
+                out = flow_importance(w, images(flow), image(error), image(other_error), images(background),
+                                      {area[0], area[1], area[2], area[3]},
+                                      {limits[0], limits[1], limits[2], limits[3], limits[4], limits[5], limits[6]});
+            }
+            return numpy(out);
+        }, nb::arg("flow").noconvert(), nb::arg("error").noconvert(), nb::arg("other_error").noconvert(),
+             nb::arg("background").noconvert(), nb::arg("area"), nb::arg("limits"),
+             "Occlusion logits and log splatting importance (2, h, w) of a flow; limits are those of ForegroundThresholds.")
         .def("hypotheses", [](Workspace& w, std::vector<In<float, 3>> flows, std::vector<In<float, 2>> importances,
                               std::optional<std::pair<In<float, 3>, In<float, 3>>> acceleration, float t,
                               std::vector<std::string> names, i64 shift, float threshold) {
@@ -325,25 +352,15 @@ NB_MODULE(_native, m) {
                                    {limits[0], limits[1], limits[2], limits[3], limits[4]});
         }, nb::arg("hypotheses"), nb::arg("a"), nb::arg("b"), nb::arg("occlusion_ab").noconvert(),
              nb::arg("occlusion_ba").noconvert(), nb::arg("limits"))
-        .def("encode", [](Workspace& w, const Warped& warped, const FusionNetwork& network, float t) {
+        .def("fuse", [](Workspace& w, const Warped& warped, const FusionNetwork& network, float t) {
             check_warped(warped, network);
-            nb::gil_scoped_release released;
-            return encode(w, warped, network.layers, t);
-        }, nb::arg("warped"), nb::arg("network"), nb::arg("t"), "The fusion network's first layers.")
-        .def("decode", [](Workspace& w, const Warped& warped, const FusionState& state, const FusionNetwork& network,
-                          In<float, 3> coarse, float t) {
-            check_warped(warped, network);
-            const i64 height = warped.hypotheses.features.size(2), width = warped.hypotheses.features.size(3);
-            check_shape("coarse", coarse, {network.layers.decoder.outputs, height / 2, width / 2});
-            require(state.fine.size(1) == height && state.fine.size(2) == width, "the state belongs to other frames");
             Array<float> out;
             {
                 nb::gil_scoped_release released;
-                out = decode(w, warped, state, network.layers, images(coarse), t);
+                out = fuse(w, warped, network.layers, network.coarse, t);
             }
             return numpy(out);
-        }, nb::arg("warped"), nb::arg("state"), nb::arg("network"), nb::arg("coarse").noconvert(), nb::arg("t"),
-             "Fusion weights (2K, h, w), given what the coarse layers (each + 3, h / 2, w / 2) say.")
+        }, nb::arg("warped"), nb::arg("network"), nb::arg("t"), "Fusion weights (2K, h, w).")
         .def("blend", [](Workspace& w, const Warped& warped, In<float, 3> weights) {
             const auto& shape = warped.hypotheses.features.shape;
             check_shape("weights", weights, {static_cast<i64>(2 * shape[0]), static_cast<i64>(shape[2]), static_cast<i64>(shape[3])});

@@ -89,6 +89,22 @@ MIDFRAME_INLINE float exponential(float x) {
     return p * __builtin_bit_cast(float, (whole + 127) << 23);
 }
 
+template <int N>
+MIDFRAME_INLINE F<N> exponential(F<N> x) {
+    const F<N> least = spread<N>(-126.0f);
+    F<N> y = x * 1.4426950408889634f;
+    y = least > y ? least : y;
+    const I<N> whole = __builtin_convertvector(y - 0.5f, I<N>);
+    const F<N> f = y - __builtin_convertvector(whole, F<N>);
+    F<N> p = f * 1.535336188319500e-4f + 1.339887440266574e-3f;
+    p = p * f + 9.618437357674640e-3f;
+    p = p * f + 5.550332471162809e-2f;
+    p = p * f + 2.402264791363012e-1f;
+    p = p * f + 6.931472028550421e-1f;
+    p = p * f + 1.0f;
+    return p * (F<N>)((whole + 127) << 23);
+}
+
 // Of a positive, normal number; error 1e-6.
 MIDFRAME_INLINE float logarithm(float x) {
     const std::int32_t bits = __builtin_bit_cast(std::int32_t, x);
@@ -123,6 +139,45 @@ MIDFRAME_INLINE void clear(float* out, i64 count) {
 
 MIDFRAME_INLINE void copy(const float* source, i64 count, float* out) {
     if (count > 0) __builtin_memcpy(out, source, static_cast<std::size_t>(count) * sizeof(float));
+}
+
+// Rows of the product of a matrix for N * kLanes columns: sums that never leave registers, fused. `row_of(k)` is where the
+// columns of entry k of x begin; entries before `first` count as zero.
+template <int Rows, int N, class RowOf>
+MIDFRAME_INLINE void product(const float* weight, const float* bias, i64 inputs, i64 first, RowOf row_of, float* out,
+                             i64 out_stride) {
+    F<kLanes> sums[Rows][N];
+    for (int r = 0; r < Rows; ++r)
+        for (int n = 0; n < N; ++n) sums[r][n] = spread<kLanes>(bias[r]);
+    for (i64 k = first; k < inputs; ++k) {
+        const float* x = row_of(k);
+        F<kLanes> values[N];
+        for (int n = 0; n < N; ++n) values[n] = load<kLanes>(x + n * kLanes);
+        for (int r = 0; r < Rows; ++r) {
+            const F<kLanes> w = spread<kLanes>(weight[r * inputs + k]);
+            for (int n = 0; n < N; ++n) sums[r][n] = fma(values[n], w, sums[r][n]);
+        }
+    }
+    for (int r = 0; r < Rows; ++r)
+        for (int n = 0; n < N; ++n) store(out + r * out_stride + n * kLanes, sums[r][n]);
+}
+
+constexpr int kRows = kLanes == 16 ? 8 : 4;  // of a product: sums, columns and a weight fit the registers
+constexpr i64 kColumns = 2 * kLanes;         // of a product; rows of scratch are padded to a multiple of it
+constexpr i64 kPadding = 32;                 // of all variants
+
+MIDFRAME_INLINE i64 padded(i64 count) { return (count + kPadding - 1) / kPadding * kPadding; }
+
+template <class RowOf>
+MIDFRAME_INLINE void product_columns(const Layer& layer, const float* bias, i64 first, RowOf row_of, float* out, i64 out_stride) {
+    const i64 inputs = layer.inputs;
+    i64 row = 0;
+    for (; row + kRows <= layer.outputs; row += kRows)
+        product<kRows, 2>(layer.weight + row * inputs, bias + row, inputs, first, row_of, out + row * out_stride, out_stride);
+    for (; row + 2 <= layer.outputs; row += 2)
+        product<2, 2>(layer.weight + row * inputs, bias + row, inputs, first, row_of, out + row * out_stride, out_stride);
+    for (; row < layer.outputs; ++row)
+        product<1, 2>(layer.weight + row * inputs, bias + row, inputs, first, row_of, out + row * out_stride, out_stride);
 }
 
 // Sums of 2 or 4 neighbours, times `scale`.

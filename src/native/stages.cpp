@@ -216,6 +216,21 @@ Array<float> filtered_flow(Workspace& workspace, Images padded, i64 radius, floa
     return out;
 }
 
+Array<float> flow_importance(Workspace& workspace, Images flow, Image error, Image other_error, Images background,
+                             const ActiveArea& area, const ForegroundThresholds& limits) {
+    const i64 height = flow.height, width = flow.width;
+    Array<float> own = workspace.array<float>({whole(height), whole(width)});
+    Array<float> uncovered = workspace.array<float>({whole(height), whole(width)});
+    Array<float> out = workspace.array<float>({2, whole(height), whole(width)});
+    workspace.in_bands(height, kBand, [&](i64 first, i64 last) {
+        kernels().uncovering(first, last, flow, background, other_error, limits, own.grid(), uncovered.grid());
+    });
+    workspace.in_bands(height, kBand, [&](i64 first, i64 last) {
+        kernels().importance(first, last, flow, error, own.read_grid(), uncovered.read_grid(), area, limits, out.cube());
+    });
+    return out;
+}
+
 Hypotheses MotionHypotheses::view() const {
     return {features.data, active.cube(), coverage.read_cube(), features.size(0), features.size(2), features.size(3), zero};
 }
@@ -340,6 +355,11 @@ Warped warp_hypotheses(Workspace& workspace, const MotionHypotheses& hypotheses,
     std::vector<Task> tasks;
     for (i64 k = 1; k < count; ++k)
         if (k != found.zero) add_tasks(joined(spans_of(hypotheses.active, k)), k, 4 * kBand, 2, tasks);
+    // what several hypotheses fetch from the same rows of a frame they fetch while these are in the cache
+    std::stable_sort(tasks.begin(), tasks.end(), [](const Task& one, const Task& two) {
+        const i64 band_one = one.spans[0].first / (4 * kBand), band_two = two.spans[0].first / (4 * kBand);
+        return band_one != band_two ? band_one < band_two : one.side < two.side;
+    });
     workspace.threads.run(static_cast<i64>(tasks.size()), [&](i64 n) {
         const Task& task = tasks[static_cast<std::size_t>(n)];
         draw(task.spans.data(), static_cast<i64>(task.spans.size()), task.hypothesis, task.side);
@@ -359,33 +379,78 @@ Warped warp_hypotheses(Workspace& workspace, const MotionHypotheses& hypotheses,
     return out;
 }
 
-FusionState encode(Workspace& workspace, const Warped& warped, const FusionLayers& layers, float t) {
-    const Hypotheses found = warped.hypotheses.view();
-    const Mask evaluated = warped.evaluated.cube();
-    FusionState out;
-    i64 total = 0;
-    for (i64 y = 0; y < found.height; ++y) {
-        for (i64 k = 0; k < found.count; ++k) {
-            out.starts.push_back(total);
-            const bool* tiles = evaluated.row(k, y / kTile);
-            total += kTile * std::count(tiles, tiles + evaluated.width, true);
-        }
-    }
-    out.hidden = workspace.array<float>({whole(total * layers.look.outputs)});
-    out.fine = workspace.array<float>({whole(layers.encoder.outputs), whole(found.height), whole(found.width)});
-    workspace.in_bands(found.height, kBand, [&](i64 first, i64 last) {
-        kernels().encode(first, last, found, evaluated, t, out.starts.data(), layers, out.hidden.data, out.fine.cube());
+namespace {
+
+struct OwnedMap {
+    Array<float> memory;
+    FeatureMap map;
+};
+
+// Zeros around; the rest is not set.
+OwnedMap feature_map(Workspace& workspace, i64 channels, i64 height, i64 width) {
+    const i64 stride = (width + 31) / 32 * 32 + 3 * kMargin, size = channels * (height + 2) * stride + kMargin;
+    OwnedMap out{workspace.array<float>({whole(size)}), {}};
+    out.map = {out.memory.data, channels, height, width, stride};
+    for (i64 c = 0; c < channels; ++c)
+        for (const i64 y : {i64(-1), height}) std::fill(out.map.row(c, y) - kMargin, out.map.row(c, y) - kMargin + stride, 0.0f);
+    return out;
+}
+
+Array<float> coarse_context(Workspace& workspace, const CoarseLayers& layers, Images fine) {
+    const i64 height = fine.height / 2, width = fine.width / 2, channels = layers.down8.outputs;
+    const auto convolve = [&](const OwnedMap& in, const Layer& layer, i64 stride, const OwnedMap* residual, OwnedMap& out) {
+        workspace.in_bands(out.map.height, 8, [&](i64 first, i64 last) {
+            kernels().convolve(first, last, in.map, layer, stride, residual == nullptr ? nullptr : &residual->map, out.map);
+        });
+    };
+    OwnedMap blocks = feature_map(workspace, fine.channels, fine.height, fine.width);
+    workspace.in_bands(fine.height, 4 * kBand, [&](i64 first, i64 last) { kernels().import_map(first, last, fine, blocks.map); });
+    OwnedMap eighth = feature_map(workspace, channels, height, width);
+    convolve(blocks, layers.down8, 2, nullptr, eighth);
+    OwnedMap sixteenth = feature_map(workspace, channels, height / 2, width / 2);
+    OwnedMap inside = feature_map(workspace, channels, height / 2, width / 2);
+    OwnedMap other = feature_map(workspace, channels, height / 2, width / 2);
+    convolve(eighth, layers.down16, 2, nullptr, sixteenth);
+    convolve(sixteenth, layers.residual_1a, 1, nullptr, inside);
+    convolve(inside, layers.residual_1b, 1, &sixteenth, other);
+    convolve(other, layers.residual_2a, 1, nullptr, inside);
+    convolve(inside, layers.residual_2b, 1, &other, sixteenth);
+    workspace.in_bands(height, kBand, [&](i64 first, i64 last) {
+        kernels().add_enlarged(first, last, sixteenth.map, eighth.map);
+    });
+    OwnedMap decoded = feature_map(workspace, channels, height, width);
+    convolve(eighth, layers.up8, 1, nullptr, decoded);
+    Array<float> out = workspace.array<float>({whole(layers.head.outputs), whole(height), whole(width)});
+    workspace.in_bands(height, kBand, [&](i64 first, i64 last) {
+        kernels().pointwise(first, last, decoded.map, layers.head, out.cube());
     });
     return out;
 }
 
-Array<float> decode(Workspace& workspace, const Warped& warped, const FusionState& state, const FusionLayers& layers,
-                    Images coarse, float t) {
+}  // namespace
+
+Array<float> fuse(Workspace& workspace, const Warped& warped, const FusionLayers& layers, const CoarseLayers& coarse, float t) {
     const Hypotheses found = warped.hypotheses.view();
+    const Mask evaluated = warped.evaluated.cube();
+    std::vector<i64> starts;
+    i64 total = 0;
+    for (i64 y = 0; y < found.height; ++y) {
+        for (i64 k = 0; k < found.count; ++k) {
+            starts.push_back(total);
+            const bool* tiles = evaluated.row(k, y / kTile);
+            total += kTile * std::count(tiles, tiles + evaluated.width, true);
+        }
+    }
+    Array<float> hidden = workspace.array<float>({whole(total * layers.look.outputs)});
+    Array<float> fine = workspace.array<float>({whole(layers.encoder.outputs), whole(found.height), whole(found.width)});
+    workspace.in_bands(found.height, kBand, [&](i64 first, i64 last) {
+        kernels().encode(first, last, found, evaluated, t, starts.data(), layers, hidden.data, fine.cube());
+    });
+    const Array<float> context = coarse_context(workspace, coarse, fine.read_cube());
     Array<float> out = workspace.array<float>({whole(2 * found.count), whole(found.height), whole(found.width)});
     workspace.in_bands(found.height, kBand, [&](i64 first, i64 last) {
-        kernels().decode(first, last, found, warped.evaluated.cube(), t, state.starts.data(), layers, state.hidden.data,
-                         state.fine.read_cube(), coarse, out.cube());
+        kernels().decode(first, last, found, evaluated, t, starts.data(), layers, hidden.data, fine.read_cube(),
+                         context.read_cube(), out.cube());
     });
     return out;
 }

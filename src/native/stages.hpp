@@ -78,15 +78,12 @@ struct Warped {
 Warped warp_hypotheses(Workspace& workspace, const MotionHypotheses& hypotheses, const Planes& a, const Planes& b,
                        Image occlusion_ab, Image occlusion_ba, const TrivialThresholds& limits);
 
-struct FusionState {
-    Array<float> hidden;
-    std::vector<i64> starts;
-    Array<float> fine;  // (context, h, w)
-};
+// Occlusion logits and log splatting importance (2, h, w) of a flow.
+Array<float> flow_importance(Workspace& workspace, Images flow, Image error, Image other_error, Images background,
+                             const ActiveArea& area, const ForegroundThresholds& limits);
 
-FusionState encode(Workspace& workspace, const Warped& warped, const FusionLayers& layers, float t);
-Array<float> decode(Workspace& workspace, const Warped& warped, const FusionState& state, const FusionLayers& layers,
-                    Images coarse, float t);
+// Fusion weights (2K, h, w).
+Array<float> fuse(Workspace& workspace, const Warped& warped, const FusionLayers& layers, const CoarseLayers& coarse, float t);
 
 struct Blended {
     Array<float> luma;    // (1, H, W)

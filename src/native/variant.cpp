@@ -21,11 +21,17 @@ void find_active(i64, i64, const Hypotheses&, float);
 void consistency(i64, i64, Images, Images, Target);
 void acceleration(i64, i64, Images, Images, Images, Targets);
 void filter_flow(i64, i64, Images, i64, float, float, Targets);
+void uncovering(i64, i64, Images, Images, Image, const ForegroundThresholds&, Target, Target);
+void importance(i64, i64, Images, Image, Image, Image, const ActiveArea&, const ForegroundThresholds&, Targets);
 void find_trivial(i64, i64, Image, Image, Image, Image, const Hypotheses&, const TrivialThresholds&, Mask);
 void complete(i64, i64, const Hypotheses&, Mask, float*, Image, Image, Target);
 void describe(const Span*, i64, Image, Image, Image, Image, Image, Targets);
 void encode(i64, i64, const Hypotheses&, Mask, float, const i64*, const FusionLayers&, float*, Targets);
 void decode(i64, i64, const Hypotheses&, Mask, float, const i64*, const FusionLayers&, const float*, Images, Images, Targets);
+void import_map(i64, i64, Images, const FeatureMap&);
+void convolve(i64, i64, const FeatureMap&, const Layer&, i64, const FeatureMap*, const FeatureMap&);
+void add_enlarged(i64, i64, const FeatureMap&, const FeatureMap&);
+void pointwise(i64, i64, const FeatureMap&, const Layer&, Targets);
 void blend(i64, i64, const float*, Images, Images, i64, Mask, Images, i64, i64, Targets);
 
 static void exponentials(const float* x, i64 count, float* out) {
@@ -41,8 +47,8 @@ using namespace MIDFRAME_VARIANT;
 
 const Kernels MIDFRAME_TABLE = {
     MIDFRAME_NAME, prefilter_rows, prefilter_columns, warp, block_means, to_rgb, from_rgb, read_u8, read_u16, write_u8,
-    write_u16, splat, combine, shift, find_active, consistency, acceleration, filter_flow, find_trivial, complete,
-    describe, encode, decode, blend, exponentials, logarithms,
+    write_u16, splat, combine, shift, find_active, consistency, acceleration, filter_flow, uncovering,
+    importance, find_trivial, complete, describe, encode, decode, import_map, convolve, add_enlarged, pointwise, blend, exponentials, logarithms,
 };
 
 }  // namespace midframe

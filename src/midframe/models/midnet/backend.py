@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from midframe.models.midnet.fusion import FusionNetwork
-from midframe.models.midnet.types import FrameFeatures, WarpedFrames, WarpRequest
+from midframe.models.midnet.types import FlowFields, FrameFeatures, WarpedFrames, WarpRequest
 from midframe.types import PixelFormat
 
 Warped = Any  # frames warped under every hypothesis, as a back end keeps them
@@ -28,6 +28,15 @@ class Backend(Protocol):
 
     def inconsistency(self, flow: Tensor, backward: Tensor) -> Tensor:
         """Forward-backward inconsistency (B, 1, h, w), in full-size pixels, of flows (B, 2, h, w) at 1/4."""
+
+    def flow_fields(
+        self,
+        flows: tuple[Tensor, Tensor],
+        inconsistency: tuple[Tensor, Tensor],
+        area: Tensor,
+        background: tuple[Tensor, Tensor],
+    ) -> FlowFields:
+        """Both flows with occlusion and splatting importance, see `occlusion.flow_fields`."""
 
     def filter_flow(self, flow: Tensor, block_means: Tensor, confidence: Tensor) -> Tensor:
         """Filter unreliable flow vectors by a confidence-weighted joint bilateral filter (7x7).

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from midframe import kernels
 from midframe.errors import WeightsError
 from midframe.models.midnet.architecture import SIZES, Architecture
 from midframe.models.midnet.model import Midnet
@@ -84,6 +83,5 @@ def load_midnet(path: Path, name: str = "") -> Midnet:
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} holds no weights of a midnet that this version can build: {reason}") from error
-    kernels.warn_if_missing()
     net.name = name or Midnet.name  # type: ignore[misc]
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

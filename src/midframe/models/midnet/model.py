@@ -28,7 +28,7 @@ from midframe.models.midnet.architecture import SIZES, Architecture
 from midframe.models.midnet.backend import Backend
 from midframe.models.midnet.flow_estimation import FlowConfig, estimate_flow
 from midframe.models.midnet.fusion import FusionNetwork
-from midframe.models.midnet.occlusion import background_motion, flow_fields
+from midframe.models.midnet.occlusion import background_motion
 from midframe.models.midnet.torch_backend import TorchBackend
 from midframe.models.midnet.types import (
     BLOCK,
@@ -99,11 +99,11 @@ class Midnet(Model):
         flows, alternative, area = estimate_flow(a.luma, b.luma, config, self.architecture.filtered)
         errors = self._inconsistency(flows)
         background = background_motion(flows[0], errors[0]), background_motion(flows[1], errors[1])
-        primary = flow_fields(flows, errors, area, background)
+        primary = self.backend.flow_fields(flows, errors, area, background)
         if not self.architecture.filtered:
             return MotionField(primary)
         filtered = self._filtered(alternative, a, b)
-        return MotionField(primary, flow_fields(filtered, self._inconsistency(filtered), area, background))
+        return MotionField(primary, self.backend.flow_fields(filtered, self._inconsistency(filtered), area, background))
 
     def _inconsistency(self, flows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return self.backend.inconsistency(*flows), self.backend.inconsistency(*flows[::-1])
@@ -179,7 +179,10 @@ class Midnet(Model):
 
 def backend_for(device: torch.device) -> Backend:
     """A back end for an engine on a device: C++ kernels on a CPU, if installed; tensor operations elsewhere."""
-    if device.type != "cpu" or kernels.missing():
+    if device.type != "cpu":
+        return TorchBackend()
+    if kernels.missing():
+        kernels.warn_if_missing()
         return TorchBackend()
     from midframe.models.midnet.native_backend import NativeBackend
 

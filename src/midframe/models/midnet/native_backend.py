@@ -19,13 +19,23 @@ from torch import Tensor
 
 from midframe import _native
 from midframe.colour import levels, matrix_to_rgb
-from midframe.models.midnet import hypotheses
+from midframe.models.midnet import hypotheses, occlusion
 from midframe.models.midnet.fusion import FusionNetwork
 from midframe.models.midnet.torch_backend import COLOUR_SIGMA, FILTER_RADIUS, KEPT_CONFIDENCE
-from midframe.models.midnet.types import BLOCK, EVALUATED, TILE, FrameFeatures, WarpedFrames, WarpRequest
+from midframe.models.midnet.types import (
+    BLOCK,
+    EVALUATED,
+    TILE,
+    FlowField,
+    FlowFields,
+    FrameFeatures,
+    WarpedFrames,
+    WarpRequest,
+)
 from midframe.types import PixelFormat
 
 Array = NDArray[Any]  # of float32
+FlowPair = tuple[Tensor, Tensor]
 RGB_MATRIX = "smpte170m"  # of the luma and chroma that RGB frames are converted to
 
 
@@ -80,6 +90,21 @@ class NativeBackend:
         """See `Backend.inconsistency`."""
         pairs = zip(_members(flow), _members(backward), strict=True)
         return _batch([self.workspace.forward_backward_error(*pair)[None] for pair in pairs])
+
+    def flow_fields(self, flows: FlowPair, inconsistency: FlowPair, area: Tensor, background: FlowPair) -> FlowFields:
+        """See `Backend.flow_fields`."""
+        limits = (
+            occlusion.INDEPENDENT_MOTION, occlusion.DISOCCLUSION, occlusion.OUT_OF_FRAME_WEIGHT,
+            occlusion.LENGTH_TOLERANCE, occlusion.IMPORTANCE_PER_PIXEL, occlusion.MAX_FOREGROUND_INCONSISTENCY,
+            occlusion.FOREGROUND_IMPORTANCE,
+        )  # fmt: skip
+        areas, fields = area.tolist(), []
+        for way, flow in enumerate(flows):
+            own, other = (_members(x[:, 0]) for x in (inconsistency[way], inconsistency[1 - way]))
+            parts = zip(_members(flow), own, other, _members(background[way]), areas, strict=True)
+            found = _batch([self.workspace.flow_importance(*each, limits) for each in parts])
+            fields.append(FlowField(flow, found[:, :1], found[:, 1:]))
+        return FlowFields(*fields)
 
     def filter_flow(self, flow: Tensor, block_means: Tensor, confidence: Tensor) -> Tensor:
         """See `Backend.filter_flow`."""
@@ -141,12 +166,8 @@ class NativeBackend:
 
     @torch.no_grad()
     def fuse(self, network: FusionNetwork, warped: NativeWarped, t: Tensor) -> Tensor:
-        """See `Backend.fuse`; the coarse context is computed by torch."""
-        layers, instant = _layers(network), float(t)
-        encoded = self.workspace.encode(warped.warped, layers, instant)
-        coarse = network.coarse_context(torch.from_numpy(encoded.fine)[None])
-        weights = self.workspace.decode(warped.warped, encoded, layers, _array(coarse[0]), instant)
-        return torch.from_numpy(weights)[None]
+        """See `Backend.fuse`."""
+        return torch.from_numpy(self.workspace.fuse(warped.warped, _layers(network), float(t)))[None]
 
     def blend(self, warped: NativeWarped, weights: Tensor) -> Tensor:
         """See `Backend.blend`."""
@@ -180,10 +201,15 @@ def _features(frames: Sequence[NativeFrame]) -> FrameFeatures:
 
 
 def _layers(network: FusionNetwork) -> _native.FusionNetwork:
+    parts = network.encoder8, network.encoder16, network.decoder8, network.context_encoder
+    encoder8, encoder16, decoder8, context_encoder = (list[Any](part.children()) for part in parts)
     layers: list[Any] = [
-        network.input_layer, network.hidden_layer, network.output_layer, network.head, network.context_encoder[0],
-        network.context_decoder,
+        network.input_layer, network.hidden_layer, network.output_layer, network.head, context_encoder[0],
+        network.context_decoder, encoder8[0], next(encoder16[0].children()),
     ]  # fmt: skip
+    for residual in encoder16[1:]:
+        layers += [next(residual.first.children()), residual.second]
+    layers += [next(decoder8[0].children()), decoder8[1]]
     weights, biases = [_array(x.weight.flatten(1)) for x in layers], [_array(x.bias) for x in layers]
     hypothesis_bias = _array(network.hypothesis_bias + network.input_layer.bias)
     return _native.FusionNetwork(weights, biases, hypothesis_bias, _array(network.prior))

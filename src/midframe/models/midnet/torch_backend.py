@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from midframe.models.midnet import hypotheses
+from midframe.models.midnet import hypotheses, occlusion
 from midframe.models.midnet.architecture import ZERO
 from midframe.models.midnet.features import leading_features, matching_features
 from midframe.models.midnet.fusion import FusionNetwork
@@ -19,6 +19,7 @@ from midframe.models.midnet.types import (
     EVALUATED,
     FLOW_TO_A,
     FLOW_TO_B,
+    FlowFields,
     FrameFeatures,
     WarpedFrames,
     WarpRequest,
@@ -72,6 +73,16 @@ class TorchBackend:
     def prepare_planes(self, planes: Sequence[Tensor], format: PixelFormat, size: tuple[int, int]) -> FrameFeatures:
         """Not supported."""
         raise NotImplementedError("the torch back end takes RGB only")
+
+    def flow_fields(
+        self,
+        flows: tuple[Tensor, Tensor],
+        inconsistency: tuple[Tensor, Tensor],
+        area: Tensor,
+        background: tuple[Tensor, Tensor],
+    ) -> FlowFields:
+        """See `Backend.flow_fields`."""
+        return occlusion.flow_fields(flows, inconsistency, area, background)
 
     def inconsistency(self, flow: Tensor, backward: Tensor) -> Tensor:
         """See `Backend.inconsistency`."""
