@@ -295,3 +295,18 @@ def test_9_memory_does_not_grow_with_the_film(tmp_path: Path) -> None:
     """1,800 more frames of 640x360 would be 600 MiB if they were kept."""
     short, long = peak_mebibytes(tmp_path, 200), peak_mebibytes(tmp_path, 2000)
     assert long - short < 60, f"{short} MiB at 200 frames, {long} MiB at 2,000"
+
+
+@pytest.mark.parametrize("runs", [[2, 3] * 6, [1, 3, 2, 4, 1, 2, 3, 2, 4, 1], [3, 1, 1, 4, 2, 2, 3, 4]])
+def test_irregular_duplicates_become_even_motion(tmp_path: Path, runs: list[int]) -> None:
+    """On twos and threes mixed, as from a screen capture: the scene moves 9 px a frame, and duplicates hide it."""
+    dice = np.random.default_rng(5)
+    wide = np.kron(dice.integers(20, 236, (12, 200)), np.ones((16, 16))).astype(np.uint8)
+    shown, at = [], 0
+    for run_length in runs:
+        shown += [wide[:, 9 * at : 9 * at + 320]] * run_length
+        at += run_length
+    result = run(film_of(tmp_path / "in.mkv", shown), tmp_path / "out.mkv", fps=24, dedup="auto", codec="ffv1")
+    assert result.cuts == ()
+    moved = result.kinds[: len(shown) - runs[-1]]
+    assert set(moved) == {"s", "i"} and moved.count("s") == len(runs) - 1

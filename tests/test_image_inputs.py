@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import midframe
 from clips import Clip, make, png
 from midframe.types import Frame
 from midframe.video.probe import probe
@@ -142,3 +143,11 @@ def test_timecode_is_read(tmp_path: Path) -> None:
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
     assert probe(path).timecode == "10:00:00:05"
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+def test_an_animation_holds_its_pauses(tmp_path: Path, name: str) -> None:
+    animation(tmp_path / name, [100, 100, 1500, 100, 100, 100])
+    result = midframe.interpolate(tmp_path / name, tmp_path / "out.mkv", model="blend", device="cpu", scene="off")
+    assert [(float(held.start), float(held.end)) for held in result.held] == [(0.2, 1.6)]
+    assert result.kinds == "sisis" + "h" * 28 + "isisish"

@@ -178,6 +178,32 @@ def test_a_loop_leads_from_the_last_frame_to_the_first(tmp_path: Path, small_seg
         run(source, tmp_path / "part.mkv", loop=True, end=1)
 
 
+def test_a_speed_ramp_in_exact_time(tmp_path: Path, small_segments: None) -> None:
+    source = clips.make(
+        tmp_path / "in.mkv", Clip(frames=96, sounds=1, subtitles=("subrip",), chapters=2, options={"g": "12"})
+    )
+    wanted = {"speed": "0-1:1, 1-2:1>0.25, 2-3:0.25", "fps": 48, "codec": "ffv1"}
+    said: list[midframe.Plan] = []
+    result = run(source, tmp_path / "out.mkv", on_plan=said.append, **wanted)
+    seconds = 1 + Fraction(8, 5) + 4 + 1
+    assert "speed 0-1:1, 1-2:1>1/4, 2-3:1/4" in str(said[0])
+    assert result.frames_out == said[0].frames_out == -(-seconds * 48 // 1)
+    assert all(abs(at - Fraction(n, 48)) <= Fraction(1, 1000) for n, at in enumerate(times(result.path)))
+    assert len(said[0].segments) > 2
+    with av.open(str(result.path)) as made, av.open(str(source)) as before:
+        assert [stream.type for stream in made.streams] == ["video", "subtitle"]
+        assert any("--speed" in note for note in result.dropped)
+
+        def starts(film: Any) -> list[Fraction]:
+            return [packet.pts * packet.time_base for packet in film.demux(subtitles=0) if packet.pts is not None]
+
+        pace = said[0].speed
+        for one, other in zip(starts(before), starts(made), strict=True):
+            assert abs(pace.output(one) - other) <= Fraction(1, 500)
+    plan.SEGMENT_OUTPUTS = 10**6  # undone by the fixture
+    assert hashes(run(source, tmp_path / "whole.mkv", **wanted).path) == hashes(result.path)
+
+
 class Stumbling(RgbBlend):
     """Holds still, and in two gaps of the film it draws part of the picture wrong."""
 

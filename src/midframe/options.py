@@ -17,6 +17,8 @@ from fractions import Fraction
 from typing import Any
 
 from midframe.errors import InputError
+from midframe.speed import Stretch, written
+from midframe.speed import parse as parse_speed
 
 FASTEST = Fraction(1000)  # frames per second; no display shows more, and a typing error asks for it
 SLOWEST = Fraction(1, 10)  # frames per second
@@ -53,6 +55,7 @@ class Options:
     fps: Fraction | None = None  # frames per second of the output; the duration is kept
     ratio: Fraction | None = None  # output rate over input rate; over the field rate of an interlaced film
     slowmo: Fraction | None = None  # the film lasts this many times longer; the rate is kept
+    speed: tuple[Stretch, ...] = ()  # stretches of the source and their speeds; 1 elsewhere
     slow_audio: str = "drop"  # sound of a slowed film: "drop", "stretch" (pitch kept)
     shutter: Fraction | None = None  # degrees, 0 to 360; motion blur over that share of the frame interval
     loop: bool = False  # the last frame leads to the first, for seamless loops
@@ -116,6 +119,13 @@ class Options:
             raise InputError(
                 f"--shutter {float(self.shutter):g} is not within 0 to 360 degrees; 180 is usual, 0 is no motion blur"
             )
+        if self.speed and (self.slowmo is not None or self.ratio is not None):
+            other = "--slowmo" if self.slowmo is not None else "--ratio"
+            raise InputError(f"--speed and {other} both change the pace; drop one of them (--fps sets the output rate)")
+        if self.speed and self.vfr == "keep":
+            raise InputError("--speed needs a constant output rate; drop --vfr keep")
+        if self.speed and self.slow_audio == "stretch":
+            raise InputError("--slow-audio stretch is for --slowmo; --speed drops the audio")
         if self.loop and (self.start is not None or self.end is not None):
             raise InputError("--loop joins the end of the video to its start; drop --start and --end")
         if self.shutter and self.vfr == "keep":
@@ -128,6 +138,7 @@ class Options:
             against: dict[str, object] = {
                 "slowmo": self.slowmo,
                 "shutter": self.shutter,
+                "speed": self.speed or None,
                 "loop": self.loop or None,
                 "start": self.start,
                 "end": self.end,
@@ -183,6 +194,11 @@ class Options:
         for name in ("crf", "scene_threshold"):
             if name in given:
                 given[name] = float(parse_number(given[name], _flag(name)))
+        if "speed" in given and isinstance(given["speed"], str):
+            try:
+                given["speed"] = parse_speed(given["speed"])
+            except (ValueError, ZeroDivisionError) as error:
+                raise InputError(f"--speed {given['speed']}: {error}; try '0-2:1, 2-4:1>0.25, 4-:0.25'") from error
         if "encoder" in given:
             given["encoder"] = _pairs(given["encoder"])
         try:
@@ -192,7 +208,8 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; fractions as text ("60000/1001")."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        plain = {name: _plain(value) for name, value in asdict(self).items() if name != "speed"}
+        return {**plain, "speed": written(self.speed) or None}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Options:

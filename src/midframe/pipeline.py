@@ -393,7 +393,7 @@ def gaps_of(frames: Iterator[Frame], plan: Plan, context: int, todo: Segment) ->
     return timeline.gaps(
         _looped(frames, plan) if plan.options.loop else frames,
         plan.rate,
-        slowmo=plan.slowmo,
+        slowmo=plan.speed if plan.options.speed else plan.slowmo,
         keep=plan.keep,
         context=context,
         segment=todo,
@@ -420,7 +420,7 @@ def _looped(frames: Iterator[Frame], plan: Plan) -> Iterator[Frame]:
 
 def _holds(video: VideoInfo) -> timeline.Holds | None:
     """Tell how long gaps of a source are recognised; missing numbers of an image sequence are always interpolated."""
-    if video.container == "pictures":
+    if video.numbered:
         return None
     constant = None if video.vfr or video.rate is None else 1 / video.rate
     return timeline.Holds(constant, video.time_base)

@@ -23,8 +23,9 @@ from midframe.errors import InputError, MediaError
 from midframe.journal import segments_to_json
 from midframe.options import FASTEST, Options
 from midframe.shutter import MOST_SAMPLES
+from midframe.speed import SpeedMap, written
 from midframe.types import Segment, VideoInfo
-from midframe.video.encoders import Encoding, choose_encoder
+from midframe.video.encoders import GIF_FASTEST, Encoding, choose_encoder
 from midframe.video.images import SUFFIXES
 from midframe.video.probe import probe
 from midframe.video.reader import deinterlaced
@@ -70,6 +71,8 @@ class Plan:
             parts.append(f"x{self.rate * self.slowmo / film.rate}")
         if self.slowmo != 1:
             parts.append(f"{float(self.slowmo):g} times slower")
+        if self.options.speed:
+            parts.append(f"speed {written(self.options.speed)}")
         if self.options.loop:
             parts.append("the last frame leads to the first")
         if self.options.shutter:
@@ -126,12 +129,19 @@ class Plan:
         return step / self.keep
 
     @property
+    def speed(self) -> SpeedMap:
+        """Speed of the source in the output, from its first frame on."""
+        return speed_map(self.options, self.start)
+
+    @property
     def shutter(self) -> Fraction:
         """Share of the output's frame interval for which the shutter is open, 0 to 1."""
         return (self.options.shutter or Fraction(0)) / 360
 
     def instant(self, pts: Fraction) -> Fraction:
         """The instant of the source, in seconds, that an output shown at `pts` shows."""
+        if self.options.speed:
+            return self.start + self.speed.source(pts - self.start)
         return self.start + (pts - self.start) / self.slowmo
 
 
@@ -150,7 +160,7 @@ def output_rate(film: VideoInfo, options: Options) -> Fraction:
         return options.fps
     if film.rate is None:
         raise InputError(f"'{film.path}' does not say its rate; give --fps")
-    return film.rate if options.slowmo is not None else film.rate * (options.ratio or 2)
+    return film.rate if options.slowmo is not None or options.speed else film.rate * (options.ratio or 2)
 
 
 def output_name(source: Path, options: Options) -> Path:
@@ -172,6 +182,13 @@ def made_from(path: Path) -> tuple[str, ...]:
         return tuple(report["comparison"]) if "comparison" in report else (str(report["plan"]["source"]),)
     except (OSError, ValueError, KeyError, TypeError):
         return ()
+
+
+def speed_map(options: Options, start: Fraction) -> SpeedMap:
+    """Return the speed that options ask for, of a source whose first frame is at `start` seconds."""
+    if options.speed:
+        return SpeedMap.of(options.speed, start)
+    return SpeedMap.constant(1 / (options.slowmo or Fraction(1)))
 
 
 def make_plan(
@@ -224,8 +241,10 @@ def make_plan(
             f"--end {float(last):g} s is not after {float(first):.6g} s, where the film's first picture is shown"
         )
     outputs = segment_outputs or SEGMENT_OUTPUTS
-    short = last is not None and (last - first) * rate * slowmo < 2 * outputs
-    segments = plan_segments(() if short else keys(), first, last, rate * slowmo, outputs)
+    pace = speed_map(options, start)
+    density = rate / pace.slowest  # outputs per second of the source, at most
+    short = last is not None and (last - first) * density < 2 * outputs
+    segments = plan_segments(() if short else keys(), first, last, density, outputs)
     # the outer ends are the wished ones: open where nothing was wished
     segments = (replace(segments[0], start=wished.start), *segments[1:])
     segments = (*segments[:-1], replace(segments[-1], end=wished.end))
@@ -237,7 +256,9 @@ def make_plan(
         if wished == Segment() and info.header_frames and not info.interlaced:
             frames_in = info.header_frames
         if keep is None:
-            frames_out = timeline.segment_count(Segment(first, last), start, last, rate, slowmo)
+            frames_out = timeline.segment_count(
+                Segment(first, last), start, last, rate, pace if options.speed else slowmo
+            )
         elif frames_in is not None:
             frames_out = frames_in * keep - (0 if options.loop else keep - 1)
     if options.compat == "modelscope":
@@ -256,6 +277,10 @@ def make_plan(
         pix_fmt=options.pix_fmt,
         options=options.encoder,
     )
+    if encoding.container == "gif" and rate > GIF_FASTEST:
+        raise InputError(
+            f"a GIF holds at most {GIF_FASTEST} frames per second, and {float(rate):g} come out; try --fps 50 or .apng"
+        )
     if encoding.container == "pictures" and not is_pattern(target) and frames_out != 1:
         raise InputError(f"'{target}' is one picture, and {_count(frames_out)} come out; try -o '{_pattern(target)}'")
     notes = stream_notes(plan_streams(info, target, options))
@@ -327,7 +352,9 @@ def plan_segments(
 
 def default_target(source: Path, options: Options, rate: Fraction) -> Path:
     """A name beside the source that says what was done: `clip.60fps.mp4`, `clip.slow4x.mkv`."""
-    if options.slowmo is not None:
+    if options.speed:
+        mark = "ramp"
+    elif options.slowmo is not None:
         mark = f"slow{float(options.slowmo):g}x"
     elif options.vfr == "keep":
         mark = f"{options.ratio or 2}x"

@@ -23,6 +23,7 @@ from fractions import Fraction
 from itertools import islice, pairwise
 
 from midframe.errors import InputError
+from midframe.speed import SpeedMap
 from midframe.types import Frame, Gap, Opening, Segment, Slot
 
 # Slots per gap at most: longer gaps are split, so that a ten-minute hole does not break streaming.
@@ -82,11 +83,13 @@ def output_count(seconds: Fraction, rate: Fraction, slowmo: Fraction = Fraction(
 
 
 def segment_count(
-    segment: Segment, start: Fraction, end: Fraction, rate: Fraction, slowmo: Fraction = Fraction(1)
+    segment: Segment, start: Fraction, end: Fraction, rate: Fraction, slowmo: Fraction | SpeedMap = Fraction(1)
 ) -> int:
     """Count the outputs that fall in a segment of a video that lasts from `start` to `end` seconds."""
     low = start if segment.start is None else max(segment.start, start)
     high = end if segment.end is None else min(segment.end, end)
+    if isinstance(slowmo, SpeedMap):
+        return max(0, slowmo.first_output(high - start, rate) - slowmo.first_output(low - start, rate))
     return max(0, math.ceil((high - start) * rate * slowmo) - math.ceil((low - start) * rate * slowmo))
 
 
@@ -125,7 +128,7 @@ def gaps(
     frames: Iterable[Frame],
     rate: Fraction,
     *,
-    slowmo: Fraction = Fraction(1),
+    slowmo: Fraction | SpeedMap = Fraction(1),
     keep: int | None = None,
     context: int = 0,
     segment: Segment | None = None,
@@ -143,7 +146,7 @@ def gaps(
         frames: in order of pts, shots labelled. For a segment: from `context` frames before its start to
             `context + 1` beyond its end, where they exist. A frame not later than its predecessor is skipped.
         rate: output frames per second.
-        slowmo: duration of the output over that of the source.
+        slowmo: duration of the output over that of the source, or a map where it varies.
         keep: outputs per gap, evenly spaced, in place of a constant rate, so that every source instant is kept; the
             last frame is then one output of its own duration, and `rate` is unused.
         context: 1 fills in `before` and `after` (None at ends and across scene changes).
@@ -154,7 +157,7 @@ def gaps(
             parts of openings, several per output, and those of one output follow each other.
         loop: the last frame only ends the video: it is the first frame again, as `looped` appends it.
     """
-    if rate <= 0 or slowmo <= 0:
+    if rate <= 0 or (isinstance(slowmo, Fraction) and slowmo <= 0):
         raise InputError(f"rate {rate} and slow motion {slowmo} must be above 0")
     if keep is not None and keep < 1:
         raise InputError(f"{keep} outputs per gap are not possible; 1 keeps the source's frames, 2 doubles them")
@@ -165,19 +168,13 @@ def gaps(
     for before, a, b, after, held in _windows(_increasing(frames), context, holds):
         if clock is None:
             start = a.pts if start is None else start
-            clock = (
-                _Kept(start, keep, slowmo, segment)
-                if keep is not None
-                else _Shutter(start, rate, slowmo, segment, shutter)
-                if shutter
-                else _Grid(start, rate, slowmo, segment)
-            )
-        if segment is not None and segment.end is not None and a.pts >= segment.end + clock.reach:
+            clock = _clock(start, rate, slowmo, keep, segment, shutter)
+        if clock.until is not None and a.pts >= clock.until:
             return
         if loop and b is None:
             clock.stop(a.pts)
         if b is None and a.duration == 0:  # the file does not give the duration of its last frame
-            a = replace(a, duration=length or 1 / (rate * slowmo))
+            a = replace(a, duration=length or clock.interval)
         length = Fraction(0) if b is None else b.pts - a.pts
         if b is not None and b.shot != a.shot:
             before = after = None
@@ -189,16 +186,48 @@ def gaps(
             yield Gap(a, b, slots, before, after, held)
 
 
+def _clock(
+    start: Fraction,
+    rate: Fraction,
+    slowmo: Fraction | SpeedMap,
+    keep: int | None,
+    segment: Segment | None,
+    shutter: Fraction,
+) -> _Grid | _Shutter | _Kept:
+    """Build the clock that the arguments of `gaps` ask for."""
+    if keep is not None:
+        if isinstance(slowmo, SpeedMap):
+            raise InputError("source instants cannot be kept where the speed varies")
+        return _Kept(start, keep, slowmo, segment, 1 / (rate * slowmo))
+    grid = _Ramp(start, rate, slowmo, segment) if isinstance(slowmo, SpeedMap) else _Grid(start, rate, slowmo, segment)
+    return _Shutter(grid, shutter) if shutter else grid
+
+
 class _Grid:
-    reach = Fraction(0)  # seconds of the source before and after an output's instant that it shows
     """A constant output rate: output k, shown at `start + k / rate`, samples the source at `start + k / density`."""
 
     def __init__(self, start: Fraction, rate: Fraction, slowmo: Fraction, segment: Segment | None) -> None:
         self.start, self.step = start, 1 / rate
-        self.density = rate * slowmo  # outputs per second of the source
-        first = start if segment is None or segment.start is None else max(start, segment.start)
-        self.first = math.ceil((first - start) * self.density)
+        self.interval = 1 / (rate * slowmo)  # seconds of the source per output
+        self._limit(segment)
+
+    def _limit(self, segment: Segment | None) -> None:
+        first = self.start if segment is None or segment.start is None else max(self.start, segment.start)
+        self.first = self.index(first)
         self.end = None if segment is None else segment.end
+
+    def instant(self, k: Fraction | int) -> Fraction:
+        """Return the source instant of output k, in seconds."""
+        return self.start + k * self.interval
+
+    def index(self, instant: Fraction) -> int:
+        """Return the first output that shows this instant of the source or a later one."""
+        return math.ceil((instant - self.start) / self.interval)
+
+    @property
+    def until(self) -> Fraction | None:
+        """Seconds; no output shows the source from here on."""
+        return self.end
 
     def stop(self, end: Fraction) -> None:
         """Leave out outputs from this instant of the source on."""
@@ -209,20 +238,33 @@ class _Grid:
         end = a.pts + a.duration if b is None else b.pts
         if self.end is not None:
             end = min(end, self.end)
-        low = max(self.first, math.ceil((a.pts - self.start) * self.density))
-        high = math.ceil((end - self.start) * self.density)  # exclusive
+        low, high = max(self.first, self.index(a.pts)), self.index(end)
         moves = a.pts + held  # motion begins
-        if b is not None:
-            # t = (start + k / density - moves) / (b.pts - moves), linear in k
-            scale = 1 / (self.density * (b.pts - moves))
-            offset = (self.start - moves) / (b.pts - moves)
+        scale = Fraction(0) if b is None else 1 / (b.pts - moves)
         for piece in range(low, high, _SLOTS_AT_ONCE):
             slots = []
             for k in range(piece, min(piece + _SLOTS_AT_ONCE, high)):
-                t = Fraction(0) if b is None else max(offset + k * scale, Fraction(0))
-                past = t == 0 and self.start + k / self.density > a.pts
-                slots.append(Slot(self.start + k * self.step, t, self.step, held=past))
+                instant = self.instant(k)
+                t = max((instant - moves) * scale, Fraction(0))
+                slots.append(Slot(self.start + k * self.step, t, self.step, held=t == 0 and instant > a.pts))
             yield tuple(slots)
+
+
+class _Ramp(_Grid):
+    """A constant output rate over a source whose speed varies."""
+
+    def __init__(self, start: Fraction, rate: Fraction, speed: SpeedMap, segment: Segment | None) -> None:
+        self.start, self.step, self.speed = start, 1 / rate, speed
+        self.interval = self.step
+        self._limit(segment)
+
+    def instant(self, k: Fraction | int) -> Fraction:
+        """Return the source instant of output k, in seconds; what lies before the first counts as the first."""
+        return self.start + self.speed.source(max(k * self.step, Fraction(0)))
+
+    def index(self, instant: Fraction) -> int:
+        """Return the first output that shows this instant of the source or a later one."""
+        return max(0, self.speed.first_output(instant - self.start, 1 / self.step)) if instant > self.start else 0
 
 
 class _Shutter:
@@ -231,12 +273,16 @@ class _Shutter:
     An opening ends at scene changes and at the ends of the video, so that every output shows one shot.
     """
 
-    def __init__(
-        self, start: Fraction, rate: Fraction, slowmo: Fraction, segment: Segment | None, share: Fraction
-    ) -> None:
-        self.grid = _Grid(start, rate, slowmo, segment)
-        self.reach = share / self.grid.density / 2
-        self._shot_start = start  # seconds; begin of the shot at hand
+    def __init__(self, grid: _Grid, share: Fraction) -> None:
+        self.grid, self.share = grid, share
+        self.interval = grid.interval
+        self._shot_start = grid.start  # seconds; begin of the shot at hand
+
+    @property
+    def until(self) -> Fraction | None:
+        """Seconds; no output shows the source from here on."""
+        end = self.grid.end
+        return None if end is None else max(end, self.grid.instant(self.grid.index(end) + self.share / 2))
 
     def stop(self, end: Fraction) -> None:
         """Leave out outputs from this instant of the source on."""
@@ -244,26 +290,21 @@ class _Shutter:
 
     def slots(self, a: Frame, b: Frame | None, held: Fraction) -> Iterator[tuple[Slot, ...]]:
         """Yield the parts of openings from a to b, or to the end of a where there is no b."""
-        grid = self.grid
+        grid, half = self.grid, self.share / 2
         end = a.pts + a.duration if b is None else b.pts
         closes = b is None or b.shot != a.shot  # openings end here
-        low = max(grid.first, math.floor((a.pts - self.reach - grid.start) * grid.density) + 1)
-        high = math.ceil((end + self.reach - grid.start) * grid.density)
-        if closes:
-            high = min(high, math.ceil((end - grid.start) * grid.density))
+        low = max(grid.first, grid.index(max(a.pts, self._shot_start)) - 1)
+        high = grid.index(end) + (0 if closes else 1)
         if grid.end is not None:
-            high = min(high, math.ceil((grid.end - grid.start) * grid.density))
+            high = min(high, grid.index(grid.end))
         parts: list[Slot] = []
         for k in range(low, high):
-            instant = grid.start + k / grid.density
-            if instant < self._shot_start:
+            if grid.instant(k) < self._shot_start:
                 continue  # complete since the scene change
-            opens = max(instant - self.reach, self._shot_start)
-            shuts = instant + self.reach
-            if shuts <= a.pts or opens >= end:
-                continue
-            pts = grid.start + k * grid.step
-            parts += self._parts(a, b, (opens, shuts, end), held, closes, pts)
+            opens, shuts = grid.instant(k - half), grid.instant(k + half)
+            bounds = max(opens, self._shot_start), shuts, end
+            if shuts > a.pts and bounds[0] < end:
+                parts += self._parts(k, shuts - opens, bounds, end if b is None else a.pts + held, a, closes)
             if len(parts) >= _SLOTS_AT_ONCE:
                 yield tuple(parts)
                 parts = []
@@ -274,39 +315,36 @@ class _Shutter:
 
     def _parts(
         self,
-        a: Frame,
-        b: Frame | None,
+        k: int,
+        whole: Fraction,
         bounds: tuple[Fraction, Fraction, Fraction],
-        held: Fraction,
+        moves: Fraction,
+        a: Frame,
         closes: bool,
-        pts: Fraction,
     ) -> Iterator[Slot]:
         """Yield the parts of one opening: where a is held, and where it moves."""
         opens, shuts, end = bounds
-        moves = end if b is None else a.pts + held
         begin, until = max(opens, a.pts), min(shuts, end)
-        last = shuts <= end or closes
-        whole = 2 * self.reach
+        pts = self.grid.start + k * self.grid.step
         for start, stop in ((begin, min(until, moves)), (max(begin, moves), until)):
             if start >= stop:
                 continue
             still = stop <= moves
-            t0, t1 = (
-                (Fraction(0), Fraction(0))
-                if b is None or still
-                else ((start - moves) / (end - moves), (stop - moves) / (end - moves))
-            )
-            opening = Opening(t1, (stop - start) / whole, start == opens, last and stop == until)
+            t0, t1 = (Fraction(0) if still else (at - moves) / (end - moves) for at in (start, stop))
+            opening = Opening(t1, (stop - start) / whole, start == opens, (shuts <= end or closes) and stop == until)
             yield Slot(pts, t0, self.grid.step, opening, held=still and start > a.pts)
 
 
 class _Kept:
-    reach = Fraction(0)
     """Every source instant, and evenly spaced outputs between two."""
 
-    def __init__(self, start: Fraction, count: int, slowmo: Fraction, segment: Segment | None) -> None:
+    def __init__(
+        self, start: Fraction, count: int, slowmo: Fraction, segment: Segment | None, interval: Fraction
+    ) -> None:
         self.start, self.count, self.slowmo = start, count, slowmo
         self.segment = segment or Segment()
+        self.until = self.segment.end
+        self.interval = interval
         self.end: Fraction | None = None
 
     def stop(self, end: Fraction) -> None:

@@ -38,7 +38,7 @@ class Section(PathCommand):
 
 
 HEADINGS = {
-    "Rate": ("fps", "ratio", "slowmo", "slow_audio", "shutter", "loop", "in_fps"),
+    "Rate": ("fps", "ratio", "slowmo", "speed", "slow_audio", "shutter", "loop", "in_fps"),
     "Cuts and duplicates": ("scene", "scene_threshold", "scene_fill", "dedup"),
     "Logos, subtitles": ("static", "mask"),
     "Model": ("model", "weights", "flow_scale"),
@@ -59,6 +59,7 @@ HEADINGS = {
 @click.option("--fps", metavar="RATE", help="Output rate: 60, 59.94, 60000/1001. The duration is kept.")
 @click.option("--ratio", metavar="X", help="Output rate over input rate: 2, 2.5, 5/2. Default: 2.")
 @click.option("--slowmo", metavar="X", help="X times slower at the same rate; with --fps at that rate.")
+@click.option("--speed", metavar="RANGES", help="Ramps: '0-2:1, 2-4:1>0.25, 4-:0.25'. The audio is dropped.")
 @click.option("--slow-audio", type=click.Choice(["drop", "stretch"]), help="Sound of a slowed film. Default: drop.")
 @click.option("--shutter", metavar="ANGLE", help="Motion blur: 180 as in films, 360 at most. Default: 0, none.")
 @click.option("--loop", is_flag=True, default=None, help="Seamless loop: the last frame leads to the first.")

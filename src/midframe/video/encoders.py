@@ -27,6 +27,9 @@ from midframe.video.encoder_settings import LOSSLESS, encoder_options
 from midframe.video.timestamps import DecodingTimes
 
 # Encoders that accept subsampled chroma in even sizes only; VP9, AV1 and FFV1 accept any.
+# Containers of animated images, and what the plan shows of them.
+ANIMATIONS = {"gif": "one palette of 256 colours", "apng": ""}
+GIF_FASTEST = 50  # frames per second; players take a delay of one hundredth for ten
 APPLE_HEVC_TAG = "hvc1"  # QuickTime and Photos refuse libav's default "hev1"
 HARDWARE_ENDINGS = ("_nvenc", "_qsv", "_amf", "_vaapi", "_videotoolbox", "_mf", "_v4l2m2m", "_mediacodec", "_vulkan")
 _REFUSE_AT_OPENING = ("libx264", "libx265", "libsvtav1", "libvpx", "libvpx-vp9", "prores_ks", "ffv1")
@@ -83,6 +86,8 @@ def choose_encoder(
     source = info.format
     if container == "pictures":
         return _image_encoding(source, target, codec)
+    if container in ANIMATIONS:
+        return _animation_encoding(info, container, codec, options)
     if codec == "auto":
         codec = _auto_codec(source, container, target, pix_fmt)
         if codec == "libx265" and min(info.width, info.height) < X265_MIN_SIDE:
@@ -276,8 +281,6 @@ def _auto_codec(source: PixelFormat, container: str, target: str | os.PathLike[s
         return "mpeg2video"
     if container in ("avi", "flv"):
         return "libx264"
-    if container == "gif":
-        return "gif"
     return "libx265" if deep else "libx264"
 
 
@@ -352,6 +355,18 @@ def _image_encoding(source: PixelFormat, target: str | os.PathLike[str], codec: 
     made = formats.describe(name, matrix=source.matrix, full_range=True, siting="left")
     options = (("lossless", "1"),) if chosen == "libwebp" else ()
     return Encoding(chosen, "pictures", made, options)
+
+
+def _animation_encoding(info: VideoInfo, container: str, codec: str, options: Sequence[tuple[str, str]]) -> Encoding:
+    """Describe the encoding of an animated image: RGB with or without alpha, 8 bits."""
+    if codec not in ("auto", container):
+        raise UnsupportedError(f".{container} holds {container} only, not {codec}; leave out -c")
+    name = "gbrap" if info.format.alpha else "gbrp"
+    made = formats.describe(name, matrix="rgb", full_range=True, siting="left")
+    notes = (f"{info.format.depth} bits become 8: .{container} holds no more",) if info.format.depth > 8 else ()
+    if container == "gif":
+        notes = (*notes, "GIF has 256 colours and delays of hundredths of a second; .apng and .webm keep all colours")
+    return Encoding(container, container, made, tuple(options), ANIMATIONS[container], notes)
 
 
 def add_encoder(container: Any, info: VideoInfo, encoding: Encoding, rate: Fraction, tick: Fraction) -> Any:

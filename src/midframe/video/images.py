@@ -189,6 +189,7 @@ def probe_sequence(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         header_frames=len(files),
         counted_frames=len(files),
         vfr=bool(missing),
+        numbered=True,
         untagged=untagged,
         warnings=tuple(warnings),
     )

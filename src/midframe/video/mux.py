@@ -23,8 +23,9 @@ from midframe.errors import MediaError, UnsupportedError
 from midframe.options import Options
 from midframe.types import VideoInfo
 from midframe.video import image_writer
+from midframe.video.animations import write_animation
 from midframe.video.containers import container_of, counts_frames, muxer_options
-from midframe.video.encoders import APPLE_HEVC_TAG
+from midframe.video.encoders import ANIMATIONS, APPLE_HEVC_TAG
 from midframe.video.files import named, open_source, packets_of, witness, write_error
 from midframe.video.segment_files import (
     min_frame_spacing,
@@ -99,6 +100,10 @@ def join(
         wanted = [plan for plan in plans if plan.action not in ("drop", "none")]
         kept = tuple(plan for plan in wanted if plan.kind not in without)
         try:
+            if container in ANIMATIONS:
+                write_animation(segments, part, container, source, options.encoder)
+                os.replace(part, path)
+                return said
             problems = Muxer(segments, part, container, source, info, options, kept, counts).run()
             os.replace(part, path)
         except _HeaderError as error:

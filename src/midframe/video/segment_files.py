@@ -20,7 +20,7 @@ import av.codec
 import av.error
 
 from midframe.errors import MediaError
-from midframe.video.encoders import Encoding, holds
+from midframe.video.encoders import ANIMATIONS, Encoding, holds
 from midframe.video.files import OPEN_SECONDS, named
 
 _MATROSKA_ALTERS = ("prores", "rawvideo")  # codecs whose tag or pixel format Matroska does not keep
@@ -29,6 +29,8 @@ _INTO_MATROSKA_LIKE = ("mp4", "mov", "matroska", "webm", "flv")
 
 def segment_muxer(encoding: Encoding) -> str:
     """Return libav's muxer for the segments of an encoding."""
+    if encoding.container in ANIMATIONS:
+        return "matroska"
     codec = av.codec.Codec(encoding.codec, "w").canonical_name
     matroska = encoding.container in _INTO_MATROSKA_LIKE and codec not in _MATROSKA_ALTERS
     order = ("matroska", "nut", "mov") if matroska else ("nut", "mov", "matroska")

@@ -12,7 +12,7 @@ import av.filter
 
 from midframe.video.files import is_cover, open_source, packets_of
 from midframe.video.streams import COVER_MEDIA_TYPES, StreamPlan
-from midframe.video.timestamps import AffineMap, DecodingTimes, TimestampMap
+from midframe.video.timestamps import DecodingTimes, StampMap, TimestampMap
 
 # Tags that describe the encoding of the source, not ours.
 _STALE_TAGS = (
@@ -78,7 +78,7 @@ class StreamCopier:
         packet.stream = self.made
         yield packet
 
-    def affine_maps(self, base: Fraction, origin: Fraction) -> tuple[AffineMap, AffineMap]:
+    def affine_maps(self, base: Fraction, origin: Fraction) -> tuple[StampMap, StampMap]:
         """Return `TimestampMap.affine_maps` for this unit, cached: a stream hardly ever changes its time base."""
         if base != self._base:
             self._base, self._maps = base, self.timestamps.affine_maps(base, origin)
@@ -87,6 +87,8 @@ class StreamCopier:
     def retime(self, packet: Any, origin: Fraction) -> None:
         """Move a packet to output time, in its own units; dts keep increasing."""
         _, units = self.affine_maps(packet.time_base, origin)
+        if self.timestamps.speed is not None and packet.pts is not None and packet.duration:
+            packet.duration = units.nearest(packet.pts + packet.duration) - units.nearest(packet.pts)
         if packet.pts is not None:
             packet.pts = units.nearest(packet.pts)
         if packet.dts is not None:

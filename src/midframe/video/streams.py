@@ -98,7 +98,7 @@ def stream_notes(plans: Sequence[StreamPlan]) -> list[str]:
 
 def excluded_streams(info: VideoInfo, options: Options) -> Iterator[StreamPlan]:
     """Yield the streams that options exclude: by the user, or because slow motion cannot keep them."""
-    slow = options.slowmo is not None and options.slowmo != 1
+    slow = bool(options.speed) or (options.slowmo is not None and options.slowmo != 1)
     for stream in info.streams:
         if stream.index == info.video_index:
             continue
@@ -106,13 +106,13 @@ def excluded_streams(info: VideoInfo, options: Options) -> Iterator[StreamPlan]:
         if stream.kind == "audio" and not options.audio:
             why = "--no-audio"
         elif stream.kind == "audio" and slow and options.slow_audio == "drop":
-            why = "slow motion; --slow-audio stretch keeps it"
+            why = "--speed" if options.speed else "slow motion; --slow-audio stretch keeps it"
         elif stream.kind == "subtitle" and not options.subtitles:
             why = "--no-subtitles"
         elif stream.kind == "video" and "attached_pic" not in stream.disposition and slow:
-            why = "slow motion slows one video stream only"
+            why = "the speed changes for one video stream only"
         elif stream.kind == "data" and slow:
-            why = "slow motion"
+            why = "--speed" if options.speed else "slow motion"
         if why:
             yield StreamPlan(stream.index, stream.kind, stream.codec, "drop", why=why)
 

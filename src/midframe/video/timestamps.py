@@ -8,25 +8,31 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from midframe.options import Options
+from midframe.speed import SpeedMap
 from midframe.types import VideoInfo
 
 
 @dataclass
 class TimestampMap:
-    """Map times of the source to times of the output file: shift and slow motion."""
+    """Map times of the source to times of the output file: shift, slow motion, speed ramps."""
 
     begin: Fraction  # source time of the start of the range
     end: Fraction | None
     start: Fraction  # pts of the first frame of the source: slow motion stretches from here
     slowmo: Fraction
     shift: Fraction  # output time that becomes 0 in the file
+    speed: SpeedMap | None = None  # where the speed varies; slow motion is then 1
 
     def out(self, instant: Fraction) -> Fraction:
         """Map seconds of the source to seconds of the output."""
+        if self.speed is not None:
+            return self.start + self.speed.output(instant - self.start) - self.shift
         return self.start + (instant - self.start) * self.slowmo - self.shift
 
-    def affine_maps(self, base: Fraction, origin: Fraction) -> tuple[AffineMap, AffineMap]:
+    def affine_maps(self, base: Fraction, origin: Fraction) -> tuple[StampMap, StampMap]:
         """Return the maps from timestamps in units of `base` to output seconds, and to output units of `base`."""
+        if self.speed is not None:
+            return RampMap(self, base, origin, Fraction(1)), RampMap(self, base, origin, base)
         zero = self.out(-origin)
         return AffineMap.of(base * self.slowmo, zero), AffineMap.of(self.slowmo, zero / base)
 
@@ -55,12 +61,37 @@ class AffineMap:
         return down + (2 * rest > self.denominator or (2 * rest == self.denominator and down % 2 == 1))
 
 
+@dataclass(frozen=True, slots=True)
+class RampMap:
+    """Timestamps through a speed ramp."""
+
+    times: TimestampMap
+    base: Fraction  # seconds per unit of the timestamps
+    origin: Fraction
+    unit: Fraction  # seconds per unit of the result
+
+    def exact(self, stamp: int) -> Fraction:
+        """Map a timestamp without rounding to units."""
+        return self.times.out(stamp * self.base - self.origin) / self.unit
+
+    def nearest(self, stamp: int) -> int:
+        """Map a timestamp, rounded half to even."""
+        return round(self.exact(stamp))
+
+
+StampMap = AffineMap | RampMap
+
+
 def timestamp_map(info: VideoInfo, options: Options) -> TimestampMap:
     """Build the map that range and slow motion ask for."""
     slowmo = options.slowmo if options.slowmo is not None else Fraction(1)
     begin = options.start if options.start is not None else min(Fraction(0), info.start)
     # the start of a range becomes 0; a whole video at its own speed keeps its timestamps
     shift = Fraction(0)
+    if options.speed:
+        speed = SpeedMap.of(options.speed, info.start)
+        shift = info.start + speed.output((options.start or Fraction(0)) - info.start)
+        return TimestampMap(begin, options.end, info.start, Fraction(1), shift, speed)
     if options.start is not None or slowmo != 1:
         shift = info.start + ((options.start or 0) - info.start) * slowmo
     return TimestampMap(begin, options.end, info.start, slowmo, shift)

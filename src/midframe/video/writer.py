@@ -29,8 +29,9 @@ from midframe import colour
 from midframe.errors import MediaError
 from midframe.types import Frame, VideoInfo
 from midframe.video import formats
+from midframe.video.animations import lossless
 from midframe.video.containers import muxer_options, wants_global_header
-from midframe.video.encoders import Encoding, add_encoder, choose_encoder, encoded_size, reorder_depth
+from midframe.video.encoders import ANIMATIONS, Encoding, add_encoder, choose_encoder, encoded_size, reorder_depth
 from midframe.video.files import named, write_error
 from midframe.video.segment_files import parameters_tag, segment_muxer
 from midframe.video.timestamps import DecodingTimes
@@ -84,6 +85,10 @@ def open_writer(
         from midframe.video.image_writer import ImageWriter
 
         return ImageWriter(path, info, encoding)
+    if encoding.container in ANIMATIONS:
+        if not segment:
+            raise MediaError(f"{named(path)} is an animated image, which is made from segments; see mux.join")
+        encoding = lossless(encoding)
     return VideoWriter(path, info, encoding, rate=rate, tick=tick, start=start, counted=segment)
 
 
