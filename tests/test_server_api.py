@@ -20,6 +20,7 @@ import server_fakes
 from midframe.server.app import create_app
 from midframe.server.services import Services
 from midframe.server.settings import Limits, Settings
+from midframe.server.store import MeasuredSpeed, Store
 
 BASE = "http://127.0.0.1"
 
@@ -81,7 +82,7 @@ def test_upload_probe_run_fetch(api: Api) -> None:
     result = api.http.get(f"/api/v1/jobs/{job['id']}/files/result")
     assert result.content == b"result of " + job["id"].encode()
     assert "filename*=utf-8" in result.headers["content-disposition"]
-    assert "holiday%20film-59.9401fps.mp4" in result.headers["content-disposition"]
+    assert "holiday%20film.59.9401fps.mp4" in result.headers["content-disposition"]
     part = api.http.get(f"/api/v1/jobs/{job['id']}/files/after", headers={"range": "bytes=7-8"})
     assert (part.status_code, part.content) == (206, b"of")
     assert api.http.get(f"/api/v1/jobs/{job['id']}/marks").json()["cuts"] == [1.5]
@@ -203,7 +204,7 @@ def test_predictions_learn_from_runs(api: Api) -> None:
     assert (job["options"]["start"], job["options"]["end"]) == (7.0, 10.0)  # moved into the film
     api.until(job["id"], "done")
     said = api.http.post("/api/v1/plans", json={"source": source}).json()
-    assert said["basis"] == "this film"
+    assert said["basis"] == "this video"
     assert said["work_seconds"] == pytest.approx(480 / 10)  # 10 frames took one second
     assert said["bytes"] == pytest.approx(1000 / (64 * 48 * 10) * 64 * 48 * 480, rel=1e-3)
     finer = api.http.post("/api/v1/plans", json={"source": source, "options": {"crf": 10}}).json()
@@ -320,6 +321,107 @@ def test_limits(tmp_path: Path) -> None:
         assert http.delete(f"/api/v1/sources/{source}").status_code == 204
         assert api.ask(jobs[0], "retry") == 200
         assert api.until(jobs[0], "failed")["error"]["code"] == "source_gone"
+
+
+def test_one_request_uploads_and_queues(api: Api) -> None:
+    video = {"file": ("clip of mine.mp4", server_fakes.film(steps=1))}
+    answer = api.http.post("/api/v1/jobs", data={"fps": "59.94", "audio": "false", "crf": "20"}, files=video)
+    assert answer.status_code == 201, answer.text
+    job = answer.json()
+    assert job["output_name"] == "clip of mine.59.9401fps.mp4" and job["kind"] == "full"
+    assert (job["options"]["audio"], job["options"]["crf"], job["rate"]) == (False, 20.0, "60000/1001")
+    assert api.until(job["id"], "done")["state"] == "done"
+    source = api.http.get(f"/api/v1/sources/{job['source']}").json()
+    assert source["size"] == source["received"] == len(video["file"][1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "file", "status", "code"),
+    [
+        ({"fps": "fast"}, ("a.mp4", server_fakes.film()), 422, "invalid"),
+        ({"colour": "red"}, ("a.mp4", server_fakes.film()), 422, "invalid"),
+        ({}, ("a.mp4", b"a letter"), 422, "unreadable"),
+        ({}, ("a.mp4", b""), 422, "invalid"),
+        ({"x": "y" * 70_000}, ("a.mp4", server_fakes.film()), 413, "too_large"),
+    ],
+)
+def test_one_request_that_is_refused_leaves_nothing(
+    api: Api, fields: dict[str, str], file: tuple[str, bytes], status: int, code: str
+) -> None:
+    before = {source["id"] for source in api.http.get("/api/v1/sources").json()}
+    answer = api.http.post("/api/v1/jobs", data=fields, files={"file": file})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert {source["id"] for source in api.http.get("/api/v1/sources").json()} == before
+    folders = {path.name for path in (api.services.settings.data / "sources").iterdir()}
+    assert folders <= before
+
+
+def test_one_request_keeps_to_the_limits(tmp_path: Path) -> None:
+    limits = Limits(upload_bytes=1000, probe_bytes=None)
+    with TestClient(create_app(Settings(data=tmp_path, limits=limits), server_fakes.bench()), BASE) as http:
+        for body in (b"x" * 5000, server_fakes.film(filling="x" * 5000)):
+            refused = http.post("/api/v1/jobs", files={"file": ("a.mp4", body)})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_large")
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        cut_off = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nhalf'
+        for body in (b"", b"--x\r\n", cut_off):
+            assert http.post("/api/v1/jobs", content=body, headers=headers).status_code == 422
+        assert not list((tmp_path / "sources").glob("*"))
+
+
+def test_queued_jobs_can_be_moved(api: Api) -> None:
+    slow = api.upload(server_fakes.film(steps=1000, pause=0.05))["id"]
+    running = api.add(slow)["id"]
+    api.until(running, "running")
+    a, b, c = (api.add(slow)["id"] for _ in "abc")
+    preview = api.add(slow, kind="preview")["id"]
+
+    def order() -> list[str]:
+        queued = [job for job in api.http.get("/api/v1/jobs?state=queued").json() if job["kind"] == "full"]
+        return [job["id"] for job in sorted(queued, key=lambda job: job["position"])]
+
+    assert order() == [a, b, c]
+    for moved, before, after in (
+        (c, a, [c, a, b]),
+        (a, None, [c, b, a]),
+        (a, b, [c, a, b]),
+        (b, b, [c, a, b]),
+        (c, b, [a, c, b]),
+    ):
+        assert api.http.post(f"/api/v1/jobs/{moved}/move", json={"before": before}).status_code == 200
+        assert order() == after
+    assert api.http.post(f"/api/v1/jobs/{running}/move", json={}).status_code == 409
+    assert api.http.post(f"/api/v1/jobs/{a}/move", json={"before": running}).status_code == 409
+    assert api.http.post(f"/api/v1/jobs/{a}/move", json={"before": preview}).status_code == 409
+    for id in (b, c, preview, running):
+        api.ask(id, "cancel")
+    api.until(a, "running")
+    api.ask(a, "cancel")
+    api.until(a, "cancelled")
+
+
+def test_a_store_of_the_first_version_is_read(tmp_path: Path) -> None:
+    import sqlite3
+
+    old = sqlite3.connect(tmp_path / "jobs.sqlite")
+    old.executescript(
+        "CREATE TABLE jobs (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL,"
+        " source TEXT NOT NULL, kind TEXT NOT NULL, options TEXT NOT NULL, about TEXT NOT NULL, state TEXT NOT NULL,"
+        " wish TEXT, progress TEXT, outcome TEXT, error TEXT, crashes INTEGER NOT NULL DEFAULT 0, device TEXT,"
+        " client TEXT NOT NULL,"
+        " created REAL NOT NULL, started REAL, finished REAL);"
+        "CREATE TABLE speeds (number INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, source TEXT NOT NULL,"
+        " pixels_per_second REAL NOT NULL, bits_per_pixel REAL NOT NULL);"
+        "INSERT INTO jobs (id, source, kind, options, about, state, wish, client, created)"
+        " VALUES ('a', 's', 'full', '{}', '{}', 'running', 'pause', 'c', 1), ('b', 's', 'full', '{}', '{}', 'queued',"
+        " NULL, 'c', 2); INSERT INTO speeds VALUES (1, 'dis', 's', 100, 0.5); PRAGMA user_version = 1"
+    )
+    old.close()
+    store = Store(tmp_path / "jobs.sqlite")
+    store.recover()
+    assert [(job.id, job.state, job.position) for job in store.jobs()] == [("b", "queued", 2.0), ("a", "paused", 1.0)]
+    assert store.learned("dis", "s") == MeasuredSpeed(100.0, 0.5, 0.0)
+    store.close()
 
 
 def test_uploads_that_never_come_expire(tmp_path: Path) -> None:
@@ -448,4 +550,9 @@ def test_openapi_names_every_route_and_no_other_host(api: Api) -> None:
     assert (
         "application/octet-stream" in document["paths"]["/api/v1/sources/{id}/content"]["put"]["requestBody"]["content"]
     )
-    assert api.http.get("/docs").status_code == 404  # its scripts come from another host
+    page = api.http.get("/docs").text
+    assert "http:" not in page and "https:" not in page  # it loads nothing from another host
+    bodies = document["paths"]["/api/v1/jobs"]["post"]["requestBody"]["content"]
+    assert set(bodies) == {"application/json", "multipart/form-data"}
+    named = {part["$ref"] for part in bodies["application/json"]["schema"]["properties"].values() if "$ref" in part}
+    assert {name.split("/")[-1] for name in named} <= set(document["components"]["schemas"])

@@ -137,3 +137,23 @@ def test_size_follows_the_quality() -> None:
         measured = 0.3 * 2 ** ((16 - crf) / 6)
         assert prediction.at_crf_16(measured, crf) == pytest.approx(0.3)
     assert prediction.at_crf_16(0.3, None) == 0.3
+
+
+@pytest.mark.parametrize("options", [{"fps": "60"}, {"slowmo": "4"}, {"ratio": "2.5", "start": 1.0, "end": 3.5}, {}])
+def test_results_are_named_as_by_the_command_line(options: dict[str, Any]) -> None:
+    from midframe.plan import default_target
+
+    given = prediction.parse_options(options)
+    predicted = prediction.predict({"rate": "24", "duration": 9, "width": 8, "height": 8}, options, None, "nothing")
+    expected = default_target(Path("my clip.mp4"), given, predicted.rate).name
+    assert prediction.output_name("my clip.mp4", options, predicted.rate) == expected
+
+
+def test_a_preview_predicts_the_whole_run() -> None:
+    """Loading takes 6 s here and a megapixel 0.1 s: the mean speed of a preview would be wrong by a factor of four."""
+    info = {"rate": "24", "duration": 600, "width": 1000, "height": 1000}
+    preview = {"seconds": 6 + 12.0, "pixels": 120e6, "bits": 24e6, "steady_seconds": 11.9, "steady_pixels": 119e6}
+    learned = prediction.measured_speed(preview, None)
+    predicted = prediction.predict(info, {"ratio": "2"}, learned, "this video")
+    truth = 6 + 28_800 * 0.1
+    assert predicted.work_seconds is not None and 1 / 1.05 < predicted.work_seconds / truth < 1.05

@@ -47,8 +47,11 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     app = FastAPI(
         title="midframe",
         version="1",
-        summary="Smoother films at any rate: upload, look at a few seconds, run, fetch.",
-        description="Errors are `{\"error\": {\"code\", \"message\"}}`. Times are seconds.",
+        summary="Video frame interpolation: upload, preview, run, download.",
+        description=(
+            'Errors are {"error": {"code", "message"}}: the code is stable, the message is for people. Times are '
+            "seconds. HEAD works wherever GET does. With a token every request needs Authorization: Bearer TOKEN."
+        ),
         docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json", lifespan=lifespan,
         responses={code: {"model": Problem} for code in (400, 401, 403, 404, 409, 413, 421, 422, 429)},
     )  # fmt: skip
@@ -73,6 +76,10 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     def page() -> FileResponse:
         return FileResponse(STATIC / "index.html")
 
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> FileResponse:
+        return FileResponse(STATIC / "docs.html")
+
     return app
 
 
@@ -95,7 +102,10 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return problem(422, "invalid", f"{where}: {first['msg']}")
+    text = first["msg"]
+    if first["type"] == "string_pattern_mismatch" and first["loc"][-1] in ("fps", "ratio", "slowmo"):
+        text = f"{str(first['input'])[:40]!r} is not a number; give 60, 59.94 or 60000/1001"
+    return problem(422, "invalid", f"{where}: {text}")
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

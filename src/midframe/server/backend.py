@@ -41,7 +41,8 @@ class RunJob(Protocol):
     result: name of the finished film; before, after: names of what a browser can play beside each other;
     report: name of a JSON file, or None; marks: {"cuts": [s], "holds": [[s, s]], "duplicates": [[s, s]],
     "low_confidence": [[s, confidence]]} in seconds of the output; warnings: [str]; size: bytes; seconds, pixels, bits:
-    what the run cost. Raises Interrupted once `cancel` is set.
+    what the run cost; steady_seconds, steady_pixels: the part of it from the first frame to the last, without loading.
+    Raises Interrupted once `cancel` is set.
     """
 
     def __call__(self, task: Task, on_progress: OnProgress, cancel: threading.Event) -> Mapping[str, Any]:

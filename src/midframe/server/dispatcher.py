@@ -63,7 +63,7 @@ class Dispatcher:
         self._thread.start()
 
     def wake(self) -> None:
-        """There may be a job, or a wish."""
+        """There may be a job or a request."""
         self._wake.set()
 
     def close(self, seconds: float = 5.0) -> None:
@@ -128,8 +128,7 @@ class Dispatcher:
             self._store.finish(job.id, outcome, {**progress, "fps": None, "seconds_left": 0.0})
             if outcome.get("pixels") and outcome.get("seconds"):
                 model = str(job.options.get("model") or "")
-                speed, bits = outcome["pixels"] / outcome["seconds"], outcome.get("bits", 0) / outcome["pixels"]
-                self._store.learn(model, source.id, speed, prediction.at_crf_16(bits, job.options.get("crf")))
+                self._store.learn(model, source.id, prediction.measured_speed(outcome, job.options.get("crf")))
 
     def _step(self, job: Job, progress: Mapping[str, Any], picture: bytes | None) -> None:
         entry = self._live.update(job.id, progress, picture)
@@ -147,6 +146,6 @@ class Dispatcher:
         if not self._wake.is_set() and not self._closing:
             return
         self._wake.clear()
-        if self._closing or (self.current and self._store.job(self.current).wish is not None):
+        if self._closing or (self.current and self._store.job(self.current).requested is not None):
             self._stop_sent = time.monotonic()
             self._process.ask_stop()

@@ -39,11 +39,16 @@ class _Reporter:
         self._tell = tell
         self._told = self._pictured = 0.0
         self.last = Progress(0, 0)
+        self._first: tuple[float, int] | None = None
+        self.steady = (0.0, 0)  # seconds, frames: from the first frame reported to the last
 
     def __call__(self, progress: Any) -> None:
         now = time.monotonic()
         total = progress.total or 0
         stage = "frames" if progress.stage == "frames" else "joining"
+        if stage == "frames" and progress.frames:
+            self._first = self._first or (now, progress.frames)
+            self.steady = now - self._first[0], progress.frames - self._first[1]
         self.last = Progress(progress.frames, total, stage, progress.fps, progress.remaining)
         if stage == "frames" and progress.frames != total and now - self._told < TELL_SECONDS:
             return
@@ -91,6 +96,7 @@ def run_job(
         "warnings": [*result.warnings, *result.dropped], "size": target.stat().st_size,
         "seconds": seconds if made > 0 else 0.0, "pixels": info.width * info.height * max(made, 0),
         "bits": 8 * target.stat().st_size * made / max(1, result.frames_out),
+        "steady_seconds": report.steady[0], "steady_pixels": info.width * info.height * report.steady[1],
     }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class Prediction:
     duration: Fraction  # seconds of output
     bytes: int
     work_seconds: float | None  # None until a run has been measured here
-    basis: str  # "this film", "other films" or "nothing": where size and time come from
+    basis: str  # "this video", "other videos" or "nothing": where size and time come from
 
 
 def parse_options(options: Mapping[str, Any]) -> Options:
@@ -70,7 +70,7 @@ def predict(
     pixels = frames * int(info["width"]) * int(info["height"])
     bits = learned.bits_per_pixel if learned else USUAL_BITS_PER_PIXEL
     size = pixels * bits * 2 ** ((USUAL_CRF - (USUAL_CRF if wished.crf is None else wished.crf)) / CRF_PER_HALVING) / 8
-    work = pixels / learned.pixels_per_second if learned else None
+    work = learned.start_seconds + pixels / learned.pixels_per_second if learned else None
     return Prediction(out, frames, duration, int(size), work, basis if learned else "nothing")
 
 
@@ -79,12 +79,26 @@ def at_crf_16(bits_per_pixel: float, crf: float | None) -> float:
     return bits_per_pixel * 2 ** (((USUAL_CRF if crf is None else crf) - USUAL_CRF) / CRF_PER_HALVING)
 
 
+def measured_speed(outcome: Mapping[str, Any], crf: float | None) -> MeasuredSpeed:
+    """Speed and size of a finished run by its outcome (see `backend.RunJob`).
+
+    Loading a model takes as long for a preview as for a whole video, so it is told apart from the time per frame.
+    """
+    seconds, pixels = float(outcome["seconds"]), float(outcome["pixels"])
+    pixels_per_second = pixels / seconds
+    if outcome.get("steady_seconds") and outcome.get("steady_pixels"):
+        pixels_per_second = max(pixels_per_second, outcome["steady_pixels"] / outcome["steady_seconds"])
+    bits = float(outcome.get("bits", 0)) / pixels
+    return MeasuredSpeed(pixels_per_second, at_crf_16(bits, crf), max(0.0, seconds - pixels / pixels_per_second))
+
+
 def output_name(name: str, options: Mapping[str, Any], rate: Fraction) -> str:
-    """A name for the result: the film's own, with what was done to it."""
-    done = f"{float(rate):.6g}fps"
-    if options.get("slowmo"):
-        done = f"slow{float(Fraction(str(options['slowmo']))):g}x-{done}"
-    return f"{PurePosixPath(name).stem or 'film'}-{done}.{options.get('container') or 'mp4'}"
+    """Name of the result, as `plan.default_target` makes it for the command line, in the chosen container."""
+    given = parse_options(options)
+    mark = f"{float(rate):.6g}fps" if given.slowmo is None else f"slow{float(given.slowmo):g}x"
+    if given.start is not None or given.end is not None:
+        mark += f".{float(given.start or 0):g}-{'end' if given.end is None else f'{float(given.end):g}s'}"
+    return f"{PurePosixPath(name).stem or 'video'}.{mark}.{options.get('container') or 'mp4'}"
 
 
 def command_line(name: str, options: Mapping[str, Any], rate: Fraction) -> str:

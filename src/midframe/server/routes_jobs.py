@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from pydantic import ValidationError
 
-from midframe.server import prediction
+from midframe.errors import MidframeError
+from midframe.server import paths, prediction
+from midframe.server.multipart_upload import receive_form
 from midframe.server.responses import RangeFileResponse
+from midframe.server.routes_sources import check_room
 from midframe.server.schemas import (
     JPEG,
     HTTPError,
@@ -18,13 +25,14 @@ from midframe.server.schemas import (
     JobState,
     Marks,
     NewJob,
+    NewPlace,
     NewPlan,
     PlanState,
     Problem,
     State,
 )
 from midframe.server.services import InServices, Services, client
-from midframe.server.store import ConflictError, Source
+from midframe.server.store import ConflictError, Source, new_id
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
 
@@ -43,9 +51,9 @@ def _checked(services: Services, source: Source, options: Mapping[str, Any]) -> 
     if options.get("use_mask") and not source.mask:
         raise HTTPError(422, "invalid", "use_mask needs a mask; send one with PUT /api/v1/sources/{id}/mask")
     model = str(options["model"])
-    learned, basis = services.store.learned(model, source.id), "this film"
+    learned, basis = services.store.learned(model, source.id), "this video"
     if learned is None:
-        learned, basis = services.store.learned(model, None), "other films"
+        learned, basis = services.store.learned(model, None), "other videos"
     predicted = prediction.predict(source.info, options, learned, basis)
     if predicted.frames > services.limits.frames:
         text = f"this would make {predicted.frames} frames; this server makes {services.limits.frames} at a time"
@@ -53,8 +61,8 @@ def _checked(services: Services, source: Source, options: Mapping[str, Any]) -> 
     return predicted
 
 
-def _spoken(services: Services, wishes: JobOptions) -> dict[str, Any]:
-    options = wishes.model_dump(exclude_none=True)
+def _with_defaults(services: Services, given: JobOptions) -> dict[str, Any]:
+    options = given.model_dump(exclude_none=True)
     options.setdefault("model", services.settings.model)
     return options
 
@@ -62,7 +70,7 @@ def _spoken(services: Services, wishes: JobOptions) -> dict[str, Any]:
 @router.post("/plans")
 def make_plan(services: InServices, new: NewPlan) -> PlanState:
     """What a run would give and cost; nothing is run."""
-    source, options = _ready_source(services, new.source), _spoken(services, new.options)
+    source, options = _ready_source(services, new.source), _with_defaults(services, new.options)
     predicted = _checked(services, source, options)
     return PlanState(
         rate=str(predicted.rate), frames=predicted.frames, duration=float(predicted.duration), bytes=predicted.bytes,
@@ -73,10 +81,87 @@ def make_plan(services: InServices, new: NewPlan) -> PlanState:
     )  # fmt: skip
 
 
-@router.post("/jobs", status_code=201)
-def add_job(services: InServices, new: NewJob, request: Request) -> JobState:
-    """Queue a run."""
-    source, options = _ready_source(services, new.source), _spoken(services, new.options)
+_NEW_JOB = NewJob.model_json_schema(ref_template="#/components/schemas/{model}")
+_NEW_JOB.pop("$defs")  # they are components of the document already
+_ADD_JOB_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _NEW_JOB},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary", "description": "the video"}},
+                    "additionalProperties": {"type": "string", "description": "kind, or any option of a job"},
+                }
+            },
+        },
+    }
+}
+
+
+@router.post("/jobs", status_code=201, openapi_extra=_ADD_JOB_BODY)
+async def add_job(services: InServices, request: Request) -> JobState:
+    """Queue a run: of a source, as JSON; or of a video sent along, as multipart/form-data with its options as fields.
+
+    With curl: `curl -F file=@clip.mp4 -F fps=60 http://127.0.0.1:8642/api/v1/jobs`
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.lower().startswith("multipart/form-data"):
+        return await _upload_and_add(services, request, content_type)
+    try:
+        new = NewJob.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise _invalid(error) from error
+    return await asyncio.to_thread(_add, services, new, client(request))
+
+
+async def _upload_and_add(services: Services, request: Request, content_type: str) -> JobState:
+    if services.store.pending_sources(client(request)) >= services.limits.uploads_per_client:
+        raise HTTPError(429, "too_many_uploads", "too many uploads of this client are not complete")
+    length = request.headers.get("content-length", "")
+    await asyncio.to_thread(check_room, services, int(length) if length.isdigit() else 1)
+    id = new_id()
+    folder = services.source_folder(id)
+    await asyncio.to_thread(folder.mkdir, parents=True)
+    try:
+        limit = services.limits.upload_bytes
+        form = await receive_form(content_type, request.stream(), folder / "content", limit)
+        fields: dict[str, Any] = {"source": id, "options": {}}
+        for name, text in form.fields.items():
+            (fields if name in ("kind", "preview_start", "preview_seconds") else fields["options"])[name] = text
+        new = NewJob.model_validate(fields)
+    except ValidationError as error:
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+        raise _invalid(error) from error
+    except BaseException:
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+        raise
+    name, path = paths.safe_name(form.file_name or ""), str((folder / "content").resolve())
+    store = services.store
+    await asyncio.to_thread(store.add_source, name, "upload", path, form.file_bytes, client(request), id)
+    await asyncio.to_thread(store.receive, id, form.file_bytes)
+    await asyncio.to_thread(services.submit_probe, store.source(id))
+    while (source := await asyncio.to_thread(store.source, id)).state == "probing":
+        await asyncio.sleep(0.1)
+    try:
+        if source.error is not None:
+            raise HTTPError(422, source.error["code"], source.error["message"])
+        return await asyncio.to_thread(_add, services, new, client(request))
+    except (HTTPError, MidframeError):
+        await asyncio.to_thread(services.remove_source, id)
+        raise
+
+
+def _invalid(error: ValidationError) -> RequestValidationError:
+    """The error as FastAPI raises it for a body that it checks itself."""
+    found = error.errors(include_url=False, include_context=False)
+    return RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found])
+
+
+def _add(services: Services, new: NewJob, client_name: str) -> JobState:
+    source, options = _ready_source(services, new.source), _with_defaults(services, new.options)
     assert source.info is not None
     if new.kind == "preview":
         begin, end = prediction.preview_range(source.info, new.preview_start, new.preview_seconds)
@@ -87,9 +172,7 @@ def add_job(services: InServices, new: NewJob, request: Request) -> JobState:
         "source_rate": str(source.info["rate"]), "rate": str(predicted.rate),
     }  # fmt: skip
     try:
-        job = services.store.add_job(
-            source.id, new.kind, options, about, client(request), services.limits.jobs_per_client
-        )
+        job = services.store.add_job(source.id, new.kind, options, about, client_name, services.limits.jobs_per_client)
     except ConflictError as error:
         raise HTTPError(429, "too_many_jobs", str(error)) from error
     services.store.touch(source.id)
@@ -144,6 +227,14 @@ def cancel_job(services: InServices, id: Id) -> JobState:
 def retry_job(services: InServices, id: Id) -> JobState:
     """Queue a failed or cancelled job again."""
     return _ask(services, id, "retry")
+
+
+@router.post("/jobs/{id}/move")
+def move_job(services: InServices, id: Id, new: NewPlace) -> JobState:
+    """Move a queued job before another queued one of its kind, or to the end of the queue."""
+    job = services.store.move(id, new.before)
+    services.events.publish("job", id)
+    return services.job_state(job)
 
 
 @router.delete("/jobs/{id}", status_code=204)

@@ -39,23 +39,27 @@ def add_source(services: InServices, new: NewSource, request: Request) -> Source
         source = services.store.add_source(
             paths.safe_name(path.name), "path", str(path), path.stat().st_size, client(request)
         )
-        _look(services, source)
+        services.submit_probe(source)
         return source_state(services.store.source(source.id))
     if new.path is not None or new.name is None or new.size is None:
         raise HTTPError(422, "invalid", "give name and size for an upload, or path alone")
-    if new.size > services.limits.upload_bytes:
-        text = f"{new.size} bytes; this server takes {services.limits.upload_bytes}"
-        raise HTTPError(413, "too_large", text)
-    services.settings.data.mkdir(parents=True, exist_ok=True)
-    promised = sum(s.size - s.received for s in services.store.sources() if s.state == "receiving")
-    if new.size + promised > shutil.disk_usage(services.settings.data).free:
-        raise HTTPError(413, "no_room", "there is no room for a file of this size on the server now")
+    check_room(services, new.size)
     source = services.store.add_source(paths.safe_name(new.name), "upload", "", new.size, client(request))
     folder = services.source_folder(source.id)
     folder.mkdir(parents=True)
     services.store.set_path(source.id, str((folder / "content").resolve()))
     services.events.publish("source", source.id)
     return source_state(services.store.source(source.id))
+
+
+def check_room(services: Services, size: int) -> None:
+    """Refuse an upload that is too large, or for which the disk has no room. Raises HTTPError."""
+    if size > services.limits.upload_bytes:
+        raise HTTPError(413, "too_large", f"{size} bytes; this server takes {services.limits.upload_bytes}")
+    services.settings.data.mkdir(parents=True, exist_ok=True)
+    promised = sum(s.size - s.received for s in services.store.sources() if s.state == "receiving")
+    if size + promised > shutil.disk_usage(services.settings.data).free:
+        raise HTTPError(413, "no_room", "there is no room for a file of this size on the server now")
 
 
 @router.get("/sources")
@@ -109,7 +113,7 @@ async def put_content(
     source = await asyncio.to_thread(services.store.source, id)
     if source.state == "probing":
         services.uploads.pop(id, None)
-        await asyncio.to_thread(_look, services, source)
+        await asyncio.to_thread(services.submit_probe, source)
         source = await asyncio.to_thread(services.store.source, id)
     services.events.publish("source", id)
     return source_state(source)
@@ -168,17 +172,6 @@ def delete_mask(services: InServices, id: Id) -> Response:
     services.mask_path(id).unlink(missing_ok=True)
     services.events.publish("source", id)
     return Response(status_code=204)
-
-
-def _look(services: Services, source: Source) -> None:
-    """Send a whole file to the probe, unless its first bytes say that it must not get there."""
-    try:
-        paths.refuse_playlist(source.path)
-    except (MidframeError, OSError) as error:
-        services.store.set_probe_result(source.id, None, {"code": "unreadable", "message": str(error)})
-    else:
-        services.probe_worker.probe(source.id)
-    services.events.publish("source", source.id)
 
 
 async def _receive(services: Services, source: Source, upload: Upload, me: object, request: Request) -> None:

@@ -62,6 +62,10 @@ class JobOptions(BaseModel):
     codec: Literal["auto", "libx264", "libx265", "libsvtav1", "libvpx-vp9"] = "auto"
     crf: Annotated[float, Field(ge=0, le=63, allow_inf_nan=False)] | None = None
     audio: bool = True
+    subtitles: bool = True
+    deinterlace: Literal["auto", "off"] = "auto"
+    shutter: Number | None = Field(default=None, description="motion blur: opening of the shutter, 0 to 360 degrees")
+    loop: bool = Field(default=False, description="the last frame leads to the first, for seamless loops")
     container: Literal["mp4", "mkv"] = "mp4"
 
 
@@ -106,7 +110,9 @@ class PlanState(BaseModel):
     duration: float = Field(description="seconds of output")
     bytes: int = Field(description="reckoned")
     work_seconds: float | None = Field(description="reckoned; null until something was run here")
-    basis: Literal["this film", "other films", "nothing"] = Field(description="what size and time were reckoned from")
+    basis: Literal["this video", "other videos", "nothing"] = Field(
+        description="earlier runs that size and time are estimated from"
+    )
     output_name: str
     command_line: str
     python: str
@@ -118,6 +124,15 @@ class NewJob(NewPlan):
     kind: Literal["preview", "full"] = "full"
     preview_start: Seconds = 0.0
     preview_seconds: Annotated[float, Field(ge=2, le=5, allow_inf_nan=False)] = 3.0
+
+
+class NewPlace(BaseModel):
+    """A new place in the queue."""
+
+    model_config = ConfigDict(extra="forbid")
+    before: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = Field(
+        default=None, description="id of the queued job to run after this one; null for the end of the queue"
+    )
 
 
 class ProgressState(BaseModel):
@@ -135,13 +150,14 @@ class JobState(BaseModel):
     """A job."""
 
     id: str
-    number: int = Field(description="order of the queue; previews come before full runs")
+    number: int = Field(description="order of creation")
+    position: float = Field(description="order in the queue among jobs of its kind; previews come before full runs")
     source: str
     source_name: str
     kind: Literal["preview", "full"]
     options: dict[str, Any]
     state: State
-    wish: Literal["pause", "cancel"] | None = Field(description="asked for, not done yet")
+    requested: Literal["pause", "cancel"] | None = Field(description="asked for, not done yet")
     progress: ProgressState
     error: ErrorText | None
     warnings: list[str]

@@ -148,7 +148,7 @@ class SecurityMiddleware:
                 problem = 429, "too_many_guesses", "too many wrong tokens are being tried; wait a minute"
             await _refuse(send_guarded, *problem)
             return
-        if scope["path"].endswith(self._counted) and scope["method"] == "PUT":
+        if self._counts_itself(scope, headers):
             await self._app(scope, receive, send_guarded)
             return
         seen = 0
@@ -180,13 +180,19 @@ class SecurityMiddleware:
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return 403, "cross_origin", "another site's page may not use this server"
         length = headers.get("content-length", "0")
-        counted = scope["path"].endswith(self._counted) and scope["method"] == "PUT"
-        if not counted and length.isdigit() and int(length) > BODY_BYTES:
+        if not self._counts_itself(scope, headers) and length.isdigit() and int(length) > BODY_BYTES:
             return 413, "too_large", f"a request body may have at most {BODY_BYTES} bytes"
         opening = scope["path"] == "/api/v1/session" and scope["method"] == "POST"
         if self._token is not None and not opening and not self._known(headers):
             return 401, "token_needed", "this server needs its token: Authorization: Bearer TOKEN"
         return None
+
+    def _counts_itself(self, scope: Scope, headers: Headers) -> bool:
+        """Whether the route of a request limits the size of its body itself."""
+        if scope["method"] == "PUT":
+            return bool(scope["path"].endswith(self._counted))
+        multipart = headers.get("content-type", "").lower().startswith("multipart/form-data")
+        return multipart and scope["method"] == "POST" and scope["path"] == "/api/v1/jobs"
 
     def _known(self, headers: Headers) -> bool:
         assert self._token is not None

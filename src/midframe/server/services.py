@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from midframe.errors import MidframeError
 from midframe.server import paths
 from midframe.server.backend import Backend
 from midframe.server.dispatcher import Dispatcher
@@ -84,9 +85,19 @@ class Services:
         self.store.close()
 
     def wake(self) -> None:
-        """There is a job or a wish for some dispatcher."""
+        """Tell the dispatchers that there is a job or a request."""
         for dispatcher in self.dispatchers:
             dispatcher.wake()
+
+    def submit_probe(self, source: Source) -> None:
+        """Send a complete file to the probe worker, unless its first bytes are those of a playlist."""
+        try:
+            paths.refuse_playlist(source.path)
+        except (MidframeError, OSError) as error:
+            self.store.set_probe_result(source.id, None, {"code": "unreadable", "message": str(error)})
+        else:
+            self.probe_worker.probe(source.id)
+        self.events.publish("source", source.id)
 
     # -- places
 
@@ -213,11 +224,11 @@ class Services:
         return JobState(
             id=job.id, number=job.number, source=job.source,  kind=job.kind,  # type: ignore[arg-type]
             options=dict(job.options), state=job.state,  # type: ignore[arg-type]
-            wish=job.wish, progress=ProgressState(**progress),  # type: ignore[arg-type]
+            requested=job.requested, progress=ProgressState(**progress),  # type: ignore[arg-type]
             error=ErrorText(**job.error) if job.error else None, warnings=list(job.outcome.get("warnings", ())),
             files=files, **job.about, size=job.outcome.get("size"), device=job.device,
             created=job.created, started=job.started, finished=job.finished,
-            revision=job.revision,
+            position=job.position, revision=job.revision,
         )  # fmt: skip
 
 

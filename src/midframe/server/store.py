@@ -37,14 +37,23 @@ CREATE TABLE IF NOT EXISTS sources (
     client TEXT NOT NULL, created REAL NOT NULL, touched REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, source TEXT NOT NULL, kind TEXT NOT NULL,
-    options TEXT NOT NULL, about TEXT NOT NULL, state TEXT NOT NULL, wish TEXT, progress TEXT, outcome TEXT, error TEXT,
+    options TEXT NOT NULL, about TEXT NOT NULL, state TEXT NOT NULL, requested TEXT, progress TEXT, outcome TEXT,
+    error TEXT,
     crashes INTEGER NOT NULL DEFAULT 0, device TEXT, client TEXT NOT NULL,
-    created REAL NOT NULL, started REAL, finished REAL);
+    created REAL NOT NULL, started REAL, finished REAL, position REAL);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
 CREATE INDEX IF NOT EXISTS jobs_by_source ON jobs (source);
 CREATE TABLE IF NOT EXISTS speeds (
     number INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, source TEXT NOT NULL,
-    pixels_per_second REAL NOT NULL, bits_per_pixel REAL NOT NULL);
+    pixels_per_second REAL NOT NULL, bits_per_pixel REAL NOT NULL, start_seconds REAL NOT NULL DEFAULT 0);
+"""
+_VERSION = 2
+# from version 1, where `requested` was called wish and jobs ran in the order of their numbers
+_MIGRATION = """
+ALTER TABLE jobs RENAME COLUMN wish TO requested;
+ALTER TABLE jobs ADD COLUMN position REAL;
+UPDATE jobs SET position = number;
+ALTER TABLE speeds ADD COLUMN start_seconds REAL NOT NULL DEFAULT 0;
 """
 
 
@@ -80,7 +89,7 @@ class Source:
 class Job:
     """One run of one source with one set of options."""
 
-    number: int  # order in the queue
+    number: int  # order of creation
     id: str
     source: str
     kind: str  # "preview" or "full"
@@ -89,7 +98,7 @@ class Job:
         str, str
     ]  # source_name, output_name, source_rate, rate: known when it was queued, kept if the source goes
     state: str
-    wish: str | None  # "pause" or "cancel", asked of a running job and not yet done
+    requested: str | None  # "pause" or "cancel", asked of a running job and not yet done
     progress: Mapping[str, Any] = field(default_factory=dict)
     outcome: Mapping[str, Any] = field(default_factory=dict)
     error: Mapping[str, str] | None = None
@@ -99,15 +108,17 @@ class Job:
     created: float = 0.0
     started: float | None = None
     finished: float | None = None
+    position: float = 0.0  # order in the queue among jobs of its kind
     revision: int = 0  # as in Source
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSpeed:
-    """What earlier runs cost: pixels are those of output frames; bits are those of the output file."""
+    """Cost of earlier runs, in pixels of output frames and bits of the output file."""
 
     pixels_per_second: float
-    bits_per_pixel: float  # at crf 16; the other qualities are reckoned from there
+    bits_per_pixel: float  # at crf 16; other qualities are estimated from there
+    start_seconds: float = 0.0  # before the first frame and after the last: loading, joining
 
 
 def new_id() -> str:
@@ -115,7 +126,7 @@ def new_id() -> str:
     return secrets.token_hex(8)
 
 
-# state -> what may be asked of it, and the state it has afterwards; a running job is only given a wish
+# state -> what may be asked of it, and the state it has afterwards; a running job only records the request
 _ASK: dict[str, dict[str, str]] = {
     "pause": {"queued": "paused", "running": "running"},
     "resume": {"paused": "queued"},
@@ -138,8 +149,10 @@ class Store:
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # a job that was accepted outlives a power cut too
+            if self._db.execute("PRAGMA user_version").fetchone()[0] == 1:
+                self._db.executescript(f"BEGIN; {_MIGRATION} PRAGMA user_version = {_VERSION}; COMMIT;")
             self._db.executescript(_SCHEMA)
-            self._db.execute("PRAGMA user_version = 1")
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
         except sqlite3.OperationalError as error:
             self._db.close()
             raise JobError(f"{path.parent}: {error}; another midframe server may be using this folder") from error
@@ -239,7 +252,8 @@ class Store:
         """Put a job at the end of the queue. Raises ConflictError when the client has `limit` unfinished ones."""
         id = new_id()
         added = self._change(
-            "INSERT INTO jobs (id, source, kind, options, about, state, client, created) SELECT ?,?,?,?,?,'queued',?,?"
+            "INSERT INTO jobs (id, source, kind, options, about, state, client, created, position)"
+            " SELECT ?,?,?,?,?,'queued',?,?, (SELECT coalesce(max(position), 0) + 1 FROM jobs)"
             " WHERE (SELECT count(*) FROM jobs WHERE client = ? AND state IN ('queued', 'running', 'paused')) < ?",
             *(id, source, kind, _dump(options), _dump(about), client, time.time(), client, limit),
         )
@@ -269,11 +283,11 @@ class Store:
     def claim(self, device: str) -> Job | None:
         """Give the next queued job to a device's worker: previews first, someone is looking; then by number."""
         with self._lock:
-            rows = self._rows("SELECT id FROM jobs WHERE state = 'queued' ORDER BY kind = 'full', number LIMIT 1")
+            rows = self._rows("SELECT id FROM jobs WHERE state = 'queued' ORDER BY kind = 'full', position LIMIT 1")
             if not rows:
                 return None
             self._change(
-                "UPDATE jobs SET state = 'running', wish = NULL, device = ?, started = ? WHERE id = ?",
+                "UPDATE jobs SET state = 'running', requested = NULL, device = ?, started = ? WHERE id = ?",
                 *(device, time.time(), rows[0][0]),
             )
             return self.job(rows[0][0])
@@ -286,12 +300,32 @@ class Store:
             if after is None:
                 raise ConflictError(f"job {id} is {job.state}; {what} needs {' or '.join(_ASK[what])}")
             if after == "running":
-                self._change("UPDATE jobs SET wish = ? WHERE id = ? AND state = 'running'", what, id)
+                self._change("UPDATE jobs SET requested = ? WHERE id = ? AND state = 'running'", what, id)
             else:
                 fresh = ", error = NULL, crashes = 0, finished = NULL" if what == "retry" else ""
                 ended = ", finished = ?" if after in FINISHED else ""
                 values = [after, *([time.time()] if ended else []), id]
-                self._change(f"UPDATE jobs SET state = ?, wish = NULL{fresh}{ended} WHERE id = ?", *values)
+                self._change(f"UPDATE jobs SET state = ?, requested = NULL{fresh}{ended} WHERE id = ?", *values)
+            return self.job(id)
+
+    def move(self, id: str, before: str | None) -> Job:
+        """Move a queued job before another queued one of its kind, or to the end. Raises ConflictError."""
+        with self._lock:
+            job, target = self.job(id), None if before is None else self.job(before)
+            for one in (job, target):
+                if one is not None and one.state != "queued":
+                    raise ConflictError(f"job {one.id} is {one.state}; only queued jobs have a place in the queue")
+            if target is not None and target.kind != job.kind:
+                raise ConflictError("previews run before full runs; move a job among those of its kind")
+            last = self._rows("SELECT coalesce(max(position), 0) FROM jobs")[0][0]
+            position = last + 1
+            if target is not None and target.id != id:
+                sql = "SELECT max(position) FROM jobs WHERE position < ? AND id != ?"
+                earlier = self._rows(sql, target.position, id)[0][0]
+                position = (target.position + (target.position - 1 if earlier is None else earlier)) / 2
+            elif target is not None:
+                position = job.position
+            self._change("UPDATE jobs SET position = ? WHERE id = ?", position, id)
             return self.job(id)
 
     def save_progress(self, id: str, progress: Mapping[str, Any]) -> None:
@@ -301,7 +335,7 @@ class Store:
     def finish(self, id: str, outcome: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
         """The run came to its end."""
         self._change(
-            "UPDATE jobs SET state = 'done', wish = NULL, error = NULL, outcome = ?, progress = ?, finished = ?"
+            "UPDATE jobs SET state = 'done', requested = NULL, error = NULL, outcome = ?, progress = ?, finished = ?"
             " WHERE id = ? AND state = 'running'",
             *(_dump(outcome), _dump(progress), time.time(), id),
         )
@@ -309,31 +343,32 @@ class Store:
     def fail(self, id: str, error: Mapping[str, str]) -> None:
         """The run said why it cannot go on."""
         self._change(
-            "UPDATE jobs SET state = 'failed', wish = NULL, error = ?, finished = ? WHERE id = ? AND state = 'running'",
+            "UPDATE jobs SET state = 'failed', requested = NULL, error = ?, finished = ?"
+            " WHERE id = ? AND state = 'running'",
             *(_dump(error), time.time(), id),
         )
 
     def stopped(self, id: str) -> None:
-        """The run stopped because it was asked to: what was wished for comes true; without a wish it is queued."""
+        """The run stopped because it was asked to: what was requested is done; otherwise it is queued."""
         self._change(
-            "UPDATE jobs SET state = CASE wish WHEN 'pause' THEN 'paused' WHEN 'cancel' THEN 'cancelled'"
-            " ELSE 'queued' END, finished = CASE wish WHEN 'cancel' THEN ? END, wish = NULL"
+            "UPDATE jobs SET state = CASE requested WHEN 'pause' THEN 'paused' WHEN 'cancel' THEN 'cancelled'"
+            " ELSE 'queued' END, finished = CASE requested WHEN 'cancel' THEN ? END, requested = NULL"
             " WHERE id = ? AND state = 'running'",
             *(time.time(), id),
         )
 
     def crashed(self, id: str, how: str) -> None:
-        """The worker died under the job: once it is tried again, then it has failed. A wish comes true anyway."""
+        """The worker died: the job is tried once more, then it has failed. What was requested is done anyway."""
         with self._lock:
             job = self.job(id)
             self._change("UPDATE jobs SET crashes = crashes + 1 WHERE id = ?", id)
-            if job.wish is None and job.crashes + 1 >= MAX_CRASHES:
+            if job.requested is None and job.crashes + 1 >= MAX_CRASHES:
                 self.fail(id, {"code": "worker_died", "message": f"the worker died {MAX_CRASHES} times: {how}"})
             else:
                 self.stopped(id)
 
     def recover(self) -> list[str]:
-        """After a restart: what ran is queued again (or as was wished); ids of sources that wait for a probe."""
+        """After a restart: what ran is queued again (or as requested); ids of sources that wait for a probe."""
         for row in self._rows("SELECT id FROM jobs WHERE state = 'running'"):
             self.stopped(row[0])
         return [row[0] for row in self._rows("SELECT id FROM sources WHERE state = 'probing'")]
@@ -346,11 +381,11 @@ class Store:
 
     # -- speeds
 
-    def learn(self, model: str, source: str, pixels_per_second: float, bits_per_pixel: float) -> None:
-        """Remember how quick a finished run was and how large its file, for predictions."""
+    def learn(self, model: str, source: str, speed: MeasuredSpeed) -> None:
+        """Store the speed and the size of a finished run, for predictions."""
         self._change(
-            "INSERT INTO speeds (model, source, pixels_per_second, bits_per_pixel) VALUES (?,?,?,?)",
-            *(model, source, pixels_per_second, bits_per_pixel),
+            "INSERT INTO speeds (model, source, pixels_per_second, bits_per_pixel, start_seconds) VALUES (?,?,?,?,?)",
+            *(model, source, speed.pixels_per_second, speed.bits_per_pixel, speed.start_seconds),
         )
         self._change("DELETE FROM speeds WHERE number <= (SELECT max(number) FROM speeds) - 200")
 
@@ -365,6 +400,7 @@ class Store:
         return MeasuredSpeed(
             pixels_per_second=median(row["pixels_per_second"] for row in rows),
             bits_per_pixel=median(row["bits_per_pixel"] for row in rows),
+            start_seconds=median(row["start_seconds"] for row in rows),
         )
 
 
