@@ -277,3 +277,21 @@ def test_twenty_clients_two_hundred_jobs_ten_kills(tmp_path: Path) -> None:
         assert found["done"] >= 200
         for job in clients.accepted:
             assert server.http.get(f"/jobs/{job}/files/result").headers["content-type"] == "video/mp4"
+
+
+def test_serve_opens_the_page_with_its_token(tmp_path: Path) -> None:
+    browser, opened = tmp_path / "browser", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.new && mv {opened}.new {opened}\n')
+    browser.chmod(0o755)
+    port, token = free_port(), "a secret of more than 16"
+    data = str(tmp_path / "data")
+    given = ["--open", "--port", str(port), "--data", data, "--model", "blend"]
+    command = [sys.executable, "-m", "midframe", "serve", *given]
+    environment = {**os.environ, "BROWSER": f"{browser} %s", "MIDFRAME_TOKEN": token}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        server_fakes.wait_for(opened.exists, bool, 180.0)
+        assert opened.read_text().strip() == f"http://127.0.0.1:{port}/#token=a%20secret%20of%20more%20than%2016"
+    finally:
+        server.terminate()
+        server.wait(60)

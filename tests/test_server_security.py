@@ -413,3 +413,34 @@ def test_no_token_means_loopback_socket_only() -> None:
 
     default = next(option for option in command.params if option.name == "host").default
     assert socket.gethostbyname(default).startswith("127.")
+
+
+def test_the_page_stays_small() -> None:
+    """All files of the page and of the API's documentation, uncompressed."""
+    from midframe.server.app import STATIC
+
+    assert sum(path.stat().st_size for path in STATIC.iterdir()) < 170_000
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_of_text_have_enough_contrast(theme: str) -> None:
+    """WCAG 2 AA: 4.5 to 1 for text on every background that it is written on."""
+    import re
+
+    from midframe.server.app import STATIC
+
+    style = (STATIC / "style.css").read_text()
+    block = style[style.index(":root {") :] if theme == "light" else style[style.index(':root[data-theme="dark"]') :]
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block[: block.index("}")]))
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    pairs = [(text, under) for text in ("ink", "soft", "accent", "bad") for under in ("bg", "card", "field")]
+    pairs += [("accent-ink", "accent"), ("accent", "tint"), ("bad", "bad-tint"), ("warn", "warn-tint"), ("ink", "tint")]
+    pairs += [("doubt", "card"), ("soft", "tint")]
+    for text, under in pairs:
+        light, dark = sorted((luminance(colours[text]), luminance(colours[under])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{text} on {under}"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+import webbrowser
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
-if TYPE_CHECKING:
-    import threading
+from midframe.extras import install_command
 
-    from midframe.extras import install_command
-from midframe.server.subprocess_worker import Note
+if TYPE_CHECKING:
+    from midframe.server.subprocess_worker import Note
 
 GRACE_SECONDS = 3  # open event streams get this long to end when the server stops
 
@@ -32,35 +35,42 @@ def default_data() -> Path:
 )
 @click.option("--port", default=8642, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 @click.option(
-    "--token", envvar="MIDFRAME_TOKEN", help="Secret of 16 letters or more; better in MIDFRAME_TOKEN, unseen by ps."
+    "--token",
+    envvar="MIDFRAME_TOKEN",
+    help="Secret of at least 16 characters; in MIDFRAME_TOKEN it stays out of the process list.",
 )
-@click.option("--name", "names", multiple=True, metavar="HOST", help="A further host name that browsers may use.")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
+@click.option("--name", "names", multiple=True, metavar="HOST", help="Another host name of this server.")
 @click.option("--allow", multiple=True, metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Films under this folder may be named by path. Several times.")  # fmt: skip
+              help="Allow videos under this folder to be used by path. May be repeated.")  # fmt: skip
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of uploads, jobs and results.")
 @click.option(
-    "--device", "devices", multiple=True, metavar="DEVICE", help="cpu, cuda:0 ...; one worker for each. [auto]"
+    "--device", "devices", multiple=True, metavar="DEVICE", help="cpu, cuda:0 ...; one job at a time on each. [auto]"
 )
-@click.option("--ray", metavar="ADDRESS", help="Make the films on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT.")
-@click.option("--workers", type=int, metavar="N", help="Segments at a time on the cluster. Default: as it carries.")
-@click.option("--model", metavar="NAME", help="Model used when none is named.")
+@click.option("--ray", metavar="ADDRESS", help="Run jobs on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT.")
+@click.option(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Segments in parallel on the cluster. Default: as many as CPUs, GPUs and memory allow.",
+)
+@click.option("--model", metavar="NAME", help="Default model.")
 @click.option("--max-upload-gb", default=20.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--max-hours", default=4.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
-              help="Longest film.")  # fmt: skip
+              help="Longest video.")  # fmt: skip
 @click.option(
     "--max-jobs", default=50, show_default=True, type=click.IntRange(1), help="Unfinished jobs of one address."
 )
 @click.option("--keep-days", default=7.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
-              help="Then finished jobs and unused films are deleted.")  # fmt: skip
+              help="Age at which finished jobs and unused videos are deleted.")  # fmt: skip
 @click.option("--keep-gb", default=100.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
-              help="Above it the oldest are deleted.")  # fmt: skip
+              help="Total size above which the oldest are deleted.")  # fmt: skip
 def command(
-    host: str, port: int, token: str | None, names: tuple[str, ...], allow: tuple[Path, ...], data: Path | None,
-    devices: tuple[str, ...], ray: str | None, workers: int | None, model: str | None, max_upload_gb: float,
-    max_hours: float, max_jobs: int,
-    keep_days: float, keep_gb: float,
+    host: str, port: int, token: str | None, open_page: bool, names: tuple[str, ...], allow: tuple[Path, ...],
+    data: Path | None, devices: tuple[str, ...], ray: str | None, workers: int | None, model: str | None,
+    max_upload_gb: float, max_hours: float, max_jobs: int, keep_days: float, keep_gb: float,
 ) -> None:  # fmt: skip
-    """A page to drop films on, and an API for programs (see /api/v1/openapi.json)."""
+    """Serve a page that interpolates videos in the browser, and an HTTP API for programs (see /docs on it)."""
     try:
         from midframe.server import security
     except ModuleNotFoundError as error:
@@ -70,8 +80,8 @@ def command(
 
     security.check_address(host, token)
     for device in devices:
-        Options(device=device)  # refuses what no device is called
-    with ThreadPoolExecutor(1) as beside:  # torch is imported there while the web framework is imported here
+        Options(device=device)  # raises InputError for an unknown device
+    with ThreadPoolExecutor(1) as beside:  # it imports torch while this thread imports the web framework
         listing = beside.submit(runnable_models)
         try:
             import uvicorn
@@ -102,19 +112,29 @@ def command(
         )
     )  # fmt: skip
     sockets = [server.config.bind_socket()]
-    shown = f"[{host}]" if ":" in host else host
-    click.echo(
-        f"midframe: http://{shown}:{sockets[0].getsockname()[1]}/  (Ctrl-C stops; running jobs go on at the next start)"
-    )
+    address = f"http://{f'[{host}]' if ':' in host else host}:{sockets[0].getsockname()[1]}/"
+    click.echo(f"midframe: {address}  (Ctrl-C stops; running jobs resume at the next start)")
     if token is not None:
         click.echo(
             "Every request needs the token; the page asks for it. Without TLS in front, anyone on the way can read it."
         )
+    if open_page:
+        page = address if token is None else f"{address}#token={quote(token, safe='')}"
+        threading.Thread(target=_open_when_started, args=(server, page), daemon=True, name="open page").start()
     server.run(sockets=sockets)
 
 
+def _open_when_started(server: Any, page: str) -> None:
+    while not server.started:
+        if server.should_exit:
+            return
+        time.sleep(0.05)
+    if not webbrowser.open(page):
+        click.echo("no browser could be opened; open the address above", err=True)
+
+
 def _on_cluster(address: str, workers: int | None) -> Callable[..., Any]:
-    """What makes a film on a Ray cluster."""
+    """`pipeline.interpolate` on a Ray cluster."""
     from midframe import cluster
 
     return partial(cluster.interpolate, config=cluster.ClusterConfig(address=address, workers=workers))
@@ -125,7 +145,7 @@ def _no_web(error: ModuleNotFoundError) -> click.ClickException:
 
 
 def runnable_models() -> list[str]:
-    """Names of the models that load here, found out in a process of its own, so that this one stays small."""
+    """Names of the models that load here, found in a subprocess so that this process loads no torch."""
     from midframe.server.subprocess_worker import SubprocessWorker
 
     subprocess = SubprocessWorker("midframe models", _list_models)

@@ -1,6 +1,9 @@
-// Talking to /api/v1 and making elements. The page uses no other address.
+// Talking to /api/v1, making elements, notices. The page uses no other address.
+
+import { errorText, t } from "./words.js";
 
 export const API = "/api/v1";
+const UNDO_SECONDS = 8;
 
 export class ApiError extends Error {
   constructor(status, error) { super(error.message); this.status = status; this.code = error.code; }
@@ -24,10 +27,10 @@ export function el(tag, properties = {}, ...children) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "class") element.className = value;
-    else if (["value", "checked", "muted", "disabled", "hidden"].includes(name)) element[name] = value;
+    else if (["value", "checked", "muted", "disabled", "hidden", "loop"].includes(name)) element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -40,10 +43,43 @@ export function svg(tag, attributes = {}, ...children) {
 
 export const $ = (id) => document.getElementById(id);
 
+export function store(key, value) { try { if (value === null) localStorage.removeItem(key); else localStorage.setItem(key, value); } catch { /* private window: the choice lasts as long as the page */ } }
+export function stored(key) { try { return localStorage.getItem(key); } catch { return null; } }
+
 export function say(text) { $("say").textContent = text; }
 
-export function toast(text) {
-  const box = el("div", { class: "toast" }, el("span", {}, text), el("button", { "aria-label": "×", onclick: () => box.remove() }, "×"));
+// A notice at the bottom; kind "bad" stays until it is closed.
+export function toast(text, kind = "bad", action = null) {
+  const close = () => box.remove();
+  const box = el("div", { class: `toast ${kind}` }, el("span", {}, text), action,
+    el("button", { type: "button", class: "close", "aria-label": t("close"), onclick: close }, "×"));
   $("toasts").append(box);
-  setTimeout(() => box.remove(), 12000);
+  while ($("toasts").children.length > 4) $("toasts").firstElementChild.remove();
+  return box;
+}
+
+export function askToken() { if (!$("token-dialog").open) $("token-dialog").showModal(); }
+
+export function report(error) {
+  if (error instanceof ApiError && error.status === 401) askToken();
+  else toast(error instanceof ApiError ? errorText(error) : t("offline"));
+}
+
+export async function attempt(action) {
+  try { return await action(); } catch (error) { report(error); return undefined; }
+}
+
+// Hide a thing now and delete it when the time to undo is over. A page that is closed before deletes nothing.
+export const hidden = new Set();
+export function removeLater(path, id, name, redraw) {
+  hidden.add(id);
+  redraw();
+  const undo = el("button", { type: "button", class: "undo", onclick: () => { clearTimeout(timer); hidden.delete(id); box.remove(); redraw(); } }, t("undo"));
+  const box = toast(t("removed", { name }), "plain", undo);
+  const timer = setTimeout(async () => {
+    box.remove();
+    const done = await attempt(async () => { await call("DELETE", path); return true; });
+    hidden.delete(id);
+    if (!done) redraw();
+  }, UNDO_SECONDS * 1000);
 }

@@ -1,4 +1,4 @@
-// Painting the overlay mask over a picture of the film: white stays still. Saved as a PNG of the picture's size.
+// Painting the overlay mask over a frame of the video: white stays still. Saved as a PNG of the frame size.
 
 import { API, $, call, el, say } from "./base.js";
 import { t } from "./words.js";
