@@ -40,16 +40,15 @@ def basic() -> Raft:
 
 
 def test_names_and_shapes_are_the_published_ones() -> None:
-    assert raft.original_shapes("basic") == reference.shapes("flownet")
+    assert raft.original_shapes() == reference.shapes("flownet")
 
 
-@pytest.mark.parametrize("size", ["basic", "small"])
-def test_as_the_plain_twin(size: str) -> None:
-    weights = reference.named_weights(raft.original_shapes(size))
-    plain = twin.Raft(small=size == "small").eval()
+def test_as_the_plain_twin() -> None:
+    weights = reference.named_weights(raft.original_shapes())
+    plain = twin.Raft().eval()
     assert {n for n in plain.state_dict() if "num_batches" not in n} == set(weights)
     plain.load_state_dict(weights, strict=False)
-    network = Raft(size).eval()
+    network = Raft().eval()
     network.load_state_dict({f"module.{name}": value for name, value in weights.items()})
     a, b = texture(128, 160), texture(128, 160, 1) * 0.5 + texture(128, 160) * 0.5
     start = 2 * torch.randn(1, 2, 16, 20, generator=torch.Generator().manual_seed(5))
@@ -82,12 +81,11 @@ def test_a_batch_is_its_pictures(basic: Raft) -> None:
 def test_look_ups_without_the_volume_are_those_with_it(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raft, "TILE_LIMIT", 4000)  # so that these small pictures are tiled at all
     generator = torch.Generator().manual_seed(1)
-    shape = raft.SHAPES["basic"]
     a, b = (torch.randn(2, 32, 21, 26, generator=generator) for _ in range(2))
     where = raft.ops.coordinates(21, 26) + spread * torch.randn(4, 2, 21, 26, generator=generator)
-    kept = raft.VolumeLookup(a, b, shape, both=True)(where)
-    tiled = raft.TiledLookup(a, b, shape, both=True)(where)
-    assert kept.shape == (4, shape.taps, 21, 26)
+    kept = raft.VolumeLookup(a, b, both=True)(where)
+    tiled = raft.TiledLookup(a, b, both=True)(where)
+    assert kept.shape == (4, raft.TAPS, 21, 26)
     assert torch.allclose(kept, tiled, atol=1e-4)
 
 
@@ -111,8 +109,7 @@ def test_no_volume_is_ever_too_large() -> None:
     """4K at 1/8 would be 63 GB a direction; the tiles need some megabytes."""
     generator = torch.Generator().manual_seed(3)
     a, b = (torch.randn(1, 16, 270, 480, generator=generator) for _ in range(2))
-    shape = raft.SHAPES["basic"]
-    look = raft.TiledLookup(a, b, shape, both=False)
+    look = raft.TiledLookup(a, b, both=False)
     where = raft.ops.coordinates(270, 480) + 3.3
     found = look(where)
     # the pixel (100, 50) in the finest level, no shift: between four neighbours
@@ -203,8 +200,6 @@ def test_our_own_names_load_too(basic: Raft) -> None:
 
 
 def test_errors_say_what_is_wanted(basic: Raft) -> None:
-    with pytest.raises(InputError, match="basic, small"):
-        Raft("large")
     with pytest.raises(InputError, match="one size"):
         basic.flow_pyramid(torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 136))
     with pytest.raises(InputError, match="pad"):

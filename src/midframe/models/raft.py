@@ -1,18 +1,18 @@
-"""RAFT optical flow (Teed & Deng 2020, arXiv:2003.12039), basic and small, usable on its own.
+"""RAFT optical flow (Teed & Deng 2020, arXiv:2003.12039), the paper's basic network, usable on its own.
 
-Every pixel of one picture is compared with every pixel of the other, at 1/8 of the resolution; a recurrent
-network looks the comparisons up around its current estimate and corrects the estimate, twelve times by
-default. The arithmetic is the original's (github.com/princeton-vl/RAFT, BSD), the arrangement is ours:
+Every pixel of one image is correlated with every pixel of the other, at 1/8 of the resolution; a recurrent network
+looks correlations up around its current estimate and corrects the estimate, twelve times by default. The arithmetic
+is the original's (github.com/princeton-vl/RAFT, BSD), the arrangement is ours:
 
-- the three gates of the recurrent unit are split so that what the context contributes is computed once and not in
+- the three gates of the recurrent unit are split so that the contribution of the context is computed once and not in
   every iteration;
-- both directions of a pair run as one batch and share one comparison: the volume of b against a is
+- both directions of a pair run as one batch and share one correlation volume: that of b against a is
   the transpose of that of a against b;
 - only the last estimate is brought to full resolution;
 - where the volume does not fit (`volume_limit`), look-ups multiply features of a tile with features of the box
-  that the tile looks at: the same numbers, a few megabytes;
-- on a CPU in float32, convolutions add up in parts (`Conv`), and small pictures are worked on in float64: twelve
-  iterations magnify what is rounded off a hundred times.
+  around its targets: the same numbers, a few megabytes;
+- on a CPU in float32, convolutions sum in parts (`Conv`), and small images are computed in float64: twelve
+  iterations magnify rounding errors a hundred times.
 
 `load_state_dict` takes our own names, or the original's with or without `module.` in front.
 """
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -34,52 +34,38 @@ from midframe.errors import InputError
 
 M = TypeVar("M", bound=nn.Module)
 
-STRIDE = 8  # pixels of the picture per pixel of the features
-MIN_SIDE = 128  # pixels; below, the fourth level of comparisons would be a single column, which has no scale
+STRIDE = 8  # pixels of the image per pixel of the features
+MIN_SIDE = 128  # pixels; below, the fourth level of correlations would be a single column, which has no scale
 NORM_EPS = 1e-5
 
 # A volume of both directions above this is not kept; 720p needs 1.4 GiB, 1080p 6.6 GiB.
 VOLUME_LIMIT = 2 << 30  # bytes
-# Elements of one tile's comparisons when the volume is not kept: 4 MiB, about what a core's caches hold.
+# Correlations of one tile when the volume is not kept: 4 MiB, about what a core's caches hold.
 TILE_LIMIT = 1 << 20
 SMALLEST_TILE = 64  # pixels
 
 # Products that a convolution on a CPU adds up in one go: the rounding of a long sum grows with the root of its length.
 TERMS = 320
 LEAST_CHANNELS = 8  # of one part: what a vector register holds
-# Pictures of no more pixels than this are worked on in float64, which costs two to three times the time.
+# Images of at most this area are computed in float64, which takes two to three times as long.
 EXACT_AREA = 384 * 256
 LEVEL_ROUNDING = 6e-5  # 8-bit levels: a few roundings of float32, each 1.5e-5 of them at most
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What tells the two networks of the paper apart."""
-
-    features: int  # channels that are compared
-    hidden: int  # channels of the recurrent state
-    context: int  # channels that the state is fed with in every iteration
-    radius: int  # pixels around the estimate that are looked up, at every level
-    widths: tuple[int, int, int, int]  # channels of the stem and the three stages of an encoder
-    levels: int = 4  # the comparisons at 1/8, 1/16, 1/32, 1/64
-
-    @property
-    def taps(self) -> int:
-        """Comparisons looked up for one pixel."""
-        return self.levels * (2 * self.radius + 1) ** 2
-
-
-SHAPES = {
-    "basic": Shape(features=256, hidden=128, context=128, radius=4, widths=(64, 64, 96, 128)),
-    "small": Shape(features=128, hidden=96, context=64, radius=3, widths=(32, 32, 64, 96)),
-}
+FEATURES = 256  # channels that are correlated
+HIDDEN = 128  # channels of the recurrent state
+CONTEXT = 128  # channels fed to the state in every iteration
+RADIUS = 4  # pixels around the estimate that are looked up, at every level
+WIDTHS = (64, 64, 96, 128)  # channels of the stem and the three stages of an encoder
+LEVELS = 4  # of the correlation pyramid: 1/8, 1/16, 1/32, 1/64
+TAPS = LEVELS * (2 * RADIUS + 1) ** 2  # correlations looked up for one pixel
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One picture (or a batch), ready to be matched with others."""
+    """An image (or a batch), ready to be matched with others."""
 
-    features: Tensor  # (B, C, H/8, W/8) float32, compared with other pictures'; of small pictures all are float64
+    features: Tensor  # (B, C, H/8, W/8) float32, correlated with those of others; of small images all are float64
     hidden: Tensor  # (B, hidden, H/8, W/8) float32, the state to start from
     context: Tensor  # (B, context, H/8, W/8)
 
@@ -90,14 +76,14 @@ def _in_full(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def is_small(image: Tensor) -> bool:
-    """Whether pictures (B, C, H, W) are to be worked on in float64."""
+    """Whether images (B, C, H, W) are computed in float64."""
     return _in_full(image.device, image.dtype) and image.shape[-2] * image.shape[-1] <= EXACT_AREA
 
 
 def exact(image: Tensor) -> Tensor:
-    """A picture in float64, with what float32 rounded off its 8-bit levels put back.
+    """An image in float64, with its 8-bit levels restored from their float32 rounding.
 
-    Levels are n/255, or (halved pictures) n/4/255; others are left as they are.
+    Levels are n/255, or (halved images) n/4/255; others are left as they are.
     """
     level = 255.0 * image.double()
     near = (4.0 * level).round() / 4.0
@@ -181,19 +167,11 @@ def _norm(kind: str, channels: int) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions and a short cut (basic), or 1x1, 3x3, 1x1 through a quarter of the channels (small)."""
+    """Two 3x3 convolutions and a skip connection."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, bottleneck: bool, norm: str) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: str) -> None:
         super().__init__()
-        inner = outputs // 4
-        if bottleneck:
-            layers = [
-                Conv(inputs, inner, 1),
-                Conv(inner, inner, 3, stride, 1),
-                Conv(inner, outputs, 1),
-            ]
-        else:
-            layers = [Conv(inputs, outputs, 3, stride, 1), Conv(outputs, outputs, 3, 1, 1)]
+        layers = [Conv(inputs, outputs, 3, stride, 1), Conv(outputs, outputs, 3, 1, 1)]
         self.layers = nn.ModuleList(layers)
         self.norms = nn.ModuleList([_norm(norm, layer.out_channels) for layer in layers])
         self.skip = nn.Sequential(Conv(inputs, outputs, 1, stride), _norm(norm, outputs)) if stride != 1 else None
@@ -209,17 +187,17 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A picture -> features at 1/8. Instance norm for what is compared, batch norm (small: none) for the context."""
+    """Image to features at 1/8: instance norm for correlated features, batch norm for the context."""
 
-    def __init__(self, shape: Shape, outputs: int, bottleneck: bool, norm: str) -> None:
+    def __init__(self, outputs: int, norm: str) -> None:
         super().__init__()
-        stem, *stages = shape.widths
+        stem, *stages = WIDTHS
         self.stem = nn.Sequential(Conv(3, stem, 7, 2, 3), _norm(norm, stem))
         blocks = []
         width = stem
         for i, stage in enumerate(stages):
-            blocks.append(Residual(width, stage, 1 if i == 0 else 2, bottleneck, norm))
-            blocks.append(Residual(stage, stage, 1, bottleneck, norm))
+            blocks.append(Residual(width, stage, 1 if i == 0 else 2, norm))
+            blocks.append(Residual(stage, stage, 1, norm))
             width = stage
         self.blocks = nn.Sequential(*blocks)
         self.head = Conv(width, outputs, 1)
@@ -234,7 +212,7 @@ class Encoder(nn.Module):
 class Gru(nn.Module):
     """One convolutional gated recurrent unit, split by what its inputs depend on.
 
-    The original's z, r and q each see (state, context, motion). Here `context` computes the context's share of
+    The original's z, r and q each see (state, context, motion). Here `context` computes the part of the context in
     all three with the biases, once per pair; `gates` (z and r) and `candidate` (q) add the rest.
     """
 
@@ -247,7 +225,7 @@ class Gru(nn.Module):
         self.candidate = Conv(hidden + motion, hidden, kernel, padding=padding, bias=False)
 
     def forward(self, state: Tensor, motion: Tensor, share: Tensor) -> Tensor:
-        """The next state (B, hidden, h, w) float32; `share` is what `self.context` made of the context."""
+        """The next state (B, hidden, h, w) float32; `share` is the output of `self.context`."""
         n = 2 * self.hidden
         gates = self.gates(torch.cat([state, motion], dim=1)).add_(share[:, :n]).sigmoid_()
         update, reset = gates[:, : self.hidden], gates[:, self.hidden :]
@@ -258,22 +236,16 @@ class Gru(nn.Module):
 class Update(nn.Module):
     """One correction of the flow: look-ups and flow -> motion features -> recurrent state -> change of the flow."""
 
-    def __init__(self, shape: Shape, small: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        look: tuple[int, ...] = (96,) if small else (256, 192)
-        flow, join = ((64, 32), 80) if small else ((128, 64), 126)
-        self.look = nn.ModuleList([Conv(shape.taps, look[0], 1)])
-        if not small:
-            self.look.append(Conv(look[0], look[1], 3, padding=1))
-        self.flow = nn.ModuleList([Conv(2, flow[0], 7, padding=3), Conv(flow[0], flow[1], 3, padding=1)])
-        self.join = Conv(look[-1] + flow[-1], join, 3, padding=1)
-        kernels = [(3, 3)] if small else [(1, 5), (5, 1)]
-        self.units = nn.ModuleList([Gru(shape.hidden, shape.context, join + 2, kernel) for kernel in kernels])
-        width = 128 if small else 256
-        self.head = nn.ModuleList([Conv(shape.hidden, width, 3, padding=1), Conv(width, 2, 3, padding=1)])
+        self.look = nn.ModuleList([Conv(TAPS, 256, 1), Conv(256, 192, 3, padding=1)])
+        self.flow = nn.ModuleList([Conv(2, 128, 7, padding=3), Conv(128, 64, 3, padding=1)])
+        self.join = Conv(192 + 64, 126, 3, padding=1)
+        self.units = nn.ModuleList([Gru(HIDDEN, CONTEXT, 126 + 2, kernel) for kernel in ((1, 5), (5, 1))])
+        self.head = nn.ModuleList([Conv(HIDDEN, 256, 3, padding=1), Conv(256, 2, 3, padding=1)])
 
     def shares(self, context: Tensor) -> list[Tensor]:
-        """What the context contributes to each unit in every iteration."""
+        """Contribution of the context to each unit, the same in every iteration."""
         return [unit.context(context) for unit in self.units]  # type: ignore[operator]
 
     def forward(self, state: Tensor, shares: list[Tensor], look: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
@@ -293,10 +265,10 @@ class Update(nn.Module):
 
 
 class Lookup(Protocol):
-    """Comparisons around the places where pixels are thought to have gone."""
+    """Correlations around the estimated targets of pixels."""
 
     def __call__(self, where: Tensor) -> Tensor:
-        """Coordinates (D B, 2, h, w) -> comparisons (D B, taps, h, w), D being 1 or 2 directions."""
+        """Coordinates (D B, 2, h, w) -> correlations (D B, taps, h, w), D being 1 or 2 directions."""
         ...
 
 
@@ -327,10 +299,10 @@ def _sample(volume: Tensor, where: Tensor, radius: int) -> Tensor:
     return torch.lerp(taps[:, :-1], taps[:, 1:], fraction[:, 0, None, None]).flatten(1)
 
 
-def _pyramid(features: Tensor, levels: int) -> list[Tensor]:
-    """Features (B, C, h, w) and their 2x2 means, levels - 1 times."""
+def _pyramid(features: Tensor) -> list[Tensor]:
+    """Features (B, C, h, w) and their 2x2 means, LEVELS - 1 times."""
     out = [features]
-    for _ in range(levels - 1):
+    for _ in range(LEVELS - 1):
         out.append(F.avg_pool2d(out[-1], 2))
     return out
 
@@ -341,52 +313,50 @@ def _rows(features: Tensor) -> Tensor:
 
 
 class VolumeLookup:
-    """All comparisons of two pictures, kept: quick, h w x h w floats and a third more."""
+    """The correlation volume of two images: quick, h w x h w floats and a third more."""
 
-    def __init__(self, a: Tensor, b: Tensor, shape: Shape, both: bool) -> None:
-        self.shape = shape
+    def __init__(self, a: Tensor, b: Tensor, both: bool) -> None:
         rows_a, rows_b = _rows(a), _rows(b)
-        self.forward = [self._compare(rows_a, level) for level in _pyramid(b, shape.levels)]
+        self.forward = [self._correlate(rows_a, level) for level in _pyramid(b)]
         self.directions = [self.forward]
         if both:
-            # Level 0 of the way back is the transpose; coarser ones differ, being means over the other picture.
+            # Level 0 of the way back is the transpose; coarser ones differ, being means over the other image.
             finest, (h, w) = self.forward[0], (int(a.shape[-2]), int(a.shape[-1]))
             back = finest.flatten(2).transpose(1, 2).view(*finest.shape[:2], h, w)
-            self.directions.append([back] + [self._compare(rows_b, level) for level in _pyramid(a, shape.levels)[1:]])
+            self.directions.append([back] + [self._correlate(rows_b, level) for level in _pyramid(a)[1:]])
 
-    def _compare(self, rows: Tensor, picture: Tensor) -> Tensor:
+    def _correlate(self, rows: Tensor, features: Tensor) -> Tensor:
         """(B, n, C) and (B, C, h, w) -> (B, n, h, w)."""
-        return torch.matmul(rows, picture.flatten(2)).view(*rows.shape[:2], *picture.shape[-2:])
+        return torch.matmul(rows, features.flatten(2)).view(*rows.shape[:2], *features.shape[-2:])
 
     def __call__(self, where: Tensor) -> Tensor:
         """See `Lookup`."""
         batch = len(self.forward[0])
         height, width = where.shape[-2:]
         places = where.flatten(2).transpose(1, 2)  # (D B, n, 2)
-        out = where.new_empty(len(places), height * width, self.shape.taps)
+        out = where.new_empty(len(places), height * width, TAPS)
         for i, place in enumerate(places):
             column = 0
             for level, volume in enumerate(self.directions[i // batch]):
-                found = _sample(volume[i % batch], place / 2**level, self.shape.radius)
+                found = _sample(volume[i % batch], place / 2**level, RADIUS)
                 out[i, :, column : column + found.shape[1]] = found
                 column += found.shape[1]
         return out.view(len(places), height, width, -1).permute(0, 3, 1, 2)  # channels-last memory
 
 
 class TiledLookup:
-    """The same comparisons without keeping them: each tile of pixels against the box that it looks at.
+    """The same correlations without the volume: each tile of pixels against the box around its targets.
 
-    A tile whose box is large (a border of motion, a wild estimate) is halved until the two of them make no more than
-    `TILE_LIMIT` comparisons.
+    A tile whose box is large (a motion edge, a wild estimate) is halved until they make at most `TILE_LIMIT`
+    correlations.
     """
 
-    def __init__(self, a: Tensor, b: Tensor, shape: Shape, both: bool) -> None:
-        self.shape = shape
+    def __init__(self, a: Tensor, b: Tensor, both: bool) -> None:
         self.batch = len(a)
         pairs = [(a, b), (b, a)] if both else [(a, b)]
-        # (h, w, C) per picture and level, so that a tile's rows lie side by side
+        # (h, w, C) per image and level, so that a tile's rows lie side by side
         self.sources = [one.permute(1, 2, 0).contiguous() for source, _ in pairs for one in source]
-        levels = [_pyramid(target, shape.levels) for _, target in pairs]
+        levels = [_pyramid(target) for _, target in pairs]
         self.targets = [
             [level[i].permute(1, 2, 0).contiguous() for level in pyramid] for pyramid in levels for i in range(len(a))
         ]
@@ -394,8 +364,8 @@ class TiledLookup:
     def __call__(self, where: Tensor) -> Tensor:
         """See `Lookup`."""
         height, width = where.shape[-2:]
-        size = (2 * self.shape.radius + 1) ** 2
-        out = where.new_empty(len(where), height, width, self.shape.taps)
+        size = (2 * RADIUS + 1) ** 2
+        out = where.new_empty(len(where), height, width, TAPS)
         for i, place in enumerate(where.permute(0, 2, 3, 1)):
             for level, target in enumerate(self.targets[i]):
                 found = out[i, :, :, level * size : (level + 1) * size]
@@ -408,7 +378,7 @@ class TiledLookup:
         pixels = height * width
         places = where.reshape(pixels, 2)
         bounds = torch.stack([places.amin(0), places.amax(0)]).tolist()
-        reach = self.shape.radius + 2
+        reach = RADIUS + 2
         left, right = self._range(bounds[0][0] - reach, bounds[1][0] + reach, target.shape[1])
         top, bottom = self._range(bounds[0][1] - reach, bounds[1][1] + reach, target.shape[0])
         box = (right - left) * (bottom - top)
@@ -424,7 +394,7 @@ class TiledLookup:
             return
         seen = target[top:bottom, left:right].reshape(box, -1)
         volume = (source.reshape(pixels, -1) @ seen.T).view(pixels, bottom - top, right - left)
-        found = _sample(volume, places - places.new_tensor([left, top]), self.shape.radius)
+        found = _sample(volume, places - places.new_tensor([left, top]), RADIUS)
         out.copy_(found.view(height, width, -1))
 
     @staticmethod
@@ -450,37 +420,31 @@ def upsample(flow: Tensor, mask: Tensor) -> Tensor:
 
 
 class Raft(nn.Module):
-    """RAFT. Pictures are (B, 3, H, W) float32, 0..1; the channel order is that of the weights' training.
+    """RAFT, 5.3 M parameters. Images are (B, 3, H, W) float32, 0..1; the channel order is that of the weights' training.
 
     Args:
-        size: "basic" (5.3 M parameters) or "small" (1.0 M).
-        volume_limit: bytes that comparisons may take; above, they are computed as they are looked up. On a GPU
+        volume_limit: bytes of the correlation volume; above, correlations are computed as they are looked up. On a GPU
             half of the free memory, if that is more.
     """
 
-    def __init__(self, size: str = "basic", volume_limit: int = VOLUME_LIMIT) -> None:
+    def __init__(self, volume_limit: int = VOLUME_LIMIT) -> None:
         super().__init__()
-        if size not in SHAPES:
-            raise InputError(f"there is no RAFT of size {size!r}; there are {', '.join(SHAPES)}")
-        self.size = size
-        self.shape = shape = SHAPES[size]
         self.volume_limit = volume_limit
-        small = size == "small"
-        self.features = Encoder(shape, shape.features, small, "instance")
-        self.context = Encoder(shape, shape.hidden + shape.context, small, "none" if small else "batch")
-        self.update = Update(shape, small)
-        self.mask = None if small else nn.ModuleList([Conv(128, 256, 3, padding=1), Conv(256, 576, 1)])
+        self.features = Encoder(FEATURES, "instance")
+        self.context = Encoder(HIDDEN + CONTEXT, "batch")
+        self.update = Update()
+        self.mask = nn.ModuleList([Conv(HIDDEN, 256, 3, padding=1), Conv(256, 576, 1)])
         self.register_load_state_dict_pre_hook(_accept_original)  # type: ignore[no-untyped-call]
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(self, image: Tensor) -> Encoded:
-        """Features of pictures whose sides are multiples of 8 and at least 128: once per picture."""
+        """Features of images whose sides are multiples of 8 and at least 128: once per image."""
         if is_small(image):
             return doubled(self).encode(exact(image))
         image = (2.0 * image - 1.0).contiguous(memory_format=torch.channels_last)
         features = ops.at_least_float32(self.features(image))
         context = self.context(image)
-        hidden, fed = context[:, : self.shape.hidden], context[:, self.shape.hidden :]
+        hidden, fed = context[:, :HIDDEN], context[:, HIDDEN:]
         return Encoded(features, ops.at_least_float32(hidden).tanh(), fed.relu())
 
     def match(self, a: Encoded, b: Encoded, iterations: int = 12) -> tuple[Tensor, Tensor]:
@@ -499,7 +463,7 @@ class Raft(nn.Module):
         return forward, backward
 
     def flow(self, image0: Tensor, image1: Tensor, iterations: int = 12, flow_init: Tensor | None = None) -> Tensor:
-        """Flow (B, 2, H, W) from image0 to image1, float32, pixels of the pictures.
+        """Flow (B, 2, H, W) from image0 to image1, float32, pixels of the images.
 
         Args:
             image0: (B, 3, H, W) float32, 0..1, any size; padded at right and bottom, edge repeated, to
@@ -509,7 +473,7 @@ class Raft(nn.Module):
             flow_init: (B, 2, h, w) float32 at 1/8 of the padded size, in its pixels, to start from.
 
         Raises:
-            InputError: pictures of different sizes, or fewer than one iteration.
+            InputError: images of different sizes, or fewer than one iteration.
         """
         height, width = image0.shape[-2:]
         padded = [-(-max(side, MIN_SIDE) // STRIDE) * STRIDE for side in (height, width)]
@@ -520,18 +484,18 @@ class Raft(nn.Module):
     def flow_pyramid(
         self, image0: Tensor, image1: Tensor, iterations: int = 12, flow_init: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `flow`, for padded pictures: the flow at 1/8, to start another pair from, and at full size.
+        """As `flow`, for padded images: the flow at 1/8, to start another pair from, and at full size.
 
         Shapes are (B, 2, H/8, W/8), in pixels of that size, and (B, 2, H, W).
 
         Raises:
-            InputError: pictures of different or unfit sizes, or fewer than one iteration.
+            InputError: images of different or unsuitable sizes, or fewer than one iteration.
         """
         height, width = image0.shape[-2:]
         if image0.shape != image1.shape:
-            raise InputError(f"pictures of one size are needed, not {tuple(image0.shape)} and {tuple(image1.shape)}")
+            raise InputError(f"images of one size are needed, not {tuple(image0.shape)} and {tuple(image1.shape)}")
         if height % STRIDE or width % STRIDE or min(height, width) < MIN_SIDE:
-            raise InputError(f"{width}x{height} is no multiple of {STRIDE} of at least {MIN_SIDE} px; pad the pictures")
+            raise InputError(f"{width}x{height} is no multiple of {STRIDE} of at least {MIN_SIDE} px; pad the images")
         if iterations < 1:
             raise InputError(f"{iterations} iterations asked for; at least 1 is needed")
         if is_small(image0):
@@ -544,22 +508,22 @@ class Raft(nn.Module):
         return self._iterate(lookup, encoded.hidden[: len(a)], encoded.context[: len(a)], iterations, flow_init)
 
     def _lookup(self, a: Tensor, b: Tensor, both: bool) -> Lookup:
-        """Comparisons are at least float32 whatever the convolutions run in."""
+        """Correlations are at least float32 whatever the convolutions run in."""
         with torch.autocast(a.device.type, enabled=False):
-            a, b = a / math.sqrt(self.shape.features), b
+            a, b = a / math.sqrt(FEATURES), b
             pixels = a.shape[-2] * a.shape[-1]
             needed = a.element_size() * len(a) * pixels * pixels * (1.34 if not both else 1.68)
             limit = self.volume_limit
-            if a.is_cuda:  # tiles ask the GPU for numbers all the time; there the volume is kept while half is free
+            if a.is_cuda:  # tiles synchronise with the GPU all the time; there the volume is kept while half is free
                 limit = max(limit, torch.cuda.mem_get_info(a.device)[0] // 2)
             if needed <= limit:
-                return VolumeLookup(a, b, self.shape, both)
-            return TiledLookup(a, b, self.shape, both)
+                return VolumeLookup(a, b, both)
+            return TiledLookup(a, b, both)
 
     def _iterate(
         self, lookup: Lookup, state: Tensor, context: Tensor, iterations: int, flow_init: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The recurrent part: flow at 1/8 and at full size."""
+        """Iterate: flow at 1/8 and at full size."""
         start = ops.coordinates(state.shape[-2], state.shape[-1], state.device)
         flow = (
             state.new_zeros(len(state), 2, *state.shape[-2:]) if flow_init is None else ops.at_least_float32(flow_init)
@@ -570,11 +534,7 @@ class Raft(nn.Module):
                 look = lookup(start + flow)
             state, change = self.update(state, shares, look, flow)
             flow = flow + change
-        if self.mask is None:
-            fine = F.interpolate(8.0 * flow, scale_factor=8, mode="bilinear", align_corners=True)
-        else:
-            fine = upsample(flow, self.mask[1](self.mask[0](state).relu_()))
-        return flow, fine
+        return flow, upsample(flow, self.mask[1](self.mask[0](state).relu_()))
 
 
 def _accept_original(module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: object) -> None:
@@ -589,9 +549,8 @@ def _accept_original(module: nn.Module, state_dict: dict[str, Any], prefix: str,
         state_dict[prefix + name] = value
 
 
-def original_shapes(size: str = "basic") -> dict[str, tuple[int, ...]]:
-    """Names and shapes of every tensor in an original checkpoint of this size, without `module.`."""
-    shape, small = SHAPES[size], size == "small"
+def original_shapes() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of every tensor in an original checkpoint, without `module.`."""
     out: dict[str, tuple[int, ...]] = {}
 
     def conv(name: str, inputs: int, outputs: int, kernel: tuple[int, int] = (3, 3)) -> None:
@@ -603,9 +562,9 @@ def original_shapes(size: str = "basic") -> dict[str, tuple[int, ...]]:
             out[f"{name}.{part}"] = (channels,)
         out[f"{name}.num_batches_tracked"] = ()
 
-    for encoder, outputs in (("fnet", shape.features), ("cnet", shape.hidden + shape.context)):
-        normed = encoder == "cnet" and not small
-        stem, *stages = shape.widths
+    for encoder, outputs in (("fnet", FEATURES), ("cnet", HIDDEN + CONTEXT)):
+        normed = encoder == "cnet"
+        stem, *stages = WIDTHS
         conv(f"{encoder}.conv1", 3, stem, (7, 7))
         if normed:
             norm(f"{encoder}.norm1", stem)
@@ -613,14 +572,8 @@ def original_shapes(size: str = "basic") -> dict[str, tuple[int, ...]]:
         for stage, channels in enumerate(stages, 1):
             for half in range(2):
                 name = f"{encoder}.layer{stage}.{half}"
-                inner = channels // 4
-                if small:
-                    conv(f"{name}.conv1", width, inner, (1, 1))
-                    conv(f"{name}.conv2", inner, inner)
-                    conv(f"{name}.conv3", inner, channels, (1, 1))
-                else:
-                    conv(f"{name}.conv1", width, channels)
-                    conv(f"{name}.conv2", channels, channels)
+                conv(f"{name}.conv1", width, channels)
+                conv(f"{name}.conv2", channels, channels)
                 shrinks = stage > 1 and half == 0
                 if normed:
                     for i in range(1, 4 if shrinks else 3):
@@ -632,36 +585,24 @@ def original_shapes(size: str = "basic") -> dict[str, tuple[int, ...]]:
                 width = channels
         conv(f"{encoder}.conv2", width, outputs, (1, 1))
     block = "update_block"
-    if small:
-        conv(f"{block}.encoder.convc1", shape.taps, 96, (1, 1))
-        conv(f"{block}.encoder.convf1", 2, 64, (7, 7))
-        conv(f"{block}.encoder.convf2", 64, 32)
-        conv(f"{block}.encoder.conv", 128, 80)
-        for gate in "zrq":
-            conv(f"{block}.gru.conv{gate}", shape.hidden + shape.context + 82, shape.hidden)
-        conv(f"{block}.flow_head.conv1", shape.hidden, 128)
-        conv(f"{block}.flow_head.conv2", 128, 2)
-        return out
-    conv(f"{block}.encoder.convc1", shape.taps, 256, (1, 1))
+    conv(f"{block}.encoder.convc1", TAPS, 256, (1, 1))
     conv(f"{block}.encoder.convc2", 256, 192)
     conv(f"{block}.encoder.convf1", 2, 128, (7, 7))
     conv(f"{block}.encoder.convf2", 128, 64)
     conv(f"{block}.encoder.conv", 256, 126)
     for i, kernel in ((1, (1, 5)), (2, (5, 1))):
         for gate in "zrq":
-            conv(f"{block}.gru.conv{gate}{i}", shape.hidden + shape.context + 128, shape.hidden, kernel)
-    conv(f"{block}.flow_head.conv1", shape.hidden, 256)
+            conv(f"{block}.gru.conv{gate}{i}", HIDDEN + CONTEXT + 128, HIDDEN, kernel)
+    conv(f"{block}.flow_head.conv1", HIDDEN, 256)
     conv(f"{block}.flow_head.conv2", 256, 2)
-    conv(f"{block}.mask.0", shape.hidden, 256)
+    conv(f"{block}.mask.0", HIDDEN, 256)
     conv(f"{block}.mask.2", 256, 576, (1, 1))
     return out
 
 
 def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors from an original checkpoint's, basic or small, `module.` in front or not."""
+    """Our tensors from an original checkpoint's, `module.` in front or not."""
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    small = "update_block.gru.convz.weight" in state
-    shape = SHAPES["small" if small else "basic"]
     out: dict[str, Tensor] = {}
 
     def take(target: str, source: str, scale: float = 1.0) -> None:
@@ -680,7 +621,7 @@ def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         take_norm(f"{ours}.stem.1", f"{theirs}.norm1")
         for i in range(6):
             block, source = f"{ours}.blocks.{i}", f"{theirs}.layer{i // 2 + 1}.{i % 2}"
-            for j in range(3 if small else 2):
+            for j in range(2):
                 take(f"{block}.layers.{j}", f"{source}.conv{j + 1}")
                 take_norm(f"{block}.norms.{j}", f"{source}.norm{j + 1}")
             if f"{source}.downsample.0.weight" in state:
@@ -688,15 +629,13 @@ def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 take_norm(f"{block}.skip.1", f"{source}.downsample.1")
         take(f"{ours}.head", f"{theirs}.conv2")
     block = "update_block"
-    for i in range(1 if small else 2):
-        take(f"update.look.{i}", f"{block}.encoder.convc{i + 1}")
     for i in range(2):
+        take(f"update.look.{i}", f"{block}.encoder.convc{i + 1}")
         take(f"update.flow.{i}", f"{block}.encoder.convf{i + 1}")
         take(f"update.head.{i}", f"{block}.flow_head.conv{i + 1}")
     take("update.join", f"{block}.encoder.conv")
-    suffixes: Sequence[str] = ("",) if small else ("1", "2")
-    begin, end = shape.hidden, shape.hidden + shape.context  # where the context lies among the inputs
-    for i, suffix in enumerate(suffixes):
+    begin, end = HIDDEN, HIDDEN + CONTEXT  # of the context among the inputs
+    for i, suffix in enumerate("12"):
         z, r, q = (state[f"{block}.gru.conv{gate}{suffix}.weight"] for gate in "zrq")
         unit = f"update.units.{i}"
         out[f"{unit}.context.weight"] = torch.cat([z, r, q])[:, begin:end]
@@ -704,7 +643,6 @@ def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rest = [torch.cat([gate[:, :begin], gate[:, end:]], dim=1) for gate in (z, r, q)]
         out[f"{unit}.gates.weight"] = torch.cat(rest[:2])
         out[f"{unit}.candidate.weight"] = rest[2]
-    if not small:
-        take("mask.0", f"{block}.mask.0")
-        take("mask.1", f"{block}.mask.2", scale=0.25)  # the original scales the logits by this
+    take("mask.0", f"{block}.mask.0")
+    take("mask.1", f"{block}.mask.2", scale=0.25)  # the original scales the logits by this
     return {name: value.float() for name, value in out.items()}

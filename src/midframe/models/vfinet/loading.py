@@ -22,7 +22,7 @@ def load(record: weights.Record, folder: Path | None = None, large: str = "area"
         WeightsError: weights missing, damaged or of another architecture.
     """
     flow, rest = weights.find(record, folder)
-    tensors = raft.from_original(weights.load(flow, raft.original_shapes("basic")))
+    tensors = raft.from_original(weights.load(flow, raft.original_shapes()))
     state = {f"raft.{name}": value for name, value in tensors.items()}
     state |= names.from_original(weights.load(rest, names.original_shapes(), names.is_constant))
     model = VFINet(large)
