@@ -20,7 +20,7 @@ from midframe.engine import Engine
 from midframe.errors import InputError, MediaError
 from midframe.metrics import psnr_modelscope, ssim_modelscope
 from midframe.models.blend import Blend
-from midframe.models.vfinet import Remembering, VFINet
+from midframe.models.vfinet import Memoising, VFINet
 from midframe.models.vfinet.cuts import is_cut
 from midframe.modelscope import (
     Model,
@@ -143,7 +143,7 @@ def test_work_for_cuts_is_not_done_twice() -> None:
             Counting.matched += 1
             return object()
 
-    model = Remembering(Counting())
+    model = Memoising(Counting())
     pictures = [torch.full((1, 3, 4, 4), i / 9) for i in range(9)]
     for first, second in pairwise(pictures):
         for _ in range(2):  # detector, then engine
@@ -216,7 +216,7 @@ def test_compat_takes_the_reference_rules_and_leaves_the_network_as_it_was() -> 
     options = pipeline.options_of({"compat": "modelscope", "device": "cpu"})
     with torch.device("meta"):
         engine = pipeline.make_engine(options, network.to_empty(device="cpu"))
-    assert isinstance(engine.model, Remembering)
+    assert isinstance(engine.model, Memoising)
     assert engine.model.inner.large == "reference"
     assert network.large == "area"
 

@@ -1,6 +1,6 @@
 """Colour planes as decoders make them <-> RGB floats, on any device, and back without loss of a level.
 
-RGB here is the picture's own R'G'B': the matrix and the range are undone, transfer and primaries are left alone.
+RGB here is the frame's own R'G'B': the matrix and the range are undone, transfer and primaries are left alone.
 Values are (3, H, W) float32, 0 is black and 1 is nominal white. They are *not* clamped: studio-range video holds
 levels beyond black and white and colours outside the cube, and they come back as they went in.
 
@@ -31,8 +31,8 @@ LUMA_WEIGHTS = {
     "bt2020nc": (0.2627, 0.0593),
     "bt2020c": (0.2627, 0.0593),
 }
-# Rows of a picture that are worked on at a time. Temporaries of a strip stay in the cache (on one core of a Zen 4 a
-# 1080p picture takes 5 ms in strips of 64 to 256 rows, 8 ms in one piece); more strips mean more waiting of threads for
+# Rows of a frame that are converted at a time. Temporaries of a strip stay in the cache (on one core of a Zen 4 a
+# 1080p frame takes 5 ms in strips of 64 to 256 rows, 8 ms in one piece); more strips mean more waiting of threads for
 # each other, which costs where decoder and encoder want the cores too.
 STRIP_ROWS = 256
 
@@ -71,11 +71,11 @@ def levels(format: PixelFormat) -> tuple[float, float, float, float]:
 
 
 def to_rgb(planes: Sequence[Tensor], format: PixelFormat, device: torch.device | str | None = None) -> Tensor:
-    """RGB of a picture.
+    """Convert planes to RGB.
 
     Args:
         planes: (H, W) tensors as `Frame.planes` holds them; a plane of alpha at the end is ignored.
-        format: what the planes mean.
+        format: of the planes.
         device: where the result shall be; by default where the planes are.
 
     Returns:
@@ -84,8 +84,8 @@ def to_rgb(planes: Sequence[Tensor], format: PixelFormat, device: torch.device |
     colour = [plane.to(device, non_blocking=True) if device is not None else plane for plane in planes]
     black, span, _, _ = levels(format)
     if format.layout == "gray":
-        grey = colour[0].to(torch.float32).sub_(black).mul_(1 / span)
-        return grey.expand(3, *grey.shape).contiguous()
+        gray = colour[0].to(torch.float32).sub_(black).mul_(1 / span)
+        return gray.expand(3, *gray.shape).contiguous()
     if format.layout == "rgb":
         out = torch.empty((3, *colour[0].shape), dtype=torch.float32, device=colour[0].device)
         for channel in range(3):
@@ -95,11 +95,11 @@ def to_rgb(planes: Sequence[Tensor], format: PixelFormat, device: torch.device |
 
 
 def from_rgb(rgb: Tensor, format: PixelFormat) -> tuple[Tensor, ...]:
-    """Planes of an RGB picture, rounded and clamped to the code values of the format.
+    """Convert RGB to planes, rounded and clamped to the code values of the format.
 
     Args:
         rgb: (3, H, W) float, R, G, B in 0..1; values beyond are clamped only as code values.
-        format: what the planes shall mean; alpha of the format is left to the caller.
+        format: of the planes; alpha is left to the caller.
 
     Returns:
         (Y, Cb, Cr), (R, G, B) or (Y,) on the device of `rgb`, uint8 or uint16.
@@ -156,12 +156,12 @@ def _yuv_to_rgb(planes: Sequence[Tensor], format: PixelFormat) -> Tensor:
             rows = _double_rows(part, top // 2, -(-bottom // 2), down)[:, : bottom - top]
         else:
             rows = part[:, top:bottom]
-        light = luma[top:bottom].to(torch.float32).mul_(1 / span)
+        scaled = luma[top:bottom].to(torch.float32).mul_(1 / span)
         if format.chroma_w:
             rows = _double_columns(rows, width, across, out[:, top:bottom])
-            rows.add_(light)
+            rows.add_(scaled)
         else:
-            torch.add(rows, light, out=out[:, top:bottom])
+            torch.add(rows, scaled, out=out[:, top:bottom])
     return out
 
 
@@ -197,7 +197,7 @@ def _double_columns(rows: Tensor, width: int, on_sample: bool, out: Tensor | Non
         if count > 1:
             torch.lerp(rows[..., 1:], rows[..., :-1], weight, out=even[..., 1:])
         even[..., 0] = rows[..., 0]
-    # (even, odd) side by side is what a complex number is, and torch is five times quicker at those than at steps of 2
+    # (even, odd) side by side are a complex number, and torch is five times faster with those than with steps of 2
     if out is not None and width == 2 * count:
         torch.complex(even, odd, out=torch.view_as_complex(out.view(*rows.shape, 2)))
         return out
@@ -220,8 +220,8 @@ def _rgb_to_yuv(rgb: Tensor, format: PixelFormat) -> tuple[Tensor, ...]:
     low: list[list[Tensor]] = [[], []]  # 4:1:0 only: chroma at half the height, halved again at the end
     for top, bottom in _strips(height, rgb.device):
         block = rgb[:, top:bottom]
-        light = torch.mul(block[0], y_r * span).add_(block[1], alpha=y_g * span).add_(block[2], alpha=y_b * span)
-        luma[top:bottom] = _quantise(light, format, black)
+        scaled = torch.mul(block[0], y_r * span).add_(block[1], alpha=y_g * span).add_(block[2], alpha=y_b * span)
+        luma[top:bottom] = _quantise(scaled, format, black)
         if format.chroma_h:
             block = _halve_rows(rgb, top, bottom, down)
         for n, (of_r, of_g, of_b) in enumerate(chroma_rows):

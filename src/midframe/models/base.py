@@ -1,8 +1,8 @@
-"""The three doors of every model: `encode` once per frame, `match` once per gap, `render` once per slot.
+"""The three methods of every model: `encode` once per frame, `match` once per gap, `render` once per slot.
 
-A model turns tensors into tensors. It knows no file, no time base, no device policy, and keeps no
-per-call state, so one model serves two threads. What the doors return is opaque to the caller, who
-caches it: features by frame, motion by gap.
+A model turns tensors into tensors. It knows no file, no time base, no device policy, and keeps no per-call state, so
+one model serves two threads. The features and motion it returns are opaque to the caller, who caches them: features by
+frame, motion by gap.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class RenderRequest:
     after: Motion | None = None  # of the gap that begins at b, likewise
 
 
-# Pictures larger than this, in pixels, have classical motion sought at half or quarter size: 1920x1080 and 3840x2160
+# Frames larger than this, in pixels, have classical flow estimated at half or quarter size: 1920x1080 and 3840x2160
 # are, 1280x720 is not.
 _HALF_ABOVE, _QUARTER_ABOVE = 1_500_000, 6_000_000
 
 
 def scale_by_size(pixels: int) -> float:
-    """Side of the picture in which classical motion is sought, over that of a picture of so many pixels."""
+    """Side of the frame in which classical flow is estimated, over that of a frame of so many pixels."""
     return 0.25 if pixels > _QUARTER_ABOVE else 0.5 if pixels > _HALF_ABOVE else 1.0
 
 
@@ -52,15 +52,15 @@ class SceneDetector(Protocol):
 
 
 class Model(nn.Module):
-    """Base of all models. Pictures are (B, 3, H, W) RGB, float32, 0..1, H and W from `padded_size`.
+    """Base of all models. Frames are (B, 3, H, W) RGB, float32, 0..1, H and W from `padded_size`.
 
     Flow, coordinates and splat sums are float32 inside every model; only convolutions may run in half
     precision (the engine opens the autocast context).
     """
 
     name: ClassVar[str] = ""
-    context: ClassVar[int] = 0  # neighbour gaps on each side that `render` can make use of: 0 or 1
-    stride: ClassVar[int] = 1  # sides of the pictures given to `encode` are multiples of this
+    context: ClassVar[int] = 0  # neighbour gaps on each side that `render` can use: 0 or 1
+    stride: ClassVar[int] = 1  # sides of the frames given to `encode` are multiples of this
     min_side: ClassVar[int] = 1  # and at least this long, in pixels
     pad_mode: ClassVar[str] = "replicate"  # how the engine pads right and bottom: "replicate", "zeros"
     fast_half: ClassVar[tuple[str, ...]] = ("cuda",)  # device types on which bf16 autocast was measured to be faster
@@ -70,7 +70,7 @@ class Model(nn.Module):
 
     scene_rule: ClassVar[str | None] = None  # value of `--scene` for which `scene_detector` is asked
 
-    # Side of the pictures in which motion is sought, over that of the pictures; None: the model chooses by size.
+    # Side of the frames in which flow is estimated, over that of the frames; None: the model chooses by size.
     # A setting, made once before use (the engine sets it on a shallow copy), not per-call state.
     flow_scale: float | None = None
 
@@ -94,7 +94,7 @@ class Model(nn.Module):
         return self.to(device)
 
     def encode(self, image: Tensor) -> Features:
-        """Features of pictures (B, 3, H, W): once per frame, cached by the engine."""
+        """Features of frames (B, 3, H, W): once per frame, cached by the engine."""
         raise NotImplementedError
 
     def match(self, a: Features, b: Features) -> Motion:
@@ -102,10 +102,10 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def flow(self, motion: Motion) -> Tensor | None:
-        """The flow from a to b inside a motion, for looking and for end-point errors.
+        """The flow from a to b inside a motion, for confidence, inspection and end-point errors.
 
         Returns:
-            (B, 2, h, w) float32 over the whole of the padded pictures, at any resolution, in pixels of that resolution
+            (B, 2, h, w) float32 over the whole of the padded frames, at any resolution, in pixels of that resolution
             (`ops.resize_flow` brings it to another); None for a model that has no flow.
         """
         return None
@@ -136,9 +136,9 @@ class Model(nn.Module):
         return False
 
     def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> Features:
-        """Features of one picture as `Frame.planes` holds it, alpha included: what `encode` is for RGB.
+        """Features of one frame as `Frame.planes` holds it, alpha included, without padding; `encode` is for RGB.
 
-        `match` takes them as it takes those of `encode`. Nothing is padded beforehand.
+        `match` accepts the features of both.
         """
         raise NotImplementedError
 

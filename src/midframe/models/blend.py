@@ -1,4 +1,4 @@
-"""The mixture (1 - t) a + t b: the simplest baseline above holding, and the engine's fake model."""
+"""Cross-fade (1 - t) a + t b: the baseline above holding, and the fake model of the engine's tests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from midframe.types import PixelFormat
 
 
 class Blend(Model):
-    """Cross-fade. Knows no motion; needs no weights."""
+    """Cross-fade without motion; needs no weights."""
 
     name = "blend"
     fast_half: ClassVar[tuple[str, ...]] = ()
 
     def encode(self, image: Tensor) -> Features:
-        """The picture itself."""
+        """The frame itself."""
         return image
 
     def match(self, a: Features, b: Features) -> Motion:
@@ -32,7 +32,7 @@ class Blend(Model):
         return torch.lerp(request.a, request.b, request.t.to(request.a).view(-1, 1, 1, 1))
 
     def supports_planes(self, format: PixelFormat, height: int, width: int) -> bool:
-        """Everything: a mixture is the same one in Y'CbCr and in RGB."""
+        """Every format: a cross-fade is the same in Y'CbCr and in RGB."""
         return True
 
     def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> Features:
@@ -40,6 +40,6 @@ class Blend(Model):
         return tuple(planes)
 
     def render_planes(self, request: RenderRequest) -> list[tuple[Tensor, ...]]:
-        """Every plane mixed, alpha too."""
+        """Every plane blended, alpha too."""
         pairs = [*zip(request.a, request.b, strict=True)]
         return [tuple(ops.blend(p, q, t) for p, q in pairs) for t in request.t.tolist()]

@@ -40,13 +40,13 @@ NORM_EPS = 1e-5
 
 # A volume of both directions above this is not kept; 720p needs 1.4 GiB, 1080p 6.6 GiB.
 VOLUME_LIMIT = 2 << 30  # bytes
-# Correlations of one tile when the volume is not kept: 4 MiB, about what a core's caches hold.
+# Correlations of one tile when the volume is not kept: 4 MiB, about the size of a core's caches.
 TILE_LIMIT = 1 << 20
 SMALLEST_TILE = 64  # pixels
 
 # Products that a convolution on a CPU adds up in one go: the rounding of a long sum grows with the root of its length.
 TERMS = 320
-LEAST_CHANNELS = 8  # of one part: what a vector register holds
+LEAST_CHANNELS = 8  # of one part: a vector register
 # Images of at most this area are computed in float64, which takes two to three times as long.
 EXACT_AREA = 384 * 256
 LEVEL_ROUNDING = 6e-5  # 8-bit levels: a few roundings of float32, each 1.5e-5 of them at most
@@ -119,10 +119,10 @@ class Conv(nn.Conv2d):
 
 
 def _instance_norm(x: Tensor) -> Tensor:
-    """Zero mean and unit variance of every channel of every picture, at least float32; x is channels-last.
+    """Zero mean and unit variance of every channel of every image, at least float32; x is channels-last.
 
     Written out: PyTorch's instance norm takes six times as long on this memory, and its batch norm adds all pixels up
-    in one float32, which is 5 % off where a large part of the picture is of one colour (black bars, padding). Here
+    in one float32, which is 5 % off where a large part of the image has one colour (black bars, padding). Here
     rows are added up first, then their sums.
     """
     rows = ops.at_least_float32(x).permute(0, 2, 3, 1)  # (B, H, W, C)
@@ -276,11 +276,11 @@ def _sample(volume: Tensor, where: Tensor, radius: int) -> Tensor:
     """Bilinear look-ups in a window around each pixel's place.
 
     All samples of a window share one fraction, so the (2r + 2)^2 whole-numbered neighbours are fetched once
-    and mixed. Outside the picture there is 0.
+    and blended. Outside the image there is 0.
 
     Args:
-        volume: (n, H, W) float32, any strides: for each of n pixels its comparisons with a picture.
-        where: (n, 2) float32: x and y in that picture, in its pixels.
+        volume: (n, H, W) float32, any strides: for each of n pixels its correlations with an image.
+        where: (n, 2) float32: x and y in that image, in its pixels.
         radius: r.
 
     Returns:
@@ -399,7 +399,7 @@ class TiledLookup:
 
     @staticmethod
     def _range(low: float, high: float, size: int) -> tuple[int, int]:
-        """A half-open range of at least two whole numbers within [0, size) that covers what it can of low..high."""
+        """A half-open range of at least two whole numbers within [0, size) that covers low..high as far as possible."""
         first = int(min(max(math.floor(low), 0), size - 2))
         last = int(min(max(math.ceil(high) + 1, first + 2), size))
         return first, last
@@ -420,7 +420,9 @@ def upsample(flow: Tensor, mask: Tensor) -> Tensor:
 
 
 class Raft(nn.Module):
-    """RAFT, 5.3 M parameters. Images are (B, 3, H, W) float32, 0..1; the channel order is that of the weights' training.
+    """RAFT, 5.3 M parameters.
+
+    Images are (B, 3, H, W) float32, 0..1; the channel order is that of the weights' training.
 
     Args:
         volume_limit: bytes of the correlation volume; above, correlations are computed as they are looked up. On a GPU

@@ -1,8 +1,8 @@
-"""Any model, on overlapping tiles, behind the same doors: for pictures that do not fit in memory whole.
+"""Any model on overlapping tiles, behind the same methods: for frames that do not fit in memory.
 
-Tiles are of one size and lie on multiples of the model's stride; where they overlap their pictures are mixed with
-windows that add up to 1. A model sees nothing beyond its tile, so motion longer than the overlap can be missed near
-a tile's edge: the larger the tiles the better, and no tiles where memory suffices.
+Tiles are of one size and lie on multiples of the model's stride; where they overlap their frames are blended with
+windows that add up to 1. A model sees nothing beyond its tile, so motion longer than the overlap can be lost near the
+edge of a tile: the larger the tiles the better, and no tiles where memory suffices.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OVERLAP = 0.25
 
 @dataclass(frozen=True, slots=True)
 class _Tiles:
-    """Where the tiles lie, and what the model made of each: features, or motion."""
+    """Positions of the tiles, and the features or motion of each."""
 
     height: int
     width: int
@@ -34,20 +34,20 @@ class _Tiles:
 
 
 class Tiled(Model):
-    """Wraps a model; each of its doors opens the model's own for every tile."""
+    """Wraps a model; each method calls that of the model for every tile."""
 
     def __init__(self, inner: Model, side: int) -> None:
-        """Tiles of `side` x `side` pixels, rounded up to what the model takes."""
+        """Tiles of `side` x `side` pixels, rounded up to a size that the model accepts."""
         super().__init__()
         self.inner = inner
         self.side = max(inner.padded_size(side, side))
-        # a class states these once; a wrapper is as its content is
+        # constants of a class; a wrapper has those of its model
         self.name, self.context, self.pad_mode = inner.name, inner.context, inner.pad_mode  # type: ignore[misc]
         self.stride, self.min_side, self.fast_half = inner.stride, inner.min_side, inner.fast_half  # type: ignore[misc]
         self.scene_rule = inner.scene_rule  # type: ignore[misc]
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """As the model inside has it."""
+        """That of the model."""
         return self.inner.padded_size(height, width)
 
     def on_device(self, device: torch.device) -> Tiled:
@@ -74,36 +74,36 @@ class Tiled(Model):
         return replace(a, parts=tuple(self.inner.match(p, q) for p, q in zip(a.parts, b.parts, strict=True)))
 
     def flow(self, motion: Motion) -> Tensor | None:
-        """(B, 2, H, W), mixed from the tiles' as their pictures are; None where the model inside has none."""
+        """(B, 2, H, W), blended from the tiles' flows; None if the model has none."""
         flows = [self.inner.flow(part) for part in motion.parts]
         found = [ops.resize_flow(flow.float(), *motion.side) for flow in flows if flow is not None]
-        return _mixed(motion, found) if found else None
+        return _blended(motion, found) if found else None
 
     def scene_detector(self, device: torch.device, half: torch.dtype | None) -> SceneDetector:
-        """That of the model inside, on whole frames."""
+        """That of the model, on whole frames."""
         return self.inner.scene_detector(device, half)
 
     def render(self, request: RenderRequest) -> Tensor:
-        """Pictures (N, 3, H, W), mixed from those of the tiles."""
+        """Frames (N, 3, H, W), blended from those of the tiles."""
         a, t = request.a, request.t
         nothing: Sequence[None] = [None] * len(a.parts)
         around = (nothing if beside is None else beside.parts for beside in (request.before, request.after))
         tiles = zip(a.parts, request.b.parts, request.motion.parts, *around, strict=True)
         requests = (RenderRequest(p, q, m, t, before, after) for p, q, m, before, after in tiles)
-        return _mixed(a, (self.inner.render(one).float() for one in requests))
+        return _blended(a, (self.inner.render(one).float() for one in requests))
 
 
-def _mixed(tiles: _Tiles, pictures: Iterable[Tensor]) -> Tensor:
+def _blended(tiles: _Tiles, parts: Iterable[Tensor]) -> Tensor:
     """(N, C, H, W) from one (N, C, h, w) for every tile."""
     out = total = torch.zeros(())
-    for number, ((top, left), picture) in enumerate(zip(tiles.corners, pictures, strict=True)):
+    for number, ((top, left), part) in enumerate(zip(tiles.corners, parts, strict=True)):
         if number == 0:
-            out = picture.new_zeros(*picture.shape[:2], tiles.height, tiles.width)
-            total = picture.new_zeros(1, 1, tiles.height, tiles.width)
-            rows, columns = (_window(side, picture.device) for side in tiles.side)
+            out = part.new_zeros(*part.shape[:2], tiles.height, tiles.width)
+            total = part.new_zeros(1, 1, tiles.height, tiles.width)
+            rows, columns = (_window(side, part.device) for side in tiles.side)
             window = rows[:, None] * columns[None, :]
         place = (..., slice(top, top + tiles.side[0]), slice(left, left + tiles.side[1]))
-        out[place] += picture * window
+        out[place] += part * window
         total[place] += window
     return out.div_(total)
 

@@ -13,14 +13,14 @@ PANELS = ("loss", "psnr", "epe", "epe_seen", "epe_zero", "evaluation", "rate", "
 WIDTH, HEIGHT, MARGIN = 480, 240, 36  # pixels of a panel
 
 
-def draw_curves(diary: Path, picture: Path) -> None:
+def draw_curves(run_log: Path, image: Path) -> None:
     """Draw `log.jsonl` as `curves.png`: steps to the right, each panel scaled to its own values.
 
     Args:
-        diary: lines of JSON with "step" and numbers.
-        picture: PNG to write.
+        run_log: lines of JSON with "step" and numbers.
+        image: PNG to write.
     """
-    lines = [json.loads(line) for line in diary.read_text().splitlines() if line.strip()]
+    lines = [json.loads(line) for line in run_log.read_text().splitlines() if line.strip()]
     panels = []
     for name in PANELS:
         points = [(line["step"], line[name]) for line in lines if name in line]
@@ -33,7 +33,7 @@ def draw_curves(diary: Path, picture: Path) -> None:
     rows = [np.hstack(panels[k : k + 2]) for k in range(0, len(panels), 2)]
     done, data = cv2.imencode(".png", np.vstack(rows))
     if done:
-        picture.write_bytes(data.tobytes())
+        image.write_bytes(data.tobytes())
 
 
 def _panel(name: str, points: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
-"""What training minimises: differences of pictures, end-point errors of flows, entropies of matches and masks.
+"""Losses: differences of images, end-point errors of flows, entropies of matches and masks.
 
-Pictures are (B, 3, H, W) in 0..1; flows (B, 2, H, W) in pixels of their own size; every function returns a scalar. It
+Images are (B, 3, H, W) in 0..1; flows (B, 2, H, W) in pixels of their own size; every function returns a scalar. It
 knows no network and no schedule.
 """
 
@@ -37,10 +37,10 @@ def census(one: Tensor, two: Tensor) -> Tensor:
     """Difference of soft census transforms, 5x5: how each pixel stands to those around it (Meister et al. 2018)."""
 
     def transform(image: Tensor) -> Tensor:
-        grey = (image * image.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True) * 255.0
-        height, width = grey.shape[-2:]
-        wide = F.pad(grey, (2, 2, 2, 2), mode="replicate")
-        around = torch.cat([wide[..., y : y + height, x : x + width] for y in range(5) for x in range(5)], 1) - grey
+        gray = (image * image.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True) * 255.0
+        height, width = gray.shape[-2:]
+        wide = F.pad(gray, (2, 2, 2, 2), mode="replicate")
+        around = torch.cat([wide[..., y : y + height, x : x + width] for y in range(5) for x in range(5)], 1) - gray
         return around / torch.sqrt(0.81 + around**2)
 
     apart = (transform(one) - transform(two)) ** 2

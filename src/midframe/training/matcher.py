@@ -1,7 +1,7 @@
 """Training of the learned motion network: matcher first, then matcher and refiner with the interpolated frame's loss.
 
 A run lives in one folder: `matcher.pt` (weights, moving average, optimiser, samples seen), `matcher-log.jsonl`,
-`matcher.safetensors` (moving average, what the model loads). The samples depend on the seed and their number alone,
+`matcher.safetensors` (moving average, for the model). The samples depend on the seed and their number alone,
 so a resumed run equals an uninterrupted one as long as the recipe stays; a changed recipe (other data, another rate)
 goes on from the same state.
 """

@@ -1,4 +1,4 @@
-"""Several training processes: the group that torchrun sets up, all-reduce of gradients and of the wish to stop."""
+"""Several training processes: the group that torchrun sets up, all-reduce of gradients and of requests to stop."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ SCENES = Mix(fast=0.06, medium=0.4, repeated=0.35, whole_period=0.6)
 
 
 def objective(net: Midnet, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of a batch of error forms: mean decibels of every sample, which is what the evaluation counts; and PSNR."""
+    """Loss of a batch of error forms: mean decibels of every sample, as the evaluation counts; and PSNR."""
     weights = net.fusion(batch["features"], batch["coverage"], batch["t"].view(-1, 1, 1, 1))
     error = mean_squared_error(weights, batch["error_forms"]).mean((1, 2)) + ROUNDING
     loss = 10.0 * torch.log10(error + 0.5).mean()  # a static scene, wrong by half a level, does not count

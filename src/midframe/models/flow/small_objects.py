@@ -1,7 +1,7 @@
 """Re-matching of unmatched residual regions: small fast objects that move farther than their own width.
 
 A patch around a hand or a leg shows more background than object. So only its unmatched part, which has no counterpart
-in the other frame, is compared, and only with what is unmatched there.
+in the other frame, is compared, and only with unmatched pixels there.
 """
 
 from __future__ import annotations

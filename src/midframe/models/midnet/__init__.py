@@ -1,4 +1,4 @@
-"""midnet: classical flow, motion hypotheses at t, learned fusion. `model` is the figure, `backend` what computes."""
+"""midnet: classical flow, motion hypotheses at t, learned fusion. Start with `model`."""
 
 from midframe.models.midnet.architecture import SIZES, Architecture
 from midframe.models.midnet.checkpoint import load_midnet, save_midnet

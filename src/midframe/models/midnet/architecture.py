@@ -17,7 +17,7 @@ PRIMARY, ZERO = "splatted", "zero"
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What must be known to build a midnet; stored in the metadata of its weights."""
+    """Size of a midnet; stored in the metadata of its weights."""
 
     # Channels of the fusion network: of each hypothesis, of the context at 1/4, at 1/8 and 1/16.
     fusion: tuple[int, int, int] = (16, 24, 32)

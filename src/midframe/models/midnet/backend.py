@@ -1,4 +1,4 @@
-"""What computes: prepare frames, warp them under every hypothesis, fuse and blend them."""
+"""The protocol of back ends: prepare frames, warp them under every hypothesis, fuse and blend them."""
 
 from __future__ import annotations
 

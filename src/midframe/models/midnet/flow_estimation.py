@@ -21,7 +21,7 @@ from midframe.models.midnet.types import BLOCK
 # clips of 720p FAIR has 34.61 dB; a quarter of the size 34.51, at half of the time. Variational refinement takes as
 # long as the search and is worth nothing in interpolated frames, but faint grain is followed better (end-point error of
 # the rendered suite 0.48 instead of 0.61 px): frames so small that time does not matter have it.
-# docs/training-log.md, "Small pictures without refinement".
+# See docs/training-log.md.
 FINEST, FINE, FAIR, QUICK = (
     DisConfig(1, 4, 25, 5),
     DisConfig(1, 4, 25, 0),

@@ -145,7 +145,7 @@ class Midnet(Model):
         return frames
 
     def warp(self, request: RenderRequest) -> WarpedFrames:
-        """Both frames warped under every hypothesis, and their matching features; what is stored for training."""
+        """Both frames warped under every hypothesis, and their matching features, as stored for training."""
         (part,) = self._parts(request)
         return self.backend.as_tensors(self.backend.warp(part, self.architecture.hypotheses))
 
@@ -161,7 +161,7 @@ class Midnet(Model):
         return Acceleration(confirm(at_a, at_b, ab), confirm(at_b, at_a, ba))
 
     def _parts(self, request: RenderRequest) -> Iterator[WarpRequest]:
-        """What the back end takes at once, in order."""
+        """Split a request into the parts that the back end computes at once, in order."""
         a, b, motion, t = request.a, request.b, request.motion, request.t
         acceleration = None
         if request.before is not None and request.after is not None:

@@ -50,7 +50,7 @@ class NativeFrame:
 
 @dataclass(frozen=True, slots=True)
 class NativeWarped:
-    """Two frames warped to t under K hypotheses; what is inactive, and features of trivial tiles, must not be read."""
+    """Two frames warped to t under K hypotheses; inactive hypotheses and features of trivial tiles are undefined."""
 
     warped: _native.Warped
     a: NativeFrame

@@ -16,7 +16,7 @@ LENGTH_TOLERANCE = 0.05  # of a vector's length, above 20 pixels: inconsistency 
 MAX_FOREGROUND_INCONSISTENCY = 2.0  # pixels, scaled like that, up to which a foreground pixel is trusted
 FOREGROUND_IMPORTANCE = 6.0  # log importance of foreground, see `foreground`
 INDEPENDENT_MOTION = 16.0  # pixels by which motion must differ from the background's; certain from twice that
-DISOCCLUSION = 0.3  # of that difference: inconsistency of what it uncovers; certain from twice that
+DISOCCLUSION = 0.3  # of that difference: inconsistency of disoccluded pixels; certain from twice that
 OUT_OF_FRAME_WEIGHT = 4.0  # pixels of inconsistency to which a pixel beyond the edge counts, for occlusion
 MAX_INCONSISTENCY = 8.0  # pixels above which inconsistency tells nothing more
 OCCLUSION_BIAS = -2.0  # occlusion logit of a consistent flow
@@ -69,9 +69,10 @@ def background_motion(flow: Tensor, inconsistency: Tensor) -> Tensor:
 def foreground(flow: Tensor, background: Tensor, inconsistency_there: Tensor) -> Tensor:
     """Confidence, 0..1, that a pixel lies in front of the background; (B, 1, h, w).
 
-    Foreground is recognised by the disocclusions around it: what it uncovers in the other frame is not visible in this
-    one, so flows are inconsistent there. What passes behind uncovers nothing. Objects that move by more than their own
-    width need this: at t they lie over ground that both frames show, where both flows are equally consistent.
+    Foreground is recognised by the disocclusions around it: pixels that it uncovers in the other frame are not
+    visible in this one, so flows are inconsistent there. Objects that pass behind uncover nothing. Objects that move
+    by more than their own width need this: at t they lie over ground that both frames show, where both flows are
+    equally consistent.
 
     Args:
         flow: (B, 2, h, w), pixels of that size.

@@ -54,7 +54,7 @@ class CoverageChannel(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class FrameFeatures:
-    """What `encode` returns for a batch of frames."""
+    """Result of `encode` for a batch of frames."""
 
     luma: Tensor  # (B, 1, H, W), 0..1
     block_means: Tensor  # (B, 3, H/4, W/4): mean R, G and B
@@ -92,7 +92,7 @@ class FlowFields:
 
 @dataclass(frozen=True, slots=True)
 class MotionField:
-    """What `match` returns."""
+    """Result of `match`."""
 
     primary: FlowFields
     filtered: FlowFields | None = None  # None for architectures without the hypothesis "filtered"
@@ -136,7 +136,7 @@ class Acceleration:
 
 @dataclass(frozen=True, slots=True)
 class WarpRequest:
-    """What a back end warps: two frames and their motion, to an instant."""
+    """Two frames to be warped to an instant, and their motion."""
 
     a: FrameFeatures
     b: FrameFeatures

@@ -1,7 +1,7 @@
 """ModelScope's cut rule, as a detector for `shots.label`: histograms first, then whether flows agree.
 
 After modelscope/models/cv/video_frame_interpolation/utils/scene_change_detection.py (Apache-2.0). The rule needs the
-refined flows of every pair; `Remembering` lets the engine use them again.
+refined flows of every pair; `Memoising` lets the engine use them again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from midframe import colour, ops
 from midframe.models.base import Features, Model, Motion, RenderRequest, SceneDetector
 from midframe.types import Frame
 
-GREY = (0.299, 0.587, 0.114)  # of B, G and R: the original weighs its BGR frames with the weights for RGB
+LUMA = (0.299, 0.587, 0.114)  # of B, G and R: the original weighs its BGR frames with the weights for RGB
 BINS = 64
 NOISE = 0.01  # of all pixels; differences of histograms below are none
 ALTOGETHER, SINGLE = 0.8, 0.4  # of all pixels; above either, the histograms tell of a cut
@@ -29,16 +29,16 @@ HALF = 0.5  # of the grid's points
 
 
 def is_cut(a: Tensor, b: Tensor, flows: Callable[[], tuple[Tensor, Tensor]]) -> bool:
-    """Whether a shot ends between two pictures.
+    """Whether a shot ends between two frames.
 
     Args:
         a: (1, 3, H, W) BGR in 8-bit levels.
         b: the same.
         flows: gives a -> b and b -> a, (1, 2, H, W); asked only if the histograms do not decide.
     """
-    weights = a.new_tensor(GREY).view(1, 3, 1, 1)
-    grey_a, grey_b = (((p * weights).sum(1, keepdim=True)).clamp(0, 255).floor() for p in (a, b))
-    histograms = [torch.histc(grey.cpu(), BINS, 0, 255) / grey.numel() for grey in (grey_a, grey_b)]
+    weights = a.new_tensor(LUMA).view(1, 3, 1, 1)
+    gray_a, gray_b = (((p * weights).sum(1, keepdim=True)).clamp(0, 255).floor() for p in (a, b))
+    histograms = [torch.histc(gray.cpu(), BINS, 0, 255) / gray.numel() for gray in (gray_a, gray_b)]
     apart = (histograms[0] - histograms[1]).abs()
     apart[apart < NOISE] = 0
     if float(apart.sum()) > ALTOGETHER or float(apart.max()) > SINGLE:
@@ -56,7 +56,7 @@ def is_cut(a: Tensor, b: Tensor, flows: Callable[[], tuple[Tensor, Tensor]]) -> 
     miss = (go + come).square().sum(0).sqrt()
     length = torch.maximum(go[0].abs() * (width / 1920), go[1].abs() * (height / 1080))
     allowed = (0.1 * length + 4).clamp(5, 14)
-    difference = (grey_a[0, 0] - grey_b[0, 0][y, x]).abs()
+    difference = (gray_a[0, 0] - gray_b[0, 0][y, x]).abs()
     block = F.avg_pool2d(difference[None, None], BLOCK, stride=1, padding=BLOCK // 2)[0, 0][grid]
     return float(((miss > allowed) & (block > DIFFERENT)).float().mean()) > HALF
 
@@ -65,7 +65,7 @@ class FlowCuts:
     """Detector: marks the frames that begin a shot by ModelScope's rule."""
 
     def __init__(self, model: Model, device: torch.device, half: torch.dtype | None = None) -> None:
-        """Take a vfinet (best in `Remembering`), its device, and the half precision of its convolutions, if any."""
+        """Take a vfinet (best in `Memoising`), its device, and the half precision of its convolutions, if any."""
         self.model, self.device, self.half = model, device, half
 
     def mark(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
@@ -84,8 +84,8 @@ class FlowCuts:
                 ops.pad(colour.to_rgb(f.planes, f.format, self.device)[None], *size, mode=self.model.pad_mode)
                 for f in (a, b)
             ]
-            encoded = [self.model.encode(picture) for picture in padded]
-            scale = size[0] // encoded[0].image.shape[-2]  # 2 for large pictures
+            encoded = [self.model.encode(image) for image in padded]
+            scale = size[0] // encoded[0].image.shape[-2]  # 2 for large frames
             height, width = a.height // scale, a.width // scale
             levels = [(255 * p).round() for p in padded]
             if scale > 1:
@@ -99,41 +99,41 @@ class FlowCuts:
             return is_cut(first, second, flows)
 
 
-class Remembering(Model):
-    """A model that knows again what it was lately asked, so that a detector and an engine share its work.
+class Memoising(Model):
+    """Memoising wrapper: a scene detector and an engine share the work of a model.
 
-    It holds pictures and features of the last few frames; one for each run.
+    It holds the images and features of the last few frames; one for each run.
     """
 
     def __init__(self, inner: Model, frames: int = 6) -> None:
         """Remember this many frames: the engine follows the detector by three."""
         super().__init__()
         self.inner, self.frames = inner, frames
-        # a class states these once; a wrapper is as its content is
+        # constants of a class; a wrapper has those of its model
         self.name, self.context, self.pad_mode = inner.name, inner.context, inner.pad_mode  # type: ignore[misc]
         self.stride, self.min_side, self.fast_half = inner.stride, inner.min_side, inner.fast_half  # type: ignore[misc]
         self.scene_rule = inner.scene_rule  # type: ignore[misc]
-        self.flow_scale = inner.flow_scale  # and stays there: what is remembered was found at it
+        self.flow_scale = inner.flow_scale  # constant: memoised motion was estimated at it
         self._seen: list[tuple[Tensor, Features]] = []
         self._matched: OrderedDict[tuple[int, int], tuple[Features, Features, Motion]] = OrderedDict()
         self._lock = threading.Lock()
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """As the model inside has it."""
+        """That of the model."""
         return self.inner.padded_size(height, width)
 
     def encode(self, image: Tensor) -> Features:
-        """As the model inside, or as it was for an equal picture."""
+        """Features of the model, memoised by image."""
         with self._lock:
-            for picture, features in reversed(self._seen):
-                if torch.equal(picture, image):
+            for known, features in reversed(self._seen):
+                if torch.equal(known, image):
                     return features
             features = self.inner.encode(image)
             self._seen = [*self._seen[1 - self.frames :], (image, features)]
             return features
 
     def match(self, a: Features, b: Features) -> Motion:
-        """As the model inside, or as it was for the same features."""
+        """Motion of the model, memoised by features."""
         key = id(a), id(b)
         with self._lock:
             if key not in self._matched:
@@ -147,9 +147,9 @@ class Remembering(Model):
         return FlowCuts(self, device, half)
 
     def flow(self, motion: Motion) -> Tensor | None:
-        """As the model inside has it."""
+        """That of the model."""
         return self.inner.flow(motion)
 
     def render(self, request: RenderRequest) -> Tensor:
-        """As the model inside has it."""
+        """That of the model."""
         return self.inner.render(request)

@@ -1,7 +1,7 @@
-"""From flows and two pictures to the picture between them: residual flows, adaptive filter, mask, static blend.
+"""From flows and two images to the image between them: residual flows, adaptive filter, mask, static blend.
 
 After Quadratic Video Interpolation (Xu et al. 2019), with a U-Net at half resolution and a blend for what
-stands still, as in ModelScope's vfinet (Apache-2.0). Pictures are the network's own: BGR less the mean.
+stands still, as in ModelScope's vfinet (Apache-2.0). Images are the network's own: BGR less the mean.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Pair(nn.Module):
 
 
 class Up(nn.Module):
-    """To twice the resolution, joined with what was there on the way down."""
+    """Upsample by two, concatenate with the skip connection."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Up(nn.Module):
 
 
 class Residuals(nn.Module):
-    """U-Net: pictures, warped pictures and flows (20 channels) -> 8 channels of corrections, 32 of features."""
+    """U-Net: images, warped images and flows (20 channels) -> 8 channels of corrections, 32 of features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def gradient(image: Tensor) -> Tensor:
 
 
 class Fuse(nn.Module):
-    """Two pictures, flows between them and flows from t to both -> the picture at t."""
+    """Two images, flows between them and flows from t to both -> the image at t."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,12 +114,12 @@ class Fuse(nn.Module):
         self.static = _chain((56, 32, 32, 16, 16, 1), first=3)
 
     def forward(
-        self, pictures: Tensor, flows: Tensor, reversed_flows: Tensor, t: Tensor, full: Tensor | None = None
+        self, images: Tensor, flows: Tensor, reversed_flows: Tensor, t: Tensor, full: Tensor | None = None
     ) -> Tensor:
-        """The picture at t, (N, 3, H, W) float32, in the pictures' own scale.
+        """The image at t, (N, 3, H, W) float32, in the images' own scale.
 
         Args:
-            pictures: (2, N, 3, H, W): a and b, at the resolution of the flows.
+            images: (2, N, 3, H, W): a and b, at the resolution of the flows.
             flows: (2, N, 2, H, W): a -> b and b -> a.
             reversed_flows: (2, N, 2, H, W): t -> a and t -> b.
             t: (N, 1, 1, 1).
@@ -127,7 +127,7 @@ class Fuse(nn.Module):
                 that size then.
         """
         n = len(t)
-        images, rough = pictures.flatten(0, 1), reversed_flows.flatten(0, 1)  # (2N, ...): a first
+        images, rough = images.flatten(0, 1), reversed_flows.flatten(0, 1)  # (2N, ...): a first
         slopes = gradient(images)
         warped = ops.warp(images, rough)
         parts = [*images.chunk(2), *warped.chunk(2), *flows, *rough.chunk(2)]
@@ -160,5 +160,5 @@ class Fuse(nn.Module):
 
 
 def _together(parts: list[Tensor]) -> Tensor:
-    """Channels side by side, in channels-last memory: what the convolutions want."""
+    """Channels side by side, in channels-last memory, for the convolutions."""
     return torch.cat([part.contiguous(memory_format=torch.channels_last) for part in parts], dim=1)

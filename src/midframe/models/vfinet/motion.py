@@ -39,12 +39,12 @@ def _spread(flow: Tensor) -> tuple[Tensor, Tensor]:
     """Carry a flow (N, 2, H, W) along itself to the four pixels around each target, weighted by exp(-distance^2).
 
     Returns:
-        Weighted sums (N, 2, H, W) and weights (N, 1, H, W); what leaves the picture is lost.
+        Weighted sums (N, 2, H, W) and weights (N, 1, H, W); what leaves the image is lost.
     """
     n, _, height, width = flow.shape
     corner = flow.floor()
     fraction = flow - corner
-    # beyond the picture is beyond it, and keeps within the integers
+    # beyond the image is beyond it, and keeps within the integers
     corner = corner.clamp(-(height + width + 2), height + width + 2).long()
     column = torch.arange(width, device=flow.device) + corner[:, 0]  # (N, H, W)
     row = torch.arange(height, device=flow.device)[:, None] + corner[:, 1]

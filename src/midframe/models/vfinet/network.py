@@ -1,8 +1,8 @@
-"""VFINet: the network of ModelScope's cv_raft_video-frame-interpolation, behind the three doors.
+"""VFINet: the network of ModelScope's cv_raft_video-frame-interpolation, behind the three methods of a model.
 
-RAFT gives flows, `refine` corrects them, `motion` brings them to the instant, `fuse` makes the picture. The
+RAFT gives flows, `refine` corrects them, `motion` brings them to the instant, `fuse` makes the image. The
 arithmetic is the original's (github.com/modelscope/modelscope, Apache-2.0), met to rounding; see docs/vfinet.md.
-Pictures enter and leave as RGB; inside they are BGR, as the network was trained.
+Images enter and leave as RGB; inside they are BGR, as the network was trained.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from midframe.models import raft
 from midframe.models.base import Model, RenderRequest, SceneDetector
 from midframe.models.raft import Encoded, Raft
 from midframe.models.vfinet import motion as instants
-from midframe.models.vfinet.cuts import FlowCuts, Remembering
+from midframe.models.vfinet.cuts import FlowCuts, Memoising
 from midframe.models.vfinet.fuse import Fuse
 from midframe.models.vfinet.refine import Refine
 
@@ -33,38 +33,38 @@ LARGE_AREA = 2560 * 1440  # pixels
 LARGE_HEIGHT, LARGE_WIDTH = 1440, 2560  # the original's rule: either of them
 RULES = ("area", "reference")
 
-# Pictures of more pixels than this are rendered one instant at a time.
+# Images of more pixels than this are rendered one instant at a time.
 BATCH_AREA = 512 * 512
 
 
 @dataclass(frozen=True)
 class Features:
-    """What `encode` keeps of a picture."""
+    """Features of an image."""
 
     image: Tensor  # (B, 3, h, w) BGR less the mean, at the resolution of the flows
-    full: Tensor | None  # (B, 3, 2h, 2w) the same at twice that, for large pictures
+    full: Tensor | None  # (B, 3, 2h, 2w) the same at twice that, for large images
     encoded: Encoded
 
 
 @dataclass(frozen=True)
 class Flows:
-    """What `match` keeps of a gap, at the resolution of the flows: (B, 2, h, w) float32."""
+    """Motion of a gap, at the resolution of the flows: (B, 2, h, w) float32."""
 
     forward: Tensor  # a -> b, refined
     backward: Tensor  # b -> a, refined
     raw_forward: Tensor  # as RAFT gave them: what neighbouring gaps take their acceleration from
     raw_backward: Tensor
-    halved: bool = False  # whether that is half the resolution of the pictures
+    halved: bool = False  # whether that is half the resolution of the images
 
 
 class VFINet(Model):
     """The ModelScope network; four frames where there are four, two at ends and beside cuts.
 
-    Of large pictures flows are found at half the resolution, and only the last warp is at full size; `flow_scale`
-    1 or 0.5 decides it for all pictures.
+    Of large images flows are found at half the resolution, and only the last warp is at full size; `flow_scale`
+    1 or 0.5 decides it for all images.
 
     Args:
-        large: which pictures are large: "area", from 2560x1440 pixels on whatever the shape, or "reference", from 1440
+        large: which images are large: "area", from 2560x1440 pixels on whatever the shape, or "reference", from 1440
             rows or 2560 columns on as the original has it.
     """
 
@@ -97,14 +97,14 @@ class VFINet(Model):
 
     def memoised(self) -> Model:
         """Flows of recent frames are estimated once."""
-        return Remembering(self)
+        return Memoising(self)
 
     def scene_detector(self, device: torch.device, half: torch.dtype | None) -> SceneDetector:
         """ModelScope's rule, by the refined flows."""
         return FlowCuts(self, device, half)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """Zeros at right and bottom up to multiples of 32; of 64 for large pictures."""
+        """Zeros at right and bottom up to multiples of 32; of 64 for large images."""
         size = self._multiple(height, width, 1)
         if self._is_large(height, width, size):
             return self._multiple(height, width, 2)
@@ -118,15 +118,15 @@ class VFINet(Model):
         return -(-max(height, low) // s) * s, -(-max(width, low) // s) * s
 
     def _is_large(self, height: int, width: int, padded: tuple[int, int]) -> bool:
-        """Whether a picture's flows are found at half its resolution."""
+        """Whether an image's flows are found at half its resolution."""
         if self.flow_scale is not None:
             return self.flow_scale == 0.5
-        if self.large == "area":  # of the padded picture, so that `encode` can tell by what it is given
+        if self.large == "area":  # of the padded image, so that `encode` can decide by its input
             return padded[0] * padded[1] >= LARGE_AREA
         return height >= LARGE_HEIGHT or width >= LARGE_WIDTH
 
     def encode(self, image: Tensor) -> Features:
-        """Normalised pictures and RAFT's features; sides as `padded_size` gives them."""
+        """Normalised images and RAFT's features; sides as `padded_size` gives them."""
         height, width = image.shape[-2:]
         if (height, width) != self._multiple(height, width, 1):
             raise InputError(f"{width}x{height} is no size that vfinet takes; pad to {self.padded_size(height, width)}")
@@ -146,21 +146,21 @@ class VFINet(Model):
         raw = self.raft.match_unrounded(a.encoded, b.encoded, ITERATIONS)
         if raw[0].dtype == torch.float64:
             mean = raw[0].new_tensor(MEAN).view(1, 3, 1, 1)
-            pictures = [raft.exact(x.image.double() + mean) - mean for x in (a, b)]
-            refined = raft.doubled(self.refine)(*pictures, *raw)
+            images = [raft.exact(x.image.double() + mean) - mean for x in (a, b)]
+            refined = raft.doubled(self.refine)(*images, *raw)
         else:
             refined = self.refine(a.image, b.image, *raw)
         forward, backward, raw_forward, raw_backward = (flow.float() for flow in (*refined, *raw))
         return Flows(forward, backward, raw_forward, raw_backward, a.full is not None)
 
     def flow(self, motion: Flows) -> Tensor:
-        """The refined flow a -> b, (B, 2, H, W), pixels of the padded pictures."""
+        """The refined flow a -> b, (B, 2, H, W), pixels of the padded images."""
         if not motion.halved:
             return motion.forward
         return ops.resize_flow(motion.forward, 2 * motion.forward.shape[-2], 2 * motion.forward.shape[-1])
 
     def render(self, request: RenderRequest) -> Tensor:
-        """Pictures at t: quadratic motion where both neighbouring gaps are given, even motion otherwise."""
+        """Images at t: quadratic motion where both neighbouring gaps are given, even motion otherwise."""
         a, b, motion, t = request.a, request.b, request.motion, request.t
         before, after = request.before, request.after
         if len(t) > 1 and len(a.image) == 1 and a.image.shape[-2] * a.image.shape[-1] > BATCH_AREA:
@@ -173,9 +173,9 @@ class VFINet(Model):
         else:
             to_t = instants.linear(flows[0], flows[1], t)
         reversed_flows = torch.stack(instants.reverse(torch.cat(to_t)).chunk(2))
-        pictures = torch.stack([a.image, b.image]).expand(-1, n, -1, -1, -1)
+        images = torch.stack([a.image, b.image]).expand(-1, n, -1, -1, -1)
         full = None
         if a.full is not None and b.full is not None:
             full = torch.stack([a.full, b.full]).expand(-1, n, -1, -1, -1)
-        out: Tensor = self.fuse(pictures, flows.expand(-1, n, -1, -1, -1), reversed_flows, t, full)
+        out: Tensor = self.fuse(images, flows.expand(-1, n, -1, -1, -1), reversed_flows, t, full)
         return (out + out.new_tensor(MEAN).view(1, 3, 1, 1)).flip(1)

@@ -1,7 +1,7 @@
 """Refinement of a pair's flows: three networks from coarse to fine, each correcting both directions at once.
 
 The arrangement is RIFE's IFNet (Huang et al. 2022, MIT) with Swin layers in the finer two, as in ModelScope's vfinet
-(Apache-2.0). Pictures are the network's own: (B, 3, H, W) BGR less the mean, sides multiples of 32 and at
+(Apache-2.0). Images are the network's own: (B, 3, H, W) BGR less the mean, sides multiples of 32 and at
 least 128. Flows follow the convention of `midframe.ops`.
 """
 
@@ -23,7 +23,7 @@ def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 class Stage(nn.Module):
     """Corrections of both flows, found at 1/`scale` of the resolution.
 
-    Input: both pictures, both warped, both flows: 16 channels. `swin` says whether the body is a transformer
+    Input: both images, both warped, both flows: 16 channels. `swin` says whether the body is a transformer
     or six convolutions.
     """
 
@@ -45,12 +45,12 @@ class Stage(nn.Module):
     def _resize(self, x: Tensor, factor: float) -> Tensor:
         return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
-    def forward(self, pictures: Tensor, flows: Tensor) -> Tensor:
-        """Pictures (B, 12, H, W), flows (B, 4, H, W): there and back -> corrections (B, 4, H, W), at least float32."""
+    def forward(self, images: Tensor, flows: Tensor) -> Tensor:
+        """Images (B, 12, H, W), flows (B, 4, H, W): there and back -> corrections (B, 4, H, W), at least float32."""
         if self.scale != 1:
-            pictures = self._resize(pictures, 1.0 / self.scale)
+            images = self._resize(images, 1.0 / self.scale)
             flows = self._resize(flows, 1.0 / self.scale) / self.scale
-        x = torch.cat([pictures, flows], dim=1).contiguous(memory_format=torch.channels_last)
+        x = torch.cat([images, flows], dim=1).contiguous(memory_format=torch.channels_last)
         x = self.enter(x)  # (B, C, H / 4 scale, W / 4 scale)
         if self.transformer is not None:
             x = self.transformer(x)

@@ -1,7 +1,7 @@
 """Window attention for the refinement network: plain and cross-scale Swin layers.
 
 After VFIformer (Lu et al. 2022) and SwinIR (Liang et al. 2021), both Apache-2.0, as ModelScope's vfinet uses them.
-Pictures travel as (B, H, W, C); H and W are multiples of the window's 4. Each layer attends within 4x4 windows,
+Images travel as (B, H, W, C); H and W are multiples of the window's 4. Each layer attends within 4x4 windows,
 every second one with windows shifted by half; a cross-scale layer also attends to the window of twice the size
 around, seen at half resolution.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 WINDOW = 4  # pixels
 TOKENS = WINDOW * WINDOW
 HEADS = 2
-# What is added to the logit of two pixels that a cyclic shift has brought together; the original's number.
+# Added to the logit of two pixels that a cyclic shift has brought together; the original's number.
 APART = -100.0
 
 
@@ -28,7 +28,7 @@ def windows(x: Tensor) -> Tensor:
     return x.transpose(2, 3).reshape(-1, TOKENS, channels)
 
 
-def picture(x: Tensor, height: int, width: int) -> Tensor:
+def image(x: Tensor, height: int, width: int) -> Tensor:
     """Undo `windows`: (B * windows, 16, C) -> (B, H, W, C)."""
     x = x.view(-1, height // WINDOW, width // WINDOW, WINDOW, WINDOW, x.shape[-1])
     return x.transpose(2, 3).reshape(-1, height, width, x.shape[-1])
@@ -117,7 +117,7 @@ class Attention(nn.Module):
             around = self._attend(q, k, v, self.wide_bias, masks[1])
             merged = F.leaky_relu(self.merge[0](torch.cat([out, around], dim=-1)), 0.2)
             out = self.merge[1](merged) + out
-        return picture(self.out(out), height, width)
+        return image(self.out(out), height, width)
 
 
 class Layer(nn.Module):
