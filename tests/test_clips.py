@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from midframe.errors import InputError
 from midframe.scenes.textures import dead_leaves
-from midframe.training.clips import ClipSource, Limits, find_clips, judge, liveliest, read_run, windows
+from midframe.training.clips import ClipSource, Limits, find_clips, liveliest, motion_of, read_run, windows
 
 Film = list[NDArray[np.uint8]]
 
@@ -59,7 +59,7 @@ def test_layouts_are_found_as_they_are(tmp_path: Path, ground: NDArray[np.uint8]
     numbered(tmp_path / "xtrain" / "002" / "occ008.320_f2881", frames)
     numbered(tmp_path / "xtrain" / "003" / "short", frames[:4])
     clips = find_clips([tmp_path / "xtrain"])
-    assert [clip.length for clip in clips] == [8] and clips[0].pictures[0].name == "0000.png"
+    assert [clip.length for clip in clips] == [8] and clips[0].images[0].name == "0000.png"
     (tmp_path / "films" / "deep").mkdir(parents=True)
     film(tmp_path / "films" / "deep" / "one.mp4", pan(ground, 2, 30))
     (tmp_path / "films" / "notes.txt").write_text("not a film")
@@ -90,26 +90,26 @@ def test_frames_come_as_the_film_shows_them(tmp_path: Path, ground: NDArray[np.u
     assert max(np.abs(frames[k].astype(int) - r).mean() for k, r in zip(nearest, run, strict=True)) < 6
 
 
-def test_judge_keeps_motion_and_drops_the_rest(ground: NDArray[np.uint8]) -> None:
+def test_windows_keep_motion_and_drops_the_rest(ground: NDArray[np.uint8]) -> None:
     limits = Limits()
     good = np.stack(pan(ground, 3, 7))
-    motion = judge(good, limits)
+    motion = motion_of(good, limits)
     assert motion is not None and 2.3 < motion < 4
-    assert judge(np.stack(pan(ground, 0, 7)), limits) is None  # at rest
-    assert judge(np.stack(pan(ground, 3, 7)), Limits(fastest=2)) is None  # too fast
+    assert motion_of(np.stack(pan(ground, 0, 7)), limits) is None  # at rest
+    assert motion_of(np.stack(pan(ground, 3, 7)), Limits(fastest=2)) is None  # too fast
     uneven = pan(ground, 3, 9)
-    assert judge(np.stack([*uneven[:3], *uneven[5:9]]), limits) is None  # two frames are missing
+    assert motion_of(np.stack([*uneven[:3], *uneven[5:9]]), limits) is None  # two frames are missing
     other = np.ascontiguousarray(good[::-1, ::-1, ::-1])
-    assert judge(np.concatenate([good[:4], other[4:]]), limits) is None  # a cut
+    assert motion_of(np.concatenate([good[:4], other[4:]]), limits) is None  # a cut
     flash = good.copy()
     flash[3] = np.clip(flash[3].astype(int) + 90, 0, 255)
-    assert judge(flash, limits) is None
+    assert motion_of(flash, limits) is None
     damaged = good.copy()
     damaged[3, 20:70, 10:90] = 128
-    assert judge(damaged, limits) is None
+    assert motion_of(damaged, limits) is None
     repeated = good.copy()
     repeated[4] = repeated[3]
-    assert judge(repeated, limits) is None
+    assert motion_of(repeated, limits) is None
 
 
 def test_crops_are_where_something_moves() -> None:

@@ -16,7 +16,7 @@ from midframe.scenes import Mix, Rendered, Textures, compose, find_photos, held_
 from midframe.scenes.batched import render_batch
 from midframe.scenes.compose import root
 from midframe.scenes.render import flow_between, lost, nodes, project, spread_out, unrippled, visible
-from midframe.scenes.script import Clock, Course, Damage, Layer, Light, Motion, Scene
+from midframe.scenes.script import Clock, Degradation, Layer, Light, Motion, Scene, Trajectory
 from midframe.scenes.sheet import contact_sheet
 from midframe.training.scenes import scenes, sheet
 
@@ -30,7 +30,7 @@ def textures() -> Textures:
 
 
 def clean(seed: int, textures: Textures, size: tuple[int, int] = SIZE, mix: Mix = CLEAN) -> Scene:
-    """A scene of smooth opaque surfaces, so that pictures can be warped without loss, and without light or damage."""
+    """Smooth opaque surfaces, so that images can be warped without loss; no changes of light, no degradation."""
     scene = compose(seed, textures, size, mix=mix)
     layers = []
     for layer in scene.layers:
@@ -101,30 +101,30 @@ def test_flow_is_exact_to_a_fiftieth_of_a_pixel(textures: Textures) -> None:
             one, two = (layer.matrix(m, *SIZE) for m in (s, e))
             q, r = project(np.linalg.inv(one), x, y)
             u, v = q, r
-            if layer.ripple is not None:
+            if layer.deformation is not None:
                 for _ in range(60):  # to the last digit, at every pixel
-                    dx, dy = layer.ripple(u, v, s)
+                    dx, dy = layer.deformation(u, v, s)
                     u, v = q - dx, r - dy
-                dx, dy = layer.ripple(u, v, e)
+                dx, dy = layer.deformation(u, v, e)
                 u, v = u + dx, v + dy
             px, py = project(two, u, v)
             assert np.abs(flow - np.stack([px - x, py - y], -1)).max() < 0.02, (seed, number, layer.kind)
 
 
 def test_unrippling_inverts_the_ripple(textures: Textures) -> None:
-    rippled = [
+    deformed = [
         layer
         for seed in range(24)
         for layer in compose(seed, textures, SIZE, mix=replace(CLEAN, static_scene=0)).layers
-        if layer.ripple is not None
+        if layer.deformation is not None
     ]
-    assert len(rippled) > 5
-    for layer in rippled:
-        assert layer.ripple is not None
+    assert len(deformed) > 5
+    for layer in deformed:
+        assert layer.deformation is not None
         window = (0, 0, *SIZE)
         matrix = layer.matrix(0.3, *SIZE)
         q, r = unrippled(layer, matrix, 0.3, window)
-        dx, dy = layer.ripple(q, r, 0.3)
+        dx, dy = layer.deformation(q, r, 0.3)
         u, v = project(np.linalg.inv(matrix), *nodes(window))
         assert np.hypot(q + dx - u, r + dy - v).max() < 0.01  # texels
 
@@ -183,18 +183,21 @@ def square(shift: tuple[float, float] = (0.0, 0.0), **more: object) -> Scene:
 
 def test_trajectories() -> None:
     """Linear, quadratic and jerky courses pass through 0 at a and 1 at b; only jerky ones lie to the neighbours."""
-    assert [Course().along(s) for s in (-1, 0, 0.25, 1, 2)] == [-1, 0, 0.25, 1, 2]
-    bent = Course(bend=0.2)
+    assert [Trajectory().along(s) for s in (-1, 0, 0.25, 1, 2)] == [-1, 0, 0.25, 1, 2]
+    bent = Trajectory(bend=0.2)
     assert bent.along(0) == 0 and bent.along(1) == 1 and bent.along(0.5) == pytest.approx(0.45)
     second = [bent.along(s) for s in (-1.0, 0.0, 1.0, 2.0)]
     assert np.allclose(np.diff(second, 2), 0.4)  # constant acceleration over all four frames
-    jerky = Course(jerk=(0.7, 3.0))
+    jerky = Trajectory(jerk=(0.7, 3.0))
     assert [jerky.along(s) for s in (-1, 0, 0.5, 1, 2)] == [0.7, 0, 0.5, 1, 3.0]
 
 
 def test_duplicates_repeat_the_picture_to_the_last_bit(textures: Textures) -> None:
     scene = replace(
-        square((8.0, 0.0)), clock=Clock((-1, 0, 0, 1)), damage=Damage(noise=5, shot=3, jpeg=60), light=Light(gain=0.1)
+        square((8.0, 0.0)),
+        clock=Clock((-1, 0, 0, 1)),
+        degradation=Degradation(noise=5, shot=3, jpeg=60),
+        light=Light(gain=0.1),
     )
     drawn = render(scene)
     assert np.array_equal(drawn.a, drawn.b) and not drawn.flow_ab.any() and not drawn.hidden_ab.any()
@@ -295,13 +298,13 @@ def test_overlays_rest_to_the_last_bit(textures: Textures) -> None:
 
 
 def test_noise_and_compression_leave_the_truth_alone() -> None:
-    scene = replace(square((3.0, 0.0)), damage=Damage(noise=6, shot=2))
-    noisy, still = render(scene), render(replace(scene, damage=Damage()))
+    scene = replace(square((3.0, 0.0)), degradation=Degradation(noise=6, shot=2))
+    noisy, still = render(scene), render(replace(scene, degradation=Degradation()))
     assert np.array_equal(noisy.target, still.target)
     apart = noisy.a.astype(float) - still.a
     assert 4 < apart[20:50].std() < 9
     assert np.corrcoef(apart.ravel(), (noisy.b.astype(float) - still.b).ravel())[0, 1] < 0.05
-    packed = render(replace(scene, damage=Damage(jpeg=40)))
+    packed = render(replace(scene, degradation=Degradation(jpeg=40)))
     assert np.array_equal(packed.target, still.target) and not np.array_equal(packed.a, still.a)
 
 
@@ -418,17 +421,17 @@ def test_batched_twin_draws_the_same(textures: Textures, device: str) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_batched_damage_is_as_strong(device: str) -> None:
-    scene = replace(square((3.0, 0.0)), damage=Damage(noise=5, shot=3), noise_seed=3)
+    scene = replace(square((3.0, 0.0)), degradation=Degradation(noise=5, shot=3), noise_seed=3)
     held = replace(scene, clock=Clock((-1, 0, 0, 1)))
     slow, quick = both([scene, held], device)
-    clean = stack([render(replace(scene, damage=Damage()))])
+    clean = stack([render(replace(scene, degradation=Degradation()))])
     ours, theirs = (
         x["a"][0].astype(float) - clean["a"][0] for x in (slow, {k: v.cpu().numpy() for k, v in quick.items()})
     )
     assert theirs.std() == pytest.approx(ours.std(), rel=0.1)
     assert torch.equal(quick["a"][1], quick["b"][1]) and not torch.equal(quick["a"][0], quick["b"][0])
     for quality in (35, 60, 92):
-        packed = replace(scene, damage=Damage(jpeg=quality))
+        packed = replace(scene, degradation=Degradation(jpeg=quality))
         slow, quick = both([packed], device)
         lossy = np.abs(slow["a"].astype(float) - clean["a"]).mean()
         assert np.abs(slow["a"].astype(float) - quick["a"].cpu().numpy()).mean() < 0.25 * lossy + 0.6, quality

@@ -82,9 +82,7 @@ def command(
     scale = None if flow_scale == "auto" else float(flow_scale)
     methods, notes = _methods(models, alone, given, device, precision, scale)
     with _Telling(quiet) as telling:
-        measured = evaluate(
-            methods, sets, models[0], lpips=load_lpips(), exhibits=worst, on_progress=telling.progress
-        )
+        measured = evaluate(methods, sets, models[0], lpips=load_lpips(), exhibits=worst, on_progress=telling.progress)
     if notes:
         from dataclasses import replace
 

@@ -37,7 +37,7 @@ RENDERED = 200  # scenes
 STRESS_SEEDS = 1_000_000  # the stress suite's seeds begin here, above those of the rendered suite
 HALF = Fraction(1, 2)
 
-# as training, but with less wear: what noise takes away no model can give back; and fewer scenes at rest, which
+# as training, but with less degradation: what noise takes away no model can give back; and fewer scenes at rest, which
 # every model gets right
 MIX = Mix(static_scene=0.03, noise=0.1, compressed=0.1, halved_chroma=0.2, duplicate=0.02)
 

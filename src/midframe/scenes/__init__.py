@@ -1,6 +1,6 @@
-"""Rendered scenes: films whose motion, occlusion and truth at every instant are known exactly.
+"""Rendered scenes: videos whose motion, occlusion and truth at every instant are known exactly.
 
-`textures` makes surfaces, `shapes` outlines, `script` says what a scene is, `compose` invents one from a seed, and
+`textures` makes surfaces, `shapes` outlines, `script` describes a scene, `compose` invents one from a seed, and
 `render` draws it.
 """
 

@@ -1,6 +1,6 @@
 """Draw many scenes at once with torch, on a GPU or on the CPU: the twin of `render` for the same scenes.
 
-Pictures differ from the twin's by the interpolation's arithmetic (OpenCV places samples on 1/32 texel; here they are
+Images differ from the twin's by the interpolation's arithmetic (OpenCV places samples on 1/32 texel; here they are
 exact), flows by less than 0.02 px; noise has the same strength but other values; JPEG is its quantisation without the
 entropy coding, which loses nothing. All scenes of a call have one size.
 """
@@ -26,7 +26,7 @@ RIM = 2  # texels mirrored around the patch of an endless layer, for the cubic's
 
 
 @dataclass(frozen=True, slots=True)
-class Storey:
+class LayerBatch:
     """The layers of one number of all scenes that have so many, their patches side by side in one tensor."""
 
     number: int
@@ -35,7 +35,7 @@ class Storey:
     patches: Tensor  # (M, 4, R, C) float32, 0..255
     sizes: Tensor  # (M, 2) columns and rows of each patch, before padding
     endless: Tensor  # (M,) bool
-    waves: Tensor | None  # (M, N, 6): amplitude x, y, wave x, y, phase, speed; None if nothing ripples
+    waves: Tensor | None  # (M, N, 6): amplitude x, y, wave x, y, phase, speed; None if nothing deformations
     repeats: Tensor  # (M,) bool
 
 
@@ -45,7 +45,7 @@ def render_batch(
     """Draw scenes of one size.
 
     Returns:
-        What `render.stack` gives, as tensors on `device`: pictures (B, 3, H, W) uint8, flows (B, 2, H, W) float32
+        What `render.stack` gives, as tensors on `device`: images (B, 3, H, W) uint8, flows (B, 2, H, W) float32
         pixels, masks (B, H, W) bool, `t` and `period` (B,) float32.
 
     Raises:
@@ -64,7 +64,7 @@ def render_batch(
 def _same_blur(
     scenes: Sequence[Scene], neighbours: bool, device: torch.device | str, samples: int
 ) -> dict[str, Tensor]:
-    storeys = stacked(scenes, device)
+    layer_batches = stacked(scenes, device)
     height, width, count = scenes[0].height, scenes[0].width, len(scenes)
     names = ("a", "t", "b", "before", "after") if neighbours else ("a", "t", "b")
     times = {"a": [0.0] * count, "b": [1.0] * count, "t": [scene.t for scene in scenes]}
@@ -74,42 +74,42 @@ def _same_blur(
     labels: dict[str, Tensor] = {}
     out: dict[str, Tensor] = {}
     for name in names:
-        picture, labels[name], overlay = instant(scenes, storeys, moments[name])
+        image, labels[name], overlay = instant(scenes, layer_batches, moments[name])
         if samples:
-            total = torch.zeros_like(picture)
+            total = torch.zeros_like(image)
             for k in range(samples):
                 offsets = [((k + 0.5) / samples - 0.5) * scene.exposure for scene in scenes]
                 at = [moment + offset for moment, offset in zip(moments[name], offsets, strict=True)]
-                total += instant(scenes, storeys, at, quick=True)[0]
-            picture = (total / samples).round_()
-        clean[name] = picture
+                total += instant(scenes, layer_batches, at, quick=True)[0]
+            image = (total / samples).round_()
+        clean[name] = image
         if name == "t":
             out["overlay"] = overlay
-    halved = torch.tensor([scene.damage.halved_chroma for scene in scenes], device=device)
+    halved = torch.tensor([scene.degradation.halved_chroma for scene in scenes], device=device)
     out["target"] = torch.where(halved[:, None, None, None], halved_chroma(clean["t"]), clean["t"])
-    out |= damaged(scenes, {name: clean[name] for name in names if name != "t"}, moments, halved)
+    out |= degraded(scenes, {name: clean[name] for name in names if name != "t"}, moments, halved)
     for one, two in FLOWS:
         if one not in names or two not in names:
             continue
         title = f"{one}_{two}" if len(two) > 1 else one + two
-        flow = flow_between(scenes, storeys, labels[one], moments[one], moments[two])
+        flow = flow_between(scenes, layer_batches, labels[one], moments[one], moments[two])
         out[f"flow_{title}"] = flow
         out[f"hidden_{title}"] = lost(labels[one], labels[two], flow)
     still = (out["flow_ta"].abs().amax(1) < 0.02) & (out["flow_tb"].abs().amax(1) < 0.02)
     out["static"] = still & ~out["hidden_ta"] & ~out["hidden_tb"]
     out["repeated"] = torch.zeros(count, height, width, dtype=torch.bool, device=device)
-    for storey in storeys:
-        mine = (labels["t"][storey.members] == storey.number) & storey.repeats[:, None, None]
-        out["repeated"][storey.members] |= mine
+    for layer_batch in layer_batches:
+        mine = (labels["t"][layer_batch.members] == layer_batch.number) & layer_batch.repeats[:, None, None]
+        out["repeated"][layer_batch.members] |= mine
     out["t"] = torch.tensor(times["t"], device=device)
     out["period"] = torch.tensor([shortest_period(scene) for scene in scenes], device=device)
     return {name: value.to(torch.uint8) if value.ndim == 4 and value.shape[1] == 3 else value
             for name, value in out.items()}  # fmt: skip
 
 
-def stacked(scenes: Sequence[Scene], device: torch.device | str) -> list[Storey]:
+def stacked(scenes: Sequence[Scene], device: torch.device | str) -> list[LayerBatch]:
     """The layers of all scenes, from the back to the front, on the device."""
-    storeys = []
+    layer_batches = []
     for number in range(max(len(scene.layers) for scene in scenes)):
         members = [index for index, scene in enumerate(scenes) if len(scene.layers) > number]
         layers = tuple(scenes[index].layers[number] for index in members)
@@ -124,17 +124,17 @@ def stacked(scenes: Sequence[Scene], device: torch.device | str) -> list[Storey]
             if layer.endless:
                 patch[: high + 2 * RIM, : wide + 2 * RIM, 3] = 255
         waves = None
-        if any(layer.ripple is not None for layer in layers):
-            most = max(len(layer.ripple.phase) for layer in layers if layer.ripple is not None)
+        if any(layer.deformation is not None for layer in layers):
+            most = max(len(layer.deformation.phase) for layer in layers if layer.deformation is not None)
             table = np.zeros((len(layers), most, 6), np.float32)
             for row, layer in zip(table, layers, strict=True):
-                r = layer.ripple
+                r = layer.deformation
                 if r is not None:
                     row[: len(r.phase)] = np.column_stack([r.amplitude, r.wave, r.phase, r.speed])
             waves = torch.from_numpy(table).to(device)
         sizes = torch.tensor([layer.patch.shape[1::-1] for layer in layers], dtype=torch.float32)
-        storeys.append(
-            Storey(
+        layer_batches.append(
+            LayerBatch(
                 number,
                 torch.tensor(members, device=device),
                 layers,
@@ -145,51 +145,55 @@ def stacked(scenes: Sequence[Scene], device: torch.device | str) -> list[Storey]
                 torch.tensor([layer.period is not None for layer in layers], device=device),
             )
         )
-    return storeys
+    return layer_batches
 
 
-# Pictures
+# Images
 
 
 def instant(
-    scenes: Sequence[Scene], storeys: Sequence[Storey], moments: Sequence[float], quick: bool = False
+    scenes: Sequence[Scene], layer_batches: Sequence[LayerBatch], moments: Sequence[float], quick: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each scene at its own moment: picture (B, 3, H, W) in whole levels; label and overlay (B, H, W)."""
-    height, width, device = scenes[0].height, scenes[0].width, storeys[0].patches.device
+    """Each scene at its own moment: image (B, 3, H, W) in whole levels; label and overlay (B, H, W)."""
+    height, width, device = scenes[0].height, scenes[0].width, layer_batches[0].patches.device
     canvas = torch.zeros(len(scenes), 3, height, width, device=device)
     label = torch.zeros(len(scenes), height, width, dtype=torch.uint8, device=device)
     overlay = torch.zeros_like(label, dtype=torch.bool)
     lit = [False] * len(scenes)
-    for storey in storeys:
-        members = storey.members.tolist()
-        first = [i for i, layer in zip(members, storey.layers, strict=True) if layer.overlay and not lit[i]]
+    for layer_batch in layer_batches:
+        members = layer_batch.members.tolist()
+        first = [i for i, layer in zip(members, layer_batch.layers, strict=True) if layer.overlay and not lit[i]]
         for index in first:
             lit[index] = True
         shine(canvas, scenes, moments, first)
         at = [moments[index] for index in members]
         strength = torch.tensor(
-            [layer.visibility(s) for layer, s in zip(storey.layers, at, strict=True)], device=device
+            [layer.visibility(s) for layer, s in zip(layer_batch.layers, at, strict=True)], device=device
         )
-        matrix = matrices(storey, at, height, width)
-        sheet = sampled(storey, *places(storey, matrix, at, height, width), "bilinear" if quick else "bicubic")
-        under = canvas[storey.members]
+        matrix = matrices(layer_batch, at, height, width)
+        sheet = sampled(
+            layer_batch, *places(layer_batch, matrix, at, height, width), "bilinear" if quick else "bicubic"
+        )
+        under = canvas[layer_batch.members]
         cover = sheet[:, 3:] * (strength / 255).view(-1, 1, 1, 1)
-        canvas[storey.members] = under + (sheet[:, :3] - under) * cover
+        canvas[layer_batch.members] = under + (sheet[:, :3] - under) * cover
         mine = cover[:, 0] > 0.5
-        label[storey.members] = torch.where(mine, torch.full_like(label[:1], storey.number), label[storey.members])
-        drawn_on = torch.tensor([layer.overlay for layer in storey.layers], device=device) & (strength > 0)
-        overlay[storey.members] |= (sheet[:, 3] > 25) & drawn_on[:, None, None]
+        label[layer_batch.members] = torch.where(
+            mine, torch.full_like(label[:1], layer_batch.number), label[layer_batch.members]
+        )
+        drawn_on = torch.tensor([layer.overlay for layer in layer_batch.layers], device=device) & (strength > 0)
+        overlay[layer_batch.members] |= (sheet[:, 3] > 25) & drawn_on[:, None, None]
     shine(canvas, scenes, moments, [index for index, done in enumerate(lit) if not done])
     return canvas.clamp_(0, 255).round_(), label, overlay
 
 
-def matrices(storey: Storey, moments: Sequence[float], height: int, width: int) -> NDArray[Any]:
+def matrices(layer_batch: LayerBatch, moments: Sequence[float], height: int, width: int) -> NDArray[Any]:
     """(M, 3, 3): texels to pixels, float64."""
-    return np.stack([layer.matrix(s, height, width) for layer, s in zip(storey.layers, moments, strict=True)])
+    return np.stack([layer.matrix(s, height, width) for layer, s in zip(layer_batch.layers, moments, strict=True)])
 
 
 def project(matrix: NDArray[Any], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Points (..., H, W) through homographies (M, 3, 3), in float32 about the origin of the picture."""
+    """Points (..., H, W) through homographies (M, 3, 3), in float32 about the origin of the image."""
     m = torch.from_numpy(matrix / matrix[:, 2:, 2:]).to(x.device, torch.float32)[:, :, :, None, None]
     w = m[:, 2, 0] * x + m[:, 2, 1] * y + m[:, 2, 2]
     return (m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]) / w, (m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]) / w
@@ -201,8 +205,8 @@ def grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]
     return x.float()[None, None, :], y.float()[None, :, None]
 
 
-def rippled(waves: Tensor, x: Tensor, y: Tensor, moments: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Displacement (M, H, W) by `Ripple` at texels (x, y)."""
+def deformed(waves: Tensor, x: Tensor, y: Tensor, moments: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Displacement (M, H, W) by `Deformation` at texels (x, y)."""
     dx, dy = torch.zeros_like(x), torch.zeros_like(y)
     s = torch.tensor(moments, device=x.device).view(-1, 1, 1)
     for ax, ay, wx, wy, phase, speed in waves.permute(1, 2, 0)[..., None, None]:
@@ -212,42 +216,42 @@ def rippled(waves: Tensor, x: Tensor, y: Tensor, moments: Sequence[float]) -> tu
 
 
 def places(
-    storey: Storey,
+    layer_batch: LayerBatch,
     matrix: NDArray[Any],
     moments: Sequence[float],
     height: int,
     width: int,
 ) -> tuple[Tensor, Tensor]:
     """The texel (M, H, W) of each patch that is seen at each pixel."""
-    u, v = project(np.linalg.inv(matrix), *grid(height, width, storey.patches.device))
-    if storey.waves is None:
+    u, v = project(np.linalg.inv(matrix), *grid(height, width, layer_batch.patches.device))
+    if layer_batch.waves is None:
         return u, v
     x, y = u, v
     for _ in range(ROUNDS):
-        dx, dy = rippled(storey.waves, x, y, moments)
+        dx, dy = deformed(layer_batch.waves, x, y, moments)
         x, y = u - dx, v - dy
     return x, y
 
 
-def sampled(storey: Storey, x: Tensor, y: Tensor, mode: str) -> Tensor:
+def sampled(layer_batch: LayerBatch, x: Tensor, y: Tensor, mode: str) -> Tensor:
     """The patches (M, 4, H, W) at texels (x, y): whole levels, mirrored beyond the edges of endless ones."""
-    size = storey.sizes[:, :, None, None] - 1
-    mirrored = storey.endless[:, None, None]
+    size = layer_batch.sizes[:, :, None, None] - 1
+    mirrored = layer_batch.endless[:, None, None]
 
     def folded(at: Tensor, last: Tensor) -> Tensor:
         round_trip = torch.remainder(at, 2 * last)
         # far outside of a patch nothing is seen; kept near, so that float32 stays fine
         return torch.where(mirrored, torch.minimum(round_trip, 2 * last - round_trip), at.clamp(-8, 1e5)) + RIM
 
-    rows, columns = storey.patches.shape[-2:]
+    rows, columns = layer_batch.patches.shape[-2:]
     where = torch.stack(
         [folded(x, size[:, 0]) * (2 / (columns - 1)) - 1, folded(y, size[:, 1]) * (2 / (rows - 1)) - 1], -1
     )
-    out = F.grid_sample(storey.patches, where, mode=mode, padding_mode="zeros", align_corners=True)
+    out = F.grid_sample(layer_batch.patches, where, mode=mode, padding_mode="zeros", align_corners=True)
     return out.clamp_(0, 255).round_()
 
 
-# Light and damage
+# Light and degradation
 
 
 def shine(canvas: Tensor, scenes: Sequence[Scene], moments: Sequence[float], which: Sequence[int]) -> None:
@@ -265,35 +269,35 @@ def shine(canvas: Tensor, scenes: Sequence[Scene], moments: Sequence[float], whi
             canvas[index] = (canvas[index].clamp(0, 255) / 255) ** float(np.exp(light.gamma * s)) * 255
 
 
-def damaged(
-    scenes: Sequence[Scene], pictures: dict[str, Tensor], moments: dict[str, list[float]], halved: Tensor
+def degraded(
+    scenes: Sequence[Scene], images: dict[str, Tensor], moments: dict[str, list[float]], halved: Tensor
 ) -> dict[str, Tensor]:
-    """Noise, halved chroma and compression on the input pictures; one moment of a scene has one noise."""
+    """Noise, halved chroma and compression on the input images; one moment of a scene has one noise."""
     device = halved.device
     generator = torch.Generator(device).manual_seed(sum(scene.noise_seed * 2 + 1 for scene in scenes) % 2**62)
-    wear = [scene.damage for scene in scenes]
+    degradations = [scene.degradation for scene in scenes]
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, device=device).view(-1, 1, 1, 1)
 
-    read, shot = column([d.noise for d in wear]), column([d.shot for d in wear])
+    read, shot = column([d.noise for d in degradations]), column([d.shot for d in degradations])
     grain: dict[str, Tensor] = {}
     out = {}
-    for name, clean in pictures.items():
+    for name, clean in images.items():
         noise = torch.randn(clean.shape, generator=generator, device=device)
-        for index, damage in enumerate(wear):
-            if damage.coarse:
-                noise[index] = _blurred(noise[index], damage.coarse) * (1 + 2.5 * damage.coarse)
+        for index, degradation in enumerate(degradations):
+            if degradation.coarse:
+                noise[index] = _blurred(noise[index], degradation.coarse) * (1 + 2.5 * degradation.coarse)
             same = [other for other in grain if moments[other][index] == moments[name][index]]
             if same:
                 noise[index] = grain[same[0]][index]
         grain[name] = noise
-        picture = (clean + noise * torch.sqrt(read**2 + shot**2 * (clean / 255))).clamp_(0, 255).round_()
-        picture = torch.where(halved[:, None, None, None], halved_chroma(picture), picture)
-        for index, damage in enumerate(wear):
-            if damage.jpeg is not None:
-                picture[index] = jpeg(picture[index : index + 1], damage.jpeg)[0]
-        out[name] = picture
+        image = (clean + noise * torch.sqrt(read**2 + shot**2 * (clean / 255))).clamp_(0, 255).round_()
+        image = torch.where(halved[:, None, None, None], halved_chroma(image), image)
+        for index, degradation in enumerate(degradations):
+            if degradation.jpeg is not None:
+                image[index] = jpeg(image[index : index + 1], degradation.jpeg)[0]
+        out[name] = image
     return out
 
 
@@ -310,18 +314,18 @@ _TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5
 _FROM_YCC = torch.tensor([[1.0, 0.0, 1.402], [1.0, -0.344136, -0.714136], [1.0, 1.772, 0.0]])
 
 
-def _to_ycc(picture: Tensor) -> Tensor:
-    return torch.einsum("ij,bjhw->bihw", _TO_YCC.to(picture.device), picture)
+def _to_ycc(image: Tensor) -> Tensor:
+    return torch.einsum("ij,bjhw->bihw", _TO_YCC.to(image.device), image)
 
 
 def _to_rgb(ycc: Tensor) -> Tensor:
     return torch.einsum("ij,bjhw->bihw", _FROM_YCC.to(ycc.device), ycc).clamp(0, 255).round_()
 
 
-def halved_chroma(picture: Tensor) -> Tensor:
+def halved_chroma(image: Tensor) -> Tensor:
     """4:2:0: chroma averaged over 2 x 2 and interpolated again; (B, 3, H, W) of levels."""
-    height, width = picture.shape[-2:]
-    ycc = _to_ycc(picture)
+    height, width = image.shape[-2:]
+    ycc = _to_ycc(image)
     odd = F.pad(ycc[:, 1:], (0, width % 2, 0, height % 2), mode="replicate")
     back = F.interpolate(F.avg_pool2d(odd, 2), scale_factor=2, mode="bilinear", align_corners=False)
     return _to_rgb(torch.cat([ycc[:, :1], back[:, :, :height, :width]], 1))
@@ -344,10 +348,10 @@ def _cosines(device: torch.device) -> Tensor:
     return table.to(device)
 
 
-def jpeg(picture: Tensor, quality: int) -> Tensor:
-    """What JPEG of a quality (1 to 100, libjpeg's scale) with 4:2:0 leaves of pictures (B, 3, H, W) of levels."""
-    height, width = picture.shape[-2:]
-    padded = F.pad(picture, (0, -width % 16, 0, -height % 16), mode="replicate")
+def jpeg(image: Tensor, quality: int) -> Tensor:
+    """What JPEG of a quality (1 to 100, libjpeg's scale) with 4:2:0 leaves of images (B, 3, H, W) of levels."""
+    height, width = image.shape[-2:]
+    padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate")
     ycc = _to_ycc(padded)
     scale = 5000 / quality if quality < 50 else 200 - 2 * quality
     luma = _quantised(ycc[:, :1] - 128, _LUMA, scale) + 128
@@ -370,33 +374,39 @@ def _quantised(plane: Tensor, table: tuple[int, ...], scale: float) -> Tensor:
 
 
 def flow_between(
-    scenes: Sequence[Scene], storeys: Sequence[Storey], label: Tensor, start: Sequence[float], end: Sequence[float]
+    scenes: Sequence[Scene],
+    layer_batches: Sequence[LayerBatch],
+    label: Tensor,
+    start: Sequence[float],
+    end: Sequence[float],
 ) -> Tensor:
     """(B, 2, H, W): where each pixel at `start`, by its layer in `label`, is at `end`, less where it was."""
     height, width, device = scenes[0].height, scenes[0].width, label.device
     x, y = grid(height, width, device)
     out = torch.zeros(len(scenes), 2, height, width, device=device)
-    for storey in storeys:
-        members = storey.members.tolist()
+    for layer_batch in layer_batches:
+        members = layer_batch.members.tolist()
         one, two = ([moments[index] for index in members] for moments in (start, end))
-        first, second = matrices(storey, one, height, width), matrices(storey, two, height, width)
+        first, second = matrices(layer_batch, one, height, width), matrices(layer_batch, two, height, width)
         u, v = project(second @ np.linalg.inv(first), x, y)
-        if storey.waves is not None:
-            q, r = places(storey, first, one, height, width)
-            sx, sy = rippled(storey.waves, q, r, two)
+        if layer_batch.waves is not None:
+            q, r = places(layer_batch, first, one, height, width)
+            sx, sy = deformed(layer_batch.waves, q, r, two)
             bent_u, bent_v = project(second, q + sx, r + sy)
-            bent = torch.tensor([layer.ripple is not None for layer in storey.layers], device=device)[:, None, None]
+            bent = torch.tensor([layer.deformation is not None for layer in layer_batch.layers], device=device)[
+                :, None, None
+            ]
             u, v = torch.where(bent, bent_u, u), torch.where(bent, bent_v, v)
-        mine = label[storey.members] == storey.number
-        still = [layer.still or s == e for layer, s, e in zip(storey.layers, one, two, strict=True)]
+        mine = label[layer_batch.members] == layer_batch.number
+        still = [layer.still or s == e for layer, s, e in zip(layer_batch.layers, one, two, strict=True)]
         mine &= ~torch.tensor(still, device=device)[:, None, None]
         flow = torch.stack([u - x, v - y], 1)
-        out[storey.members] = torch.where(mine[:, None], flow, out[storey.members])
+        out[layer_batch.members] = torch.where(mine[:, None], flow, out[layer_batch.members])
     return out
 
 
 def lost(label: Tensor, other: Tensor, flow: Tensor) -> Tensor:
-    """(B, H, W) bool: where the layer at a pixel's place in the other picture is not its own, or there is none."""
+    """(B, H, W) bool: where the layer at a pixel's place in the other image is not its own, or there is none."""
     batch, height, width = label.shape
     x, y = grid(height, width, label.device)
     across, down = (flow[:, 0] + x).round(), (flow[:, 1] + y).round()

@@ -18,14 +18,14 @@ from midframe.scenes import figures, perspective, shapes
 from midframe.scenes.script import (
     Bytes,
     Clock,
-    Course,
-    Damage,
+    Deformation,
+    Degradation,
     Layer,
     Light,
     Motion,
-    Ripple,
     Scene,
     Shadow,
+    Trajectory,
     placed,
 )
 from midframe.scenes.textures import Textures, repeated
@@ -47,9 +47,7 @@ class Mix:
 
     static_scene: float = 0.10
     static_layer: float = 0.15  # of the layers
-    fast: float = (
-        0.25  # scenes whose fastest motion is above 44 px in a picture 256 px wide: a fifth reach 40 px widely
-    )
+    fast: float = 0.25  # scenes whose fastest motion is above 44 px in an image 256 px wide: a fifth reach 40 px widely
     medium: float = 0.30  # 10 to 40 px; the others 0.3 to 10 px
     repeated: float = 0.07
     whole_period: float = 0.0  # of the repeated ones: they move by one period, give or take a tenth
@@ -126,7 +124,7 @@ def compose(
         clock=clock,
         exposure=exposure,
         light=lighting(rng, size, mix, tags),
-        damage=wear(rng, mix),
+        degradation=degradation_of(rng, mix),
         noise_seed=seed,
         tags=tuple(tags),
     )
@@ -136,7 +134,7 @@ def compose(
 
 
 def pace(rng: Generator, mix: Mix) -> float:
-    """The speed of the fastest things of a scene, pixels per frame in a picture 256 px wide."""
+    """The speed of the fastest things of a scene, pixels per frame in an image 256 px wide."""
     kind = rng.random()
     if kind < mix.static_scene:
         return 0.0
@@ -145,28 +143,28 @@ def pace(rng: Generator, mix: Mix) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def courses(rng: Generator, tags: list[str]) -> Callable[[], Course]:
+def courses(rng: Generator, tags: list[str]) -> Callable[[], Trajectory]:
     """One kind of trajectory for the whole scene (60 % linear, 30 % quadratic, 10 % jerky), details by layer."""
     kind = rng.random()
     if kind < 0.6:
         tags.append("linear")
-        return Course
+        return Trajectory
     if kind < 0.9:
         tags.append("quadratic")
-        return lambda: Course(bend=float(np.clip(rng.normal(0, 0.2), -0.45, 0.45)))
+        return lambda: Trajectory(bend=float(np.clip(rng.normal(0, 0.2), -0.45, 0.45)))
     tags.append("jerky")
-    return lambda: Course(jerk=(float(rng.normal(-0.3, 0.9)), float(rng.normal(1.3, 0.9))))
+    return lambda: Trajectory(jerk=(float(rng.normal(-0.3, 0.9)), float(rng.normal(1.3, 0.9))))
 
 
 def viewpoint(
-    rng: Generator, speed: float, course: Course, size: tuple[int, int]
+    rng: Generator, speed: float, course: Trajectory, size: tuple[int, int]
 ) -> tuple[Motion, tuple[float, float]]:
     """The camera's turn, zoom and tilt, and its pan in pixels, which each layer takes by its depth."""
     half = min(size) / 2
     kind = rng.random()  # a sixth on a tripod, a quarter drifting, the others moving
     share = 0.0 if kind < 0.16 else speed * float(rng.uniform(0.02, 0.4) if kind < 0.4 else rng.uniform(0.4, 1.0))
     angle = rng.uniform(0, 2 * np.pi)
-    if rng.random() < 0.5:  # films are panned along the horizon more than any other way
+    if rng.random() < 0.5:  # videos are panned along the horizon more than any other way
         angle = float(rng.choice([0.0, np.pi])) + rng.normal(0, 0.1)
     pan = (share * float(np.cos(angle)), share * float(np.sin(angle)))
     if rng.random() < 0.35:
@@ -182,7 +180,7 @@ def viewpoint(
     ), pan
 
 
-def own_motion(rng: Generator, speed: float, pan: tuple[float, float], depth: float, course: Course) -> Motion:
+def own_motion(rng: Generator, speed: float, pan: tuple[float, float], depth: float, course: Trajectory) -> Motion:
     """A layer's shift (the pan by its depth, and its own), turn and zoom."""
     share = speed * float(rng.uniform(0.05, 1.0))
     angle = rng.uniform(0, 2 * np.pi)
@@ -202,17 +200,17 @@ def own_motion(rng: Generator, speed: float, pan: tuple[float, float], depth: fl
     )
 
 
-def ripples(rng: Generator, speed: float, size: float) -> Ripple:
+def deformations(rng: Generator, speed: float, size: float) -> Deformation:
     """One to three waves; their slopes together stay below 0.3, so that no place folds over."""
     count = int(rng.integers(1, 4))
     length = np.maximum(size * DENSITY * rng.uniform(0.4, 1.6, count), 90.0)  # texels
     angle = rng.uniform(0, 2 * np.pi, count)
     wave = np.stack([np.cos(angle), np.sin(angle)], 1) * (2 * np.pi / length)[:, None]
     limit = 0.3 / count / np.linalg.norm(wave, axis=1)
-    wish = DENSITY * np.exp(rng.normal(np.log(max(0.25 * speed, 0.3)), 0.5, count))
+    wanted = DENSITY * np.exp(rng.normal(np.log(max(0.25 * speed, 0.3)), 0.5, count))
     heading = rng.uniform(0, 2 * np.pi, count)
-    amplitude = np.stack([np.cos(heading), np.sin(heading)], 1) * np.minimum(wish, limit)[:, None]
-    return Ripple(
+    amplitude = np.stack([np.cos(heading), np.sin(heading)], 1) * np.minimum(wanted, limit)[:, None]
+    return Deformation(
         amplitude=amplitude.astype(np.float32),
         wave=wave.astype(np.float32),
         phase=rng.uniform(0, 2 * np.pi, count).astype(np.float32),
@@ -230,7 +228,7 @@ def background(
     speed: float,
     camera: Motion,
     pan: tuple[float, float],
-    course: Callable[[], Course],
+    course: Callable[[], Trajectory],
 ) -> Layer:
     """The layer behind all others; it fills the plane."""
     height, width = size
@@ -240,13 +238,13 @@ def background(
     motion = Motion(shift=pan, course=course())
     if still or speed == 0:
         motion = Motion()
-    ripple = ripples(rng, speed, 1.5 * max(size)) if rng.random() < 0.15 and speed and not still else None
+    deformation = deformations(rng, speed, 1.5 * max(size)) if rng.random() < 0.15 and speed and not still else None
     return Layer(
         patch=textures.pick(rng, rows, columns, DENSITY),
         place=placed(((width - 1) / 2, (height - 1) / 2), (rows, columns), DENSITY, float(rng.normal(0, 0.04))),
         motion=motion,
         camera=None if still or speed == 0 else camera,
-        ripple=ripple,
+        deformation=deformation,
         kind="background",
     )
 
@@ -258,7 +256,7 @@ def thing(
     speed: float,
     camera: Motion,
     pan: tuple[float, float],
-    course: Callable[[], Course],
+    course: Callable[[], Trajectory],
     mix: Mix,
 ) -> Layer:
     """Anything in front of the background."""
@@ -287,13 +285,13 @@ def thing(
     middle = (float(where[0] - motion.shift[0] / 2), float(where[1] - motion.shift[1] / 2))
     if still:
         motion, middle = Motion(), (float(where[0]), float(where[1]))
-    ripple = ripples(rng, speed, big) if not still and kind != "text" and rng.random() < 0.3 else None
+    deformation = deformations(rng, speed, big) if not still and kind != "text" and rng.random() < 0.3 else None
     return Layer(
         patch=np.dstack([colour, mask]),
         place=placed(middle, mask.shape, DENSITY, float(rng.normal(0, 0.6)) if kind != "text" else 0.0),
         motion=motion,
         camera=None if still else camera,
-        ripple=ripple,
+        deformation=deformation,
         opacity=1.0 if rng.random() < 0.95 else float(rng.uniform(0.3, 0.8)),
         kind=kind,
     )
@@ -341,13 +339,13 @@ def repeat(
         patch=colour if layer.endless else np.dstack([colour, layer.patch[..., 3]]),
         place=placed((float(centre[0]), float(centre[1])), (rows, columns), DENSITY, heading),
         motion=replace(layer.motion, shift=(gain * across, gain * down), turn=0.0, zoom=0.0, bow=(0.0, 0.0)),
-        ripple=None,
+        deformation=None,
         period=(float(wide), float(high)),
     )
     tags.append("repeated")
 
 
-# Overlays: drawn on the grid of the picture itself, one texel a pixel, so that they rest to the last bit
+# Overlays: drawn on the grid of the image itself, one texel a pixel, so that they rest to the last bit
 
 
 def overlays(rng: Generator, size: tuple[int, int], tags: list[str]) -> list[Layer]:
@@ -447,7 +445,7 @@ def flat(kind: str, patch: Bytes, top: int, left: int, opacity: float = 1.0) -> 
     return Layer(patch, placed(centre, patch.shape, 1.0), opacity=float(opacity), kind=kind, overlay=True)
 
 
-# Light and wear
+# Light and degradation
 
 
 def lighting(rng: Generator, size: tuple[int, int], mix: Mix, tags: list[str]) -> Light:
@@ -467,14 +465,14 @@ def lighting(rng: Generator, size: tuple[int, int], mix: Mix, tags: list[str]) -
     return Light(gain, gamma, tuple(shadows))
 
 
-def wear(rng: Generator, mix: Mix) -> Damage:
+def degradation_of(rng: Generator, mix: Mix) -> Degradation:
     """Noise, compression, halved chroma."""
     noise = shot = coarse = 0.0
     if rng.random() < mix.noise:
         noise, shot = (float(v) for v in np.exp(rng.uniform(np.log(0.3), np.log(6), 2)))
         coarse = float(rng.uniform(0.4, 0.9)) if rng.random() < 0.3 else 0.0
     jpeg = int(rng.integers(35, 97)) if rng.random() < mix.compressed else None
-    return Damage(noise, shot, coarse, jpeg, halved_chroma=bool(rng.random() < mix.halved_chroma))
+    return Degradation(noise, shot, coarse, jpeg, halved_chroma=bool(rng.random() < mix.halved_chroma))
 
 
 def _pair(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from midframe.scenes.script import Bytes, Course, Layer, Matrix, Motion, translation
+from midframe.scenes.script import Bytes, Layer, Matrix, Motion, Trajectory, translation
 from midframe.scenes.textures import Textures
 
 DENSITY = 2.0  # texels per pixel
@@ -58,7 +58,7 @@ class Skeleton:
     bob: tuple[float, float]  # amplitude of its up and down, pixels, and radians per frame interval
     turn: Swing
     zoom: float = 0.0  # natural logarithm of the growth from s = 0 to 1
-    course: Course = field(default_factory=Course)
+    course: Trajectory = field(default_factory=Trajectory)
 
     def pose(self, bone: int, s: float) -> Matrix:
         """3 x 3: the plane of a bone to the frame at time s."""
@@ -128,7 +128,7 @@ def figure(
         (float(rng.uniform(0, 0.03)) * height, 2 * rate),
         Swing(float(rng.normal(0, 0.12)), float(rng.uniform(0, 0.15)), rate, float(rng.uniform(0, 6.3))),
         float(rng.normal(0, 0.03)),
-        Course(bend=float(np.clip(rng.normal(0, 0.15), -0.4, 0.4)) if rng.random() < 0.3 else 0.0),
+        Trajectory(bend=float(np.clip(rng.normal(0, 0.15), -0.4, 0.4)) if rng.random() < 0.3 else 0.0),
     )
     surfaces = [surface(rng, textures) for _ in range(1 + max(bone.texture for bone in bones))]
     order = sorted(range(len(bones)), key=lambda k: bones[k].depth)

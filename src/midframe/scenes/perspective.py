@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from midframe.scenes import shapes
-from midframe.scenes.script import Bytes, Course, Layer, Matrix, Motion
+from midframe.scenes.script import Bytes, Layer, Matrix, Motion, Trajectory
 from midframe.scenes.textures import Textures
 
 NEAREST = 0.35  # depth at which the ground and walls begin at the nearest, units of camera space
@@ -30,7 +30,7 @@ class Camera:
     bow: tuple[float, float, float] = (0.0, 0.0, 0.0)  # times (s^2 - s)
     turn: tuple[float, float, float] = (0.0, 0.0, 0.0)  # rotation vector from s = 0 to 1, radians
     zoom: float = 0.0  # natural logarithm of the growth of the focal length
-    course: Course = field(default_factory=Course)
+    course: Trajectory = field(default_factory=Trajectory)
 
     def matrix(self, s: float, frame: Matrix) -> Matrix:
         """3 x 3, texels to pixels, of a plane with columns (u, v, origin) in camera space at s = 0."""
@@ -117,7 +117,7 @@ def path(rng: Generator, size: tuple[int, int], focal: float, speed: float, near
         (float(bow[0]), float(bow[1]), float(bow[2])),
         (float(turn[0]), float(turn[1]), float(turn[2])),
         zoom,
-        Course(bend=float(np.clip(rng.normal(0, 0.2), -0.45, 0.45)) if rng.random() < 0.3 else 0.0),
+        Trajectory(bend=float(np.clip(rng.normal(0, 0.2), -0.45, 0.45)) if rng.random() < 0.3 else 0.0),
     )
 
 

@@ -1,4 +1,4 @@
-"""Draw a scene with numpy and OpenCV: pictures, exact flows, what is hidden, and the masks, at five instants.
+"""Draw a scene with numpy and OpenCV: images, exact flows, occlusions and masks, at five instants.
 
 The convention of flow is that of `midframe.ops`: `flow_ab[y, x]` is where pixel (x, y) of a has gone in b. A pixel's
 flow is that of the front-most layer that covers more than half of it.
@@ -18,18 +18,18 @@ from midframe.scenes.script import Array, Bytes, Layer, Light, Matrix, Scene, tr
 
 Bools = NDArray[np.bool_]
 
-STEP = 4  # pixels between the nodes on which a ripple is solved; cubic between them: off by less than 0.01 px
-ROUNDS = 8  # of the fixed-point iteration that inverts a ripple; its slope is below 0.3, so 0.01 % is left
-OUTSIDE = 255  # label of what lies beyond the picture
+STEP = 4  # pixels between the nodes on which a deformation is solved; cubic between them: off by less than 0.01 px
+ROUNDS = 8  # of the fixed-point iteration that inverts a deformation; its slope is below 0.3, so 0.01 % is left
+OUTSIDE = 255  # label of what lies beyond the image
 
 FLOWS = (("a", "b"), ("b", "a"), ("t", "a"), ("t", "b"), ("a", "before"), ("b", "after"))
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What was drawn. Pictures (H, W, 3) uint8 RGB, flows (H, W, 2) float32 pixels (dx, dy), masks (H, W) bool.
+    """A rendered scene. Images (H, W, 3) uint8 RGB, flows (H, W, 2) float32 pixels (dx, dy), masks (H, W) bool.
 
-    `hidden_xy` is true where a pixel of x is not seen in y: behind something, or out of the picture.
+    `hidden_xy` is true where a pixel of x is not seen in y: behind something, or out of the image.
     """
 
     a: Bytes
@@ -44,7 +44,7 @@ class Rendered:
     hidden_ba: Bools
     hidden_ta: Bools
     hidden_tb: Bools
-    overlay: Bools  # at t: drawn upon the picture
+    overlay: Bools  # at t: drawn upon the image
     static: Bools  # at t: the same place in both a and b, seen in both
     repeated: Bools  # at t: a texture that repeats itself
     period: float  # pixels, of the shortest repetition along the motion; 0 if there is none
@@ -86,16 +86,16 @@ def render(scene: Scene, neighbours: bool = True) -> Rendered:
             flow = flow_between(scene, labels[one], layers[one], start, end)
             flows[one, two] = flow
             hidden[one, two] = lost(labels[one], labels[two], flow)
-    pictures = {
-        name: damaged(scene, picture, name, scene.clock(times[name])) for name, picture in clean.items() if name != "t"
+    images = {
+        name: degraded(scene, image, name, scene.clock(times[name])) for name, image in clean.items() if name != "t"
     }
     tags = scene.tags
     still = at_rest(flows["t", "a"]) & at_rest(flows["t", "b"])
     repeats = np.array([layer.period is not None for layer in scene.layers])
     return Rendered(
-        a=pictures["a"],
-        b=pictures["b"],
-        target=halved_chroma(clean["t"]) if scene.damage.halved_chroma else clean["t"],
+        a=images["a"],
+        b=images["b"],
+        target=halved_chroma(clean["t"]) if scene.degradation.halved_chroma else clean["t"],
         t=scene.t,
         flow_ab=flows["a", "b"],
         flow_ba=flows["b", "a"],
@@ -109,8 +109,8 @@ def render(scene: Scene, neighbours: bool = True) -> Rendered:
         static=still & ~hidden["t", "a"] & ~hidden["t", "b"],
         repeated=repeats[labels["t"]],
         period=shortest_period(scene),
-        before=pictures.get("before"),
-        after=pictures.get("after"),
+        before=images.get("before"),
+        after=images.get("after"),
         flow_a_before=flows.get(("a", "before")),
         flow_b_after=flows.get(("b", "after")),
         hidden_a_before=hidden.get(("a", "before")),
@@ -119,12 +119,12 @@ def render(scene: Scene, neighbours: bool = True) -> Rendered:
     )
 
 
-# Pictures
+# Images
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A layer as it lies in the picture at one moment."""
+    """A layer as it lies in the image at one moment."""
 
     number: int
     layer: Layer
@@ -132,7 +132,7 @@ class Sheet:
     patch: Bytes
     rows: slice
     columns: slice
-    unbent: tuple[Array, Array] | None = None  # texels (x, y) seen at the nodes of these rows and columns, if rippled
+    unbent: tuple[Array, Array] | None = None  # texels (x, y) seen at the nodes of these rows and columns, if deformed
 
 
 def spread_out(scene: Scene, s: float, kept: dict[int, Sheet] | None = None, quick: bool = False) -> list[Sheet]:
@@ -142,7 +142,7 @@ def spread_out(scene: Scene, s: float, kept: dict[int, Sheet] | None = None, qui
         scene: what to draw.
         s: a moment of the scene.
         kept: layers that rest, from earlier calls for the same scene; new ones are added.
-        quick: interpolate linearly, for the many pictures of which motion blur is the mean.
+        quick: interpolate linearly, for the many images that motion blur averages.
     """
     out = []
     for number, layer in enumerate(scene.layers):
@@ -159,7 +159,7 @@ def spread_out(scene: Scene, s: float, kept: dict[int, Sheet] | None = None, qui
 
 
 def exposed(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
-    """The picture at s, averaged over the time the shutter is open, before noise and compression.
+    """The image at s, averaged over the time the shutter is open, before noise and compression.
 
     Args:
         scene: what to draw.
@@ -179,7 +179,7 @@ def exposed(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
 
 
 def blur_samples(scene: Scene) -> int:
-    """How many instants a blurred picture is the mean of; 0 without motion blur."""
+    """How many instants a blurred image is the mean of; 0 without motion blur."""
     if scene.exposure <= 0:
         return 0
     # half a pixel of the fastest thing between samples would be ideal; 2 px is where the eye begins to see them
@@ -187,7 +187,7 @@ def blur_samples(scene: Scene) -> int:
 
 
 def instant(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
-    """The picture at the scene's moment s, the shutter open for no time."""
+    """The image at the scene's moment s, the shutter open for no time."""
     canvas = np.zeros((scene.height, scene.width, 3), np.float32)
     lit = False
     for sheet in sheets:
@@ -212,7 +212,7 @@ def instant(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
 
 
 def draw(number: int, layer: Layer, s: float, height: int, width: int, quick: bool = False) -> Sheet | None:
-    """A layer as it lies in the picture at s; None if it is not to be seen."""
+    """A layer as it lies in the image at s; None if it is not to be seen."""
     strength = layer.visibility(s)
     if strength <= 0:
         return None
@@ -229,7 +229,7 @@ def draw(number: int, layer: Layer, s: float, height: int, width: int, quick: bo
     here = translation(-left, -top) @ matrix
     size = (right - left, bottom - top)
     unbent, way = None, cv2.INTER_LINEAR if quick else cv2.INTER_CUBIC
-    if layer.ripple is not None:
+    if layer.deformation is not None:
         unbent = unrippled(layer, matrix, s, (top, left, bottom, right))
         x, y = (between_nodes(v, bottom - top, right - left) for v in unbent)
         patch = cv2.remap(layer.patch, x, y, way, borderMode=border)
@@ -241,9 +241,9 @@ def draw(number: int, layer: Layer, s: float, height: int, width: int, quick: bo
 
 
 def extent(layer: Layer, matrix: Matrix) -> tuple[float, float, float, float] | None:
-    """Left, top, right, bottom of a patch in the picture; None where it crosses the horizon of its homography."""
+    """Left, top, right, bottom of a patch in the image; None where it crosses the horizon of its homography."""
     rows, columns = layer.patch.shape[:2]
-    reach = 1.0 if layer.ripple is None else 1.0 + float(np.abs(layer.ripple.amplitude).sum())
+    reach = 1.0 if layer.deformation is None else 1.0 + float(np.abs(layer.deformation.amplitude).sum())
     x = np.array([-reach, columns - 1 + reach])
     y = np.array([-reach, rows - 1 + reach])
     corners = matrix @ np.array([[x[0], x[1], x[0], x[1]], [y[0], y[0], y[1], y[1]], [1.0, 1.0, 1.0, 1.0]])
@@ -254,13 +254,13 @@ def extent(layer: Layer, matrix: Matrix) -> tuple[float, float, float, float] | 
 
 
 def unrippled(layer: Layer, matrix: Matrix, s: float, window: tuple[int, int, int, int]) -> tuple[Array, Array]:
-    """For each node of a window the texel q of a rippled patch that is seen there: q + d(q, s) = matrix^-1 p."""
-    assert layer.ripple is not None
+    """For each node of a window the texel q of a deformed patch that is seen there: q + d(q, s) = matrix^-1 p."""
+    assert layer.deformation is not None
     x, y = nodes(window)
     u, v = (np.asarray(w, np.float32) for w in project(np.linalg.inv(matrix), x, y))
     q, r = u, v
     for _ in range(ROUNDS):
-        dx, dy = layer.ripple(q, r, s)
+        dx, dy = layer.deformation(q, r, s)
         q, r = u - dx, v - dy
     return q, r
 
@@ -310,7 +310,7 @@ def project(matrix: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> tuple[NDA
     return u / w, v / w
 
 
-# Light and damage
+# Light and degradation
 
 
 def shine(canvas: Array, light: Light, s: float) -> None:
@@ -328,31 +328,31 @@ def shine(canvas: Array, light: Light, s: float) -> None:
         canvas[:] = cv2.pow(canvas / 255, float(np.exp(light.gamma * s))) * 255
 
 
-def damaged(scene: Scene, picture: Bytes, name: str, moment: float) -> Bytes:
-    """A picture as a camera and a file would hand it on: noise, halved chroma, JPEG. Duplicates take the same noise."""
-    damage = scene.damage
-    if damage.noise or damage.shot:
+def degraded(scene: Scene, image: Bytes, name: str, moment: float) -> Bytes:
+    """An image as a camera and a file would hand it on: noise, halved chroma, JPEG. Duplicates take the same noise."""
+    degradation = scene.degradation
+    if degradation.noise or degradation.shot:
         # one noise for one moment: a repeated frame repeats its noise
         rng = np.random.default_rng([scene.noise_seed, round((moment + 4) * 64)])
-        noise = rng.standard_normal(picture.shape, np.float32)
-        if damage.coarse:
-            noise = cv2.GaussianBlur(noise, (0, 0), damage.coarse) * (1 + 2.5 * damage.coarse)
-        level = np.sqrt(damage.noise**2 + damage.shot**2 * (np.arange(256) / 255)).astype(np.float32)
-        noise *= level[picture]
-        picture = np.asarray(cv2.add(noise, picture, dtype=cv2.CV_8U), np.uint8)
-    if damage.halved_chroma:
-        picture = halved_chroma(picture)
-    if damage.jpeg is not None:
-        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        _, packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, damage.jpeg])
-        picture = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR_RGB), np.uint8)
-    return picture
+        noise = rng.standard_normal(image.shape, np.float32)
+        if degradation.coarse:
+            noise = cv2.GaussianBlur(noise, (0, 0), degradation.coarse) * (1 + 2.5 * degradation.coarse)
+        level = np.sqrt(degradation.noise**2 + degradation.shot**2 * (np.arange(256) / 255)).astype(np.float32)
+        noise *= level[image]
+        image = np.asarray(cv2.add(noise, image, dtype=cv2.CV_8U), np.uint8)
+    if degradation.halved_chroma:
+        image = halved_chroma(image)
+    if degradation.jpeg is not None:
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        _, packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, degradation.jpeg])
+        image = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR_RGB), np.uint8)
+    return image
 
 
-def halved_chroma(picture: Bytes) -> Bytes:
-    """What 4:2:0 leaves of a picture: chroma averaged over 2 x 2 and interpolated again."""
-    height, width = picture.shape[:2]
-    ycc = cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb)
+def halved_chroma(image: Bytes) -> Bytes:
+    """What 4:2:0 leaves of an image: chroma averaged over 2 x 2 and interpolated again."""
+    height, width = image.shape[:2]
+    ycc = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)
     small = cv2.resize(ycc[..., 1:], ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
     ycc[..., 1:] = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB), np.uint8)
@@ -375,7 +375,7 @@ def visible(scene: Scene, sheets: list[Sheet]) -> Bytes:
 
 
 def overlaid(scene: Scene, sheets: list[Sheet]) -> Bools:
-    """(H, W): where an overlay, half transparent ones too, lies upon the picture."""
+    """(H, W): where an overlay, half transparent ones too, lies upon the image."""
     out = np.zeros((scene.height, scene.width), bool)
     for sheet in sheets:
         if sheet.layer.overlay:
@@ -387,7 +387,7 @@ def flow_between(scene: Scene, label: Bytes, sheets: list[Sheet], start: float, 
     """Where each pixel at `start`, by its layer in `label`, is at `end`, less where it was.
 
     Args:
-        scene: what was drawn.
+        scene: that was drawn.
         label: (H, W) front-most layers at `start`, of `visible`.
         sheets: the layers as they lie at `start`.
         start: a moment of the scene.
@@ -404,14 +404,14 @@ def flow_between(scene: Scene, label: Bytes, sheets: list[Sheet], start: float, 
         window = (sheet.rows.start, sheet.columns.start, sheet.rows.stop, sheet.columns.stop)
         one, two = layer.matrix(start, height, width), layer.matrix(end, height, width)
         mine = label[sheet.rows, sheet.columns] == sheet.number
-        if sheet.unbent is None or layer.ripple is None:
+        if sheet.unbent is None or layer.deformation is None:
             x, y = np.arange(window[1], window[3])[None], np.arange(window[0], window[2])[:, None]
             u, v = project(two @ np.linalg.inv(one), x, y)
             dx, dy = u - x, v - y
         else:
             px, py = nodes(window)
             q, r = sheet.unbent
-            sx, sy = layer.ripple(q, r, end)
+            sx, sy = layer.deformation(q, r, end)
             u, v = project(two, q + sx, r + sy)
             size = mine.shape
             dx, dy = between_nodes(u - px, *size), between_nodes(v - py, *size)
@@ -427,7 +427,7 @@ def at_rest(flow: Array) -> Bools:
 
 
 def lost(label: Bytes, other: Bytes, flow: Array) -> Bools:
-    """Where a pixel of one picture is not seen in another: the layer at its place there is not its own."""
+    """Where a pixel of one image is not seen in another: the layer at its place there is not its own."""
     height, width = label.shape
     x = flow[..., 0] + np.arange(width, dtype=np.float32)[None]
     y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
@@ -461,7 +461,7 @@ def shortest_period(scene: Scene) -> float:
 
 
 def stack(scenes: Sequence[Rendered]) -> dict[str, NDArray[np.generic]]:
-    """Several drawn scenes of one size: pictures (B, 3, H, W) uint8, flows (B, 2, H, W) float32, masks (B, H, W).
+    """Several drawn scenes of one size: images (B, 3, H, W) uint8, flows (B, 2, H, W) float32, masks (B, H, W).
 
     Neighbours and their flows are there if all of them have them.
     """

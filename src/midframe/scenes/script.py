@@ -1,9 +1,9 @@
-"""What a scene is: layers, their paths through time, light, and the damage its pictures take. No pixel is drawn here.
+"""Description of a scene: layers, their paths through time, light, degradation of its images. Draws no pixels.
 
 Time s counts in frames: a is shown at 0, b at 1, the neighbours at -1 and 2, the truth at t between. A layer is a
 patch (uint8 RGBA) and a plane-to-plane map for every s: `matrix(s)` takes homogeneous patch coordinates (x, y, 1) in
-texels to pixels of the picture; a `Ripple` bends the patch within its own plane before that. Both are exact
-functions of s, so every picture, flow and mask between them is exact at every instant.
+texels to pixels of the image; a `Deformation` bends the patch within its own plane before that. Both are exact
+functions of s, so every image, flow and mask between them is exact at every instant.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Trajectory:
     """How far along its way something is: `along(s)` is 0 at s = 0 and 1 at s = 1, whatever happens between and beyond.
 
     linear: s. quadratic: s + bend (s^2 - s). jerky: linear between four free places, so that neighbours tell nothing.
@@ -64,7 +64,7 @@ class Motion:
     zoom: float = 0.0  # natural logarithm of the scale
     tilt: tuple[float, float] = (0.0, 0.0)  # the two perspective terms of a homography, 1/pixel
     bow: tuple[float, float] = (0.0, 0.0)  # sideways: pixels times (s^2 - s)
-    course: Course = field(default_factory=Course)
+    course: Trajectory = field(default_factory=Trajectory)
 
     @property
     def rest(self) -> bool:
@@ -87,7 +87,7 @@ class Motion:
 
 
 @dataclass(frozen=True, slots=True)
-class Ripple:
+class Deformation:
     """Smooth non-rigid motion: waves that travel through the patch. Displacement in texels at patch place q and time s:
 
     d(q, s) = sum_i amplitude_i * sin(wave_i . q + phase_i + speed_i * s)
@@ -118,12 +118,12 @@ class Layer:
     place: Matrix  # 3 x 3: texels to pixels at s = 0, before any motion
     motion: Motion = field(default_factory=Motion)
     camera: Motion | None = None  # the camera's motion, None for what does not move with the world
-    ripple: Ripple | None = None
+    deformation: Deformation | None = None
     opacity: float = 1.0
     shown: tuple[float, float] = (-9.0, 9.0)  # the layer is there for s in [from, to)
     fade: float = 0.0  # frames over which it appears and goes; 0 at once
     kind: str = "layer"
-    overlay: bool = False  # drawn upon the picture, not in the world: logo, subtitle, letterbox, mark, ticker
+    overlay: bool = False  # drawn upon the image, not in the world: logo, subtitle, letterbox, mark, ticker
     period: tuple[float, float] | None = None  # texels (x, y) after which the patch repeats itself
 
     @property
@@ -132,7 +132,7 @@ class Layer:
         return bool(self.patch.shape[2] == 3)
 
     def matrix(self, s: float, height: int, width: int) -> Matrix:
-        """3 x 3: patch (texels) to picture (pixels) at the scene's moment s."""
+        """3 x 3: patch (texels) to image (pixels) at the scene's moment s."""
         rows, columns = self.patch.shape[:2]
         x, y, w = self.place @ np.array([(columns - 1) / 2, (rows - 1) / 2, 1.0])
         out = self.motion.matrix(s, (x / w, y / w)) @ self.place
@@ -150,8 +150,8 @@ class Layer:
 
     @property
     def still(self) -> bool:
-        """Whether the layer rests in the picture."""
-        return self.ripple is None and self.motion.rest and (self.camera is None or self.camera.rest)
+        """Whether the layer rests in the image."""
+        return self.deformation is None and self.motion.rest and (self.camera is None or self.camera.rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +174,8 @@ class Light:
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
-    """What happens to the pictures after the lens. The truth at t takes only the halved chroma."""
+class Degradation:
+    """What happens to the images after the lens. The truth at t takes only the halved chroma."""
 
     noise: float = 0.0  # standard deviation of a read noise, levels of 255
     shot: float = 0.0  # and of the part that grows with the root of the level, at white
@@ -195,7 +195,7 @@ class Scene:
     clock: Clock = field(default_factory=Clock)
     exposure: float = 0.0  # share of the frame interval during which the shutter is open; 0: no motion blur
     light: Light = field(default_factory=Light)
-    damage: Damage = field(default_factory=Damage)
+    degradation: Degradation = field(default_factory=Degradation)
     noise_seed: int = 0
     tags: tuple[str, ...] = ()
     cut: bool = False  # b and after belong to another scene

@@ -74,10 +74,10 @@ def cut_out(rng: Generator, size: int) -> Mask:
 
 def silhouette(texture: Mask) -> Mask:
     """The lighter parts of a texture (h, w, 3), smoothed: outlines of things as they are in photographs."""
-    grey = np.asarray(cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY), np.uint8)
-    calm = np.asarray(cv2.GaussianBlur(grey, (0, 0), max(1.5, texture.shape[0] / 60)), np.uint8)
-    level, _ = cv2.threshold(calm, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    return np.asarray(np.clip((calm.astype(np.float32) - level) * 24 + 128, 0, 255), np.uint8)
+    gray = np.asarray(cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY), np.uint8)
+    smooth = np.asarray(cv2.GaussianBlur(gray, (0, 0), max(1.5, texture.shape[0] / 60)), np.uint8)
+    level, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return np.asarray(np.clip((smooth.astype(np.float32) - level) * 24 + 128, 0, 255), np.uint8)
 
 
 def pole(rng: Generator, size: int) -> Mask:

@@ -28,7 +28,7 @@ def flow_colours(flow: Array, full: float | None = None) -> Bytes:
 
 
 def tiles(scene: Rendered) -> list[Bytes]:
-    """The pictures of one row, in the order of `COLUMNS`."""
+    """The images of one row, in the order of `COLUMNS`."""
     blank = np.zeros_like(scene.a)
     hidden, masks = blank.copy(), (scene.target // 3).astype(np.uint8)
     hidden[..., 0], hidden[..., 1] = scene.hidden_ab * 255, scene.hidden_ba * 255
@@ -48,7 +48,7 @@ def tiles(scene: Rendered) -> list[Bytes]:
 
 
 def contact_sheet(path: Path, scenes: Sequence[Rendered]) -> None:
-    """Write a PNG with one scene a row: five pictures, flows, what is hidden (red: a in b, green: b in a), masks over
+    """Write a PNG with one scene a row: five images, flows, occlusions (red: a in b, green: b in a), masks over
     a dim t (red: overlay, green: static, blue: repeated), and four times the error of b warped to a where it is seen.
 
     Raises:

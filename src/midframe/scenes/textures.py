@@ -1,6 +1,6 @@
-"""What the surfaces of rendered scenes look like: photographs, dead leaves, smooth and repeated patterns.
+"""Surfaces of rendered scenes: photographs, dead leaves, smooth and repeated patterns.
 
-A texture is a uint8 RGB picture. `Textures.pick` hands one out at a wished resolution; everything random
+A texture is a uint8 RGB image. `Textures.pick` returns one at a given resolution; everything random
 comes from the generator that is passed in, so a scene depends on its seed alone (and on the photographs given).
 """
 
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from midframe.errors import InputError
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 CACHE_BYTES = 1 << 30  # decoded photographs kept by one process
-LEAVES = 24  # different dead-leaves pictures
+LEAVES = 24  # different dead-leaves images
 HOLD_OUT = 8  # one photograph in eight is kept from training
 
-# Without low-pass filter a texture of twice the picture's resolution, sampled once a pixel, would alias. This 5-tap
-# kernel passes 0.75 at the picture's Nyquist frequency and 0 at the texture's: about what the area of a pixel
+# Without low-pass filter a texture of twice the image's resolution, sampled once a pixel, would alias. This 5-tap
+# kernel passes 0.75 at the image's Nyquist frequency and 0 at the texture's: about as the area of a pixel
 # does, and the cubic interpolation after it hardly depends on the phase (0.97 at half a texel).
 PREFILTER = np.array([-1, 4, 10, 4, -1], np.float32) / 16
 
@@ -50,7 +50,7 @@ def find_photos(folders: Sequence[Path], evaluation: bool = False) -> list[Path]
     chosen = sorted((p for p in found if held_out(p) == evaluation), key=lambda p: (p.name, str(p)))
     if not chosen:
         use = "evaluation" if evaluation else "training"
-        raise InputError(f"photographs: {len(found)} pictures under {', '.join(map(str, folders))}, none for {use}")
+        raise InputError(f"photographs: {len(found)} images under {', '.join(map(str, folders))}, none for {use}")
     return chosen
 
 
@@ -58,18 +58,18 @@ class Textures:
     """Photographs (decoded once, kept within bounds) and procedural textures.
 
     Args:
-        photos: picture files; without any, all textures are procedural.
+        photos: image files; without any, all textures are procedural.
         cache_bytes: how much of decoded photographs is kept in memory.
     """
 
     def __init__(self, photos: Sequence[Path] = (), cache_bytes: int = CACHE_BYTES) -> None:
         self.photos = tuple(photos)
         self.cache_bytes = cache_bytes
-        self._cache: OrderedDict[int, Picture] = OrderedDict()
+        self._cache: OrderedDict[int, Image] = OrderedDict()
         self._held = 0
-        self._leaves: dict[int, Picture] = {}
+        self._leaves: dict[int, Image] = {}
 
-    def photo(self, index: int) -> Picture:
+    def photo(self, index: int) -> Image:
         """Photograph `index`, RGB, as stored."""
         if index in self._cache:
             self._cache.move_to_end(index)
@@ -78,22 +78,22 @@ class Textures:
         raw = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
         if raw is None:
             raise InputError(f"photographs: {path} cannot be decoded; remove it from the folder")
-        picture = np.asarray(raw, np.uint8)
-        self._cache[index] = picture
-        self._held += picture.nbytes
+        image = np.asarray(raw, np.uint8)
+        self._cache[index] = image
+        self._held += image.nbytes
         while self._held > self.cache_bytes and len(self._cache) > 1:
             self._held -= self._cache.popitem(last=False)[1].nbytes
-        return picture
+        return image
 
-    def leaves(self, index: int) -> Picture:
-        """Dead-leaves picture `index` modulo `LEAVES`, 640 x 640."""
+    def leaves(self, index: int) -> Image:
+        """Dead-leaves image `index` modulo `LEAVES`, 640 x 640."""
         index %= LEAVES
         if index not in self._leaves:
             self._leaves[index] = dead_leaves(np.random.default_rng([7, index]), 640)
         return self._leaves[index]
 
-    def source(self, rng: Generator, size: int = 512, rich: bool = False) -> Picture:
-        """A whole picture to cut textures from: mostly a photograph, if there are any; smooth ones are of `size`."""
+    def source(self, rng: Generator, size: int = 512, rich: bool = False) -> Image:
+        """A whole image to cut textures from: mostly a photograph, if there are any; smooth ones are of `size`."""
         kind = rng.random()
         if self.photos and kind < 0.84:
             return self.photo(int(rng.integers(len(self.photos))))
@@ -101,10 +101,10 @@ class Textures:
             return self.leaves(int(rng.integers(LEAVES)))
         return smooth(rng, min(max(size, 64), 512))
 
-    def pick(self, rng: Generator, height: int, width: int, density: float, rich: bool = False) -> Picture:
-        """A texture (height, width, 3) with `density` texels per pixel of the picture.
+    def pick(self, rng: Generator, height: int, width: int, density: float, rich: bool = False) -> Image:
+        """A texture (height, width, 3) with `density` texels per pixel of the image.
 
-        The source shows at 0.9 to 2.2 of its own pixels per pixel of the picture, where it is large enough (as sharp
+        The source shows at 0.9 to 2.2 of its own pixels per pixel of the image, where it is large enough (as sharp
         as a photograph, or a photograph made smaller), in a quarter of all textures at 0.45 to 0.9. Regions beyond the
         source are mirrored. `rich` leaves out smooth surfaces.
         """
@@ -112,7 +112,7 @@ class Textures:
         if rng.random() < 0.5:
             source = source[:, ::-1]
         rows, columns = source.shape[:2]
-        # a quarter is enlarged: film is softer than photographs, by about 8 dB at two thirds of Nyquist
+        # a quarter is enlarged: video is softer than photographs, by about 8 dB at two thirds of Nyquist
         low, high = (0.45, 0.9) if rng.random() < 0.25 else (0.9, 2.2)
         zoom = float(np.exp(rng.uniform(np.log(low), np.log(high)))) / density  # source pixels per texel
         # not larger than the source allows, unless that would blur
@@ -131,28 +131,28 @@ class Textures:
         return recolour(rng, texture)
 
 
-def mirror(picture: Picture, height: int, width: int) -> Picture:
-    """Extend a picture right and down to (height, width) by mirroring, as often as it takes."""
-    rows, columns = picture.shape[:2]
+def mirror(image: Image, height: int, width: int) -> Image:
+    """Extend an image right and down to (height, width) by mirroring, as often as it takes."""
+    rows, columns = image.shape[:2]
     y, x = np.arange(height) % max(2 * rows - 2, 1), np.arange(width) % max(2 * columns - 2, 1)
-    return np.ascontiguousarray(picture[np.minimum(y, 2 * rows - 2 - y)[:, None], np.minimum(x, 2 * columns - 2 - x)])
+    return np.ascontiguousarray(image[np.minimum(y, 2 * rows - 2 - y)[:, None], np.minimum(x, 2 * columns - 2 - x)])
 
 
-def recolour(rng: Generator, picture: Picture) -> Picture:
+def recolour(rng: Generator, image: Image) -> Image:
     """Now and then another exposure, contrast or tint."""
     if rng.random() < 0.5:
-        return picture
+        return image
     ramp = np.arange(256, dtype=np.float32)[:, None] / 255
     gain = np.exp(rng.normal(0, 0.15)) * np.exp(rng.normal(0, 0.06, 3))
     table = (ramp ** np.exp(rng.normal(0, 0.2)) * gain + rng.normal(0, 0.03)) * 255
     table8 = np.clip(table + 0.5, 0, 255).astype(np.uint8)[:, None, :]
-    return np.asarray(cv2.LUT(picture, np.ascontiguousarray(table8)), np.uint8)
+    return np.asarray(cv2.LUT(image, np.ascontiguousarray(table8)), np.uint8)
 
 
-def dead_leaves(rng: Generator, size: int) -> Picture:
+def dead_leaves(rng: Generator, size: int) -> Image:
     """Discs, ellipses and polygons one upon the other, radius density ~ r^-3, each with its own shading and grain.
 
-    The model of Matheron and Ruderman, whose statistics are those of natural pictures (Lee, Mumford & Huang 2001); a
+    The model of Matheron and Ruderman, whose statistics are those of natural images (Lee, Mumford & Huang 2001); a
     leaf is filled with noise of falling spectrum, not with one colour, as surfaces are.
     """
     low, high, count = 2.5, size / 5, size * size // 200
@@ -180,7 +180,7 @@ def dead_leaves(rng: Generator, size: int) -> Picture:
         if radius < 12:  # small things are mostly of the colour of what they lie on
             under = out[middles[k][1] // 16, middles[k][0] // 16].tolist()
             colour = [0.3 * c + 0.7 * below + shades[k] for c, below in zip(colour, under, strict=True)]
-        inks: list[tuple[Picture, tuple[float, ...], int]] = [
+        inks: list[tuple[Image, tuple[float, ...], int]] = [
             (out, tuple(min(max(c, 0.0), 255.0) for c in colour), cv2.LINE_AA)
         ]
         if radius > 8:
@@ -206,7 +206,7 @@ def clouds(rng: Generator, size: int, finest: float = 16.0, slope: float = 1.0) 
         rng: source of all choices.
         size: pixels.
         finest: size of its smallest spots, pixels.
-        slope: the amplitude of an octave is its spots' size to this power; 1 is the spectrum of natural pictures.
+        slope: the amplitude of an octave is its spots' size to this power; 1 is the spectrum of natural images.
     """
     out = np.zeros((size, size), np.float32)
     spot, total = size / 3, 0.0
@@ -221,7 +221,7 @@ def clouds(rng: Generator, size: int, finest: float = 16.0, slope: float = 1.0) 
     return out
 
 
-def smooth(rng: Generator, size: int) -> Picture:
+def smooth(rng: Generator, size: int) -> Image:
     """A surface with little to hold on to: sky, wall, paper; a gradient with faint noise of several scales."""
     out = np.zeros((size, size, 3), np.float32)
     corners = rng.uniform(20, 240) + rng.normal(0, 22, 3) + rng.normal(0, 22, (2, 2, 1)) + rng.normal(0, 8, (2, 2, 3))
@@ -233,7 +233,7 @@ def smooth(rng: Generator, size: int) -> Picture:
     return np.asarray(np.clip(out + 0.5, 0, 255), np.uint8)
 
 
-def repeated(rng: Generator, textures: Textures, height: int, width: int, period: tuple[int, int]) -> Picture:
+def repeated(rng: Generator, textures: Textures, height: int, width: int, period: tuple[int, int]) -> Image:
     """A texture (height, width, 3) that repeats every `period` (rows, columns) texels: stripes, boards, tiles, bricks.
 
     Args:
@@ -247,7 +247,7 @@ def repeated(rng: Generator, textures: Textures, height: int, width: int, period
     kind = rng.integers(5)
     tile = np.empty((high, wide, 3), np.float32)
     one, two = (rng.uniform(20, 235) + rng.normal(0, 25, 3) for _ in range(2))
-    two += np.sign(two.mean() - one.mean()) * max(0.0, 50.0 - abs(float(two.mean() - one.mean())))  # told apart
+    two += np.sign(two.mean() - one.mean()) * max(0.0, 50.0 - abs(float(two.mean() - one.mean())))  # distinguishable
     y, x = np.mgrid[0:high, 0:wide]
     if kind == 0:  # stripes, soft or hard
         wave = np.clip(0.5 + rng.uniform(0.5, 6) * np.sin(2 * np.pi * x / wide), 0, 1)[..., None]
@@ -257,7 +257,7 @@ def repeated(rng: Generator, textures: Textures, height: int, width: int, period
     elif kind == 2:  # windows in a wall, bricks
         gap = rng.uniform(0.1, 0.35)
         tile[:] = np.where(((y < high * gap) | (x < wide * gap))[..., None], one, two)
-    else:  # a piece of picture again and again
+    else:  # a piece of image again and again
         tile[:] = cv2.resize(textures.source(rng)[:256, :256], (wide, high), interpolation=cv2.INTER_AREA)
     filtered = cv2.sepFilter2D(np.tile(tile, (3, 3, 1)), -1, PREFILTER, PREFILTER)[high : 2 * high, wide : 2 * wide]
     tile8 = np.clip(filtered + 0.5, 0, 255).astype(np.uint8)

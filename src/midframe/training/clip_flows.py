@@ -98,8 +98,8 @@ def labelled_crops(clip: Clip, rng: Generator, size: int, detail: int = 1) -> li
     height, width = (round(side * scale) for side in frames[0].shape[:2])
     large = [_resized(f, detail * height, detail * width) for f in frames]
     frames = [_resized(f, height, width) for f in large]
-    greys = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
-    found = [estimate_bidirectional(one, two, SETTINGS, 4) for one, two in pairwise(greys)]
+    grays = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
+    found = [estimate_bidirectional(one, two, SETTINGS, 4) for one, two in pairwise(grays)]
     forward, backward = [x.forward for x in found], [x.backward for x in found]
     out: list[Arrays] = []
     for _ in range(3 * PER_RUN):

@@ -1,7 +1,7 @@
 """Real video as training windows: a few consecutive frames, cropped where something moves, and checked.
 
 Read as they are: a folder of video files; a Vimeo septuplet folder (`sequences/00001/0001/im1.png` to `im7.png`, listed
-in `sep_trainlist.txt`); X-TRAIN and any other folder of folders of numbered pictures. A window is kept if its frames
+in `sep_trainlist.txt`); X-TRAIN and any other folder of folders of numbered images. A window is kept if its frames
 follow one another evenly, without cuts and repeats, move but not too fast, and if the middle one can be told from its
 neighbours at all (cuts, flashes, decoding damage and titles that appear fail there).
 """
@@ -31,14 +31,14 @@ from midframe.video.reader import open_reader
 
 log = logging.getLogger(__name__)
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 Flow = NDArray[np.float32]
 
-VIDEOS = {
+VIDEO_SUFFIXES = {
     ".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv",
     ".264", ".265", ".h264", ".hevc", ".y4m", ".ogv", ".mxf",
 }  # fmt: skip
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 RUN = 28  # frames read at one place of a video
 TRIES = 40  # places looked at for one shard's window before the clips are called unfit
@@ -57,17 +57,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One thing to cut windows from: a video file, or a list of pictures in order."""
+    """One thing to cut windows from: a video file, or a list of images in order."""
 
     path: Path
-    pictures: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
     duration: Fraction = Fraction(0)  # seconds, of a video
     rate: Fraction = Fraction(30)  # frames per second, of a video; about
 
     @property
     def length(self) -> int:
         """Frames, about."""
-        return len(self.pictures) or int(self.duration * self.rate)
+        return len(self.images) or int(self.duration * self.rate)
 
 
 def find_clips(folders: Sequence[Path], length: int = 7) -> list[Clip]:
@@ -76,7 +76,7 @@ def find_clips(folders: Sequence[Path], length: int = 7) -> list[Clip]:
     Files that cannot be read are named in a warning and left out.
 
     Raises:
-        InputError: a folder is missing, or nothing in it is of use; the message says what was found.
+        InputError: a folder is missing, or nothing in it is of use; the message lists the clips found.
     """
     clips: list[Clip] = []
     for folder in folders:
@@ -91,7 +91,7 @@ def find_clips(folders: Sequence[Path], length: int = 7) -> list[Clip]:
         if not kept:
             raise InputError(
                 f"clips: {len(found)} clips under {folder}, none of {length} frames or more; looked for video files, "
-                "sequences/*/*/im1.png with sep_trainlist.txt (Vimeo septuplets), and folders of numbered pictures"
+                "sequences/*/*/im1.png with sep_trainlist.txt (Vimeo septuplets), and folders of numbered images"
             )
         clips += kept
     return clips
@@ -101,15 +101,15 @@ def _septuplets(folder: Path, names: Sequence[str]) -> list[Clip]:
     found = []
     for name in names:
         place = folder / "sequences" / name
-        pictures = tuple(place / f"im{k}.png" for k in range(1, 8))
-        if pictures[0].is_file() and pictures[6].is_file():
-            found.append(Clip(place, pictures))
+        images = tuple(place / f"im{k}.png" for k in range(1, 8))
+        if images[0].is_file() and images[6].is_file():
+            found.append(Clip(place, images))
     return found
 
 
 def _videos(folder: Path) -> Iterator[Clip]:
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in VIDEOS or not path.is_file():
+        if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
             continue
         try:
             info = probe(path)
@@ -124,33 +124,33 @@ def _videos(folder: Path) -> Iterator[Clip]:
 
 
 def _sequences(folder: Path) -> Iterator[Clip]:
-    """Folders with pictures whose names end in numbers (X-TRAIN: train/002/occ008.320_f2881/0000.png and on)."""
+    """Folders with images whose names end in numbers (X-TRAIN: train/002/occ008.320_f2881/0000.png and on)."""
     for place in sorted([folder, *(p for p in folder.rglob("*") if p.is_dir())]):
         numbered = []
         for path in place.iterdir():
             match = re.search(r"(\d+)$", path.stem)
-            if match and path.suffix.lower() in PICTURES:
+            if match and path.suffix.lower() in IMAGE_SUFFIXES:
                 numbered.append((int(match[1]), path.name, path))
         if len(numbered) >= 3:
             numbered.sort()
             yield Clip(place, tuple(path for _, _, path in numbered))
 
 
-def read_run(clip: Clip, rng: Generator, count: int = RUN) -> list[Picture]:
+def read_run(clip: Clip, rng: Generator, count: int = RUN) -> list[Image]:
     """Up to `count` consecutive frames (H, W, 3) from anywhere in a clip, repeats dropped; one list without a cut.
 
     Raises:
         MediaError: the file cannot be read there.
     """
-    if clip.pictures:
-        first = int(rng.integers(max(len(clip.pictures) - count, 0) + 1))
-        pictures = []
-        for path in clip.pictures[first : first + count]:
+    if clip.images:
+        first = int(rng.integers(max(len(clip.images) - count, 0) + 1))
+        images = []
+        for path in clip.images[first : first + count]:
             raw = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
             if raw is None:
                 raise MediaError(f"clips: {path} cannot be decoded")
-            pictures.append(np.asarray(raw, np.uint8))
-        return [p for k, p in enumerate(pictures) if not k or not np.array_equal(p, pictures[k - 1])]
+            images.append(np.asarray(raw, np.uint8))
+        return [p for k, p in enumerate(images) if not k or not np.array_equal(p, images[k - 1])]
     span = Fraction(count) / clip.rate
     latest = max(clip.duration - span, Fraction(0))
     start = latest * Fraction(int(rng.integers(1 << 16)), 1 << 16)
@@ -164,7 +164,7 @@ def read_run(clip: Clip, rng: Generator, count: int = RUN) -> list[Picture]:
     return [_bytes(frame) for frame in frames]
 
 
-def _bytes(frame: Frame) -> Picture:
+def _bytes(frame: Frame) -> Image:
     # studio range reaches beyond white and black
     rgb = (to_rgb(frame.planes, frame.format) * 255).round().clamp(0, 255).byte()
     return np.ascontiguousarray(rgb.permute(1, 2, 0).numpy())
@@ -177,19 +177,19 @@ def _bytes(frame: Frame) -> Picture:
 class Window:
     """Consecutive frames (N, H, W, 3) uint8 and their motion, pixels from frame to frame."""
 
-    frames: Picture
+    frames: Image
     motion: float
 
 
 def windows(
-    pictures: Sequence[Picture], rng: Generator, size: int, length: int, limits: Limits, most: int = 3
+    images: Sequence[Image], rng: Generator, size: int, length: int, limits: Limits, most: int = 3
 ) -> list[Window]:
     """Up to `most` good windows of `length` frames and size x size pixels from a run of frames.
 
     Each is cut at native or half scale at the liveliest of a few random places.
     """
     found: list[Window] = []
-    starts = list(range(len(pictures) - length + 1))
+    starts = list(range(len(images) - length + 1))
     rng.shuffle(starts)
     used: list[int] = []
     for start in starts[: 3 * most]:
@@ -197,11 +197,11 @@ def windows(
             break
         if any(abs(start - other) < length for other in used):
             continue
-        frames = list(pictures[start : start + length])
+        frames = list(images[start : start + length])
         height, width = frames[0].shape[:2]
         if any(f.shape != frames[0].shape for f in frames):
             continue
-        room = min(height, width) / size  # large films are shown at half their size more often
+        room = min(height, width) / size  # large videos are shown at half their size more often
         if room >= 2 and rng.random() < (0.6 if room < 3 else 0.75):
             frames = [np.asarray(cv2.resize(f, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)) for f in frames]
             height, width = frames[0].shape[:2]
@@ -210,14 +210,14 @@ def windows(
         middle = length // 2
         top, left = liveliest(frames[middle - 1], frames[middle], rng, size)
         cut = np.stack([f[top : top + size, left : left + size] for f in frames])
-        motion = judge(cut, limits)
+        motion = motion_of(cut, limits)
         if motion is not None:
             found.append(Window(cut, motion))
             used.append(start)
     return found
 
 
-def liveliest(one: Picture, two: Picture, rng: Generator, size: int) -> tuple[int, int]:
+def liveliest(one: Image, two: Image, rng: Generator, size: int) -> tuple[int, int]:
     """Top and left of a crop: of four random places that with the greatest difference between two frames."""
     height, width = one.shape[:2]
     places = [(int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))) for _ in range(4)]
@@ -231,10 +231,10 @@ def liveliest(one: Picture, two: Picture, rng: Generator, size: int) -> tuple[in
     return max(places, key=life)
 
 
-def judge(frames: Picture, limits: Limits) -> float | None:
+def motion_of(frames: Image, limits: Limits) -> float | None:
     """The motion of a window (N, H, W, 3) in pixels from frame to frame; None if it is not fit for training."""
-    grey = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
-    small = [np.asarray(cv2.resize(g, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8) for g in grey]
+    gray = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
+    small = [np.asarray(cv2.resize(g, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8) for g in gray]
     fastest = 0.0
     for k in range(1, len(small) - 1):
         back, forth = _flow(small[k], small[k - 1]), _flow(small[k], small[k + 1])
@@ -247,7 +247,7 @@ def judge(frames: Picture, limits: Limits) -> float | None:
         compensated = (_warped(small[k - 1], back).astype(np.float32) + _warped(small[k + 1], forth)) / 2
         if _psnr(compensated, small[k]) < limits.likeness:
             return None
-        if np.array_equal(grey[k], grey[k - 1]):
+        if np.array_equal(gray[k], gray[k - 1]):
             return None
     return fastest if fastest >= limits.slowest else None
 
@@ -257,19 +257,19 @@ def _dis() -> Any:
     return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
 
-def _flow(one: Picture, two: Picture) -> Flow:
+def _flow(one: Image, two: Image) -> Flow:
     flow: Flow = np.asarray(_dis().calc(one, two, None), np.float32)
     return flow
 
 
-def _warped(picture: Picture, flow: Flow) -> Picture:
+def _warped(image: Image, flow: Flow) -> Image:
     height, width = flow.shape[:2]
     x = flow[..., 0] + np.arange(width, dtype=np.float32)[None]
     y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
-    return np.asarray(cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    return np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
-def _psnr(one: NDArray[Any], two: Picture) -> float:
+def _psnr(one: NDArray[Any], two: Image) -> float:
     error = float(np.mean((one - two.astype(np.float32)) ** 2))
     return 10 * float(np.log10(255**2 / max(error, 1e-3)))
 

@@ -52,7 +52,7 @@ MASKS = (
     "hidden_a_before",
     "hidden_b_after",
 )
-# what becomes of what when the film runs backwards
+# what becomes of what when the video runs backwards
 REVERSED = {
     "before": "after",
     "a": "b",
@@ -76,7 +76,7 @@ class Source(Protocol):
         ...
 
     def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> Arrays:
-        """One sample of a shard: pictures (H, W, 3) uint8 under FRAMES; for scenes also flows and masks, and "t"."""
+        """One sample of a shard: images (H, W, 3) uint8 under FRAMES; for scenes also flows and masks, and "t"."""
         ...
 
 
@@ -332,7 +332,7 @@ def _work(
 
 @dataclass(frozen=True)
 class Change:
-    """How a sample is changed: the same way for all its pictures, flows and masks."""
+    """How a sample is changed: the same way for all its images, flows and masks."""
 
     top: int
     left: int
@@ -346,7 +346,7 @@ class Change:
     fade: float = 0.0  # logarithm of how much brighter b becomes against a; what lies between follows evenly
 
     def brightness(self, time: float) -> float:
-        """Of a picture, a being at 0 and b at 1, by the fade; the brighter of the two stays as it is."""
+        """Of an image, a being at 0 and b at 1, by the fade; the brighter of the two stays as it is."""
         gain = math.exp(self.fade)
         return max(0.0, 1.0 + (gain - 1.0) * time) / max(1.0, gain)
 
@@ -376,7 +376,7 @@ def draw_change(rng: Generator, height: int, width: int, crop: int) -> Change:
 
 
 def changed(sample: Arrays, change: Change) -> dict[str, Tensor]:
-    """A sample cropped, mirrored, turned, reversed and recoloured: pictures and flows (C, H, W), masks (1, H, W).
+    """A sample cropped, mirrored, turned, reversed and recoloured: images and flows (C, H, W), masks (1, H, W).
 
     A pixel of a crop whose match lies outside of the crop is hidden there, so `hidden_*` grows by those.
     """
@@ -396,14 +396,14 @@ def changed(sample: Arrays, change: Change) -> dict[str, Tensor]:
         part = np.ascontiguousarray(np.rot90(part, change.turns))
         tensor = torch.from_numpy(part)
         if name in FRAMES:
-            picture = tensor.permute(2, 0, 1).float().div_(255)
+            image = tensor.permute(2, 0, 1).float().div_(255)
             if change.swap != (0, 1, 2):
-                picture = picture[list(change.swap)]
+                image = image[list(change.swap)]
             if change.gain != (1.0, 1.0, 1.0) or change.lift:
-                picture = (picture * torch.tensor(change.gain).view(3, 1, 1) + change.lift).clamp_(0, 1)
+                image = (image * torch.tensor(change.gain).view(3, 1, 1) + change.lift).clamp_(0, 1)
             if change.fade:
-                picture = (picture * change.brightness(when[key])).clamp_(max=1)
-            out[key] = picture.contiguous()
+                image = (image * change.brightness(when[key])).clamp_(max=1)
+            out[key] = image.contiguous()
         elif name in FLOWS:
             out[key] = turned(tensor.float(), change)
         else:
@@ -416,7 +416,7 @@ def changed(sample: Arrays, change: Change) -> dict[str, Tensor]:
 
 
 def turned(flow: Tensor, change: Change) -> Tensor:
-    """The vectors of a flow (H, W, 2) whose picture was mirrored and turned, as (2, H, W)."""
+    """The vectors of a flow (H, W, 2) whose image was mirrored and turned, as (2, H, W)."""
     x, y = flow[..., 0], flow[..., 1]
     if change.mirrored:
         x = -x
@@ -426,7 +426,7 @@ def turned(flow: Tensor, change: Change) -> Tensor:
 
 
 def leaves(flow: Tensor) -> Tensor:
-    """(1, H, W) bool: where a flow (2, H, W) points out of the picture."""
+    """(1, H, W) bool: where a flow (2, H, W) points out of the image."""
     height, width = flow.shape[1:]
     x = flow[0] + torch.arange(width, dtype=torch.float32)
     y = flow[1] + torch.arange(height, dtype=torch.float32)[:, None]
