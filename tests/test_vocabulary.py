@@ -40,7 +40,7 @@ PENDING = {
     "__init__.py", "batch.py", "cli/__init__.py", "cli/batch.py", "cli/compare.py", "cli/demo.py", "cli/doctor.py",
     "cli/eval.py", "cli/interpolate.py", "cli/probe.py", "cli/progress.py", "cli/scene.py", "cli/serve.py",
     "commit.py", "errors.py", "evaluation/datasets.py", "evaluation/evaluate.py", "evaluation/methods.py",
-    "evaluation/report.py", "evaluation/suites.py", "interpolator.py", "journal.py", "metrics.py", "modelscope.py",
+    "evaluation/report.py", "evaluation/suites.py", "interpolator.py", "journal.py", "modelscope.py",
     "options.py", "pipeline.py", "plan.py", "process.py", "result.py", "segments.py", "server/app.py",
     "server/backend.py", "server/dispatcher.py", "server/event_broker.py", "server/job_runner.py",
     "server/live_progress.py", "server/paths.py", "server/prediction.py", "server/probe_worker.py",

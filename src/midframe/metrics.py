@@ -1,11 +1,11 @@
-"""How near a picture is to the truth, a flow to the true flow, and a film to smooth motion.
+"""Metrics: an image against the truth, a flow against the true flow, a video against smooth motion.
 
-Pictures are (3, H, W) RGB float tensors, 0..1. Measures named without an addition are the usual ones: the picture
+Images are (3, H, W) RGB float tensors, 0..1. Measures named without an addition are the usual ones: the image
 is first rounded to the 8-bit levels it would be stored in. Measures named `..._modelscope` are those of ModelScope's
 own evaluation (modelscope/metrics/video_frame_interpolation_metric.py): floats, neither rounded nor clamped, and a
 three-dimensional SSIM. The two are never to be compared with each other.
 
-Nothing here knows a network, a file or a codec. LPIPS is a network, and stays behind a door: its own
+Nothing here knows a network, a file or a codec. LPIPS is a network, and stays behind an adapter: its own
 package, its weights looked up on this machine and never fetched.
 """
 
@@ -37,9 +37,9 @@ FLOW_OUTLIER_PIXELS, FLOW_OUTLIER_SHARE = 3.0, 0.05  # KITTI 2015's Fl: worse th
 
 
 def to_levels(image: Tensor) -> Tensor:
-    """The 8-bit levels a picture is stored in: clamped to 0..1, times 255, rounded; float, whole numbers 0..255.
+    """The 8-bit levels an image is stored in: clamped to 0..1, times 255, rounded; float, whole numbers 0..255.
 
-    Halves go to the even level. What is within 1/8192 of a half counts as one: the mean of two 8-bit pictures is full
+    Halves go to the even level. What is within 1/8192 of a half counts as one: the mean of two 8-bit images is full
     of halves, which float32 carries with errors of 3e-5 levels, and 0.005 dB hang on which way they fall.
     """
     return (image.float().clamp(0, 1) * (LEVELS * HALF_UNITS)).round_().div_(HALF_UNITS).round_()
@@ -47,14 +47,14 @@ def to_levels(image: Tensor) -> Tensor:
 
 def _check_pair(image: Tensor, truth: Tensor) -> None:
     if image.shape != truth.shape or image.dim() != 3:
-        raise ValueError(f"pictures of shape {tuple(image.shape)} and {tuple(truth.shape)}: both must be (C, H, W)")
+        raise ValueError(f"images of shape {tuple(image.shape)} and {tuple(truth.shape)}: both must be (C, H, W)")
 
 
-# Pictures -------------------------------------------------------------------------------------------------------
+# Images -------------------------------------------------------------------------------------------------------
 
 
 def psnr(image: Tensor, truth: Tensor, region: Tensor | None = None) -> float:
-    """Peak signal-to-noise ratio in dB over RGB, the picture rounded to 8-bit levels; `inf` where nothing differs.
+    """Peak signal-to-noise ratio in dB over RGB, the image rounded to 8-bit levels; `inf` where nothing differs.
 
     Args:
         image: (3, H, W) float 0..1, rounded here.
@@ -120,13 +120,13 @@ def ssim(image: Tensor, truth: Tensor) -> float:
     """Structural similarity, per channel with an 11x11 Gaussian (sigma 1.5), inside the border of 5 px, then the mean.
 
     The same as scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False, data_range=255)` of the 8-bit pictures. Needs sides of at least 11 px.
+    use_sample_covariance=False, data_range=255)` of the 8-bit images. Needs sides of at least 11 px.
     """
     _check_pair(image, truth)
     if min(image.shape[-2:]) < SSIM_TAPS:
-        raise ValueError(f"a picture of {tuple(image.shape[-2:])} is smaller than the window of {SSIM_TAPS} px")
-    x, y = (to_levels(picture) / LEVELS for picture in (image, truth))
-    # plane by plane: what is at work then stays in the processor's cache, six times as fast
+        raise ValueError(f"an image of {tuple(image.shape[-2:])} is smaller than the window of {SSIM_TAPS} px")
+    x, y = (to_levels(each) / LEVELS for each in (image, truth))
+    # plane by plane: the data stays in the processor's cache, six times as fast
     return float(torch.stack([_ssim_mean(p, q, (-2, -1)) for p, q in zip(x, y, strict=True)]).mean())
 
 
@@ -134,7 +134,7 @@ def ssim_modelscope(image: Tensor, truth: Tensor) -> float:
     """ModelScope's SSIM: an 11x11x11 Gaussian (sigma 1.5) over (C, H, W), edges repeated, floats as they are."""
     _check_pair(image, truth)
     edge = SSIM_TAPS // 2
-    x, y = (F.pad(picture.float()[None, None], (edge,) * 6, mode="replicate")[0, 0] for picture in (image, truth))
+    x, y = (F.pad(each.float()[None, None], (edge,) * 6, mode="replicate")[0, 0] for each in (image, truth))
     # across the channels first: three planes are left to slide over, not thirteen
     return float(_ssim_mean(x, y, (-3, -2, -1)))
 
@@ -159,12 +159,12 @@ class Lpips:
         self.network = network  # callable: two (1, 3, H, W) tensors, -1..1 -> (1, 1, 1, 1)
 
     def usual(self, image: Tensor, truth: Tensor) -> float:
-        """Of the pictures rounded to 8 bits, RGB, scaled to -1..1."""
+        """Of images rounded to 8 bits, RGB, scaled to -1..1."""
         _check_pair(image, truth)
         return self._distance(to_levels(image) / LEVELS, to_levels(truth) / LEVELS)
 
     def modelscope(self, image: Tensor, truth: Tensor) -> float:
-        """Of the floats as they are, channels in the order B, G, R in which ModelScope reads its pictures."""
+        """Of the floats as they are, channels in the order B, G, R in which ModelScope reads its images."""
         _check_pair(image, truth)
         return self._distance(image.flip(0), truth.flip(0))
 
@@ -188,7 +188,7 @@ def lpips_absence() -> str | None:
         return f"no LPIPS: package absent ({install_command('lpips')})"
     try:
         importlib.import_module("lpips")
-    except Exception as error:  # torchvision built for another torch raises what it likes
+    except Exception as error:  # torchvision built for another torch raises various errors
         return f"no LPIPS: package unusable ({str(error).splitlines()[0]})"
     if lpips_weights() is None:
         return "no LPIPS: AlexNet weights absent (alexnet-owt-*.pth in torch's hub cache, or $MIDFRAME_LPIPS)"
@@ -196,7 +196,7 @@ def lpips_absence() -> str | None:
 
 
 def load_lpips(device: torch.device | str = "cpu") -> Lpips | None:
-    """LPIPS from what is on this machine, or None; `lpips_absence` says why."""
+    """LPIPS if it is installed on this machine, or None; `lpips_absence` says why."""
     weights = lpips_weights()
     if lpips_absence() is not None or weights is None:
         return None
@@ -255,19 +255,19 @@ def flow_error(flow: Tensor, truth: Tensor, valid: Tensor | None = None, mask: T
 
 
 def worst_mean(values: Sequence[float], share: float = 0.05) -> float:
-    """Mean of the lowest `share` of the values, at least one of them: what people see, and averages hide."""
+    """Mean of the lowest `share` of the values, at least one of them: visible errors that averages hide."""
     if not values:
         raise ValueError("no values to take the worst of")
     count = max(1, math.ceil(len(values) * share))
     return sum(sorted(values)[:count]) / count
 
 
-def _shifted(grey: Tensor, dx: float, dy: float) -> Tensor:
-    """`grey[y + dy, x + dx]` by a Blackman-windowed sinc of 12 taps (bicubic is off by 0.03 px); edges repeat."""
-    out = grey
+def _shifted(gray: Tensor, dx: float, dy: float) -> Tensor:
+    """`gray[y + dy, x + dx]` by a Blackman-windowed sinc of 12 taps (bicubic is off by 0.03 px); edges repeat."""
+    out = gray
     for dim, shift in ((1, dx), (0, dy)):
         whole = math.floor(shift)
-        taps = torch.arange(-5, 7, dtype=grey.dtype)
+        taps = torch.arange(-5, 7, dtype=gray.dtype)
         distance = taps - (shift - whole)
         window = 0.42 + 0.5 * torch.cos(math.pi * distance / 6.5) + 0.08 * torch.cos(2 * math.pi * distance / 6.5)
         kernel = torch.sinc(distance) * window
@@ -279,34 +279,34 @@ def _shifted(grey: Tensor, dx: float, dy: float) -> Tensor:
 
 
 def measured_shift(a: Tensor, b: Tensor, steps: int = 10) -> tuple[float, float]:
-    """The one translation (dx, dy) in pixels that carries picture a to picture b: b[y + dy, x + dx] = a[y, x].
+    """The one translation (dx, dy) in pixels from image a to image b: b[y + dy, x + dx] = a[y, x].
 
-    Phase correlation for the whole pixels, then Gauss-Newton steps on the grey difference for the rest (Lucas &
-    Kanade 1981); to about 0.01 px on textured pictures under pure translation of less than half their size.
+    Phase correlation for the whole pixels, then Gauss-Newton steps on the gray difference for the rest (Lucas &
+    Kanade 1981); to about 0.01 px on textured images under pure translation of less than half their size.
     """
     _check_pair(a, b)
-    grey_a, grey_b = a.double().mean(0), b.double().mean(0)
-    height, width = grey_a.shape
+    gray_a, gray_b = a.double().mean(0), b.double().mean(0)
+    height, width = gray_a.shape
     hann = torch.outer(
         torch.hann_window(height, False, dtype=torch.float64), torch.hann_window(width, False, dtype=torch.float64)
     )
-    spectrum_a, spectrum_b = (torch.fft.rfft2((grey - grey.mean()) * hann) for grey in (grey_a, grey_b))
+    spectrum_a, spectrum_b = (torch.fft.rfft2((gray - gray.mean()) * hann) for gray in (gray_a, gray_b))
     cross = spectrum_a.conj() * spectrum_b
     peak = int(torch.fft.irfft2(cross / (cross.abs() + 1e-12), s=(height, width)).argmax())
     dy, dx = float(peak // width), float(peak % width)
     dy, dx = dy - height * (dy > height / 2), dx - width * (dx > width / 2)
 
-    border = 7  # pixels: half the window of `_shifted`; what is drawn from outside b says nothing
+    border = 7  # pixels: half the window of `_shifted`; samples from outside b are meaningless
     for _ in range(steps):
         rows = slice(border + max(0, math.ceil(-dy)), height - border - max(0, math.ceil(dy)))
         columns = slice(border + max(0, math.ceil(-dx)), width - border - max(0, math.ceil(dx)))
-        moved = _shifted(grey_b, dx, dy)
+        moved = _shifted(gray_b, dx, dy)
         slope_y, slope_x = torch.gradient(moved)
         slopes = torch.stack([slope_x[rows, columns].flatten(), slope_y[rows, columns].flatten()])
         normal = slopes @ slopes.T
         if slopes.shape[1] == 0 or float(torch.linalg.det(normal)) < 1e-12:
             break  # nothing left in common, or nothing to hold on to
-        step = torch.linalg.solve(normal, slopes @ (grey_a - moved)[rows, columns].flatten())
+        step = torch.linalg.solve(normal, slopes @ (gray_a - moved)[rows, columns].flatten())
         dx, dy = dx + float(step[0]), dy + float(step[1])
         if float(step.abs().max()) < 1e-4:
             break
@@ -315,22 +315,22 @@ def measured_shift(a: Tensor, b: Tensor, steps: int = 10) -> tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class StepUniformity:
-    """How evenly a picture that moves at one speed is stepped from frame to frame."""
+    """Evenness of the steps of constant motion from frame to frame."""
 
     mean: float  # pixels per frame
     deviation_percent: float  # standard deviation of the step, of its mean
     worst_percent: float  # largest departure of one step from the mean, of the mean
 
 
-def step_uniformity(pictures: Sequence[Tensor]) -> StepUniformity:
-    """Steps between successive pictures (3, H, W) of a pan at constant speed, measured in the pictures themselves."""
-    if len(pictures) < 3:
-        raise ValueError(f"{len(pictures)} pictures: at least 3 are needed to compare steps")
-    shifts = [measured_shift(a, b) for a, b in itertools.pairwise(pictures)]
+def step_uniformity(images: Sequence[Tensor]) -> StepUniformity:
+    """Steps between successive images (3, H, W) of a pan at constant speed, measured in the images themselves."""
+    if len(images) < 3:
+        raise ValueError(f"{len(images)} images: at least 3 are needed to compare steps")
+    shifts = [measured_shift(a, b) for a, b in itertools.pairwise(images)]
     total = torch.tensor(shifts, dtype=torch.float64)
     direction = total.mean(0)
     if float(direction.norm()) < 1e-6:
-        raise ValueError("the picture does not move: steps cannot be compared")
+        raise ValueError("the image does not move: steps cannot be compared")
     steps = total @ (direction / direction.norm())  # along the pan; across it there is only noise
     mean = float(steps.mean())
     return StepUniformity(
@@ -341,9 +341,9 @@ def step_uniformity(pictures: Sequence[Tensor]) -> StepUniformity:
 
 
 def sharpness(image: Tensor) -> float:
-    """Mean length of the grey gradient, levels per pixel: falls when a picture is blurred."""
-    grey = image.float().mean(0) * LEVELS
-    dx, dy = grey[:-1, 1:] - grey[:-1, :-1], grey[1:, :-1] - grey[:-1, :-1]
+    """Mean length of the gray gradient, levels per pixel: falls when an image is blurred."""
+    gray = image.float().mean(0) * LEVELS
+    dx, dy = gray[:-1, 1:] - gray[:-1, :-1], gray[1:, :-1] - gray[:-1, :-1]
     return float(torch.sqrt(dx * dx + dy * dy).double().mean())
 
 
@@ -352,7 +352,7 @@ class Flicker:
     """What pulses when kept and made frames alternate. All three are 0 where made frames look like kept ones."""
 
     sharpness_percent: float  # by how much made frames are less sharp than the kept ones around them
-    luma_levels: float  # mean |difference| in mean grey level, 0..255
+    luma_levels: float  # mean |difference| in mean gray level, 0..255
     colour_levels: float  # mean |difference| in mean level of the worst channel, 0..255
 
 
@@ -363,14 +363,14 @@ def flicker(a: Tensor, made: Sequence[Tensor], times: Sequence[float], b: Tensor
     sharpness (blur pulses; a frame sharper than both does not occur in practice).
     """
     if not made or len(made) != len(times):
-        raise ValueError(f"{len(made)} pictures for {len(times)} instants")
+        raise ValueError(f"{len(made)} images for {len(times)} instants")
     sharp_a, sharp_b = sharpness(a), sharpness(b)
     colour_a, colour_b = (to_levels(p).double().mean((1, 2)) for p in (a, b))
     loss, luma, colour = 0.0, 0.0, 0.0
-    for picture, t in zip(made, times, strict=True):
+    for image, t in zip(made, times, strict=True):
         wanted = (1 - t) * sharp_a + t * sharp_b
-        loss += max(0.0, 1 - sharpness(picture) / wanted) if wanted > 0 else 0.0
-        difference = to_levels(picture).double().mean((1, 2)) - ((1 - t) * colour_a + t * colour_b)
+        loss += max(0.0, 1 - sharpness(image) / wanted) if wanted > 0 else 0.0
+        difference = to_levels(image).double().mean((1, 2)) - ((1 - t) * colour_a + t * colour_b)
         luma += abs(float(difference.mean()))
         colour += float(difference.abs().max())
     return Flicker(100 * loss / len(made), luma / len(made), colour / len(made))
@@ -378,9 +378,9 @@ def flicker(a: Tensor, made: Sequence[Tensor], times: Sequence[float], b: Tensor
 
 @dataclass(frozen=True, slots=True)
 class StaticStability:
-    """How still the still parts of a picture stay."""
+    """Stability of static parts of a frame."""
 
-    share: float  # of the picture that is still, 0..1
+    share: float  # of the image that is still, 0..1
     mean_levels: float  # mean |made - kept| there, 8-bit levels
     moved_percent: float  # of still pixels that are off by more than 2 levels in any channel
     psnr: float  # dB against frame a, inside; inf where nothing differs
@@ -394,19 +394,19 @@ def static_stability(
     tolerance: float = 1.0,
     least: float = 0.002,
 ) -> StaticStability | None:
-    """Of the pixels that are the same in a and b, 5x5 neighbourhoods and all, how far the made picture departs.
+    """Of the pixels that are the same in a and b, 5x5 neighbourhoods and all, deviation of the interpolated frame.
 
     Args:
         a: kept frame before, (3, H, W).
-        made: the picture between, (3, H, W).
+        made: the interpolated frame, (3, H, W).
         b: kept frame after, (3, H, W).
-        truth: the true picture between, where known: only what is the same there too counts as still, since
+        truth: the true frame, where known: only what is the same there too counts as still, since
             something may pass between a and b.
         tolerance: levels by which a and b may differ in any channel and still count as the same.
-        least: share of the picture that must be still for the measure to mean something.
+        least: share of the image that must be still for the measure to mean something.
 
     Returns:
-        None where less than `least` of the picture is still.
+        None where less than `least` of the image is still.
     """
     _check_pair(a, made)
     _check_pair(a, b)
