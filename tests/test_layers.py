@@ -19,7 +19,7 @@ LAYERS = {
     "engine": 3, "plan": 3,
     "segments": 4,
     "pipeline": 5, "interpolator": 5, "evaluation": 5, "training": 5,
-    "modelscope": 6, "vapoursynth": 6, "cluster": 6, "batch": 6, "server": 6,
+    "modelscope": 6, "streaming": 6, "vapoursynth": 6, "cluster": 6, "batch": 6, "server": 6,
     "cli": 7, "__main__": 8, "__init__": 8,
 }  # fmt: skip
 

@@ -134,7 +134,7 @@ class Batch:
         self._save()
         if cancel.is_set() or drain.is_set():
             done = sum(entry.state == "done" for entry in self.entries)
-            raise Interrupted(f"stopped; {done} of {len(self.entries)} films are done: the same command goes on")
+            raise Interrupted(f"stopped; {done} of {len(self.entries)} videos are done: the same command goes on")
         return self.entries
 
     def _one(self, number: int, cancel: threading.Event, drain: threading.Event) -> None:

@@ -167,8 +167,12 @@ class Engine:
         """Neighbour frames on each side of a gap that are used: the `context` for `timeline.gaps`."""
         return max(self.model.context, 1 if self.static == "auto" else 0)
 
-    def run(self, gaps: Iterable[Gap]) -> Iterator[Frame]:
+    def run(self, gaps: Iterable[Gap], prefetch: bool = True) -> Iterator[Frame]:
         """Fill every slot of every gap, in order.
+
+        Args:
+            gaps: in order.
+            prefetch: take the following gap before the slots of one are made, so that it is prepared meanwhile.
 
         Yields:
             Frames with the pts and duration of their slots, numbered from 0. The origin of each is its `kind`:
@@ -180,7 +184,7 @@ class Engine:
         memory = _Memory()
         index = 0
         try:
-            for gap, following in _with_next(gaps):
+            for gap, following in _with_next(gaps) if prefetch else ((gap, None) for gap in gaps):
                 memory.keep(gap, following)
                 for slot, planes, kind, value in self._fill_gap(gap, memory):
                     yield replace(

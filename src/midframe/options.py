@@ -1,6 +1,6 @@
-"""Every wish a user can have about a run, checked once, before any work.
+"""The options of a run, checked once, before any work.
 
-`Options` is what all doors fill in: the command line, Python, web jobs, cluster workers. It knows no file, no
+`Options` is what all entry points fill in: the command line, Python, web jobs, cluster workers. It knows no file, no
 device and no model list; what depends on those is checked where they are known, still before the work.
 """
 
@@ -10,11 +10,12 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from midframe.errors import InputError
 from midframe.speed import Stretch, written
@@ -43,31 +44,79 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "compat": ("off", "modelscope"),
 }
 
-# These say how a run goes about its work, not what its pictures are: a resumed run may change them.
+Rate = Fraction | float | str  # 60, 59.94, "59.94", "60000/1001"
+Time = Fraction | float | str  # seconds, or "1:30", "01:02:03.5"
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The options as keywords of `interpolate`, `plan` and `Options.parse`; what each means is said at `Options`."""
+
+    options: Options  # all of them in one value, in place of the others
+    fps: Rate | None
+    ratio: Fraction | float | str | None
+    slowmo: Fraction | float | str | None
+    speed: str | Sequence[Stretch] | None
+    slow_audio: Literal["drop", "stretch"]
+    shutter: Fraction | float | str | None
+    loop: bool
+    in_fps: Rate | None
+    scene: Literal["auto", "off", "modelscope"]
+    scene_threshold: float | None
+    scene_fill: Literal["hold", "nearest", "blend"]
+    dedup: Literal["off", "auto"]
+    static: Literal["auto", "off"]
+    mask: str | os.PathLike[str] | None
+    model: str
+    weights: str | os.PathLike[str] | None
+    flow_scale: Literal["auto", "1", "0.5", "0.25"] | float
+    device: str
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    runtime: Literal["auto", "torch", "openvino"]
+    tile: str | int
+    start: Time | None
+    end: Time | None
+    preview: str | None
+    codec: str
+    crf: float | None
+    preset: str | None
+    pix_fmt: str
+    encoder: Mapping[str, str] | Sequence[str] | Sequence[tuple[str, str]]
+    audio: bool
+    subtitles: bool
+    chapters: bool
+    deinterlace: Literal["auto", "off"]
+    vfr: Literal["cfr", "keep"]
+    compat: Literal["off", "modelscope"]
+    resume: bool
+    overwrite: bool
+    strict: bool
+
+
+# These say how a run works, not what its frames are: a resumed run may change them.
 _CONDUCT = frozenset({"resume", "overwrite", "strict"})
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is wished of one run. Times are seconds of the source, exact; `None` means "as the source"."""
+    """The options of one run. Times are seconds of the source, exact; `None` means "as the source"."""
 
     # rate: at most one of fps, ratio; neither is 2x
     fps: Fraction | None = None  # frames per second of the output; the duration is kept
-    ratio: Fraction | None = None  # output rate over input rate; over the field rate of an interlaced film
-    slowmo: Fraction | None = None  # the film lasts this many times longer; the rate is kept
+    ratio: Fraction | None = None  # output rate over input rate; over the field rate of an interlaced source
+    slowmo: Fraction | None = None  # the output lasts this many times longer; the rate is kept
     speed: tuple[Stretch, ...] = ()  # stretches of the source and their speeds; 1 elsewhere
-    slow_audio: str = "drop"  # sound of a slowed film: "drop", "stretch" (pitch kept)
+    slow_audio: str = "drop"  # audio in slow motion: "drop", "stretch" (pitch kept)
     shutter: Fraction | None = None  # degrees, 0 to 360; motion blur over that share of the frame interval
     loop: bool = False  # the last frame leads to the first, for seamless loops
     in_fps: Fraction | None = None  # rate of an image sequence, which has none of its own
-    # cuts and duplicates
+    # scene changes and duplicates
     scene: str = "auto"
-    scene_threshold: float | None = None  # 0..1; lower finds more cuts; None: the detector's own
-    scene_fill: str = "hold"  # pictures across a cut
+    scene_threshold: float | None = None  # 0..1; lower finds more scene changes; None: the detector's own
+    scene_fill: str = "hold"  # frames across a scene change
     dedup: str = "off"
     # static overlays
     static: str = "auto"
-    mask: str | None = None  # path of a picture: white is protected, black is not
+    mask: str | None = None  # path of an image: white is protected, black is not
     # model
     model: str = DEFAULT_MODEL
     weights: str | None = None  # folder or file
@@ -95,10 +144,10 @@ class Options:
     # job
     resume: bool = True
     overwrite: bool = False
-    strict: bool = False  # a damaged source is an error instead of a shorter film
+    strict: bool = False  # refuse a damaged source
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, in one line: what was given, what is allowed, what to try."""
+        """Refuse invalid options in one line: what was given, what is allowed, what to try."""
         for name, allowed in CHOICES.items():
             given = getattr(self, name)
             if given not in allowed:
@@ -131,7 +180,7 @@ class Options:
         if self.shutter and self.vfr == "keep":
             raise InputError("--shutter needs a constant output rate; use it with --fps or --ratio, not --vfr keep")
         if self.vfr == "keep" and (self.fps is not None or self.slowmo is not None):
-            raise InputError("--vfr keep puts in-betweens between the source's own instants; use it with --ratio")
+            raise InputError("--vfr keep keeps the source's timestamps; use it with --ratio")
         if self.vfr == "keep" and self.ratio is not None and self.ratio.denominator != 1:
             raise InputError(f"--vfr keep takes a whole --ratio (2, 3 ...); {float(self.ratio):g} was given")
         if self.compat != "off":
@@ -148,30 +197,32 @@ class Options:
                 if given is not None:
                     raise InputError(f"--compat {self.compat} knows no {_flag(name)}; drop one of the two")
         if self.scene_threshold is not None and not 0 <= self.scene_threshold <= 1:
-            raise InputError(f"--scene-threshold {self.scene_threshold:g} is not within 0 to 1; lower finds more cuts")
+            raise InputError(
+                f"--scene-threshold {self.scene_threshold:g} is not within 0 to 1; lower finds more scene changes"
+            )
         if self.tile not in ("auto", "off") and not (self.tile.isdigit() and 64 <= int(self.tile) <= 16384):
             raise InputError(f"--tile {self.tile} is not known; allowed: auto, off, or a side of 64 to 16384 pixels")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise InputError(f"--device {self.device} is not known; allowed: auto, cpu, cuda, cuda:0 ..., mps")
         for name in ("start", "end"):
             if (given := getattr(self, name)) is not None and given < 0:
-                raise InputError(f"--{name} {float(given):g} is before the film; times count from its start, 0 upwards")
+                raise InputError(f"--{name} {float(given):g} is negative; times count from the start of the video")
         if self.end is not None and self.end <= (self.start or 0):
             raise InputError(f"--end {float(self.end):g} s is not after --start {float(self.start or 0):g} s")
         if self.crf is not None and not (math.isfinite(self.crf) and 0 <= self.crf <= 63):
             raise InputError(f"--crf {self.crf:g} is not within 0 (largest file) to 63 (smallest); 16 is usual")
 
     @classmethod
-    def parse(cls, **wishes: Any) -> Options:
+    def parse(cls, **keywords: Any) -> Options:
         """Options from loose values: numbers and text for rates and times, None for "not said".
 
         Besides the fields it takes `preview="5@00:10"` (seconds @ start) in place of start and end.
 
         Raises:
-            InputError: an unknown name, or a value that cannot be meant.
+            InputError: an unknown name, or an invalid value.
         """
         known = [f.name for f in fields(cls)]
-        given = {name: value for name, value in wishes.items() if value is not None}
+        given = {name: value for name, value in keywords.items() if value is not None}
         if (preview := given.pop("preview", None)) is not None:
             if "start" in given or "end" in given:
                 raise InputError("--preview says where it starts and ends; drop --start and --end, or --preview")

@@ -17,7 +17,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, cast
 
 import torch
 
@@ -27,7 +27,7 @@ from midframe.errors import InputError, Interrupted, MediaError, MidframeError
 from midframe.journal import Journal
 from midframe.models import load_model
 from midframe.models.base import Model
-from midframe.options import Options
+from midframe.options import OptionKeywords, Options
 from midframe.plan import Plan, check_target, make_plan
 from midframe.result import OnProgress, Progress, Result
 from midframe.segments import (
@@ -71,30 +71,69 @@ def interpolate(
     on_progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
     drain: threading.Event | None = None,
-    **wishes: Any,
+    **keywords: Unpack[OptionKeywords],
 ) -> Result:
-    """Make a film smoother: read `src`, write `dst` at another rate, everything else kept.
+    """Interpolate a video: read `src`, write `dst` at another rate, everything else kept.
 
-    A run that was ended by anything goes on where it was when it is called again in the same way.
+    A run that was ended by anything goes on where it was when it is called again in the same way; one that is finished
+    is recognised, and nothing is done (`Result.finished_before`).
 
     Args:
-        src: a video file.
+        src: a video file, a folder of images, or a pattern such as `shot_%04d.png`.
         dst: the file to make; `clip.60fps.mp4` beside the source if None.
-        network: a model of your own in place of the one that `model=` names.
+        network: a model of your own in place of the one that `model` names.
         on_plan: called with the `Plan` before the work.
-        on_progress: called with a `Progress` after every picture, in this thread.
-        cancel: set it to stop at once; the segment at hand is lost, finished ones stay.
-        drain: set it to stop when the segment at hand is finished.
-        wishes: options by name, loosely typed (`fps="59.94"`, `start="1:30"`), or `options=Options(...)`.
+        on_progress: called with a `Progress` after every frame, in this thread.
+        cancel: set it to stop at once; the current segment is lost, finished ones stay.
+        drain: set it to stop when the current segment is finished.
+        options: an `Options`, in place of the keywords that follow.
+        fps: output rate; 60, "59.94", "60000/1001". The duration is kept.
+        ratio: output rate over input rate; 2 if neither is given.
+        slowmo: times longer, at the same rate; with `fps` at that rate.
+        speed: ranges of the source and their speeds: "0-2:1, 2-4:1>0.25, 4-:0.25". The audio is dropped.
+        slow_audio: "drop" or "stretch" (pitch kept), with `slowmo`.
+        shutter: motion blur over so many degrees of the frame interval, 0 to 360.
+        loop: the last frame leads to the first.
+        in_fps: rate of an image sequence, which has none of its own.
+        scene: detect scene changes: "auto", "off", or "modelscope" (its rule, with vfinet).
+        scene_threshold: 0 to 1; lower finds more.
+        scene_fill: frames across a scene change: "hold", "nearest", "blend".
+        dedup: "auto" replaces duplicates by interpolated frames; "off".
+        static: "auto" finds static overlays (logo, subtitle, HUD) and keeps them; "off".
+        mask: path of an image; white is kept as in the nearest source frame.
+        model: name; see `midframe models list`.
+        weights: local folder or file with the model's weights.
+        flow_scale: size at which motion is estimated, over that of the frame: "auto", "1", "0.5", "0.25".
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: of the convolutions: "auto", "fp32", "bf16", "fp16".
+        runtime: of the network: "auto", "torch", "openvino" (rife on Intel CPUs).
+        tile: "auto" (when memory does not suffice), "off", or the side in pixels.
+        start: where to begin; seconds or "1:30".
+        end: where to stop, on the same clock; the range is half-open.
+        preview: "5@00:10" is five seconds from 0:10 on, in place of `start` and `end`.
+        codec: encoder: "auto", "libx264", "libx265", "libsvtav1" ...
+        crf: quality; lower is better and larger.
+        preset: speed of the encoder, by its own names.
+        pix_fmt: pixel format; "auto" keeps the source's.
+        encoder: further options of the encoder, as a mapping or "key=value" texts.
+        audio: keep audio.
+        subtitles: keep subtitles.
+        chapters: keep chapters.
+        deinterlace: "auto" (to the field rate) or "off".
+        vfr: "cfr", or "keep" for the source's own instants with interpolated ones between.
+        compat: "modelscope" for its clock and frame count; "off".
+        resume: go on with unfinished work.
+        overwrite: replace a file that is there.
+        strict: refuse a damaged source.
 
     Raises:
-        InputError: a wish that cannot be meant, or a target that exists.
+        InputError: an invalid option, or a target that exists.
         MediaError: a file that cannot be read or written.
-        WeightsError, DeviceError: the model or the device is not to be had.
+        WeightsError, DeviceError: the model or the device is not available.
         JobError: another run on the same target, or unfinished work that was made otherwise.
         Interrupted: stopped by `cancel` or `drain`; the same call goes on.
     """
-    options = options_of(wishes)
+    options = options_of(cast(dict[str, Any], keywords))
     engine = make_engine(options, network)
     plan = _plan_here(src, dst, options, engine)
     with disk_trouble(plan.target):
@@ -209,13 +248,15 @@ def estimate(plan: Plan, engine: Engine) -> float | None:
     return (took * made / (side * side) + SECONDS_PER_PIXEL * plan.frames_out) * pixels
 
 
-def plan(src: PathLike, dst: PathLike | None = None, *, network: Model | None = None, **wishes: Any) -> Plan:
+def plan(
+    src: PathLike, dst: PathLike | None = None, *, network: Model | None = None, **keywords: Unpack[OptionKeywords]
+) -> Plan:
     """What `interpolate` would do with the same arguments. Writes nothing.
 
     Raises:
         InputError, MediaError, WeightsError, DeviceError: as `interpolate` would before its work.
     """
-    options = options_of(wishes)
+    options = options_of(cast(dict[str, Any], keywords))
     return _plan_here(src, dst, options, make_engine(options, network))
 
 

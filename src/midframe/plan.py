@@ -85,7 +85,7 @@ class Plan:
         parts.append(f"{info.width}x{info.height}")
         parts.append("VFR yes" if info.vfr else "VFR no")
         if info.interlaced and self.options.deinterlace == "auto":
-            parts.append("deinterlaced to its field rate")
+            parts.append("deinterlaced to the field rate")
         if info.hdr:
             parts.append(f"HDR {info.hdr} {info.format.depth}-bit kept")
         parts.append(str(self.encoding))
@@ -159,7 +159,7 @@ def output_rate(film: VideoInfo, options: Options) -> Fraction:
     if options.fps is not None:
         return options.fps
     if film.rate is None:
-        raise InputError(f"'{film.path}' does not say its rate; give --fps")
+        raise InputError(f"'{film.path}' does not tell its rate; give --fps")
     return film.rate if options.slowmo is not None or options.speed else film.rate * (options.ratio or 2)
 
 
@@ -227,19 +227,17 @@ def make_plan(
     if options.vfr == "keep":
         keep = int(options.ratio or 2)
     if rate > FASTEST:
-        raise InputError(f"{float(rate):g} frames per second would come out, {FASTEST} is the most; lower --ratio")
+        raise InputError(f"{float(rate):g} frames per second is too much, at most {FASTEST} is allowed; lower --ratio")
 
     start = info.start
     end = None if info.duration is None else start + info.duration
     wished = Segment(options.start or None, options.end)
     if end is not None and wished.start is not None and wished.start >= end:
-        raise InputError(f"--start {float(wished.start):g} s is not within the film, which ends at {float(end):.6g} s")
+        raise InputError(f"--start {float(wished.start):g} s is beyond the end of the video at {float(end):.6g} s")
     first = start if wished.start is None else max(start, wished.start)
     last = end if wished.end is None else wished.end if end is None else min(end, wished.end)
     if last is not None and last <= first:
-        raise InputError(
-            f"--end {float(last):g} s is not after {float(first):.6g} s, where the film's first picture is shown"
-        )
+        raise InputError(f"--end {float(last):g} s is not after {float(first):.6g} s, the time of the first frame")
     outputs = segment_outputs or SEGMENT_OUTPUTS
     pace = speed_map(options, start)
     density = rate / pace.slowest  # outputs per second of the source, at most
@@ -263,7 +261,7 @@ def make_plan(
             frames_out = frames_in * keep - (0 if options.loop else keep - 1)
     if options.compat == "modelscope":
         if film.rate is None:
-            raise InputError(f"'{info.path}' does not say its rate, which --compat modelscope counts with")
+            raise InputError(f"'{info.path}' does not tell its rate, which --compat modelscope counts with")
         segments = (Segment(),)  # its clock counts from the first frame on
         frames_out = None if frames_in is None else compat.count(frames_in, float(film.rate), float(rate))
     target = Path(dst) if dst is not None else default_target(Path(info.path), options, rate)
@@ -282,7 +280,9 @@ def make_plan(
             f"a GIF holds at most {GIF_FASTEST} frames per second, and {float(rate):g} come out; try --fps 50 or .apng"
         )
     if encoding.container == "pictures" and not is_pattern(target) and frames_out != 1:
-        raise InputError(f"'{target}' is one picture, and {_count(frames_out)} come out; try -o '{_pattern(target)}'")
+        raise InputError(
+            f"'{target}' is one image, and {_count(frames_out)} frames come out; try -o '{_pattern(target)}'"
+        )
     notes = stream_notes(plan_streams(info, target, options))
     return Plan(
         source=info.path,

@@ -15,17 +15,17 @@ from midframe.process import settle
 
 # name -> (module in this package, one-line help); the command object in the module is `command`.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "interpolate": ("interpolate", "Make a film smoother: any rate, slow motion, a pair of pictures."),
-    "batch": ("batch", "Many films from a list or a folder, with one table and one report."),
-    "probe": ("probe", "What a file is, what would happen to it, what it would cost."),
-    "compare": ("compare", "Two films or pictures in one: side by side, difference, slider."),
-    "demo": ("demo", "Render a short scene and interpolate it; works offline, first run."),
-    "serve": ("serve", "A page to drop films on, and an HTTP API."),
-    "eval": ("eval", "Models on data sets, beside baselines: tables and a page to look at."),
-    "train": ("train", "Train midnet, or fine-tune it on your own clips."),
-    "models": ("models", "The models, and which of them can run here."),
+    "interpolate": ("interpolate", "Interpolate video: any frame rate, slow motion, an image pair."),
+    "batch": ("batch", "Interpolate many videos from a list or a folder, with one report."),
+    "probe": ("probe", "Show what a file is, and the plan and time for it."),
+    "compare": ("compare", "Compare two videos or images: side by side, difference, slider."),
+    "demo": ("demo", "Render a short scene and interpolate it; works offline."),
+    "serve": ("serve", "Web page and HTTP API."),
+    "eval": ("eval", "Evaluate models on data sets beside baselines; HTML report."),
+    "train": ("train", "Train midnet, or fine-tune it on your clips."),
+    "models": ("models", "List, fetch and verify models."),
     "completion": ("completion", "Shell completion for bash, zsh or fish."),
-    "doctor": ("doctor", "What this machine offers, and what would be missing."),
+    "doctor": ("doctor", "Check this machine: devices, encoders, speed."),
 }
 
 EXIT_USAGE = 2
@@ -66,7 +66,7 @@ class LazyGroup(click.Group):
         """As click does, with a suggestion for a mistyped name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             if os.path.exists(args[0]):
-                ctx.fail(f"No such command '{args[0]}'. To make this film smoother: midframe interpolate '{args[0]}'")
+                ctx.fail(f"No such command '{args[0]}'. To interpolate this file: midframe interpolate '{args[0]}'")
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
             ctx.fail(f"No such command '{args[0]}'.{hint}")
@@ -81,7 +81,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="midframe")
 def cli() -> None:
-    """Smoother video at any rate, with nothing of the film lost on the way.
+    """Video frame interpolation and frame-rate conversion.
 
     \b
     midframe demo                         see it work, offline

@@ -23,14 +23,14 @@ TABLE_SECONDS = 0.5  # between two pictures of the table
 @click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("films", metavar="LIST.csv|FOLDER")
 @click.option(
-    "-o", "--output", metavar="DIR|URL", help="Folder for the results; a list may do without: beside each film."
+    "-o", "--output", metavar="DIR|URL", help="Output folder. Default for a list: beside each video."
 )
 @click.option("--report", metavar="JSON", help="Default: batch.json in the output folder, else LIST.csv.json.")
-@click.option("--fps", metavar="RATE", help="Output rate for films whose line says none.")
+@click.option("--fps", metavar="RATE", help="Output rate of videos whose line gives none.")
 @click.option("--ratio", metavar="X", help="Output rate over input rate. Default: 2.")
 @click.option("--model", metavar="NAME", help="See: midframe models list.")
 @click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:0,cuda:1 ...")
-@click.option("-y", "--overwrite", is_flag=True, default=None, help="Replace files that are there.")
+@click.option("-y", "--overwrite", is_flag=True, default=None, help="Replace existing files.")
 @click.option("--ray", metavar="ADDRESS", help="Spread over a Ray cluster: auto, local, HOST:PORT.")
 @click.option("--workers", type=int, metavar="N", help="Segments in parallel on the cluster.")
 @click.option("--gpus-per-worker", type=float, metavar="X", help="0.5 lets two workers share a GPU.")
@@ -45,9 +45,9 @@ def command(
     work: str | None,
     **wishes: Any,
 ) -> None:
-    """Make many films smoother, from a list or a folder.
+    """Interpolate many videos, from a list or a folder.
 
-    A list is CSV with a first line of column names: source, and if wished target and any options of
+    A list is CSV with a header line: source, optionally target and any options of
     `midframe interpolate` by name (fps, ratio, slowmo, model, codec, crf ...).
 
     The same command again skips what is done, goes on with what was interrupted and tries what failed.
@@ -65,7 +65,7 @@ def command(
     options = Options.parse(**wishes)
     source = Path(films)
     if source.is_dir() and output is None:
-        raise InputError(f"results in '{films}' itself would be films of the next batch; give a folder with -o")
+        raise InputError(f"results cannot go into '{films}' itself; give another folder with -o")
     where = source.absolute().with_name(source.absolute().name + ".json")
     if output is not None and not is_url(output):
         where = Path(output) / "batch.json"
@@ -89,7 +89,7 @@ def command(
     with _connection(config), table, stop_events(note) as (drain, cancel):
         done = work_list.run(cancel, drain)
     failed = [entry for entry in done if entry.state == "failed"]
-    click.echo(f"{len(done) - len(failed)} of {len(done)} films are done; report: {work_list.report}")
+    click.echo(f"{len(done) - len(failed)} of {len(done)} videos are done; report: {work_list.report}")
     for entry in failed:
         click.echo(f"midframe: {entry.source}: {entry.error}", err=True)
     if failed:
@@ -188,7 +188,7 @@ class _Table:
 def _table(entries: Sequence[Entry]) -> Any:
     from rich.table import Table
 
-    table = Table("film", "state", "frames", "result")
+    table = Table("video", "state", "frames", "result")
     for entry in entries:
         frames = f"{entry.frames}/{entry.total}" if entry.total else str(entry.frames or "")
         table.add_row(Path(entry.source).name, entry.state, frames, entry.error or Path(entry.target or "").name)

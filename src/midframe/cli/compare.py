@@ -26,7 +26,7 @@ SLIDE_SECONDS = 4  # the slider goes once across in this time
 @click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("a")
 @click.argument("b")
-@click.option("-o", "--output", metavar="OUT", help="Default: A.vs.B beside A, as a film or a PNG.")
+@click.option("-o", "--output", metavar="OUT", help="Default: A.vs.B beside A, as MP4 or PNG.")
 @click.option(
     "--how",
     type=click.Choice(["side", "difference", "slider"]),
@@ -34,9 +34,9 @@ SLIDE_SECONDS = 4  # the slider goes once across in this time
     show_default=True,
     help="Side by side; |A - B| times four on black; A left of a moving line, B right of it.",
 )
-@click.option("-y", "--overwrite", is_flag=True, help="Replace a file that is there.")
+@click.option("-y", "--overwrite", is_flag=True, help="Replace an existing file.")
 def command(a: str, b: str, output: str | None, how: str, overwrite: bool) -> None:
-    """A and B in one film or picture. Films of unequal rate are shown by the clock of the faster one."""
+    """Compare A and B in one video or image; videos of unequal rate play on the clock of the faster one."""
     from midframe import __version__
     from midframe.journal import write_whole
     from midframe.plan import check_target, report_of

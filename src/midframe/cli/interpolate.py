@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from midframe.cluster import ClusterConfig
     from midframe.options import Options
 
-# what is taken for a film in a folder
+# suffixes of the videos in a folder
 VIDEO_SUFFIXES = (
     ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv", ".flv",
     ".ogv", ".3gp", ".3g2", ".mxf", ".y4m", ".gif", ".f4v", ".asf", ".rm", ".divx",
@@ -39,15 +39,15 @@ class Section(PathCommand):
 
 HEADINGS = {
     "Rate": ("fps", "ratio", "slowmo", "speed", "slow_audio", "shutter", "loop", "in_fps"),
-    "Cuts and duplicates": ("scene", "scene_threshold", "scene_fill", "dedup"),
-    "Logos, subtitles": ("static", "mask"),
+    "Scene changes and duplicates": ("scene", "scene_threshold", "scene_fill", "dedup"),
+    "Static overlays": ("static", "mask"),
     "Model": ("model", "weights", "flow_scale"),
     "Machine": ("device", "precision", "runtime", "tile"),
     "Cluster": ("ray", "workers", "gpus_per_worker", "work"),
     "Range": ("start", "end", "preview"),
     "Output": (
-        "output", "overwrite", "codec", "crf", "preset", "pix_fmt", "encoder", "audio", "subtitles", "chapters",
-        "deinterlace", "vfr", "compat",
+        "output", "format_", "overwrite", "codec", "crf", "preset", "pix_fmt", "encoder", "audio", "subtitles",
+        "chapters", "deinterlace", "vfr", "compat",
     ),
     "Run": ("resume", "strict", "dry_run", "progress", "quiet", "verbose", "help"),
 }  # fmt: skip
@@ -55,68 +55,87 @@ HEADINGS = {
 
 @click.command(cls=Section, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--output", metavar="OUT|DIR", help="File to make, or a folder for it; default: beside the input.")
-@click.option("--fps", metavar="RATE", help="Output rate: 60, 59.94, 60000/1001. The duration is kept.")
+@click.option("-o", "--output", metavar="OUT|DIR", help="Output file or folder. Default: beside the input.")
+@click.option("--format", "format_", type=click.Choice(["y4m", "mkv", "nut"]), help="Of -o - or a FIFO. Default: y4m.")
+@click.option("--fps", metavar="RATE", help="Output rate: 60, 59.94, 60000/1001. Duration kept.")
 @click.option("--ratio", metavar="X", help="Output rate over input rate: 2, 2.5, 5/2. Default: 2.")
-@click.option("--slowmo", metavar="X", help="X times slower at the same rate; with --fps at that rate.")
+@click.option("--slowmo", metavar="X", help="X times slower at the same rate, or at --fps.")
 @click.option("--speed", metavar="RANGES", help="Ramps: '0-2:1, 2-4:1>0.25, 4-:0.25'. The audio is dropped.")
-@click.option("--slow-audio", type=click.Choice(["drop", "stretch"]), help="Sound of a slowed film. Default: drop.")
-@click.option("--shutter", metavar="ANGLE", help="Motion blur: 180 as in films, 360 at most. Default: 0, none.")
+@click.option("--slow-audio", type=click.Choice(["drop", "stretch"]), help="Audio in slow motion. Default: drop.")
+@click.option("--shutter", metavar="ANGLE", help="Motion blur: 180 as in cinema, 360 at most. Default: 0, none.")
 @click.option("--loop", is_flag=True, default=None, help="Seamless loop: the last frame leads to the first.")
-@click.option("--in-fps", metavar="RATE", help="Rate of a folder of pictures, which has none of its own.")
+@click.option("--in-fps", metavar="RATE", help="Rate of an image sequence. Default: 24.")
 @click.option(
     "--scene",
     type=click.Choice(["auto", "off", "modelscope"]),
-    help="Look for cuts; modelscope: its rule, with vfinet.",
+    help="Detect scene changes. modelscope: its rule, with vfinet. Default: auto.",
 )
-@click.option("--scene-threshold", metavar="X", help="0 to 1; lower finds more cuts.")
+@click.option("--scene-threshold", metavar="X", help="0 to 1; lower finds more scene changes.")
 @click.option(
-    "--scene-fill", type=click.Choice(["hold", "nearest", "blend"]), help="Pictures across a cut. Default: hold."
+    "--scene-fill", type=click.Choice(["hold", "nearest", "blend"]), help="Frames across a scene change. Default: hold."
 )
-@click.option("--dedup", type=click.Choice(["off", "auto"]), help="Replace duplicates by true in-betweens.")
-@click.option("--static", type=click.Choice(["auto", "off"]), help="Find still overlays and keep them. Default: auto.")
-@click.option("--mask", metavar="PNG", help="White is protected: kept as in the nearest source frame.")
 @click.option(
-    "--model", metavar="NAME", help="See: midframe models list. Default: midnet-m. Quicker: midnet-s, and dis by far."
+    "--dedup", type=click.Choice(["off", "auto"]), help="Replace duplicate frames by interpolated ones. Default: off."
 )
+@click.option(
+    "--static", type=click.Choice(["auto", "off"]), help="Keep static overlays: logo, subtitle, HUD. Default: auto."
+)
+@click.option("--mask", metavar="PNG", help="Image; white is kept as in the nearest source frame.")
+@click.option("--model", metavar="NAME", help="See: midframe models list. Default: midnet-m. Faster: midnet-s, dis.")
 @click.option("--weights", metavar="PATH", help="Local folder or file with the model's weights.")
-@click.option("--flow-scale", type=click.Choice(["auto", "1", "0.5", "0.25"]), help="Size at which motion is sought.")
-@click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps; cuda:0,cuda:1 uses both.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of the convolutions.")
+@click.option(
+    "--flow-scale",
+    type=click.Choice(["auto", "1", "0.5", "0.25"]),
+    help="Size at which motion is estimated, over the frame's. Default: auto.",
+)
+@click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps; cuda:0,cuda:1 uses both. Default: auto.")
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of the convolutions. Default: auto."
+)
 @click.option("--runtime", type=click.Choice(["auto", "torch", "openvino"]),
               help="Runs the network: openvino for rife on Intel CPUs, if installed (auto).")  # fmt: skip
-@click.option("--tile", metavar="N", help="auto (when memory does not suffice), off, or the side in pixels.")
+@click.option("--tile", metavar="N", help="auto (if memory runs out), off, or a side in pixels. Default: auto.")
 @click.option("--ray", metavar="ADDRESS", help="Spread over a Ray cluster: auto, local, HOST:PORT, ray://HOST:PORT.")
 @click.option("--workers", type=int, metavar="N",
               help="Segments in parallel on the cluster. Default: as many as CPUs, GPUs and memory allow.")  # fmt: skip
 @click.option("--gpus-per-worker", type=float, metavar="X", help="0.5 lets two workers share a GPU. Default: 1.")
 @click.option("--work", metavar="DIR|URL", help="A place that head and workers share, for sources and segments.")
-@click.option("--start", metavar="T", help="90, 1:30, 01:02:03.5.")
+@click.option("--start", metavar="T", help="Where to begin: 90, 1:30, 01:02:03.5.")
 @click.option("--end", metavar="T", help="Where to stop, on the same clock.")
-@click.option("--preview", metavar="N@T", help="A sample: 5@00:10 is five seconds from 0:10 on.")
+@click.option("--preview", metavar="N@T", help="A short sample: 5@00:10 is five seconds from 0:10.")
 @click.option("-c", "--codec", metavar="NAME", help="Encoder: auto, libx264, libx265, libsvtav1 ...")
 @click.option("--crf", metavar="N", help="Quality: lower is better and larger. Default: 16.")
-@click.option("--preset", metavar="NAME", help="Speed of the encoder, by its own names.")
-@click.option("--pix-fmt", metavar="NAME", help="Pixel format; auto keeps the source's.")
-@click.option("-e", "--encoder", multiple=True, metavar="KEY=VALUE", help="Further options for the encoder.")
-@click.option("--audio/--no-audio", default=None, help="Keep sound. Default: yes.")
+@click.option("--preset", metavar="NAME", help="Preset of the encoder: fast, slow, 8 ...")
+@click.option("--pix-fmt", metavar="NAME", help="Pixel format. Default: the source's.")
+@click.option("-e", "--encoder", multiple=True, metavar="KEY=VALUE", help="Further encoder options.")
+@click.option("--audio/--no-audio", default=None, help="Keep audio. Default: yes.")
 @click.option("--subtitles/--no-subtitles", default=None, help="Keep subtitles. Default: yes.")
 @click.option("--chapters/--no-chapters", default=None, help="Keep chapters. Default: yes.")
-@click.option("--deinterlace", type=click.Choice(["auto", "off"]), help="To the field rate, of which --ratio counts.")
-@click.option("--vfr", type=click.Choice(["cfr", "keep"]), help="keep: the source's instants, in-betweens between.")
-@click.option("--compat", type=click.Choice(["off", "modelscope"]), help="Clock and frame count of ModelScope.")
-@click.option("--resume/--no-resume", default=None, help="Go on with unfinished work. Default: yes.")
-@click.option("--strict", is_flag=True, default=None, help="A damaged source is an error, not a shorter film.")
-@click.option("-y", "--overwrite", is_flag=True, default=None, help="Replace a file that is there.")
-@click.option("--dry-run", is_flag=True, help="Print the plan, do nothing.")
 @click.option(
-    "--progress", type=click.Choice(["auto", "plain", "json", "off"]), default="auto", help="How progress is told."
+    "--deinterlace", type=click.Choice(["auto", "off"]), help="Interlaced sources, to the field rate. Default: auto."
+)
+@click.option(
+    "--vfr", type=click.Choice(["cfr", "keep"]), help="keep: keep source timestamps, interpolate between. Default: cfr."
+)
+@click.option(
+    "--compat", type=click.Choice(["off", "modelscope"]), help="Clock and frame count of ModelScope's pipeline."
+)
+@click.option("--resume/--no-resume", default=None, help="Continue unfinished work. Default: yes.")
+@click.option("--strict", is_flag=True, default=None, help="Refuse damaged sources instead of warning.")
+@click.option("-y", "--overwrite", is_flag=True, default=None, help="Replace existing files.")
+@click.option("--dry-run", is_flag=True, help="Show the plan only.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "plain", "json", "off"]),
+    default="auto",
+    help="Progress output format. Default: auto.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def command(
     inputs: tuple[str, ...],
     output: str | None,
+    format_: str | None,
     dry_run: bool,
     progress: str,
     quiet: bool,
@@ -127,10 +146,10 @@ def command(
     work: str | None,
     **wishes: Any,
 ) -> None:
-    """Make films smoother, with nothing of them lost on the way.
+    """Interpolate video to a higher frame rate or into slow motion; audio, subtitles, metadata and colour are kept.
 
-    INPUT is a video file, a folder of videos, a folder of pictures or a pattern such as shot_%04d.png (with
-    --in-fps), several of these, or two pictures, between which one is made.
+    INPUT is a video file, a folder of videos, a folder of images or a pattern such as shot_%04d.png (with --in-fps),
+    several of these, two images to interpolate between, or - for the standard input.
 
     \b
     midframe interpolate clip.mp4                       twice the rate
@@ -138,6 +157,7 @@ def command(
     midframe interpolate clip.mp4 --slowmo 4
     midframe interpolate clip.mp4 --preview 5@00:10     look before a long run
     midframe interpolate a.png b.png -o middle.png
+    ffmpeg -i in.mkv -f yuv4mpegpipe - | midframe interpolate - -o - --fps 60 | ffmpeg -i - out.mkv
     """
     from midframe.options import Options
 
@@ -145,6 +165,9 @@ def command(
     config = cluster_config_of(wishes, ray, workers, gpus_per_worker, work)
     options = Options.parse(**wishes)
     _log_to_stderr(verbose)
+    if any(is_stream(name, output) for name in inputs) or format_ is not None:
+        through_pipe(inputs, output, options, format_, "off" if quiet else progress, dry_run or config is not None)
+        return
     run(inputs, output, options, dry_run=dry_run, progress="off" if quiet else progress, config=config)
 
 
@@ -295,6 +318,40 @@ def one(
         )
 
 
+def is_stream(source: str, target: str | None) -> bool:
+    """Whether a run goes through a pipe; tells without loading torch."""
+    from midframe.video.files import is_pipe
+
+    return is_pipe(source) or (target is not None and (is_pipe(target) or target.lower().endswith(".y4m")))
+
+
+def through_pipe(
+    inputs: Sequence[str], output: str | None, options: Options, format: str | None, progress: str, planned: bool
+) -> None:
+    """Interpolate one stream, from or to a pipe; messages go to the standard error.
+
+    Raises:
+        InputError: several inputs, no output, or an option that does not go with a pipe.
+    """
+    from midframe.cli.progress import stream_text, teller
+    from midframe.errors import InputError
+    from midframe.streaming import interpolate_stream
+
+    if len(inputs) != 1 or output is None:
+        raise InputError("a pipe is one input with one -o: FILE, or - for the standard output")
+    if planned:
+        raise InputError("a pipe is read once, on this machine: without --dry-run, --ray and several devices")
+    if output == "-" and progress == "json":
+        raise InputError("--progress json and the video would both go to the standard output; use plain")
+    with teller(progress) as told, stop_events(told.note, "stopping behind the current frame") as (drain, _):
+        result = interpolate_stream(
+            inputs[0], output, options, format=format, on_plan=told.plan, on_progress=told.progress, stop=drain
+        )
+        told.note(stream_text(result))
+    if result.closed:
+        sys.exit(0)
+
+
 def maker(config: ClusterConfig | None) -> Callable[..., Any]:
     """The function that processes a video: on this machine, or on the cluster."""
     if config is None:
@@ -339,7 +396,7 @@ def is_picture(source: Path) -> bool:
 
 
 def pictures(sources: Sequence[Path], output: str | None, options: Options) -> None:
-    """Two pictures in, what lies between them out.
+    """Interpolate between two images.
 
     Raises:
         InputError: not two.
@@ -349,7 +406,7 @@ def pictures(sources: Sequence[Path], output: str | None, options: Options) -> N
 
     if len(sources) != 2:
         raise InputError(
-            f"{len(sources)} pictures were given; two give one between them; for a film give their folder, or a "
+            f"{len(sources)} images were given; between two, one is interpolated; for a sequence give its folder, or a "
             "pattern such as shot_%04d.png, with --in-fps"
         )
     a, b = sources
@@ -426,7 +483,7 @@ def target_for(output: str | None, several: bool) -> Path | None:
         return None
     target = Path(output)
     if several and target.suffix.lower() in VIDEO_SUFFIXES and not target.is_dir():
-        raise InputError(f"several films cannot go into one file '{target}'; give a folder with -o")
+        raise InputError(f"several videos cannot be written to one file '{target}'; give a folder with -o")
     if several or output.endswith(("/", "\\")):
         try:
             target.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import click
 if TYPE_CHECKING:
     from midframe.plan import Plan
     from midframe.result import Progress, Result
+    from midframe.streaming import StreamPlan, StreamResult
 
 PLAIN_SECONDS = 10.0  # between two plain lines
 JSON_SECONDS = 0.5  # between two JSON lines
@@ -31,7 +32,7 @@ class Teller:
     ) -> None:
         """Nothing is held."""
 
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: Plan | StreamPlan) -> None:
         """Before the work."""
 
     def progress(self, progress: Progress) -> None:
@@ -56,11 +57,11 @@ class Plain(Teller):
         self._last: float | None = None
         self._said: set[str] = set()
 
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: Plan | StreamPlan) -> None:
         """The plan, and what is to be known first."""
         self.note(f"{plan.source} -> {plan.target}")
         self.note(str(plan))
-        for text in (*plan.info.warnings, *plan.notes):
+        for text in (*plan.info.warnings, *getattr(plan, "notes", ())):
             self.note(f"note: {text}")
 
     def progress(self, progress: Progress) -> None:
@@ -140,7 +141,7 @@ class Json(Teller):
         self._clock = clock
         self._last: float | None = None
 
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: Plan | StreamPlan) -> None:
         """The plan as it is in the report, and as one line."""
         self._say("plan", text=str(plan), **plan.to_json())
 
@@ -225,6 +226,15 @@ def progress_text(progress: Progress) -> str:
     share = f" ({100 * progress.frames // progress.total} %)" if progress.total else ""
     of = f" of {progress.total}" if progress.total else ""
     return f"{progress.frames}{of} frames{share}, {details(progress)}"
+
+
+def stream_text(result: StreamResult) -> str:
+    """The last line of a run through a pipe."""
+    from midframe.plan import duration_text
+
+    where = "the standard output" if result.target == "-" else result.target
+    end = "; its reader has closed it" if result.closed else ""
+    return f"wrote {where}: {result.frames_out} frames, {duration_text(result.seconds)}{end}"
 
 
 def result_text(result: Result) -> str:

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+FIRST = "finishing the current segment; the same command goes on from there. Once more: stop at once"
 GRACE_SECONDS = 5.0  # after the second signal, for a stop that cleans up behind itself
 
 
 @contextlib.contextmanager
-def stop_events(note: Callable[[str], None]) -> Iterator[tuple[threading.Event, threading.Event]]:
+def stop_events(note: Callable[[str], None], first: str = FIRST) -> Iterator[tuple[threading.Event, threading.Event]]:
     """Yield (drain, cancel): the first signal sets drain, the second sets cancel and ends the process if need be.
 
     A thread is woken by the C-level handler, so that signals count even while the main thread waits in a library: for
@@ -28,7 +29,7 @@ def stop_events(note: Callable[[str], None]) -> Iterator[tuple[threading.Event, 
         while receiver.recv(1) not in (b"", b"\0"):  # the numbers of signals, one a byte
             if not drain.is_set():
                 drain.set()
-                note("finishing the current segment; the same command goes on from there. Once more: stop at once")
+                note(first)
             elif not cancel.is_set():
                 cancel.set()
                 note("stopping now")

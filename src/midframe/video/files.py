@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -32,13 +33,25 @@ MAX_PIXELS = 16384 * 8704  # 16K video; a damaged header may ask for any amount 
 _INVALID_DATA = 1094995529  # -AVERROR_INVALIDDATA
 
 
+def is_pipe(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is the standard input, `-`, or a FIFO or socket: what cannot be read twice."""
+    if os.fspath(name) == "-":
+        return True
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
 def named(path: str | os.PathLike[str]) -> str:
     """A path as messages show it."""
     return f"'{os.fspath(path)}'"
 
 
 @lru_cache(maxsize=1)
-def _allowed_demuxers() -> str:
+def allowed_demuxers() -> str:
+    """Comma-separated demuxers that read nothing but the file given to them."""
     return ",".join(sorted(name for name in av.formats_available if name not in _REFUSED))
 
 
@@ -81,7 +94,7 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Any]:
     """
     check_path(path)
     options = {
-        "format_whitelist": _allowed_demuxers(),
+        "format_whitelist": allowed_demuxers(),
         "protocol_whitelist": "file",
         "max_pixels": str(MAX_PIXELS),
     }

@@ -1,0 +1,316 @@
+"""Video through pipes: frames from a stream that cannot seek, and to one, without an end in sight.
+
+`PipeReader` demuxes yuv4mpeg2 or any container that libav reads from a stream. `Y4MWriter` and `StreamWriter` write
+frames as they come. Each holds a few frames; nothing is known of the length.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import av
+import av.error
+
+from midframe import colour
+from midframe.errors import MediaError, UnsupportedError
+from midframe.types import Frame, PixelFormat, VideoInfo
+from midframe.video import formats
+from midframe.video.encoders import Encoding, add_encoder
+from midframe.video.files import allowed_demuxers
+from midframe.video.source_format import format_of
+from midframe.video.writer import to_encoder_frame
+
+QUEUE_FRAMES = 2  # decoded ahead
+PROBE_BYTES = 1 << 20  # read before the first frame is decoded, at most
+WAIT_SECONDS = 0.2  # between two looks whether to stop
+STREAM_FORMATS = ("y4m", "mkv", "nut")
+_MUXERS = {"mkv": "matroska", "nut": "nut"}
+_CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444"}  # log2 subsampling -> y4m's name
+
+
+class PipeReader:
+    """Frames of a stream, in order, decoded in a thread; an iterator and a context manager.
+
+    Attributes:
+        info: what the stream is, known when it has been entered; `duration` and `header_frames` are None.
+    """
+
+    info: VideoInfo
+
+    def __init__(self, name: str | os.PathLike[str], stop: threading.Event | None = None) -> None:
+        """Read `name`, or the standard input for `-`; iteration ends when `stop` is set."""
+        self.name = "the standard input" if os.fspath(name) == "-" else f"'{os.fspath(name)}'"
+        self._path = os.fspath(name)
+        self._stop = stop if stop is not None else threading.Event()
+        self._left = False
+        self._queue: queue.Queue[VideoInfo | Frame | BaseException | None] = queue.Queue(QUEUE_FRAMES)
+        self.warnings: list[str] = []
+
+    def __enter__(self) -> PipeReader:
+        """Open the stream and wait for its first frame.
+
+        Raises:
+            MediaError: it ends or holds nothing that can be decoded.
+        """
+        threading.Thread(target=self._work, name="midframe-pipe", daemon=True).start()
+        first = self._get()
+        if isinstance(first, VideoInfo):
+            self.info = first
+            return self
+        raise first if isinstance(first, BaseException) else MediaError(f"{self.name} holds no video")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop reading. The thread may wait for the other end of the pipe, and ends with the process."""
+        self._left = True
+
+    def __iter__(self) -> Iterator[Frame]:
+        while True:
+            item = self._get()
+            if isinstance(item, Frame):
+                yield item
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                return
+
+    def _get(self) -> VideoInfo | Frame | BaseException | None:
+        while not (self._stop.is_set() or self._left):
+            try:
+                return self._queue.get(timeout=WAIT_SECONDS)
+            except queue.Empty:
+                continue
+        return None
+
+    # everything below runs in the thread
+
+    def _put(self, item: VideoInfo | Frame | BaseException | None) -> bool:
+        while not (self._stop.is_set() or self._left):
+            try:
+                self._queue.put(item, timeout=WAIT_SECONDS)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _work(self) -> None:
+        try:
+            # unbuffered: a read returns what is there, and does not wait for more
+            with io.FileIO(0 if self._path == "-" else self._path, "rb", closefd=self._path != "-") as file:
+                self._decode(file)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            self._put(MediaError(f"{self.name} cannot be read as video: {reason}"))
+        except BaseException as error:
+            self._put(error)
+        else:
+            self._put(None)
+
+    def _decode(self, file: io.FileIO) -> None:
+        options = {"format_whitelist": allowed_demuxers(), "probesize": str(PROBE_BYTES)}
+        opened: Any = av.open(_ReadOnly(file), options=options, metadata_errors="replace")
+        with opened as container:
+            if not container.streams.video:
+                raise MediaError(f"{self.name} holds no video")
+            stream = container.streams.video[0]
+            form: PixelFormat | None = None
+            last = origin = Fraction(0)
+            number = 0
+            step = Fraction(1, 25)
+            for picture in container.decode(stream):
+                if form is None:
+                    info = self._describe(container, stream, picture)
+                    form, step = info.format, 1 / info.rate if info.rate else step
+                    origin = Fraction(picture.pts or 0) * stream.time_base
+                    if not self._put(info):
+                        return
+                pts = number * step if picture.pts is None else picture.pts * stream.time_base - origin
+                if number and pts <= last:
+                    pts = last + step
+                made = formats.to_planar(picture, form, info.width, info.height)
+                if not self._put(Frame(formats.planes_of(made, form), form, pts, step, number)):
+                    return
+                last, number = pts, number + 1
+
+    def _describe(self, container: Any, stream: Any, picture: Any) -> VideoInfo:
+        codec = stream.codec_context.codec.canonical_name
+        form, untagged = format_of(picture, stream.codec_context, codec)
+        rates = (formats.exact(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate))
+        aspect = formats.exact(stream.sample_aspect_ratio) or Fraction(1)
+        return VideoInfo(
+            path=self._path,
+            container=container.format.name,
+            codec=codec,
+            width=picture.width,
+            height=picture.height,
+            format=form,
+            rate=next((rate for rate in rates if rate), None),
+            time_base=Fraction(stream.time_base),
+            start=Fraction(0),
+            duration=None,
+            header_frames=None,
+            sample_aspect=aspect,
+            untagged=untagged,
+            warnings=self._notes(container, picture),
+        )
+
+    def _notes(self, container: Any, picture: Any) -> tuple[str, ...]:
+        notes = []
+        if len(container.streams) > 1:
+            notes.append("audio and all streams but the video are left out of a pipe")
+        if picture.interlaced_frame:
+            notes.append("the stream is interlaced and is taken as it is; deinterlace it before the pipe")
+        return tuple(notes)
+
+
+class _ReadOnly:
+    """A file of which libav sees reading alone, so that it does not try to seek."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        """What is there, up to `size` bytes."""
+        return self._file.read(size) or b""
+
+
+class Y4MWriter:
+    """Frames as yuv4mpeg2, flushed one by one; a context manager.
+
+    8 to 16 bits of Y'CbCr 4:2:0, 4:2:2, 4:4:4 or grey; RGB becomes 4:4:4, alpha is left out. Sample aspect and range
+    are kept, as is the exact rate.
+    """
+
+    def __init__(self, file: BinaryIO, info: VideoInfo, rate: Fraction) -> None:
+        self._file, self._rate, self._info = file, rate, info
+        self.format = y4m_format(info.format)
+        self._begun = False
+
+    def __enter__(self) -> Y4MWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is held back."""
+
+    def write(self, frame: Frame) -> None:
+        """Write one frame.
+
+        Raises:
+            BrokenPipeError: nobody reads any more.
+        """
+        if not self._begun:
+            self._begun = True
+            self._file.write(self._header(frame.width, frame.height))
+        planes = colour.convert(frame.planes, frame.format, self.format)
+        self._file.write(b"FRAME\n" + b"".join(plane.contiguous().numpy().tobytes() for plane in planes))
+        self._file.flush()
+
+    def _header(self, width: int, height: int) -> bytes:
+        form, aspect, rate = self.format, self._info.sample_aspect, self._rate
+        if form.layout == "gray":
+            chroma = "mono" if form.depth == 8 else f"mono{form.depth}"
+        else:
+            chroma = _CHROMA[form.chroma_w, form.chroma_h]
+            if form.depth > 8:
+                chroma += f"p{form.depth}"
+            elif chroma == "420":
+                chroma = {"center": "420jpeg", "topleft": "420paldv"}.get(form.siting, "420mpeg2")
+        words = [
+            "YUV4MPEG2", f"W{width}", f"H{height}", f"F{rate.numerator}:{rate.denominator}", "Ip",
+            f"A{aspect.numerator}:{aspect.denominator}", f"C{chroma}",
+            f"XCOLORRANGE={'FULL' if form.full_range else 'LIMITED'}",
+        ]  # fmt: skip
+        return " ".join(words).encode() + b"\n"
+
+
+def y4m_format(source: PixelFormat) -> PixelFormat:
+    """The format in which y4m holds frames of a source.
+
+    Raises:
+        UnsupportedError: y4m has no word for its subsampling.
+    """
+    form = replace(source, alpha=False)
+    if source.layout == "rgb":
+        form = replace(form, layout="yuv", matrix="bt709", full_range=False)
+    elif source.layout == "yuv" and (source.chroma_w, source.chroma_h) not in _CHROMA:
+        raise UnsupportedError(f"y4m cannot hold {source.name}; use --format nut or mkv")
+    return replace(form, name=formats.name_of(form))
+
+
+class StreamWriter:
+    """Frames as Matroska or NUT, encoded and sent as they come; a context manager."""
+
+    def __init__(
+        self, file: BinaryIO, kind: str, info: VideoInfo, encoding: Encoding, rate: Fraction, tick: Fraction
+    ) -> None:
+        self._file, self._muxer = file, _MUXERS[kind]
+        self._info, self._encoding, self._rate, self._tick = info, encoding, rate, tick
+        self._container: Any = None
+        self._stream: Any = None
+
+    def __enter__(self) -> StreamWriter:
+        options = {"flush_packets": "1"} | ({"live": "1"} if self._muxer == "matroska" else {})
+        self._container = av.open(_WriteOnly(self._file), "w", format=self._muxer, options=options)
+        self._stream = add_encoder(self._container, self._info, self._encoding, self._rate, self._tick)
+        return self
+
+    def write(self, frame: Frame) -> None:
+        """Encode one frame and send what the encoder returns.
+
+        Raises:
+            BrokenPipeError: nobody reads any more.
+        """
+        picture = to_encoder_frame(frame, self._info, self._encoding)
+        picture.pts = round((frame.pts - self._info.start) / self._tick)
+        picture.time_base = self._tick
+        for packet in self._stream.encode(picture):
+            self._container.mux(packet)
+        self._file.flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send what the encoder holds, if the block has succeeded."""
+        try:
+            if kind is None:
+                for packet in self._stream.encode(None):
+                    self._container.mux(packet)
+        finally:
+            self._container.close()
+
+
+class _WriteOnly:
+    """A file of which libav sees writing alone."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        """All of it."""
+        return self._file.write(data)
+
+
+def kind_of(target: str | os.PathLike[str], format: str | None) -> str:
+    """y4m, mkv or nut: what `--format` says, else the suffix of the target, else y4m.
+
+    Raises:
+        UnsupportedError: another suffix than those.
+    """
+    if format is not None:
+        return format
+    suffix = Path(target).suffix.lower().removeprefix(".") if os.fspath(target) != "-" else "y4m"
+    if suffix not in STREAM_FORMATS:
+        raise UnsupportedError(f"a stream is written as y4m, mkv or nut, not {suffix or 'a name without suffix'}")
+    return suffix

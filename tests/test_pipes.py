@@ -1,0 +1,205 @@
+"""Streams in and out: yuv4mpeg2 and containers through pipes, with ffmpeg at both ends where it is installed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+import clips
+from clips import Clip
+from commands import Call
+from midframe import streaming
+from midframe.errors import InputError, MediaError, UnsupportedError
+from midframe.options import Options
+from midframe.types import PixelFormat
+from midframe.video.pipes import y4m_format
+
+MIDFRAME = [sys.executable, "-m", "midframe"]
+PLAIN = ["--model", "blend", "--device", "cpu"]
+QUICK = [*PLAIN, "--scene", "off", "--static", "off"]
+FFMPEG = shutil.which("ffmpeg")
+
+
+def y4m(
+    frames: int, chroma: str = "420jpeg", size: tuple[int, int] = (32, 16), rate: str = "24:1", bits: int = 8
+) -> bytes:
+    """A stream of grey frames, each 8 levels brighter than the one before."""
+    width, height = size
+    samples = {"420": 3 * width * height // 2, "422": 2 * width * height, "444": 3 * width * height}[chroma[:3]]
+    sample = np.uint8 if bits == 8 else np.dtype("<u2")
+    head = f"YUV4MPEG2 W{width} H{height} F{rate} Ip A4:3 C{chroma}\n".encode()
+    return head + b"".join(
+        b"FRAME\n" + np.full(samples, (40 + 8 * n) << (bits - 8), sample).tobytes() for n in range(frames)
+    )
+
+
+def through(data: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*MIDFRAME, "interpolate", "-", "-o", "-", *words], input=data, capture_output=True)
+
+
+def decoded(data: bytes) -> list[np.ndarray[Any, Any]]:
+    with av.open(io.BytesIO(data)) as opened:
+        return [frame.to_ndarray() for frame in opened.decode(video=0)]
+
+
+@pytest.mark.parametrize(
+    ("chroma", "bits"), [("420jpeg", 8), ("422", 8), ("444", 8), ("420p10", 10), ("422p12", 12), ("444p16", 16)]
+)
+def test_y4m_keeps_depth_subsampling_rate_and_aspect(chroma: str, bits: int) -> None:
+    ended = through(y4m(4, chroma, rate="24000:1001", bits=bits), *QUICK)
+    assert ended.returncode == 0, ended.stderr
+    head = ended.stdout.split(b"\n", 1)[0].decode().split()
+    assert head[:6] == ["YUV4MPEG2", "W32", "H16", "F48000:1001", "Ip", "A4:3"] and head[6] == f"C{chroma}"
+    size = len(y4m(1, chroma, bits=bits)) - len(y4m(0, chroma))
+    body = ended.stdout.split(b"\n", 1)[1]
+    assert len(body) == 8 * size
+    sample = np.uint8 if bits == 8 else np.dtype("<u2")
+    first = [int(np.frombuffer(body[n * size + 6 : n * size + 8], sample)[0]) for n in range(8)]
+    assert first == [(40 + 4 * min(n, 6)) << (bits - 8) for n in range(8)], "passed and interpolated in turn"
+    assert b"no resume" in ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["mkv", "nut"])
+def test_containers_in_and_out(tmp_path: Path, kind: str) -> None:
+    source = clips.make(tmp_path / "in.mkv", Clip(frames=10, rate=Fraction(25), aspect=Fraction(4, 3), sounds=1))
+    ended = through(source.read_bytes(), *PLAIN, "--format", kind, "--fps", "59.94")
+    assert ended.returncode == 0, ended.stderr
+    assert b"audio and all streams but the video are left out" in ended.stderr
+    with av.open(io.BytesIO(ended.stdout)) as made:
+        stream = made.streams.video[0]
+        assert stream.sample_aspect_ratio == Fraction(4, 3)
+        tick = stream.time_base
+        assert tick is not None
+        times = [frame.pts * tick for frame in made.decode(stream)]
+    assert len(times) == 24
+    # NUT has no negative decoding times: it begins by the depth of reordering later
+    assert all(abs(at - times[0] - n * Fraction(1001, 60000)) < Fraction(1, 900) for n, at in enumerate(times))
+
+
+def test_a_stream_to_a_file_and_a_file_to_a_stream(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=6))
+    assert call("interpolate", source, "-o", tmp_path / "out.y4m", *PLAIN).code == 0
+    assert len(decoded((tmp_path / "out.y4m").read_bytes())) == 12
+    assert call("interpolate", source, "-o", tmp_path / "out.y4m", *PLAIN).code == 2, "it exists"
+    with open(tmp_path / "out.y4m", "rb") as stream:
+        words = [*MIDFRAME, "interpolate", "-", "-o", str(tmp_path / "again.mkv"), *PLAIN]
+        assert subprocess.run(words, stdin=stream, capture_output=True).returncode == 0
+    with av.open(str(tmp_path / "again.mkv")) as again:
+        assert sum(1 for _ in again.decode(video=0)) == 24
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.mkv", "in.mp4", "out.y4m"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_a_fifo_is_read_as_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in.y4m")
+    writer = threading.Thread(target=lambda: (tmp_path / "in.y4m").write_bytes(y4m(5)))
+    writer.start()
+    result = streaming.interpolate_stream(
+        tmp_path / "in.y4m", tmp_path / "out.y4m", Options.parse(model="blend", device="cpu")
+    )
+    writer.join()
+    assert result.frames_out == 10 == len(decoded((tmp_path / "out.y4m").read_bytes()))
+
+
+def test_an_endless_stream_has_bounded_memory_and_a_latency_of_one_gap() -> None:
+    """Every frame that goes in gives the outputs of the gap that it closes; the reader of the output then leaves."""
+    words = [*MIDFRAME, "interpolate", "-", "-o", "-", *QUICK]
+    running = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdin is not None and running.stdout is not None and running.stderr is not None
+    watchdog = threading.Timer(120, running.kill)
+    watchdog.start()
+    one = y4m(1, scale=6)  # libav looks at 2 kB before anything else
+    running.stdin.write(one)
+    running.stdin.flush()
+    frame = one.split(b"\n", 1)[1]
+    size = len(frame)
+    for number in range(100):
+        running.stdin.write(frame)
+        running.stdin.flush()
+        if number == 0:
+            running.stdout.readline()
+        assert len(running.stdout.read(2 * size)) == 2 * size, "waits for no later frame"
+    running.stdout.close()
+    with pytest.raises(BrokenPipeError):
+        while True:
+            running.stdin.write(frame)
+            running.stdin.flush()
+    said = running.stderr.read().decode()
+    running.stdin = None
+    assert running.wait(60) == 0, said
+    watchdog.cancel()
+    assert "Traceback" not in said and "its reader has closed it" in said
+
+
+def test_what_a_pipe_cannot_have_is_refused(tmp_path: Path, call: Call) -> None:
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=4))
+    for words in (["--start", "1"], ["--compat", "modelscope"], ["--dry-run"], ["--progress", "json"]):
+        assert call("interpolate", source, "-o", "-", "--model", "blend", *words).code == 2
+    assert call("interpolate", "-", "--model", "blend").code == 2, "where to?"
+    assert call("interpolate", source, "-o", tmp_path / "x.mkv", "--format", "nut").code == 2
+    assert call("interpolate", source, "-o", "-", "--vfr", "keep", "--model", "blend").code == 2
+    odd = PixelFormat("yuv411p", "yuv", 8, chroma_w=2)
+    with pytest.raises(UnsupportedError, match="y4m cannot hold yuv411p"):
+        y4m_format(odd)
+    assert y4m_format(PixelFormat("gbrap", "rgb", 8, alpha=True)).name == "yuv444p"
+
+
+@pytest.mark.parametrize("data", [b"", b"not a video at all" * 100, y4m(0)])
+def test_a_stream_without_video_is_one_line(data: bytes) -> None:
+    ended = through(data, *QUICK)
+    assert ended.returncode == MediaError.exit_code and ended.stdout == b""
+    assert ended.stderr.splitlines()[-1].startswith(b"midframe: the standard input")
+    assert b"Traceback" not in ended.stderr
+
+
+def test_stopping_keeps_what_was_written(tmp_path: Path) -> None:
+    stop = threading.Event()
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=20))
+    with pytest.raises(InputError, match="--format is for"):
+        streaming.interpolate_stream(source, tmp_path / "o.y4m", Options(), format="y4m")
+    seen: list[int] = []
+
+    def on_progress(progress: Any) -> None:
+        seen.append(progress.frames)
+        if progress.frames == 7:
+            stop.set()
+
+    with pytest.raises(Exception, match="stopped after 7 frames"):
+        streaming.interpolate_stream(
+            source, tmp_path / "o.y4m", Options.parse(model="blend"), on_progress=on_progress, stop=stop
+        )
+    assert len(decoded((tmp_path / "o.y4m").read_bytes())) == 7
+
+
+@pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize(
+    ("pixels", "rate"), [("yuv420p", "25"), ("yuv422p10le", "24000/1001"), ("yuv444p12le", "30"), ("gray", "25")]
+)
+def test_recipe_ffmpeg_midframe_ffmpeg(tmp_path: Path, pixels: str, rate: str) -> None:
+    """The recipe of the guide; ffmpeg writes more than 8 bits into y4m with -strict -1."""
+    source = f"{FFMPEG} -v error -f lavfi -i testsrc2=s=64x48:r={rate}:d=0.5 -pix_fmt {pixels} -vf setsar=4/3"
+    midframe = f"{sys.executable} -m midframe interpolate - -o - {' '.join(PLAIN)}"
+    target = tmp_path / "out.mkv"
+    line = f"{source} -strict -1 -f yuv4mpegpipe - | {midframe} | {FFMPEG} -v error -i - -c:v ffv1 {target}"
+    ended = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    shown = subprocess.run(
+        [str(shutil.which("ffprobe")), "-v", "error", "-count_frames", "-of", "json", "-show_streams", str(target)],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    stream = json.loads(shown.stdout)["streams"][0]
+    assert (stream["pix_fmt"], stream["sample_aspect_ratio"]) == (pixels, "4:3")
+    assert Fraction(stream["r_frame_rate"]) == 2 * Fraction(rate)
+    assert int(stream["nb_read_frames"]) in (2 * round(Fraction(rate) / 2), 2 * round(Fraction(rate) / 2) + 2)
