@@ -185,7 +185,7 @@ def test_recipe_ffmpeg_midframe_ffmpeg(tmp_path: Path, pixels: str, rate: str) -
     """The recipe of the guide; ffmpeg writes more than 8 bits into y4m with -strict -1."""
     source = f"{FFMPEG} -v error -f lavfi -i testsrc2=s=64x48:r={rate}:d=0.5 -pix_fmt {pixels} -vf setsar=4/3"
     midframe = f"{sys.executable} -m midframe interpolate - -o - {' '.join(PLAIN)}"
-    target = tmp_path / "out.mkv"
+    target = tmp_path / "out.nut"
     line = f"{source} -strict -1 -f yuv4mpegpipe - | {midframe} | {FFMPEG} -v error -i - -c:v ffv1 {target}"
     ended = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
