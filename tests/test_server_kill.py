@@ -150,7 +150,7 @@ def test_the_example_client(tmp_path: Path) -> None:
         environment = {**os.environ, "MIDFRAME_SERVER": f"http://127.0.0.1:{server.port}"}
         command = [sys.executable, str(script), "film.mp4", "60"]
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
-    assert (tmp_path / "film-60fps.mp4").read_bytes().startswith(b"result of ")
+    assert (tmp_path / "film.60fps.mp4").read_bytes().startswith(b"result of ")
 
 
 def film_of_noise(path: Path) -> bytes:

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a runner is told about a job."""
+    """A job as its runner gets it."""
 
     id: str
     kind: str  # "preview" or "full"
-    source: str  # path of the film
+    source: str  # path of the video
     folder: str  # the job's own folder: whatever it makes goes there, and stays there while it is paused
     options: Mapping[str, Any]
-    mask: str | None  # path of the painted overlay mask, a PNG of the picture's size
+    mask: str | None  # path of the painted overlay mask, a PNG of the frame size
     device: str
 
 
@@ -32,13 +32,13 @@ class Progress:
     seconds_left: float | None = None
 
 
-OnProgress = Callable[[Progress, bytes | None], None]  # the bytes: a JPEG of the latest picture, now and then
+OnProgress = Callable[[Progress, bytes | None], None]  # the bytes: now and then a JPEG of the latest frame
 
 
 class RunJob(Protocol):
     """Runs a job in a worker process and returns its outcome, JSON with these keys, all names within `task.folder`.
 
-    result: name of the finished film; before, after: names of what a browser can play beside each other;
+    result: name of the finished video; before, after: names of what a browser plays beside each other;
     report: name of a JSON file, or None; marks: {"cuts": [s], "holds": [[s, s]], "duplicates": [[s, s]],
     "low_confidence": [[s, confidence]]} in seconds of the output; warnings: [str]; size: bytes; seconds, pixels, bits:
     what the run cost; steady_seconds, steady_pixels: the part of it from the first frame to the last, without loading.
@@ -57,7 +57,7 @@ class Probe(Protocol):
 
 
 class Still(Protocol):
-    """One picture of a film as JPEG, at most `width` wide."""
+    """One frame of a video as JPEG, at most `width` wide."""
 
     def __call__(self, path: str, seconds: float, width: int, upright: bool) -> bytes:
         """Decode it; `upright` turns it as the file asks players to."""
@@ -65,7 +65,7 @@ class Still(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The functions that know films; each runs in a worker process, so each must be a module's function."""
+    """The functions that process videos; each runs in a subprocess, so each must be a function of a module."""
 
     run_job: RunJob
     probe: Probe

@@ -29,8 +29,8 @@ _log = logging.getLogger("midframe.server")
 def _run_handler(
     run_job: RunJob, request: Mapping[str, Any], note: Note, cancel: threading.Event
 ) -> tuple[Mapping[str, Any], bytes | None]:
-    def on_progress(progress: Progress, picture: bytes | None) -> None:
-        note(asdict(progress), picture)
+    def on_progress(progress: Progress, frame: bytes | None) -> None:
+        note(asdict(progress), frame)
 
     return run_job(Task(**request), on_progress, cancel), None
 
@@ -42,7 +42,7 @@ class Dispatcher:
         self, device: str, store: Store, live: LiveProgress, folder: Callable[[str], Path],
         changed: Callable[[str], None], run_job: RunJob, mask: Callable[[str], Path],
     ) -> None:  # fmt: skip
-        """`changed` is told the id of every job that changed; `folder` and `mask` say where a job and a mask live."""
+        """`changed` gets the id of every job that changed; `folder` and `mask` give the places of a job and a mask."""
         self._device, self._store, self._live, self._folder = device, store, live, folder
         self._changed, self._mask = changed, mask
         self._process = SubprocessWorker(f"midframe {device}", partial(_run_handler, run_job), niceness=JOB_NICENESS)
@@ -130,15 +130,15 @@ class Dispatcher:
                 model = str(job.options.get("model") or "")
                 self._store.learn(model, source.id, prediction.measured_speed(outcome, job.options.get("crf")))
 
-    def _step(self, job: Job, progress: Mapping[str, Any], picture: bytes | None) -> None:
-        entry = self._live.update(job.id, progress, picture)
+    def _step(self, job: Job, progress: Mapping[str, Any], frame: bytes | None) -> None:
+        entry = self._live.update(job.id, progress, frame)
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self._saved = time.monotonic()
             self._store.save_progress(job.id, entry)
         self._changed(job.id)
 
     def _idle(self) -> None:
-        """Called some times a second while a job runs: passes wishes on, and kills what does not listen."""
+        """Called several times a second while a job runs: pass requests on, and kill what does not answer."""
         if self._stop_sent is not None:
             if time.monotonic() - self._stop_sent > STOP_SECONDS:
                 self._process.kill()

@@ -1,7 +1,7 @@
-"""Server-sent events: what changed goes to every page that listens, at most four times a second.
+"""Server-sent events: every change goes to every open page, at most four times a second.
 
-Changes are told from any thread; only the newest state of each thing is sent, so a slow subscriber misses steps, never
-the end.
+Changes are published from any thread. Only the newest state of each thing is sent, so a slow subscriber misses steps,
+never the end.
 """
 
 from __future__ import annotations

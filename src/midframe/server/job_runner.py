@@ -1,7 +1,7 @@
-"""What the worker processes do: look at a film, make one picture of it, run a job. The server's bridge to midframe.
+"""Run a job in a subprocess: the server's bridge to `pipeline.interpolate`.
 
-`run_job` leaves in the job's folder the result, the run's report, and two films that a browser plays beside each
-other: `before.mp4`, the source's own pictures at their own times, and `after.mp4`, which is the result itself where
+`run_job` leaves in the job's folder the result, the run's report, and two videos that a browser plays beside each
+other: `before.mp4`, the source's own frames at their own times, and `after.mp4`, which is the result itself where
 that is 8-bit 4:2:0 H.264 in MP4.
 """
 
@@ -24,20 +24,20 @@ from midframe.server.video_inspection import jpeg
 if TYPE_CHECKING:  # the server imports this file too, and needs no torch
     from midframe.types import Frame, Segment, VideoInfo
 
-PICTURE_SECONDS = 1.0  # how often the page gets a picture of a running job
-TELL_SECONDS = 0.2  # and how often it hears of progress
-PICTURE_WIDTH = 480
+FRAME_SECONDS = 1.0  # between two frames of a running job that the page gets
+REPORT_SECONDS = 0.2  # and between two reports of progress
+FRAME_WIDTH = 480
 QUALITY = 80  # of JPEG
 VIEW_CRF = 18.0  # what the page plays beside each other: differences must not be the encoder's
 MAX_MARKS = 2000  # of a kind; a timeline of a thousand points cannot show more
 
 
 class _Reporter:
-    """Passes progress on, not too often, with a picture now and then."""
+    """Passes progress on at most every REPORT_SECONDS, with a frame every FRAME_SECONDS."""
 
-    def __init__(self, tell: OnProgress) -> None:
-        self._tell = tell
-        self._told = self._pictured = 0.0
+    def __init__(self, report: OnProgress) -> None:
+        self._report = report
+        self._reported = self._frame_sent = 0.0
         self.last = Progress(0, 0)
         self._first: tuple[float, int] | None = None
         self.steady = (0.0, 0)  # seconds, frames: from the first frame reported to the last
@@ -50,26 +50,26 @@ class _Reporter:
             self._first = self._first or (now, progress.frames)
             self.steady = now - self._first[0], progress.frames - self._first[1]
         self.last = Progress(progress.frames, total, stage, progress.fps, progress.remaining)
-        if stage == "frames" and progress.frames != total and now - self._told < TELL_SECONDS:
+        if stage == "frames" and progress.frames != total and now - self._reported < REPORT_SECONDS:
             return
-        self._told = now
-        picture = None
-        if progress.latest is not None and now - self._pictured >= PICTURE_SECONDS:
-            self._pictured = now
-            picture = jpeg(progress.latest, PICTURE_WIDTH)
-        self._tell(self.last, picture)
+        self._reported = now
+        frame = None
+        if progress.latest is not None and now - self._frame_sent >= FRAME_SECONDS:
+            self._frame_sent = now
+            frame = jpeg(progress.latest, FRAME_WIDTH)
+        self._report(self.last, frame)
 
 
 def run_job(
     task: Task, on_progress: OnProgress, cancel: threading.Event, make: Callable[..., Any] | None = None
 ) -> Mapping[str, Any]:
-    """Run a job; see `worker.RunJob`. A second call with the same task goes on from finished segments.
+    """Run a job; see `backend.RunJob`. A second call with the same task resumes from finished segments.
 
     Args:
-        task: what is wished.
-        on_progress: hears how far it is.
+        task: the job.
+        on_progress: called with progress, now and then with a frame.
         cancel: stops it.
-        make: what makes a film, called as `pipeline.interpolate` is; a farm, say. That one if None.
+        make: called as `pipeline.interpolate`, which it is if None; on a cluster, for one.
     """
     from midframe import pipeline
     from midframe.types import Segment
@@ -129,7 +129,7 @@ def _plays(info: VideoInfo, path: Path) -> bool:
 
 
 def _make_view(source: Path, target: Path, segment: Segment, cancel: threading.Event) -> None:
-    """A film that browsers play: the source's pictures at their own times, from the first one within the segment.
+    """Write a video that browsers play: the source's frames at their own times, from the first one within the segment.
 
     HDR becomes whatever eight bits make of it; the result that is downloaded is not touched by this.
     """
@@ -148,7 +148,7 @@ def _make_view(source: Path, target: Path, segment: Segment, cancel: threading.E
         with open_writer(target, info, encoding, rate=rate, tick=tick) as writer:
             for frame in _placed(frames, begin, tick):
                 if cancel.is_set():
-                    raise Interrupted("stopped while the comparison was written; the film itself is finished")
+                    raise Interrupted("stopped while the comparison was written; the video itself is finished")
                 writer.write(frame)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from midframe.errors import InputError, MediaError
 
-# Demuxers that open further files or addresses named by the file itself, or that read pictures by a pattern.
+# Demuxers that open further files or addresses named by the file itself, or that read images by a pattern.
 FOLLOWING_CONTAINERS = {
     "hls", "dash", "concat", "sdp", "rtsp", "rtp", "imf", "webm_dash_manifest", "image2", "lavfi", "libopenmpt",
     "ffmetadata", "tty", "mmst", "smjpeg_list", "vapoursynth", "avisynth", "applehttp",
@@ -29,11 +29,11 @@ class ForbiddenError(InputError):
 def allowed(wanted: str, folders: Iterable[Path]) -> Path:
     """The real path of `wanted`, which must be a plain file under one of `folders`, however it is spelled.
 
-    A relative path is looked for in each folder in turn. Links are followed first and judged by where they lead.
+    A relative path is looked for in each folder in turn. Links are followed first, and their targets checked.
     Raises ForbiddenError; the text does not tell a missing file from one that may not be seen.
     """
     roots = [Path(os.path.realpath(folder)) for folder in folders]
-    refused = ForbiddenError("this path is not a film under the server's allowed folders (see --allow)")
+    refused = ForbiddenError("this path is not a video under the server's allowed folders (see --allow)")
     if not roots or not wanted or len(wanted) > 4096:
         raise refused
     if any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF or ord(letter) == 127 for letter in wanted):
@@ -67,11 +67,11 @@ def refuse_playlist(path: str) -> None:
         head = file.read(HEAD_BYTES).lower()
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if begin.startswith(_TEXT_STARTS) or any(word in head for word in _TEXT_ANYWHERE):
-        raise MediaError("this is a playlist or a text, not a film; give the film itself")
+        raise MediaError("this is a playlist or a text, not a video; give the video itself")
 
 
 def safe_name(name: str) -> str:
     """A name to show and to offer for download: no folders, no control or direction-changing letters, 200 at most."""
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
     kept = "".join(letter for letter in last if unicodedata.category(letter)[0] != "C").strip()
-    return kept.strip(".")[:200] or "film"
+    return kept.strip(".")[:200] or "video"

@@ -1,7 +1,7 @@
-"""What a run will give and cost, said before it: frames, length, size, time; and the same wish in other words.
+"""Predictions before a run: frames, length, size, time; and the same run as a command line and in Python.
 
-Frames and length are exact, for a film whose header tells the truth. Size and time are reckoned from earlier runs:
-of this film where a preview was made, else of other films, else not at all (time) or from a usual quality (size).
+Frames and length are exact if the header of the video is right. Size and time are estimated from earlier runs: of this
+video, else of others, else from a usual quality (size) or not at all (time).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from midframe.server.store import MeasuredSpeed
 
 USUAL_CRF = 16.0
 USUAL_BITS_PER_PIXEL = (
-    0.15  # libx264 at crf 16 on ordinary film; a flat drawing needs a fifth, grain four times as much
+    0.15  # libx264 at crf 16 on ordinary video; a flat drawing needs a fifth, grain four times as much
 )
 CRF_PER_HALVING = 6.0  # x264's rule of thumb: six steps of crf halve the bits
 
@@ -41,12 +41,12 @@ class Prediction:
 
 
 def parse_options(options: Mapping[str, Any]) -> Options:
-    """The Options that an API request means. Raises InputError."""
+    """Options of an API request. Raises InputError."""
     return Options.parse(**{name: value for name, value in options.items() if name not in _NOT_OPTIONS})
 
 
 def preview_range(info: Mapping[str, Any], start: float, seconds: float) -> tuple[float, float]:
-    """Where a preview begins and ends, moved so that it lies within the film. Seconds."""
+    """Where a preview begins and ends, moved so that it lies within the video. Seconds."""
     duration = float(info["duration"])
     begin = max(0.0, min(start, duration - seconds))
     return round(begin, 3), round(min(begin + seconds, duration), 3)
@@ -55,21 +55,21 @@ def preview_range(info: Mapping[str, Any], start: float, seconds: float) -> tupl
 def predict(
     info: Mapping[str, Any], options: Mapping[str, Any], learned: MeasuredSpeed | None, basis: str
 ) -> Prediction:
-    """Predict a run on a probed film. Raises InputError for a wish that cannot be meant."""
-    wished = parse_options(options)
+    """Predict a run on a probed video. Raises InputError for invalid options."""
+    given = parse_options(options)
     rate = Fraction(info["rate"])
-    out = wished.fps or rate * (wished.ratio or (1 if wished.slowmo else 2))
+    out = given.fps or rate * (given.ratio or (1 if given.slowmo else 2))
     # N frames say it exactly; a duration in a header is rounded
     whole = Fraction(info["frames"]) / rate if info.get("frames") else Fraction(str(info["duration"]))
-    end = min(wished.end, whole) if wished.end is not None else whole
-    start = wished.start or Fraction(0)
+    end = min(given.end, whole) if given.end is not None else whole
+    start = given.start or Fraction(0)
     if start >= whole:
-        raise InputError(f"start {float(start):g} s is after the film's end at {float(whole):g} s")
-    duration = (end - start) * (wished.slowmo or 1)
+        raise InputError(f"start {float(start):g} s is after the end of the video at {float(whole):g} s")
+    duration = (end - start) * (given.slowmo or 1)
     frames = max(1, math.ceil(duration * out))
     pixels = frames * int(info["width"]) * int(info["height"])
     bits = learned.bits_per_pixel if learned else USUAL_BITS_PER_PIXEL
-    size = pixels * bits * 2 ** ((USUAL_CRF - (USUAL_CRF if wished.crf is None else wished.crf)) / CRF_PER_HALVING) / 8
+    size = pixels * bits * 2 ** ((USUAL_CRF - (USUAL_CRF if given.crf is None else given.crf)) / CRF_PER_HALVING) / 8
     work = learned.start_seconds + pixels / learned.pixels_per_second if learned else None
     return Prediction(out, frames, duration, int(size), work, basis if learned else "nothing")
 
@@ -82,7 +82,7 @@ def at_crf_16(bits_per_pixel: float, crf: float | None) -> float:
 def measured_speed(outcome: Mapping[str, Any], crf: float | None) -> MeasuredSpeed:
     """Speed and size of a finished run by its outcome (see `backend.RunJob`).
 
-    Loading a model takes as long for a preview as for a whole video, so it is told apart from the time per frame.
+    Loading a model takes as long for a preview as for a whole video, so it is separated from the time per frame.
     """
     seconds, pixels = float(outcome["seconds"]), float(outcome["pixels"])
     pixels_per_second = pixels / seconds

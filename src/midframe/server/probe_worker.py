@@ -41,11 +41,11 @@ class ProbeWorker:
     MAX_STILLS_WAITING = 8
 
     def __init__(
-        self, store: Store, probe: Probe, still: Still, judge: Callable[[Mapping[str, Any]], dict[str, str] | None],
+        self, store: Store, probe: Probe, still: Still, check: Callable[[Mapping[str, Any]], dict[str, str] | None],
         changed: Callable[[str], None], seconds: float, memory_bytes: int | None,
     ) -> None:  # fmt: skip
-        """`judge` says what is wrong with what a probe found, if anything: the server's limits."""
-        self._store, self._judge, self._changed, self._seconds = store, judge, changed, seconds
+        """`check` returns an error if what a probe found exceeds the limits of the server."""
+        self._store, self._check, self._changed, self._seconds = store, check, changed, seconds
         self._process = SubprocessWorker(
             "midframe probe", partial(_look_handler, probe, still), memory_bytes, PROBE_NICENESS
         )
@@ -69,7 +69,7 @@ class ProbeWorker:
         self._waiting.put(source)
 
     def still(self, path: str, seconds: float, width: int, upright: bool) -> Future[bytes] | None:
-        """Ask for one picture; None when too many wait already."""
+        """Ask for one frame; None when too many wait already."""
         with self._lock:
             if self._stills >= self.MAX_STILLS_WAITING:
                 return None
@@ -102,7 +102,7 @@ class ProbeWorker:
         return answer
 
     def _loop(self) -> None:
-        with contextlib.suppress(JobError):  # a look at nothing, so that the first film does not wait for imports
+        with contextlib.suppress(JobError):  # a probe of nothing, so that the first video does not wait for imports
             self._ask({"what": "probe", "path": os.devnull})
         while (wanted := self._waiting.get()) is not None and not self._closing:
             if isinstance(wanted, str):
@@ -122,7 +122,7 @@ class ProbeWorker:
         try:
             source = self._store.source(id)
             info, _ = self._ask({"what": "probe", "path": source.path})
-            self._store.set_probe_result(id, info, self._judge(info))
+            self._store.set_probe_result(id, info, self._check(info))
         except NotFoundError:
             return
         except (RequestFailedError, paths.ForbiddenError) as error:

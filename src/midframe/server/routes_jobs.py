@@ -69,7 +69,7 @@ def _with_defaults(services: Services, given: JobOptions) -> dict[str, Any]:
 
 @router.post("/plans")
 def make_plan(services: InServices, new: NewPlan) -> PlanState:
-    """What a run would give and cost; nothing is run."""
+    """Predict a run without running it."""
     source, options = _ready_source(services, new.source), _with_defaults(services, new.options)
     predicted = _checked(services, source, options)
     return PlanState(
@@ -207,7 +207,7 @@ def _ask(services: Services, id: str, what: str) -> JobState:
 
 @router.post("/jobs/{id}/pause")
 def pause_job(services: InServices, id: Id) -> JobState:
-    """Stop a queued or running job for now; its finished segments are kept. A running one takes a moment (`wish`)."""
+    """Pause a queued or running job; its finished segments are kept. A running one takes a moment (`requested`)."""
     return _ask(services, id, "pause")
 
 
@@ -219,7 +219,7 @@ def resume_job(services: InServices, id: Id) -> JobState:
 
 @router.post("/jobs/{id}/cancel")
 def cancel_job(services: InServices, id: Id) -> JobState:
-    """Stop a job for good. A running one takes a moment (`wish`)."""
+    """Stop a job for good. A running one takes a moment (`requested`)."""
     return _ask(services, id, "cancel")
 
 
@@ -249,18 +249,18 @@ def delete_job(services: InServices, id: Id) -> Response:
     response_class=Response,
     responses=JPEG,
 )
-def picture(services: InServices, id: Id, number: Annotated[int, Query(ge=0)] = 0) -> Response:
-    """The latest picture of a running job. `number` is for the browser alone: a new number is a new address."""
+def latest_frame(services: InServices, id: Id, number: Annotated[int, Query(ge=0)] = 0) -> Response:
+    """Latest frame of a running job as JPEG. `number` only makes a new address for browsers."""
     services.store.job(id)
-    found = services.live.picture(id)
+    found = services.live.frame(id)
     if found is None:
-        raise HTTPError(404, "not_found", "there is no picture of this job now")
+        raise HTTPError(404, "not_found", "there is no frame of this job now")
     return Response(found, media_type="image/jpeg")
 
 
 @router.get("/jobs/{id}/marks")
 def marks(services: InServices, id: Id) -> Marks:
-    """Cuts, held and repeated stretches and the least certain pictures of a finished job."""
+    """Scene changes, held and duplicate stretches, and frames of low confidence of a finished job."""
     return Marks(**services.store.job(id).outcome.get("marks", {}))
 
 
@@ -274,7 +274,7 @@ def marks(services: InServices, id: Id) -> Marks:
     },
 )
 def file(services: InServices, id: Id, kind: Literal["result", "before", "after", "report"]) -> RangeFileResponse:
-    """The finished film; what a browser plays of source and result; the run's report as JSON."""
+    """The finished video; what a browser plays of source and result; the report of the run as JSON."""
     job = services.store.job(id)
     name = job.outcome.get(kind)
     path = services.job_folder(id) / str(name)

@@ -31,7 +31,7 @@ def server(services: InServices) -> ServerState:
 
 @router.post("/session", status_code=204)
 async def open_session(services: InServices, new: NewSession, request: Request) -> Response:
-    """Trade the token for a cookie, which pictures, films and event streams need in a browser."""
+    """Exchange the token for a cookie, which images, videos and event streams need in a browser."""
     if services.settings.token is None:
         return Response(status_code=204)
     if not security.same(new.token, services.settings.token):

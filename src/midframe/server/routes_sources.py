@@ -1,4 +1,4 @@
-"""Routes about films: uploads that can be taken up again, paths, single pictures, overlay masks."""
+"""Routes about sources: resumable uploads, paths, stills, overlay masks."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ router = APIRouter(prefix="/api/v1", tags=["sources"])
 
 @router.post("/sources", status_code=201)
 def add_source(services: InServices, new: NewSource, request: Request) -> SourceState:
-    """Announce an upload by name and size, or name a film under an allowed folder by its path."""
+    """Announce an upload by name and size, or name a video under an allowed folder by its path."""
     if services.store.pending_sources(client(request)) >= services.limits.uploads_per_client:
         raise HTTPError(
-            429, "too_many_uploads", f"{services.limits.uploads_per_client} films of this client are on their way"
+            429, "too_many_uploads", f"{services.limits.uploads_per_client} uploads of this client are not complete"
         )
     if new.path is not None and new.name is None and new.size is None:
         path = paths.allowed(new.path, services.settings.folders)
@@ -95,7 +95,7 @@ async def put_content(
 ) -> SourceState:
     """Send bytes of an upload, all or some; `offset` says how many came before them.
 
-    After a broken connection ask for `received` and go on from there.
+    After a broken connection ask for `received` and continue from there.
     """
     source = await asyncio.to_thread(services.store.source, id)
     if source.state != "receiving":
@@ -127,18 +127,18 @@ async def put_content(
 async def still(services: InServices, id: Id, at: Annotated[float, Query(ge=0, le=1e6, allow_inf_nan=False)] = 0.0,
     width: Annotated[int, Query(ge=16, le=4096)] = 320, upright: bool = True,
 ) -> Response:  # fmt: skip
-    """One picture of a source, at `at` seconds, at most `width` wide; `upright` turns it as the file says."""
+    """One frame of a source at `at` seconds as JPEG, at most `width` wide; `upright` rotates it as the file says."""
     source = await asyncio.to_thread(services.store.source, id)
     if source.state != "ready":
-        raise HTTPError(409, "conflict", f"this source is {source.state}; there is no picture to show")
+        raise HTTPError(409, "conflict", f"this source is {source.state}; there is no frame to show")
     future = services.probe_worker.still(source.path, at, width, upright)
     if future is None:
-        raise HTTPError(429, "busy", "too many pictures are asked for at once; ask again")
+        raise HTTPError(429, "busy", "too many stills are requested at once; try again")
     try:
-        picture = await asyncio.wrap_future(future)
+        image = await asyncio.wrap_future(future)
     except MidframeError as error:
-        raise HTTPError(422, "unreadable", f"no picture at {at:g} s: {error}") from error
-    return Response(picture, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+        raise HTTPError(422, "unreadable", f"no frame at {at:g} s: {error}") from error
+    return Response(image, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 
 @router.put(
@@ -146,7 +146,7 @@ async def still(services: InServices, id: Id, at: Annotated[float, Query(ge=0, l
     openapi_extra=raw_body("image/png"),
 )
 async def put_mask(services: InServices, id: Id, request: Request) -> SourceState:
-    """Set the overlay mask: a PNG of the picture's size; what is white stays as it is in the source."""
+    """Set the overlay mask: a PNG of the frame size; white is protected."""
     source = await asyncio.to_thread(services.store.source, id)
     if source.info is None:
         raise HTTPError(409, "conflict", f"this source is {source.state}; its size is not known")
@@ -157,7 +157,7 @@ async def put_mask(services: InServices, id: Id, request: Request) -> SourceStat
             raise HTTPError(413, "too_large", f"a mask may have {MASK_BYTES} bytes")
     wanted = int(source.info["width"]), int(source.info["height"])
     if _png_size(bytes(body[:24])) != wanted:
-        raise HTTPError(422, "invalid", f"a mask is a PNG of the picture's size, {wanted[0]}x{wanted[1]}")
+        raise HTTPError(422, "invalid", f"a mask is a PNG of the frame size, {wanted[0]}x{wanted[1]}")
     await asyncio.to_thread(_write_whole, services.mask_path(id), bytes(body))
     await asyncio.to_thread(services.store.set_mask, id, True)
     services.events.publish("source", id)

@@ -42,17 +42,19 @@ class Problem(BaseModel):
 
 
 class JobOptions(BaseModel):
-    """What is wished of a run. At most one of fps and ratio; neither, and no slowmo, is 2x."""
+    """Options of a run. At most one of fps and ratio; without them and slowmo it is 2x."""
 
     model_config = ConfigDict(extra="forbid")
     fps: Number | None = Field(default=None, description="output rate; 59.94 and its like mean n*1000/1001")
     ratio: Number | None = Field(default=None, description="output rate over source rate")
-    slowmo: Number | None = Field(default=None, description="the film lasts this many times longer")
+    slowmo: Number | None = Field(default=None, description="the video lasts this many times longer")
     slow_audio: Literal["drop", "stretch"] = "drop"
-    scene: Literal["auto", "off"] = Field(default="auto", description="find cuts, and mix nothing across them")
+    scene: Literal["auto", "off"] = Field(
+        default="auto", description="detect scene changes and blend nothing across them"
+    )
     scene_fill: Literal["hold", "nearest", "blend"] = "hold"
-    dedup: Literal["off", "auto"] = Field(default="off", description="replace repeated pictures by true in-betweens")
-    static: Literal["auto", "off"] = Field(default="auto", description="keep logos and subtitles still")
+    dedup: Literal["off", "auto"] = Field(default="off", description="replace duplicate frames by interpolated ones")
+    static: Literal["auto", "off"] = Field(default="auto", description="keep logos and subtitles static")
     use_mask: bool = Field(default=False, description="protect what was painted with PUT /sources/{id}/mask")
     model: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")] | None = None
     flow_scale: Literal["auto", "1", "0.5", "0.25"] = "auto"
@@ -70,7 +72,7 @@ class JobOptions(BaseModel):
 
 
 class NewSource(BaseModel):
-    """Either an upload to come (name and size) or the path of a film under an allowed folder."""
+    """Either an upload to come (name and size) or the path of a video under an allowed folder."""
 
     model_config = ConfigDict(extra="forbid")
     name: Annotated[str, Field(max_length=1000)] | None = None
@@ -79,7 +81,7 @@ class NewSource(BaseModel):
 
 
 class SourceState(BaseModel):
-    """A film."""
+    """A source video."""
 
     id: str
     name: str
@@ -95,7 +97,7 @@ class SourceState(BaseModel):
 
 
 class NewPlan(BaseModel):
-    """Ask what a run would give and cost."""
+    """Request for a prediction."""
 
     model_config = ConfigDict(extra="forbid")
     source: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -103,13 +105,13 @@ class NewPlan(BaseModel):
 
 
 class PlanState(BaseModel):
-    """What a run would give and cost."""
+    """Prediction of a run."""
 
     rate: str = Field(description="output frames per second, exact")
     frames: int
     duration: float = Field(description="seconds of output")
-    bytes: int = Field(description="reckoned")
-    work_seconds: float | None = Field(description="reckoned; null until something was run here")
+    bytes: int = Field(description="estimated")
+    work_seconds: float | None = Field(description="estimated; null until something was run here")
     basis: Literal["this video", "other videos", "nothing"] = Field(
         description="earlier runs that size and time are estimated from"
     )
@@ -143,7 +145,7 @@ class ProgressState(BaseModel):
     stage: str = "frames"
     fps: float | None = None
     seconds_left: float | None = None
-    picture: int = Field(default=0, description="number of the latest picture; 0: none yet")
+    picture: int = Field(default=0, description="number of the latest frame; 0: none yet")
 
 
 class JobState(BaseModel):

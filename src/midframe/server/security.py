@@ -1,4 +1,4 @@
-"""The door-dispatcher, before any route: who may speak to the server, from where, and how much they may say.
+"""Checks before any route: who may send requests, from where, and how large they may be.
 
 Four checks, each against something real: the Host header (a hostile page that points its own name at 127.0.0.1), the
 Sec-Fetch-Site and Origin headers (a hostile page that posts to 127.0.0.1), the token, the size of a request's body.
@@ -24,7 +24,7 @@ from midframe.errors import InputError
 from midframe.server.responses import HEAD_ONLY
 
 COOKIE = "midframe_session"
-BODY_BYTES = 256 * 1024  # a JSON body; films and masks come through routes that count for themselves
+BODY_BYTES = 256 * 1024  # a JSON body; videos and masks come through routes that count for themselves
 MIN_TOKEN = 16  # letters; shorter ones can be guessed
 GUESS_SECONDS = 1.0  # between two answers to wrong tokens, whoever sends them
 MAX_GUESSES_WAITING = 20
@@ -49,7 +49,7 @@ def session_value(token: str) -> str:
 
 
 def same(given: str, right: str) -> bool:
-    """Whether two secrets are equal, in a time that tells nothing."""
+    """Compare two secrets in constant time."""
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), right.encode())
 
 

@@ -50,7 +50,7 @@ class Services:
         self.events = EventBroker(self.render)
         self.uploads: dict[str, Upload] = {}
         self.probe_worker = ProbeWorker(
-            self.store, backend.probe, backend.still, self.judge, lambda id: self.events.publish("source", id),
+            self.store, backend.probe, backend.still, self.check_probe, lambda id: self.events.publish("source", id),
             self.limits.probe_seconds, self.limits.probe_bytes,
         )  # fmt: skip
         self.dispatchers = [
@@ -115,17 +115,17 @@ class Services:
 
     # -- limits
 
-    def judge(self, info: Mapping[str, Any]) -> dict[str, str] | None:
-        """What is wrong with a probed film, if anything."""
+    def check_probe(self, info: Mapping[str, Any]) -> dict[str, str] | None:
+        """Error of a probed video that exceeds the limits, None if it does not."""
         if set(str(info.get("container", "")).split(",")) & paths.FOLLOWING_CONTAINERS:
-            return {"code": "unreadable", "message": "this is a playlist, not a film; give the film itself"}
+            return {"code": "unreadable", "message": "this is a playlist, not a video; give the video itself"}
         pixels = int(info["width"]) * int(info["height"])
         if pixels > self.limits.pixels:
             text = f"{info['width']}x{info['height']} is {pixels} pixels; this server takes {self.limits.pixels}"
             return {"code": "too_many_pixels", "message": text}
         duration = info.get("duration")
         if not duration or not info.get("rate"):
-            return {"code": "unreadable", "message": "this film does not say how long it is or how fast it runs"}
+            return {"code": "unreadable", "message": "this video does not say how long it is or what its frame rate is"}
         if float(duration) > self.limits.duration_seconds:
             text = f"{float(duration):.0f} s long; this server takes {self.limits.duration_seconds:.0f} s"
             return {"code": "too_long", "message": text}

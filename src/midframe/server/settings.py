@@ -8,11 +8,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one client, one film and the whole server may take."""
+    """Limits of one client, one video and the whole server."""
 
     upload_bytes: int = 20_000_000_000
     duration_seconds: float = 4 * 3600.0
-    pixels: int = 8192 * 4352  # of one picture
+    pixels: int = 8192 * 4352  # of one frame
     frames: int = 2_000_000  # of one result
     jobs_per_client: int = 50  # unfinished ones; a client is an address
     uploads_per_client: int = 20  # announced or incomplete uploads, and sources not probed yet
@@ -29,7 +29,7 @@ class Settings:
     """Where the server keeps its things, who may use it, and how much."""
 
     data: Path
-    folders: tuple[Path, ...] = ()  # films under these may be named by path
+    folders: tuple[Path, ...] = ()  # videos under these may be used by path
     token: str | None = None
     hosts: tuple[str, ...] = ()  # names beyond the loopback ones that a browser may know the server by
     devices: tuple[str, ...] = ("cpu",)  # one worker process each

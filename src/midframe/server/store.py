@@ -67,7 +67,7 @@ class ConflictError(JobError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A film to work on: uploaded into the server's folder, or a file under an allowed folder."""
+    """A source video: uploaded into the server's folder, or a file under an allowed folder."""
 
     id: str
     name: str  # as the client called it; never used as a path
@@ -158,7 +158,7 @@ class Store:
             raise JobError(f"{path.parent}: {error}; another midframe server may be using this folder") from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._db.close()
 
@@ -180,7 +180,7 @@ class Store:
     # -- sources
 
     def add_source(self, name: str, kind: str, path: str, size: int, client: str, id: str | None = None) -> Source:
-        """Write a new source down: "receiving" for an upload, "probing" for a path."""
+        """Store a new source: "receiving" for an upload, "probing" for a path."""
         now, id = time.time(), id or new_id()
         state, received = ("receiving", 0) if kind == "upload" else ("probing", size)
         self._change(
@@ -202,7 +202,7 @@ class Store:
         return [_source(row) for row in self._look("SELECT * FROM sources ORDER BY created, id")]
 
     def receive(self, id: str, received: int) -> None:
-        """Write down how many bytes of an upload are on disk; the last byte sends it to the probe."""
+        """Store how many bytes of an upload are on disk; the last byte sends it to the probe."""
         self._change(
             "UPDATE sources SET received = ?, touched = ?, state = CASE WHEN size = ? THEN 'probing' ELSE state END"
             " WHERE id = ? AND state = 'receiving'",
@@ -210,18 +210,18 @@ class Store:
         )
 
     def set_path(self, id: str, path: str) -> None:
-        """Write down where an upload goes."""
+        """Store the path of an upload."""
         self._change("UPDATE sources SET path = ? WHERE id = ?", path, id)
 
     def set_probe_result(self, id: str, info: Mapping[str, Any] | None, error: Mapping[str, str] | None) -> None:
-        """Write down what the probe found: "ready" with info, "refused" with an error."""
+        """Store what the probe found: "ready" with info, "refused" with an error."""
         self._change(
             "UPDATE sources SET state = ?, info = ?, error = ? WHERE id = ? AND state = 'probing'",
             *("refused" if error else "ready", _dump(info), _dump(error), id),
         )
 
     def set_mask(self, id: str, mask: bool) -> None:
-        """Write down whether the source has a painted overlay mask."""
+        """Store whether the source has a painted overlay mask."""
         self._change("UPDATE sources SET mask = ?, touched = ? WHERE id = ?", int(mask), time.time(), id)
 
     def touch(self, id: str) -> None:
@@ -239,7 +239,7 @@ class Store:
         )
 
     def pending_sources(self, client: str) -> int:
-        """How many of this client's films are on their way: not here as a whole, or not looked at."""
+        """Number of this client's sources that are incomplete or not probed yet."""
         sql = "SELECT count(*) FROM sources WHERE client = ? AND state IN ('receiving', 'probing')"
         rows = self._rows(sql, client)
         return int(rows[0][0])

@@ -33,7 +33,7 @@ class WorkerTimeoutError(JobError):
 
 
 class RequestFailedError(JobError):
-    """The request was answered with an error of the file or of the wish."""
+    """The request failed because of the file or the options."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

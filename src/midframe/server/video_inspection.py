@@ -15,17 +15,17 @@ QUALITY = 80  # of JPEG
 
 
 def probe_video(path: str) -> Mapping[str, Any]:
-    """What the page and the predictions need to know of a film, as JSON. Raises MediaError."""
+    """Describe a video for the page and the predictions, as JSON. Raises MediaError."""
     from midframe.video.probe import probe
     from midframe.video.reader import deinterlaced
 
     info = probe(path)
-    film = deinterlaced(info)  # what rates are counted against
+    played = deinterlaced(info)  # rates refer to it
     frames = None if info.interlaced else info.counted_frames or info.header_frames  # headers may count fields
-    duration = film.duration if film.duration else (frames / film.rate if frames and film.rate else None)
+    duration = played.duration if played.duration else (frames / played.rate if frames and played.rate else None)
     return {
         "width": info.width, "height": info.height, "duration": None if duration is None else float(duration),
-        "rate": None if film.rate is None else str(film.rate), "frames": frames, "container": info.container,
+        "rate": None if played.rate is None else str(played.rate), "frames": frames, "container": info.container,
         "codec": info.codec, "pixels": info.format.name, "depth": info.format.depth, "vfr": info.vfr,
         "interlaced": info.interlaced, "hdr": info.hdr, "rotation": info.rotation,
         "streams": [{"kind": s.kind, "codec": s.codec, "language": s.language} for s in info.streams],
@@ -34,14 +34,14 @@ def probe_video(path: str) -> Mapping[str, Any]:
 
 
 def make_still(path: str, seconds: float, width: int, upright: bool) -> bytes:
-    """The picture shown at `seconds` from the film's start as JPEG, at most `width` wide, turned as a player would."""
+    """The frame shown at `seconds` from the start as JPEG, at most `width` wide, rotated as a player would."""
     from midframe.types import Segment
     from midframe.video.probe import probe
     from midframe.video.reader import open_reader
 
     info = probe(path)
     wanted = info.start + Fraction(seconds).limit_denominator(1000)
-    for start in (wanted, info.start):  # damaged films: the beginning rather than nothing
+    for start in (wanted, info.start):  # damaged videos: the beginning rather than nothing
         with open_reader(path, Segment(start), info=info) as frames:
             frame = next(iter(frames), None)
         if frame is not None:
@@ -63,5 +63,5 @@ def jpeg(frame: Frame, width: int, rotation: int = 0) -> bytes:
     rgb = np.rot90(rgb, k=-rotation // 90)
     done, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not done:
-        raise MediaError("this picture cannot be made a JPEG")
+        raise MediaError("this frame cannot be encoded as JPEG")
     return bytes(data)
