@@ -1,4 +1,4 @@
-"""midframe: smoother video at any rate, with nothing of the film lost on the way.
+"""midframe: video frame interpolation and frame-rate conversion.
 
     import midframe
 

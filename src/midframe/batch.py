@@ -1,6 +1,6 @@
-"""Many films, one after the other or several at a time, with one report that says how each went.
+"""Many videos, one after the other or several at a time, with one report that says how each went.
 
-The report is the memory too: the same batch again skips films that are done, goes on with one that was interrupted
+The report is the memory too: the same batch again skips videos that are done, goes on with one that was interrupted
 (its own journal does that) and tries failed ones again. The function that processes a video, on this machine or on a
 cluster, is handed in.
 """
@@ -36,19 +36,19 @@ class Make(Protocol):
         cancel: threading.Event,
         drain: threading.Event,
     ) -> Result:
-        """Make one film."""
+        """Make one video."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One film of a batch, and how it goes."""
+    """One video of a batch, and how it goes."""
 
     source: str  # path or URL
     target: str | None  # None: beside the source, or in the batch's folder
     options: dict[str, Any]  # as `Options.to_json` writes them
     state: str = "waiting"  # "waiting", "running", "done", "failed"
-    frames: int = 0  # output pictures so far
+    frames: int = 0  # output frames so far
     total: int | None = None
     seconds: float = 0.0  # of work in the run that ended it
     error: str | None = None  # one line
@@ -95,13 +95,13 @@ def _beside(path: Path, name: str) -> str:
 
 
 class Batch:
-    """A list of films and their report.
+    """A list of videos and their report.
 
     Args:
         entries: what is to be made.
-        report: the JSON file that remembers; films that it knows as done are not made again.
-        make: makes one film.
-        at_once: films in work at the same time.
+        report: the JSON file that remembers; videos that it knows as done are not made again.
+        make: makes one video.
+        at_once: videos in work at the same time.
         on_change: called with the entries whenever one changes, from any thread.
     """
 
@@ -121,7 +121,7 @@ class Batch:
         self.entries = [self._remembered(entry) for entry in entries]
 
     def run(self, cancel: threading.Event, drain: threading.Event) -> list[Entry]:
-        """Make what is not made yet; returns the entries. The films that fail do not stop the others.
+        """Make what is not made yet; returns the entries. The videos that fail do not stop the others.
 
         Raises:
             Interrupted: stopped on request; the same batch goes on.
@@ -185,7 +185,7 @@ class Batch:
             write_whole(self.report, json.dumps([asdict(entry) for entry in self.entries], indent=1))
 
     def _remembered(self, entry: Entry) -> Entry:
-        """What the report of an earlier run says of this film, if it is done and nothing has changed since."""
+        """What the report of an earlier run says of this video, if it is done and nothing has changed since."""
         for old in self._old():
             if (
                 old.state == "done"

@@ -1,7 +1,7 @@
 """What can go wrong, as types. Every message says what was given, what is allowed, and what to try.
 
 MidframeError                  exit code
-├── InputError                 2   a wish that cannot be meant: a bad rate, option or picture
+├── InputError                 2   an invalid option, rate or frame, or combination of them
 ├── MediaError                 3   a file that cannot be read or written
 │   └── UnsupportedError       4   a codec or container that this build does not know
 ├── WeightsError               3   weights missing, damaged, or of another architecture
@@ -18,7 +18,7 @@ class MidframeError(Exception):
 
 
 class InputError(MidframeError, ValueError):
-    """A wish that cannot be meant: a bad rate, option, picture or combination of them."""
+    """An invalid option, rate or frame, or combination of them."""
 
     exit_code = 2
 

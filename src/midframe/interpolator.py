@@ -1,4 +1,4 @@
-"""Pictures between pictures, in memory: the door for notebooks and programs that bring their own frames."""
+"""Interpolate between frames in memory, for notebooks and programs that bring their own frames."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _LEVELS = {torch.uint8: 255, torch.uint16: 65535}
 
 
 class Interpolator:
-    """A model on a device, ready to make pictures between pictures.
+    """A model on a device, ready to interpolate between frames.
 
         it = Interpolator()
         middle = it.between(a, b)
         images = it.between(a, b, t=[0.25, 0.5, 0.75])
 
-    Pictures are RGB: numpy (H, W, 3) or torch (3, H, W); uint8, uint16, or float in 0..1. What goes in comes out:
+    Frames are RGB: numpy (H, W, 3) or torch (3, H, W); uint8, uint16, or float in 0..1. What goes in comes out:
     same kind, same type, same size, for torch the same device; float in gives float out, neither rounded nor clamped.
     """
 
@@ -75,17 +75,17 @@ class Interpolator:
         before: Picture | None = None,
         after: Picture | None = None,
     ) -> Picture | list[Picture]:
-        """The picture at instant t between a and b, or the pictures at several instants.
+        """The frame at instant t between a and b, or the frames at several instants.
 
         Args:
-            a: the left picture.
+            a: the left frame.
             b: the right one, of the same kind, type and size.
             t: within 0 (a itself) to 1 (b itself); a list gives a list, and motion is sought once.
-            before: the picture as long before a as b is after it, for models that use four.
-            after: the picture as long after b.
+            before: the frame as long before a as b is after it, for models that use four.
+            after: the frame as long after b.
 
         Raises:
-            InputError: pictures of unequal kind, type or size, or t outside 0..1.
+            InputError: frames of unequal kind, type or size, or t outside 0..1.
         """
         given = {"a": a, "b": b, "before": before, "after": after}
         pictures = {name: _to_tensor(p, name) for name, p in given.items() if p is not None}
@@ -113,7 +113,7 @@ class Interpolator:
         Args:
             frames: in order of pts, all of one size and format.
             fps: output frames per second.
-            cuts: look for cuts and show no mixture of two shots.
+            cuts: detect scene changes and never blend two shots.
         """
         rate = Options.parse(fps=parse_rate(fps)).fps
         assert rate is not None
@@ -127,7 +127,7 @@ def _said(picture: object) -> str:
 
 
 def _to_tensor(picture: Picture, name: str) -> Tensor:
-    """(3, H, W) float32, 0..1. The caller's picture is not touched."""
+    """(3, H, W) float32, 0..1. The caller's frame is not touched."""
     if isinstance(picture, np.ndarray):
         if picture.ndim != 3 or picture.shape[2] != 3:
             raise InputError(f"{name} is {_said(picture)}; a numpy picture is (height, width, 3), RGB")
@@ -148,7 +148,7 @@ def _to_tensor(picture: Picture, name: str) -> Tensor:
 
 
 def _from_tensor(made: Tensor, like: Picture) -> Picture:
-    """A made picture (3, H, W) float32 in the kind and type of the caller's."""
+    """An interpolated frame (3, H, W) float32 in the kind and type of the caller's."""
     if isinstance(like, np.ndarray):
         values = made.detach().cpu().permute(1, 2, 0).numpy()
         if np.issubdtype(like.dtype, np.integer):

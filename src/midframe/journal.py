@@ -2,11 +2,11 @@
 
 It holds a lock, a manifest (what is being made from what) and the finished segments. A segment is first written under
 a `.part` name; when it is whole its record is written, and only a segment with a record counts. Nothing here knows
-codecs or networks: a segment is a file (or a folder of pictures) and a record is plain JSON.
+codecs or networks: a segment is a file (or a folder of images) and a record is plain JSON.
 
     OUT.midframe/
       lock             held by the running process; the system lets go of it however the process ends
-      manifest.json    source, options, segments, the film's first instant
+      manifest.json    source, options, segments, the video's first instant
       00000.mkv        a finished segment
       00000.json       its record, written after it
       commit.json      the output is complete and gets its name now, see `commit.py`
@@ -28,7 +28,7 @@ from typing import IO, Any
 from midframe.errors import JobError
 from midframe.types import Segment
 
-# A source is known again by samples spread evenly over it: 8 MiB of a film, 64 kB of each of many pictures.
+# A source is known again by samples spread evenly over it: 8 MiB of a video, 64 kB of each of many images.
 _SAMPLES = 128
 _SAMPLES_OF_PICTURE = 4
 _SAMPLE_BYTES = 1 << 16
@@ -42,8 +42,8 @@ def folder_of(target: Path) -> Path:
 def fingerprint(source: Path, size_bytes: int | None = None) -> dict[str, Any]:
     """What tells a source from another version of itself: its size and a hash of samples from head to tail.
 
-    Times of change say nothing: a copy, a move to another disk or a restored backup is the same film. A folder of
-    pictures is known by names, sizes and samples; for a pattern of names it is the folder around it.
+    Times of change say nothing: a copy, a move to another disk or a restored backup is the same video. A folder of
+    images is known by names, sizes and samples; for a pattern of names it is the folder around it.
 
     Args:
         source: a file, a folder or a pattern.
@@ -153,7 +153,7 @@ class Journal:
         return self.folder / f"{number:05d}.part{suffix}"
 
     def finish(self, number: int, suffix: str, record: Mapping[str, Any]) -> None:
-        """Segment `number` is whole: give it its name, then write its record. One without pictures has no file."""
+        """Segment `number` is whole: give it its name, then write its record. One without frames has no file."""
         part, whole = self.part(number, suffix), self.folder / f"{number:05d}{suffix}"
         _remove(whole)
         if not part.exists():

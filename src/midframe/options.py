@@ -140,7 +140,7 @@ class Options:
     chapters: bool = True
     deinterlace: str = "auto"
     vfr: str = "cfr"
-    compat: str = "off"  # "modelscope": clock, frame count and cut rule of its pipeline, see `midframe.compat`
+    compat: str = "off"  # "modelscope": clock, frame count and scene change rule of its pipeline, see `midframe.compat`
     # job
     resume: bool = True
     overwrite: bool = False

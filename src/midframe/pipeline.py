@@ -48,9 +48,10 @@ from midframe.video.probe import key_times, probe
 from midframe.video.reader import LONGEST_STEP, Reader, open_reader
 from midframe.video.writer import open_writer
 
-ESTIMATE_SIDE = 192  # pixels; of the picture that is made to estimate how long a run takes
+ESTIMATE_SIDE = 192  # pixels; of the frame that is made to estimate how long a run takes
 SECONDS_PER_PIXEL = 1.5e-8  # decoding, colour and encoding of one output: 30 ms at 1080p on two cores
-# Read before the first border of a run: neighbours, the cut detector's window, runs of duplicates, bwdif's fields.
+# Read before the first border of a run: neighbours, the window of the scene-change detector, runs of duplicates,
+# bwdif's fields.
 LEAD_FRAMES = 16
 LEAD_SECONDS = Fraction(1, 2)
 
@@ -154,7 +155,7 @@ def interpolate(
 
 
 def options_of(wishes: dict[str, Any]) -> Options:
-    """The options from keywords: `options=Options(...)`, or wishes one by one."""
+    """The options from keywords: `options=Options(...)`, or one by one."""
     given = wishes.pop("options", None)
     if given is None:
         return Options.parse(**wishes)
@@ -231,7 +232,7 @@ def _plan_here(src: PathLike, dst: PathLike | None, options: Options, engine: En
 
 
 def estimate(plan: Plan, engine: Engine) -> float | None:
-    """Seconds that a plan will take here, roughly: one small picture is made, and pixels are counted."""
+    """Seconds that a plan will take here, roughly: one small frame is made, and pixels are counted."""
     if plan.frames_out is None or plan.frames_in is None:
         return None
     side = max(ESTIMATE_SIDE, engine.model.min_side)
@@ -271,14 +272,14 @@ def finished(src: PathLike, dst: PathLike | None, options: Options) -> Result | 
 
 
 def between_files(a: Path, b: Path, dst: Path, options: Options, *, network: Model | None = None) -> list[Path]:
-    """Two pictures in, the one in the middle out; with `ratio` N, a folder or pattern of N - 1 pictures.
+    """Interpolate one image between two; with `ratio` N, a folder or pattern of N - 1 images.
 
     Returns:
         The files or the folder written.
 
     Raises:
-        InputError: the target exists, or several pictures shall go into one file.
-        MediaError: a picture cannot be read, or sizes differ.
+        InputError: the target exists, or several images for one file.
+        MediaError: an image cannot be read, or sizes differ.
     """
     ratio = options.ratio or Fraction(2)
     if ratio.denominator != 1 or ratio < 2:
@@ -340,7 +341,7 @@ class Run:
             self.warnings += frames.warnings
 
     def report(self, frame: Frame, writer: SegmentWriter) -> None:
-        """Count a picture, tell who listens, and stop where that is wished."""
+        """Count a frame, report progress, and stop if `cancel` is set."""
         self.made += 1
         if self.on_progress is not None:
             self.on_progress(self._progress("frames", frame.pts, writer.number, writer.cuts_met, frame))
@@ -408,8 +409,8 @@ def missing_spans(held: set[int], count: int) -> Iterator[range]:
 
 @contextlib.contextmanager
 def reading(plan: Plan, start: Fraction | None) -> Iterator[Reader]:
-    """A reader from a little before `start`: far enough for neighbours and the cut detector, but not from the film's
-    first frame unless that is near.
+    """A reader from a little before `start`: far enough for neighbours and the scene-change detector, but not from the
+    first frame of the video unless that is near.
     """
     options, info = plan.options, plan.info
     segment = Segment()
@@ -468,7 +469,7 @@ def _holds(video: VideoInfo) -> timeline.Holds | None:
 
 
 def _detector(options: Options, engine: Engine) -> shots.Detector | None:
-    """What finds the cuts."""
+    """The scene-change detector of these options."""
     if options.scene == "off":
         return None
     if _scene_rule_of_model(options, engine.model):

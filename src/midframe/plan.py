@@ -1,6 +1,6 @@
 """What a run will do, decided before it does anything: rates, counts, segments, names.
 
-The borders of the segments depend on the source and the wishes alone: a run that goes on and workers that make one
+The borders of the segments depend on the source and the options alone: a run that goes on and workers that make one
 segment each find the same ones.
 """
 
@@ -31,7 +31,7 @@ from midframe.video.probe import probe
 from midframe.video.reader import deinterlaced
 from midframe.video.streams import plan_streams, stream_notes
 
-SEGMENT_OUTPUTS = 480  # pictures per segment at least: what a crash can cost; x264 has a key frame every 250 anyway
+SEGMENT_OUTPUTS = 480  # frames per segment at least: what a crash can cost; x264 has a key frame every 250 anyway
 NAME_BYTES = 255  # of a file name, where the system does not tell
 LONGEST_SUFFIX = ".json.part"  # of those that are added to the name of a target
 # Containers that a target gets from its source's name; all others (.ts, .avi, .flv ...) become Matroska, which
@@ -50,10 +50,10 @@ class Plan:
     rate: Fraction  # frames per second of the output
     slowmo: Fraction  # how many times longer the output lasts
     keep: int | None  # outputs in every gap where the source's own instants are kept, else None
-    start: Fraction  # seconds; pts of the film's first frame, from which the output grid counts
-    end: Fraction | None  # seconds; where the film ends; None: unknown
-    segments: tuple[Segment, ...]  # cover the wished range once, in order
-    frames_in: int | None  # source frames of the wished range, as far as can be known beforehand
+    start: Fraction  # seconds; pts of the video's first frame, from which the output grid counts
+    end: Fraction | None  # seconds; where the video ends; None: unknown
+    segments: tuple[Segment, ...]  # cover the requested range once, in order
+    frames_in: int | None  # source frames of the requested range, as far as can be known beforehand
     frames_out: int | None
     model: str
     device: str
@@ -117,7 +117,7 @@ class Plan:
 
     @property
     def film(self) -> VideoInfo:
-        """The source as its pictures arrive: an interlaced film has one for each field."""
+        """The source as its frames arrive: an interlaced video has one for each field."""
         return film_of(self.info, self.options)
 
     @property
@@ -146,7 +146,7 @@ class Plan:
 
 
 def film_of(info: VideoInfo, options: Options) -> VideoInfo:
-    """A source as its pictures arrive with these options: what rates are counted against."""
+    """A source as its frames arrive with these options: what rates are counted against."""
     return deinterlaced(info) if options.deinterlace == "auto" else info
 
 
@@ -207,21 +207,21 @@ def make_plan(
     Args:
         info: what the source is.
         dst: the target; a name beside the source if None.
-        options: the wishes.
+        options: the options.
         keys: gives the instants of the source's key frames, in seconds, at which segments may begin; called for
-            films long enough for several segments.
+            videos long enough for several segments.
         model: name of the model, with device and precision as the engine settled them.
         device: see `model`.
         precision: see `model`.
-        segment_outputs: the least pictures of a segment; `SEGMENT_OUTPUTS` if None.
+        segment_outputs: the least frames of a segment; `SEGMENT_OUTPUTS` if None.
 
     Raises:
-        InputError: a wish that this source cannot have.
+        InputError: an option that this source cannot have.
         UnsupportedError: a codec or container that this build does not have.
     """
     slowmo = options.slowmo or Fraction(1)
     keep = None
-    # wishes count against the instants that the film has: 25 interlaced frames a second are 50 of them
+    # options count against the instants that the video has: 25 interlaced frames a second are 50 of them
     film = film_of(info, options)
     rate = output_rate(film, options)
     if options.vfr == "keep":
@@ -243,7 +243,7 @@ def make_plan(
     density = rate / pace.slowest  # outputs per second of the source, at most
     short = last is not None and (last - first) * density < 2 * outputs
     segments = plan_segments(() if short else keys(), first, last, density, outputs)
-    # the outer ends are the wished ones: open where nothing was wished
+    # the outer ends are the requested ones: open where none was requested
     segments = (replace(segments[0], start=wished.start), *segments[1:])
     segments = (*segments[:-1], replace(segments[-1], end=wished.end))
 
@@ -312,7 +312,7 @@ def plan_segments(
     outputs_per_second: Fraction,
     outputs: int | None = None,
 ) -> tuple[Segment, ...]:
-    """Cut a range of source time into segments of `outputs` pictures or more, at key frames where there are any.
+    """Cut a range of source time into segments of `outputs` frames or more, at key frames where there are any.
 
     A pure function of its arguments: a cluster plans with it, and a resumed run finds the same borders.
 
@@ -370,13 +370,13 @@ def default_target(source: Path, options: Options, rate: Fraction) -> Path:
 
 def report_of(target: Path) -> Path:
     """Where the JSON report of a target stands: beside it."""
-    if is_pattern(target):  # beside the folder of pictures
+    if is_pattern(target):  # beside the folder of images
         return target.parent.with_name(target.parent.name + ".json")
     return target.with_name(target.name + ".json")
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path means numbered pictures (`shot_%04d.png`) or a glob of them (`shot_*.png`), not one file."""
+    """Whether a path means numbered images (`shot_%04d.png`) or a glob of them (`shot_*.png`), not one file."""
     text = path.name
     return path.suffix.lower() in SUFFIXES and bool(re.search(r"%0?\d*d|[*?]", text)) and not path.is_file()
 
@@ -391,12 +391,12 @@ def numbered(target: Path) -> list[str]:
 
 
 def _pattern(target: Path) -> Path:
-    """A pattern of numbered pictures for a single name: `out/%06d.png` for `out.png`."""
+    """A pattern of numbered images for a single name: `out/%06d.png` for `out.png`."""
     return target.with_suffix("") / f"%06d{target.suffix}"
 
 
 def check_target(target: Path, source: Path, overwrite: bool) -> None:
-    """Refuse a target that must not be written, before the work. The folder of a pattern of pictures is made.
+    """Refuse a target that must not be written, before the work. The folder of a pattern of images is made.
 
     Raises:
         InputError: it exists, or it is the source.

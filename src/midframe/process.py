@@ -1,4 +1,4 @@
-"""How a process of midframe uses the machine: memory that is kept between pictures, threads that do not spin.
+"""How a process of midframe uses the machine: memory that is kept between frames, threads that do not spin.
 
 Settings that must be there before torch is loaded, or better before the process starts; this module imports nothing.
 """
@@ -9,8 +9,8 @@ import contextlib
 import ctypes
 import os
 
-# Settings of glibc's malloc: their number for mallopt(3), and the bytes. Left alone it gives a picture's memory back to
-# the system when the picture is done and takes it again for the next one, page by page: at 1080p 4,300 page faults and
+# Settings of glibc's malloc: their number for mallopt(3), and the bytes. Left alone it gives a frame's memory back to
+# the system when the frame is done and takes it again for the next one, page by page: at 1080p 4,300 page faults and
 # a third of the pipeline's own processor time for every output; with these, 1,900 and a fifth.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": (-1, 512 << 20), "MALLOC_MMAP_THRESHOLD_": (-3, 32 << 20)}
 

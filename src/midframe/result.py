@@ -18,19 +18,19 @@ OLD_LETTERS = str.maketrans("mr", "id")  # as journals of version 0.1 before Nov
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is; handed to `on_progress` after every picture."""
+    """How far a run is; handed to `on_progress` after every frame."""
 
-    frames: int  # output pictures finished, those of an earlier run included
-    total: int | None  # output pictures there will be; None: unknown
+    frames: int  # output frames finished, those of an earlier run included
+    total: int | None  # output frames there will be; None: unknown
     seconds: float  # of work in this run
-    fps: float  # output pictures per second of work in this run
+    fps: float  # output frames per second of work in this run
     remaining: float | None  # seconds
     segment: int  # 0-based; the one at hand
     segments: int
     cuts: int  # met so far in this run
-    pts: Fraction  # seconds; where the latest picture is shown
+    pts: Fraction  # seconds; where the latest frame is shown
     stage: str = "frames"  # "frames", then "joining"
-    latest: Frame | None = None  # the latest picture; None while joining
+    latest: Frame | None = None  # the latest frame; None while joining
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Result:
     held: tuple[Segment, ...] = ()  # source seconds in which a frame is held because none follows for long
     warnings: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()  # streams that could not be kept, and why
-    statistics: Mapping[str, float] = field(default_factory=dict)  # seconds, fps, resumed pictures
+    statistics: Mapping[str, float] = field(default_factory=dict)  # seconds, fps, resumed frames
     low_confidence: tuple[LowConfidence, ...] = ()  # at most one in half a second, worst first
     finished_before: bool = False  # an earlier run of the same command made it; this one did nothing
 

@@ -37,14 +37,14 @@ from midframe.video.writer import Writer, open_writer
 
 # Interpolated frames of lower confidence are reported, one for each moment; their PSNR was 25 dB in the median.
 LOW_CONFIDENCE = 0.98
-MOMENT_SECONDS = Fraction(1, 2)  # of the output: who looks at one picture sees its neighbours too
+MOMENT_SECONDS = Fraction(1, 2)  # of the output: who looks at one frame sees its neighbours too
 MOST_LOW = 500
 
 
 class SegmentWriter:
-    """Puts pictures into the segment they belong to: the next file begins where a border is crossed.
+    """Puts frames into the segment they belong to: the next file begins where a border is crossed.
 
-    It also keeps what the report says of each segment: kinds of the pictures, cuts, source frames.
+    It also keeps what the report says of each segment: kinds of the frames, scene changes, source frames.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class SegmentWriter:
         self._drain = drain
         self._suffix = segment_suffix(plan.encoding)
         self._borders = [s.end for s in plan.segments[:-1] if s.end is not None]
-        self._open = contextlib.ExitStack()  # holds the writer of the segment at hand
+        self._open = contextlib.ExitStack()  # holds the writer of the current segment
         self._writer: Writer | None = None
         self._kinds: list[str] = []
         self._low: dict[int, tuple[int, float]] = {}  # moment of the segment -> its frame of least confidence
@@ -103,7 +103,7 @@ class SegmentWriter:
             yield gap
 
     def write(self, frame: Frame) -> None:
-        """Write one picture; pictures come in order of pts."""
+        """Write one frame; frames come in order of pts."""
         home = self._home(self.plan.instant(frame.pts))
         while self.number < home:
             self._close_segment()
@@ -122,7 +122,7 @@ class SegmentWriter:
         self._kinds.append(LETTERS[frame.kind])
 
     def finish(self) -> None:
-        """The film is at its end: the segment at hand is whole, and those behind it stay empty."""
+        """The video is at its end: the current segment is whole, and those behind it stay empty."""
         while self.number < self._end:
             self._close_segment(last=self.number == self._end - 1)
 

@@ -1,7 +1,7 @@
-"""The words everything else is said in: a picture, its instant, the gap to the next, the film.
+"""The basic values: a frame, its timestamp, the gap to the next one, the video.
 
 Frozen values, checked when born, without behaviour beyond that. Times are exact seconds (`Fraction`)
-from the start of the film; ranges are half-open.
+from the start of the video; ranges are half-open.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class PixelFormat:
-    """How the planes of a picture are to be read. Nothing of this is guessed later on.
+    """How the planes of a frame are to be read. Nothing of this is guessed later on.
 
     Colour fields hold the code points of ITU-T H.273 under ffmpeg's names.
     """
 
     name: str  # ffmpeg's name: "yuv420p", "yuv422p10le", "gbrp", "gray", "yuva420p" ...
     layout: str  # "yuv", "rgb" (planes in R, G, B order) or "gray"
-    depth: int  # bits per sample that carry the picture, 8 to 16; above 8 planes are uint16
+    depth: int  # bits per sample that carry the frame, 8 to 16; above 8 planes are uint16
     chroma_w: int = 0  # log2 of horizontal chroma subsampling: 1 for 4:2:0 and 4:2:2
     chroma_h: int = 0  # log2 of vertical chroma subsampling: 1 for 4:2:0
     alpha: bool = False  # a last plane holds alpha, full range, full size
@@ -55,14 +55,14 @@ class PixelFormat:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture, as the decoder made it, and the instant at which it is first shown."""
+    """One frame, as the decoder made it, and the instant at which it is first shown."""
 
     planes: tuple[Tensor, ...]  # (Y, Cb, Cr[, A]), (R, G, B[, A]) or (Y[, A]); each (H, W), uint8 or uint16
     format: PixelFormat
-    pts: Fraction  # seconds from the start of the film, exact
+    pts: Fraction  # seconds from the start of the video, exact
     duration: Fraction  # seconds; how long it is shown
     index: int  # 0-based position in the stream
-    shot: int = 0  # grows by one at each cut
+    shot: int = 0  # grows by one at each scene change
     kind: str = "source"  # "source", "interpolated", "held" (at a scene change, after the end), "duplicate"
     # 0..1, of an interpolated frame: the share of it that is photometrically consistent with both neighbours
     confidence: float | None = None
@@ -76,12 +76,12 @@ class Frame:
 
     @property
     def height(self) -> int:
-        """Rows of the picture."""
+        """Rows of the frame."""
         return int(self.planes[0].shape[0])
 
     @property
     def width(self) -> int:
-        """Columns of the picture."""
+        """Columns of the frame."""
         return int(self.planes[0].shape[1])
 
 
@@ -97,7 +97,7 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One output picture still to be made."""
+    """One output frame still to be made."""
 
     pts: Fraction  # seconds; when it is shown
     t: Fraction  # 0 <= t < 1 from a to b; 0 is frame a itself, bit for bit
@@ -120,19 +120,19 @@ class Gap:
     a: Frame
     b: Frame | None  # None after the last frame: slots hold a
     slots: tuple[Slot, ...]
-    before: Frame | None = None  # neighbour for four-frame models; None at ends and across cuts
+    before: Frame | None = None  # neighbour for four-frame models; None at ends and across scene changes
     after: Frame | None = None
     held: Fraction = Fraction(0)  # seconds from a.pts during which a is held; motion to b fills the rest
 
     @property
     def cut(self) -> bool:
-        """Whether a cut lies between a and b."""
+        """Whether a scene change lies between a and b."""
         return self.b is not None and self.b.shot != self.a.shot
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A half-open range [start, end) of source time, in seconds; None reaches to that end of the film."""
+    """A half-open range [start, end) of source time, in seconds; None reaches to that end of the video."""
 
     start: Fraction | None = None
     end: Fraction | None = None
@@ -160,7 +160,7 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class Mastering:
-    """The display an HDR film was graded on (SMPTE ST 2086)."""
+    """The display an HDR video was graded on (SMPTE ST 2086)."""
 
     red: tuple[Fraction, Fraction]  # CIE 1931 x, y
     green: tuple[Fraction, Fraction]
@@ -177,18 +177,18 @@ class VideoInfo:
     path: str
     container: str  # ffmpeg's name of the demuxer: "mov,mp4,m4a,3gp,3g2,mj2"
     codec: str
-    width: int  # coded picture, before rotation
+    width: int  # coded frame, before rotation
     height: int
     format: PixelFormat
     rate: Fraction | None  # frames per second to count with: the header's, or measured
     time_base: Fraction  # seconds per tick of the video stream
-    start: Fraction  # seconds; pts of the first picture, from the start of the file
+    start: Fraction  # seconds; pts of the first frame, from the start of the file
     duration: Fraction | None  # seconds, of the video stream
     header_frames: int | None  # as the header says
     counted_frames: int | None = None  # as counted, when counting was asked for
     vfr: bool = False  # frames do not come at equal distances
     interlaced: bool = False
-    rotation: int = 0  # degrees clockwise that a player turns the picture: 0, 90, 180, 270
+    rotation: int = 0  # degrees clockwise that a player turns the frame: 0, 90, 180, 270
     sample_aspect: Fraction = Fraction(1)
     hdr: str | None = None  # "PQ", "HLG", "Dolby Vision" or None
     video_index: int = 0  # stream index of the video stream that is interpolated

@@ -1,4 +1,4 @@
-"""`midframe batch`: many films, one table, one report."""
+"""`midframe batch`: many videos, one table, one report."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ if TYPE_CHECKING:
     from midframe.batch import Entry
 
 FILMS_AT_ONCE = 4  # on a cluster: the end of one video leaves no worker idle
-TABLE_SECONDS = 0.5  # between two pictures of the table
+TABLE_SECONDS = 0.5  # between two refreshes of the table
 
 
 @click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("films", metavar="LIST.csv|FOLDER")
-@click.option(
-    "-o", "--output", metavar="DIR|URL", help="Output folder. Default for a list: beside each video."
-)
+@click.option("-o", "--output", metavar="DIR|URL", help="Output folder. Default for a list: beside each video.")
 @click.option("--report", metavar="JSON", help="Default: batch.json in the output folder, else LIST.csv.json.")
 @click.option("--fps", metavar="RATE", help="Output rate of videos whose line gives none.")
 @click.option("--ratio", metavar="X", help="Output rate over input rate. Default: 2.")
@@ -97,7 +95,7 @@ def command(
 
 
 def _entries(source: Path, folder: str | None, options: Any) -> list[Entry]:
-    """The films of a list or a folder, each with its target.
+    """The videos of a list or a folder, each with its target.
 
     Raises:
         MediaError: there is neither.
@@ -151,7 +149,7 @@ def _connection(config: Any) -> Any:
 
 
 class _Table:
-    """The films and how far they are: a live table on a terminal, a line for each end otherwise."""
+    """The videos and how far they are: a live table on a terminal, a line for each end otherwise."""
 
     def __init__(self) -> None:
         self._live: Any = None

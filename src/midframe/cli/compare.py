@@ -1,4 +1,4 @@
-"""`midframe compare`: two films or two pictures in one, for looking."""
+"""`midframe compare`: two videos or two images in one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from midframe.types import Frame, VideoInfo
 
 DIFFERENCE_GAIN = 4  # a difference of 1 level in 256 is not seen; times four, 10 levels are
-LINE = 2  # pixels of white between two pictures
+LINE = 2  # pixels of white between both sides
 SLIDE_SECONDS = 4  # the slider goes once across in this time
 
 
@@ -56,7 +56,7 @@ def command(a: str, b: str, output: str | None, how: str, overwrite: bool) -> No
 
 
 def compare(a: Path, b: Path, target: Path, how: str = "side") -> None:
-    """Write A and B in one film or picture.
+    """Write A and B in one video or image.
 
     Args:
         a: the left one.
@@ -93,11 +93,11 @@ def compare(a: Path, b: Path, target: Path, how: str = "side") -> None:
 def paired(
     left: Iterator[Frame], right: Iterator[Frame], start_left: Fraction, start_right: Fraction, rate: Fraction
 ) -> Iterator[tuple[Frame, Frame]]:
-    """What both films show at 0, 1 / rate, 2 / rate ... seconds from their first pictures, while both last."""
+    """What both videos show at 0, 1 / rate, 2 / rate ... seconds from their first frames, while both last."""
     sides = [_Shown(left, start_left), _Shown(right, start_right)]
     number = 0
     while True:
-        # in the middle of the instant: rounded time stamps must not show the picture before
+        # in the middle of the instant: rounded time stamps must not show the frame before
         shown = [side.at((number + Fraction(1, 2)) / rate) for side in sides]
         if shown[0] is None or shown[1] is None:
             return
@@ -106,7 +106,7 @@ def paired(
 
 
 class _Shown:
-    """The picture that a film shows at an instant; instants only grow."""
+    """The frame that a video shows at an instant; instants only grow."""
 
     def __init__(self, frames: Iterator[Frame], start: Fraction) -> None:
         self._frames, self._start = frames, start
@@ -114,7 +114,7 @@ class _Shown:
         self._next = next(frames, None)
 
     def at(self, seconds: Fraction) -> Frame | None:
-        """None after the last picture's end."""
+        """None after the last frame's end."""
         while self._next is not None and self._next.pts - self._start <= seconds:
             self._now, self._next = self._next, next(self._frames, None)
         if self._now is not None and self._next is None and self._now.pts + self._now.duration - self._start <= seconds:
@@ -123,7 +123,7 @@ class _Shown:
 
 
 def together(a: Tensor, b: Tensor, how: str, share: float) -> Tensor:
-    """One picture (3, H, W) uint8 of two (3, H, W) float 0..1; `share` of the width is where the slider stands."""
+    """One frame (3, H, W) uint8 of two (3, H, W) float 0..1; `share` of the width is where the slider stands."""
     import torch
     import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""`midframe demo`: a short film drawn here, made smoother here; offline, on the first run."""
+"""`midframe demo`: a short scene, rendered and interpolated; works offline."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FINE = 8  # crf
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help="See: midframe models list.")
 @click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.25, 10), help="Length of the film.")
 def command(folder: str, model: str, seconds: float) -> None:
-    """Render a short scene, make it smoother at 2x and from 24 to 60 frames per second, and compare.
+    """Render a short scene, interpolate it at 2x and from 24 to 60 frames per second, and compare.
 
-    A camera that moves, a ball and posts in front, a repeated texture, a logo and a subtitle. The films go into
-    FOLDER, with the source and the result side by side. Since the scene is drawn, the true pictures are known, and
+    A camera that moves, a ball and posts in front, a repeated texture, a logo and a subtitle. The videos go into
+    FOLDER, with the source and the result side by side. Since the scene is drawn, the true frames are known, and
     the made ones are measured against them.
     """
     from midframe.cli.scene import Scene
@@ -53,7 +53,7 @@ def run(place: Path, scene: Scene, model: str) -> None:
     click.echo(f"wrote {source}: {scene.width}x{scene.height}, {scene.seconds:g} s at {RATE} fps")
     for rate in (48, 60):
         target = place / f"scene.{rate}fps.mp4"
-        # a fine encoder: what is measured shall be the pictures, not their compression
+        # a fine encoder: what is measured shall be the frames, not their compression
         result = pipeline.interpolate(source, target, fps=rate, model=model, crf=FINE, overwrite=True, resume=False)
         click.echo(result_text(result))
         click.echo(f"  {scores(scene, source, result)}")
@@ -66,8 +66,8 @@ def run(place: Path, scene: Scene, model: str) -> None:
 
 
 def still(scene: Scene, film: Path, target: Path, number: int = 33) -> None:
-    """A picture for looking: frame `number` - 1 of a 48 fps result above its difference from the truth at `number`,
-    and beside it the made picture `number` above its own difference, four times brighter.
+    """A frame for looking: frame `number` - 1 of a 48 fps result above its difference from the truth at `number`,
+    and beside it the interpolated frame `number` above its own difference, four times brighter.
     """
     import cv2
     import numpy as np
@@ -87,7 +87,7 @@ def still(scene: Scene, film: Path, target: Path, number: int = 33) -> None:
 
 
 def render(scene: Scene, target: Path, rate: Fraction = RATE) -> None:
-    """The scene as a film."""
+    """The scene as a video."""
     from midframe.types import PixelFormat, VideoInfo
     from midframe.video.encoders import choose_encoder
     from midframe.video.writer import open_writer
@@ -104,7 +104,7 @@ def render(scene: Scene, target: Path, rate: Fraction = RATE) -> None:
 
 
 def drawn(scene: Scene, at: Fraction, number: int, duration: Fraction) -> Frame:
-    """The true picture at an instant, as a frame."""
+    """The true frame at an instant, as a frame."""
     import torch
 
     from midframe.types import Frame, PixelFormat
@@ -115,7 +115,7 @@ def drawn(scene: Scene, at: Fraction, number: int, duration: Fraction) -> Frame:
 
 
 def scores(scene: Scene, source: Path, result: Result) -> str:
-    """PSNR against the true pictures, of the new pictures and of what stands in their place without interpolation."""
+    """PSNR against the true frames, of the new frames and of what stands in their place without interpolation."""
     import torch
 
     from midframe.colour import to_rgb

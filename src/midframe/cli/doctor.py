@@ -17,7 +17,7 @@ ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1"
 HARDWARE_ENCODERS = tuple(
     f"{codec}_{kind}" for codec in ("h264", "hevc", "av1") for kind in ("nvenc", "qsv", "amf", "videotoolbox")
 )
-SIDE = (720, 1280)  # picture of the speed test
+SIDE = (720, 1280)  # frame of the speed test
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,7 +72,7 @@ def examine(model: str) -> dict[str, Any]:
 
 
 def speed(model: str) -> str:
-    """New pictures per second of a model alone at 1280x720, from a few seconds of work."""
+    """New frames per second of a model alone at 1280x720, from a few seconds of work."""
     import torch
 
     from midframe.engine import Engine

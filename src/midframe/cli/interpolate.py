@@ -389,7 +389,7 @@ def urls(inputs: Sequence[str], output: str | None, options: Options, progress: 
 
 
 def is_picture(source: Path) -> bool:
-    """Whether a path is one picture file, not a pattern."""
+    """Whether a path is one image file, not a pattern."""
     from midframe.video.images import SUFFIXES
 
     return source.suffix.lower() in SUFFIXES and source.is_file()
@@ -418,10 +418,10 @@ def pictures(sources: Sequence[Path], output: str | None, options: Options) -> N
 
 
 def check_names(sources: Sequence[Path], output: str | None) -> None:
-    """Refuse a name among several that is not there before the first film has taken its hours.
+    """Refuse a name among several that is not there before the first video has taken its hours.
 
     Raises:
-        MediaError: one is missing; a pattern of pictures is looked at later.
+        MediaError: one is missing; a pattern of images is looked at later.
     """
     from midframe.errors import MediaError
 
@@ -471,10 +471,10 @@ def find_jobs(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def target_for(output: str | None, several: bool) -> Path | None:
-    """The wished target; a folder is made where several films or a trailing slash want one.
+    """The target; a folder is made where several videos or a trailing slash want one.
 
     Raises:
-        InputError: several films into one file.
+        InputError: several videos into one file.
         MediaError: the folder cannot be made.
     """
     from midframe.errors import InputError, MediaError

@@ -36,7 +36,7 @@ class Teller:
         """Before the work."""
 
     def progress(self, progress: Progress) -> None:
-        """After every picture."""
+        """After every frame."""
 
     def result(self, result: Result) -> None:
         """After the work."""
@@ -165,7 +165,7 @@ class Json(Teller):
         )
 
     def result(self, result: Result) -> None:
-        """Where the film and its report are."""
+        """Where the video and its report are."""
         self._say(
             "result",
             output=str(result.path),
@@ -208,7 +208,7 @@ def teller(how: str) -> Teller:
 
 
 def details(progress: Progress) -> str:
-    """Rate, remaining time, cuts: "12.3 fps, 4 min left, 3 cuts"."""
+    """Rate, remaining time, scene changes: "12.3 fps, 4 min left, 3 scene changes"."""
     from midframe.plan import duration_text
 
     parts = [f"{progress.fps:.1f} fps"]
