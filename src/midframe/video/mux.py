@@ -39,6 +39,7 @@ from midframe.video.segment_files import (
 )
 from midframe.video.stream_writers import StreamCopier, kept_tags, stream_writer
 from midframe.video.streams import StreamPlan, drop, plan_streams, stream_notes
+from midframe.video.timecode import output_timecode
 from midframe.video.timestamps import AffineMap, DecodingTimes, common_timescale, timestamp_map
 from midframe.video.writer import check_target
 
@@ -168,26 +169,27 @@ class Muxer:
                 settings["movflags"] = "+faststart" + ("+use_metadata_tags" if _has_quicktime_tags(self.info) else "")
             out = av.open(f"file:{self.part}", "w", format=self.container, options=settings)
             try:
-                self._add_streams(out, source, first, unit)
+                self._add_streams(out, source, first, unit, 1 / tick)
                 self._write(out, source, tick, offset, unit)
                 self._finish(out)
             finally:
                 _close(out)
         return self.problems
 
-    def _add_streams(self, out: Any, source: Any, first: Any, unit: Fraction) -> None:
+    def _add_streams(self, out: Any, source: Any, first: Any, unit: Fraction, rate: Fraction) -> None:
         """Add all streams, tags and chapters, then write the header."""
         try:
             by_index = {plan.index: plan for plan in self.plans}
             order = [s.index for s in self.info.streams] if source is not None else []
             for index in order or [self.info.video_index]:
                 if index == self.info.video_index:
-                    self.video = self._add_video(out, first, unit)
+                    self.video = self._add_video(out, first, unit, rate)
                 elif index in by_index:
                     self.writers[index] = stream_writer(
                         out, source.streams[index], by_index[index], self.container, self.timestamps
                     )
             out.metadata.update(kept_tags(self.info.tags, self.container))
+            out.metadata.pop("timecode", None)
             if source is not None or self.source is not None:
                 self._chapters(out)
             out.start_encoding()
@@ -196,7 +198,7 @@ class Muxer:
                 raise
             raise _HeaderError(error) from error
 
-    def _add_video(self, out: Any, first: Any, unit: Fraction) -> Any:
+    def _add_video(self, out: Any, first: Any, unit: Fraction, rate: Fraction) -> Any:
         template = first.streams.video[0]
         made = out.add_stream_from_template(template, opaque=True)
         made.time_base = unit
@@ -217,6 +219,11 @@ class Muxer:
         of_source = next((s for s in self.info.streams if s.index == self.info.video_index), None)
         if of_source is not None:
             made.metadata.update(kept_tags(of_source.tags, self.container))
+        made.metadata.pop("timecode", None)
+        if timecode := output_timecode(self.info, self.options, self.container, rate):
+            made.metadata["timecode"] = timecode
+            made.rate = rate  # libav's muxers count its frames at this rate
+        if of_source is not None:
             flags = av.stream.Disposition(0)
             for name in of_source.disposition:
                 flags |= getattr(av.stream.Disposition, name)

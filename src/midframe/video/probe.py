@@ -249,6 +249,10 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         hdr = "Dolby Vision"
     if _side_data(first, "DYNAMIC_HDR_PLUS"):
         warnings.append("HDR10+ dynamic metadata cannot be carried over; static HDR metadata is kept")
+    if any(_side_data(picture, "A53_CC") for picture in look.pictures):
+        warnings.append("closed captions inside the video stream cannot be carried over")
+    if _side_data(first, "SPHERICAL") or _side_data(first, "STEREO3D"):
+        warnings.append("360-degree and stereo metadata cannot be carried over; inject them again")
     if look.corrupt:
         warnings.append(f"{look.corrupt} packet(s) at the start could not be decoded")
     other = [s.index for s in container.streams if s.type == "video" and not is_cover(s) and s.index != stream.index]

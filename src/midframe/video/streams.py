@@ -19,6 +19,7 @@ from midframe.options import Options
 from midframe.types import VideoInfo
 from midframe.video.containers import container_of
 from midframe.video.files import is_cover, named, open_source, packets_of
+from midframe.video.timecode import KEEPING
 
 TRIAL_PACKETS = 4  # per stream in a trial mux
 TRIAL_SEARCH_PACKETS = 4000  # packets read at most to find them
@@ -157,6 +158,12 @@ def _disposition(
     if kind == "data" and codec == "bin_data" and stream.container.chapters():
         # QuickTime's text track of chapter names: chapters are copied as such
         return StreamPlan(stream.index, kind, codec, "none")
+    if kind == "data" and "timecode" in stream.metadata:
+        if container not in KEEPING:
+            return drop(plan, f"{suffix} has no timecode; .mov can hold it")
+        if options.vfr == "keep":
+            return drop(plan, "a variable frame rate has no timecode")
+        return StreamPlan(stream.index, kind, "timecode", "none")  # written anew, counted at the output rate
     if kind == "attachment":
         if container == "matroska":
             return plan
