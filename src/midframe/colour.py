@@ -139,7 +139,8 @@ def _yuv_to_rgb(planes: Sequence[Tensor], format: PixelFormat) -> Tensor:
     luma, height, width = planes[0], planes[0].shape[0], planes[0].shape[1]
     black, span, zero, chroma_span = levels(format)
     across, down = _sited(format)
-    # What chroma adds to R, G and B, at its own resolution; black is taken off here, where there are fewer samples.
+    # Contribution of chroma to R, G and B, at its own resolution; black is taken off here, where there are fewer
+    # samples.
     cb = planes[1].to(torch.float32).sub_(zero)
     cr = planes[2].to(torch.float32).sub_(zero)
     part = torch.empty((3, *cb.shape), dtype=torch.float32, device=luma.device)
@@ -242,12 +243,12 @@ def _rgb_to_yuv(rgb: Tensor, format: PixelFormat) -> tuple[Tensor, ...]:
 
 
 def _halve_rows(rgb: Tensor, top: int, bottom: int, on_sample: bool) -> Tensor:
-    """Rows `top` to `bottom` (top even) at half the height: what `_double_rows` makes again, exactly."""
+    """Rows `top` to `bottom` (top even) at half the height; the inverse of `_double_rows`."""
     height = rgb.shape[1]
     count = -(-(bottom - top) // 2)
     if top >= 2 and top + 2 * count + 2 <= height:
         rows = rgb[:, top - 2 : top + 2 * count + 2]
-    else:  # the edges are repeated; below an odd height goes what linear interpolation would have put there
+    else:  # the edges are repeated; an odd height is continued by linear interpolation
         above = [rgb[:, :1]] * 2 if top == 0 else [rgb[:, top - 2 : top]]
         below = [rgb[:, bottom : top + 2 * count + 2]] if bottom < height else []
         if bottom == height and (bottom - top) % 2:
@@ -266,7 +267,7 @@ def _halve_rows(rgb: Tensor, top: int, bottom: int, on_sample: bool) -> Tensor:
 
 
 def _halve_columns(rows: Tensor, on_sample: bool) -> Tensor:
-    """Every row at half the width: what `_double_columns` makes again, exactly. (H, W) -> (H, ceil(W / 2))."""
+    """Every row at half the width; the inverse of `_double_columns`. (H, W) -> (H, ceil(W / 2))."""
     height, width = rows.shape
     if width % 2:
         last = rows[:, -1:]

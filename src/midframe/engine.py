@@ -130,7 +130,7 @@ class Engine:
             static: "auto" finds static overlays (logos, subtitles, HUDs) over moving content, and copies them from
                 the nearest source frame.
             mask: path of an image of the pixels that are copied like that: white is protected, black is not.
-            runtime: what runs the networks: "torch", "openvino" (rife on Intel CPUs), or "auto".
+            runtime: of the networks: "torch", "openvino" (rife on Intel CPUs), or "auto".
 
         Raises:
             InputError: an option that the model does not support.

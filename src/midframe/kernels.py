@@ -28,7 +28,7 @@ def warn_if_missing() -> None:
 
 
 def description() -> str:
-    """The kernels in use, or what is missing."""
+    """The kernels in use, or the line about missing ones."""
     if missing():
         return missing()
     from midframe import _native

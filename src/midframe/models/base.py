@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from midframe.errors import InputError
 from midframe.types import Frame, PixelFormat
 
-Features = Any  # what encode returns: opaque outside the model
-Motion = Any  # what match returns: opaque outside the model
+Features = Any  # result of encode: opaque outside the model
+Motion = Any  # result of match: opaque outside the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class RenderRequest:
 
     a: Features  # of the left frame, batch B
     b: Features  # of the right frame, batch B
-    motion: Motion  # what `match(a, b)` returned
+    motion: Motion  # result of `match(a, b)`
     t: Tensor  # (N,) float32, 0 < t < 1; N equals B, or B is 1 and the one gap is rendered N times
     before: Motion | None = None  # of the gap that ends at a, for `context` 1; None at the start and at cuts
     after: Motion | None = None  # of the gap that begins at b, likewise
@@ -44,7 +44,7 @@ def scale_by_size(pixels: int) -> float:
 
 
 class SceneDetector(Protocol):
-    """Finds the frames that begin a shot; what `shots.Detector` is."""
+    """Finds the frames that begin a shot; implements `shots.Detector`."""
 
     def mark(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
         """The same frames in the same order, each with whether a shot begins with it."""
@@ -64,7 +64,7 @@ class Model(nn.Module):
     min_side: ClassVar[int] = 1  # and at least this long, in pixels
     pad_mode: ClassVar[str] = "replicate"  # how the engine pads right and bottom: "replicate", "zeros"
     fast_half: ClassVar[tuple[str, ...]] = ("cuda",)  # device types on which bf16 autocast was measured to be faster
-    flow_scales: ClassVar[tuple[float, ...]] = (1.0,)  # what `flow_scale` may be set to, besides None
+    flow_scales: ClassVar[tuple[float, ...]] = (1.0,)  # allowed values of `flow_scale`, besides None
     prefetch: ClassVar[bool] = False  # encode and match need little memory: on a CPU they may run beside a render
     scale_frees_memory: ClassVar[bool] = False  # whether a smaller `flow_scale` needs notably less memory of the device
 

@@ -210,7 +210,7 @@ class Encoder(nn.Module):
 
 
 class Gru(nn.Module):
-    """One convolutional gated recurrent unit, split by what its inputs depend on.
+    """One convolutional gated recurrent unit, split by the dependence of its inputs.
 
     The original's z, r and q each see (state, context, motion). Here `context` computes the part of the context in
     all three with the biases, once per pair; `gates` (z and r) and `candidate` (q) add the rest.

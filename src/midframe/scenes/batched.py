@@ -45,7 +45,7 @@ def render_batch(
     """Draw scenes of one size.
 
     Returns:
-        What `render.stack` gives, as tensors on `device`: images (B, 3, H, W) uint8, flows (B, 2, H, W) float32
+        As `render.stack`, tensors on `device`: images (B, 3, H, W) uint8, flows (B, 2, H, W) float32
         pixels, masks (B, H, W) bool, `t` and `period` (B,) float32.
 
     Raises:
@@ -349,7 +349,7 @@ def _cosines(device: torch.device) -> Tensor:
 
 
 def jpeg(image: Tensor, quality: int) -> Tensor:
-    """What JPEG of a quality (1 to 100, libjpeg's scale) with 4:2:0 leaves of images (B, 3, H, W) of levels."""
+    """Images (B, 3, H, W) of levels after JPEG of a quality (1 to 100, libjpeg's scale) with 4:2:0."""
     height, width = image.shape[-2:]
     padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate")
     ycc = _to_ycc(padded)

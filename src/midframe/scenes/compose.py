@@ -76,7 +76,7 @@ def compose(
 
     Args:
         seed: which scene; 0 or more.
-        textures: what surfaces are made of.
+        textures: of the surfaces.
         size: height and width, pixels.
         domain: whose seeds these are.
         mix: how often things happen.
@@ -379,7 +379,7 @@ def subtitle(rng: Generator, size: tuple[int, int]) -> Layer:
     rows = [lettering(rng, shapes.words(rng, int(rng.integers(8, 28))), high, wide, plate=False) for _ in range(lines)]
     layer = flat("subtitle", np.vstack(rows), int(height * rng.uniform(0.75, 0.95)) - lines * high, (width - wide) // 2)
     if rng.random() < 0.25:
-        # what appears in between is shown from the nearer frame: there is nothing else to go by
+        # content that appears in between is shown from the nearer frame
         shown = (0.5, 9.0) if rng.random() < 0.5 else (-9.0, 0.5)
         layer = replace(layer, shown=shown, fade=0.0 if rng.random() < 0.6 else float(rng.uniform(1, 6)))
     return layer

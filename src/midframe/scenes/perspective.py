@@ -94,7 +94,7 @@ def path(rng: Generator, size: tuple[int, int], focal: float, speed: float, near
     height, width = size
     kind = int(rng.integers(6))
     move, turn, zoom = np.zeros(3), np.zeros(3), 0.0
-    if kind in (0, 4):  # dolly: what lies at the edge moves most
+    if kind in (0, 4):  # dolly: the edges move most
         move[2] = rng.choice([-1, 1]) * speed / (0.5 * width) * nearest
     if kind in (1, 3, 4):  # truck
         move[0] = rng.choice([-1, 1]) * speed * nearest / focal

@@ -20,7 +20,7 @@ Bools = NDArray[np.bool_]
 
 STEP = 4  # pixels between the nodes on which a deformation is solved; cubic between them: off by less than 0.01 px
 ROUNDS = 8  # of the fixed-point iteration that inverts a deformation; its slope is below 0.3, so 0.01 % is left
-OUTSIDE = 255  # label of what lies beyond the image
+OUTSIDE = 255  # label outside the image
 
 FLOWS = (("a", "b"), ("b", "a"), ("t", "a"), ("t", "b"), ("a", "before"), ("b", "after"))
 
@@ -61,7 +61,7 @@ def render(scene: Scene, neighbours: bool = True) -> Rendered:
     """Draw a scene.
 
     Args:
-        scene: what to draw.
+        scene: to render.
         neighbours: also the frames before a and after b, and the flows to them.
     """
     times = {"a": 0.0, "t": scene.t, "b": 1.0}
@@ -139,7 +139,7 @@ def spread_out(scene: Scene, s: float, kept: dict[int, Sheet] | None = None, qui
     """All layers that are to be seen at the moment s, from the back to the front.
 
     Args:
-        scene: what to draw.
+        scene: to render.
         s: a moment of the scene.
         kept: layers that rest, from earlier calls for the same scene; new ones are added.
         quick: interpolate linearly, for the many images that motion blur averages.
@@ -162,7 +162,7 @@ def exposed(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
     """The image at s, averaged over the time the shutter is open, before noise and compression.
 
     Args:
-        scene: what to draw.
+        scene: to render.
         s: frame time; the shutter opens and closes evenly about it.
         sheets: the layers at s, for when the shutter is open for no time.
     """
@@ -350,7 +350,7 @@ def degraded(scene: Scene, image: Bytes, name: str, moment: float) -> Bytes:
 
 
 def halved_chroma(image: Bytes) -> Bytes:
-    """What 4:2:0 leaves of an image: chroma averaged over 2 x 2 and interpolated again."""
+    """An image after 4:2:0: chroma averaged over 2 x 2 and interpolated again."""
     height, width = image.shape[:2]
     ycc = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)
     small = cv2.resize(ycc[..., 1:], ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)

@@ -117,7 +117,7 @@ class Layer:
     )
     place: Matrix  # 3 x 3: texels to pixels at s = 0, before any motion
     motion: Motion = field(default_factory=Motion)
-    camera: Motion | None = None  # the camera's motion, None for what does not move with the world
+    camera: Motion | None = None  # the camera's motion, None if the layer does not move with the world
     deformation: Deformation | None = None
     opacity: float = 1.0
     shown: tuple[float, float] = (-9.0, 9.0)  # the layer is there for s in [from, to)
@@ -175,7 +175,7 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """What happens to the images after the lens. The truth at t takes only the halved chroma."""
+    """Degradation of the images after the lens. The truth at t takes only the halved chroma."""
 
     noise: float = 0.0  # standard deviation of a read noise, levels of 255
     shot: float = 0.0  # and of the part that grows with the root of the level, at white
@@ -201,7 +201,7 @@ class Scene:
     cut: bool = False  # b and after belong to another scene
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be rendered."""
+        """Check the values."""
         if not 0 < self.t < 1:
             raise ValueError(f"t = {self.t} is not within (0, 1)")
         if not self.layers or not self.layers[0].endless:

@@ -177,7 +177,7 @@ def dead_leaves(rng: Generator, size: int) -> Image:
     skin = np.zeros((size, size), np.uint8)  # strength of the grain, 0 to 255
     for k, radius in enumerate(radii.tolist()):
         colour = tints[k]
-        if radius < 12:  # small things are mostly of the colour of what they lie on
+        if radius < 12:  # small leaves mostly have the colour under them
             under = out[middles[k][1] // 16, middles[k][0] // 16].tolist()
             colour = [0.3 * c + 0.7 * below + shades[k] for c, below in zip(colour, under, strict=True)]
         inks: list[tuple[Image, tuple[float, ...], int]] = [

@@ -279,7 +279,7 @@ def _psnr(one: NDArray[Any], two: Image) -> float:
 
 @dataclass(frozen=True)
 class ClipSource:
-    """Windows of real clips, as a source of shards; what shard k holds depends on k and the folders alone."""
+    """Windows of real clips, as a source of shards; the content of shard k depends on k and the folders alone."""
 
     folders: tuple[Path, ...]
     size: int = 256  # pixels; clips with a shorter side give nothing

@@ -93,7 +93,7 @@ class MatcherRecipe:
     clip_share: float = 0.4  # of the samples, if there are clips
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Check the values."""
         if self.stage not in STAGES:
             raise InputError(f"train: stage {self.stage!r} is none of {', '.join(STAGES)}")
         if self.size % 16 or not 64 <= self.size <= min(SCENE):

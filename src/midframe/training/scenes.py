@@ -30,7 +30,7 @@ def scenes(
     """Training scenes without end, seeds `first`, `first + stride` and so on.
 
     Args:
-        textures: what surfaces are made of.
+        textures: of the surfaces.
         first: the first seed; with `stride` the number of workers, each worker starts at its own number.
         size: height and width, pixels.
         mix: how often things happen; the training mix if not given.

@@ -52,7 +52,7 @@ MASKS = (
     "hidden_a_before",
     "hidden_b_after",
 )
-# what becomes of what when the video runs backwards
+# names exchanged by time reversal
 REVERSED = {
     "before": "after",
     "a": "b",
@@ -157,7 +157,7 @@ class Shards:
 
     Args:
         folder: where they lie; made if absent. One run at a time may use it.
-        source: what fills them.
+        source: of their samples.
         samples: in a shard.
         reuse: how often each sample is used on average.
         window: shards drawn from at a time.
@@ -207,7 +207,7 @@ class Shards:
             self._processes.append(process)
 
     def close(self) -> None:
-        """Stop the workers; what they finished stays on disk."""
+        """Stop the workers; finished shards stay on disk."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -251,8 +251,8 @@ class Shards:
                 break
             dead = [p for p in self._processes if not p.is_alive()]
             if dead or time.monotonic() - since > PATIENCE:
-                what = f"worker {dead[0].name} ended with code {dead[0].exitcode}" if dead else "no worker made it"
-                raise JobError(f"shard {number} in {self.folder} is missing: {what}; see its message above")
+                reason = f"worker {dead[0].name} ended with code {dead[0].exitcode}" if dead else "no worker made it"
+                raise JobError(f"shard {number} in {self.folder} is missing: {reason}; see its message above")
             time.sleep(0.05)
         self._open[number] = {file.stem: np.load(file, mmap_mode="r") for file in sorted(path.glob("*.npy"))}
         return self._open[number]
@@ -343,7 +343,7 @@ class Change:
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
     lift: float = 0.0
     swap: tuple[int, int, int] = (0, 1, 2)  # order of the colours
-    fade: float = 0.0  # logarithm of how much brighter b becomes against a; what lies between follows evenly
+    fade: float = 0.0  # logarithm of how much brighter b becomes than a; linear in between
 
     def brightness(self, time: float) -> float:
         """Of an image, a being at 0 and b at 1, by the fade; the brighter of the two stays as it is."""

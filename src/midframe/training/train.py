@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 600.0  # between checkpoints
 MARGIN = 64  # pixels by which samples are larger than crops
 WINDOW = 16  # shards that are drawn from: batches of hundreds need many scenes
-# What inverse search loses altogether cannot be repaired by fusion; it would only be noise in the gradients. Motion
+# Motion that inverse search loses cannot be repaired by fusion; it would only be noise in the gradients. Motion
 # by a whole period looks like none: only such scenes teach otherwise.
 SCENES = Mix(fast=0.06, medium=0.4, repeated=0.35, whole_period=0.6)
 

@@ -15,7 +15,7 @@ Warped = Any  # frames warped under every hypothesis, as a back end keeps them
 
 
 class Backend(Protocol):
-    """Computes for one engine. Features, and what `warp` returns, belong to the kind of back end that made them."""
+    """Computes for one engine. Features and warped frames belong to the kind of back end that made them."""
 
     def prepare(self, image: Tensor) -> FrameFeatures:
         """Prepare RGB frames (B, 3, H, W) for warping."""

@@ -49,7 +49,7 @@ class FusionNetwork(nn.Module):
     """Computes fusion weights from matching features.
 
     The same small layers see each hypothesis of a block; a U-Net sees the pooled features of all hypotheses and the
-    blocks around. So all hypotheses share what is learned, and an inactive one costs next to nothing.
+    blocks around. So all hypotheses share the learned layers, and an inactive one costs next to nothing.
     """
 
     def __init__(self, hypotheses: Sequence[str], each: int, context: int, coarse: int) -> None:

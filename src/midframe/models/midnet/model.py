@@ -57,7 +57,7 @@ class Midnet(Model):
 
         Args:
             architecture: its size.
-            backend: what computes; tensor operations if not given.
+            backend: of the computation; tensor operations if not given.
         """
         super().__init__()
         self.architecture = architecture

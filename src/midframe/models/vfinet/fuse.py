@@ -1,7 +1,7 @@
 """From flows and two images to the image between them: residual flows, adaptive filter, mask, static blend.
 
-After Quadratic Video Interpolation (Xu et al. 2019), with a U-Net at half resolution and a blend for what
-stands still, as in ModelScope's vfinet (Apache-2.0). Images are the network's own: BGR less the mean.
+After Quadratic Video Interpolation (Xu et al. 2019), with a U-Net at half resolution and a blend for static
+content, as in ModelScope's vfinet (Apache-2.0). Images are the network's own: BGR less the mean.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Residuals(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 20, H, W), sides multiples of 16 -> (N, 8, H, W) float32 and (N, 32, H, W)."""
         top = self.full(x)
-        skips = [self.coarse(F.avg_pool2d(top, 2))]  # what bilinear halving amounts to
+        skips = [self.coarse(F.avg_pool2d(top, 2))]  # equals bilinear halving
         for down in self.down:
             skips.append(down(F.avg_pool2d(skips[-1], 2)))
         x = skips.pop()

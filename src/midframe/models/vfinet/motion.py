@@ -39,7 +39,7 @@ def _spread(flow: Tensor) -> tuple[Tensor, Tensor]:
     """Carry a flow (N, 2, H, W) along itself to the four pixels around each target, weighted by exp(-distance^2).
 
     Returns:
-        Weighted sums (N, 2, H, W) and weights (N, 1, H, W); what leaves the image is lost.
+        Weighted sums (N, 2, H, W) and weights (N, 1, H, W); content that leaves the image is lost.
     """
     n, _, height, width = flow.shape
     corner = flow.floor()

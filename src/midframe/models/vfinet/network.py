@@ -52,7 +52,7 @@ class Flows:
 
     forward: Tensor  # a -> b, refined
     backward: Tensor  # b -> a, refined
-    raw_forward: Tensor  # as RAFT gave them: what neighbouring gaps take their acceleration from
+    raw_forward: Tensor  # of RAFT, unrefined: for the acceleration in neighbouring gaps
     raw_backward: Tensor
     halved: bool = False  # whether that is half the resolution of the images
 
@@ -138,7 +138,7 @@ class VFINet(Model):
         mean = image.new_tensor(MEAN).view(1, 3, 1, 1)
         full = image - mean if is_large else None
         if is_large:
-            image = F.avg_pool2d(image, 2)  # what bilinear halving amounts to
+            image = F.avg_pool2d(image, 2)  # equals bilinear halving
         return Features(image - mean, full, self.raft.encode(image))
 
     def match(self, a: Features, b: Features) -> Flows:

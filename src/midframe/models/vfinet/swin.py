@@ -40,7 +40,7 @@ def wide_windows(x: Tensor) -> Tensor:
     Means of 2x2 pixels, mirrored by one at the edges; windows of 4 half pixels, 2 apart.
     """
     batch, _, _, channels = x.shape
-    half = F.avg_pool2d(x.permute(0, 3, 1, 2), 2)  # what bilinear halving amounts to
+    half = F.avg_pool2d(x.permute(0, 3, 1, 2), 2)  # equals bilinear halving
     half = F.pad(half, (1, 1, 1, 1), mode="reflect")
     tokens = F.unfold(half, WINDOW, stride=WINDOW // 2)  # (B, C 16, windows)
     return tokens.view(batch, channels, TOKENS, -1).permute(0, 3, 2, 1).reshape(-1, TOKENS, channels)
