@@ -11,6 +11,7 @@ import pytest
 
 import midframe
 from midframe.errors import InputError, UnsupportedError
+from midframe.video.probe import probe
 
 SIZE = 48
 
@@ -90,6 +91,15 @@ def test_transparency_is_kept(tmp_path: Path, suffix: str) -> None:
     first = look(target)[1][0]
     assert first[40, 40, 3] == 0 and first[20, 8, 3] == 255
     assert np.abs(first[20, 8, :3].astype(int) - (224, 64, 64)).max() <= 4
+
+
+def test_an_avif_sequence_goes_out_and_in(tmp_path: Path) -> None:
+    interpolate(make(tmp_path / "a.gif", 0, [10] * 4), tmp_path / "b.avif")
+    info = probe(tmp_path / "b.avif")
+    assert (info.codec, info.rate, info.header_frames) == ("av1", 20, 8)
+    interpolate(tmp_path / "b.avif", tmp_path / "c.apng")
+    delays, frames = look(tmp_path / "c.apng")
+    assert delays == [0.025] * 16 and frames[0].shape == (SIZE, SIZE, 4)
 
 
 def test_a_rate_that_no_player_shows_is_refused_before_the_work(tmp_path: Path) -> None:

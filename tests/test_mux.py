@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -403,6 +405,21 @@ def test_pictures_are_renumbered(tmp_path: Path) -> None:
     with open_reader(target, in_rate=Fraction(24)) as reader:
         levels = [int(frame.planes[1][0, 0]) for frame in reader]  # green
     assert all(a < b for a, b in pairwise(levels))
+
+
+def test_many_segments_need_few_open_files(tmp_path: Path) -> None:
+    info = info_of(width=32, height=32)
+    frames = [replace(flat(PLAIN, n % 30, 32, 32), pts=Fraction(n, 24)) for n in range(80)]
+    paths = cut(tmp_path / "s", info, tmp_path / "a.mp4", frames, 1, Fraction(24), Fraction(1, 24))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)  # the limit counts numbers, which are given from the lowest on
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 12, hard))
+    try:
+        mux.join(paths, tmp_path / "a.mp4", None, info)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(stamps(tmp_path / "a.mp4")) == 80
 
 
 @pytest.mark.slow

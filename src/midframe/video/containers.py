@@ -17,7 +17,7 @@ from midframe.video.timestamps import timescale
 CONTAINERS = {
     ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".qt": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi",
     ".ts": "mpegts", ".m2ts": "mpegts", ".mts": "mpegts", ".nut": "nut", ".mxf": "mxf", ".gif": "gif", ".flv": "flv",
-    ".apng": "apng",
+    ".apng": "apng", ".avif": "avif",
 }  # fmt: skip
 _GLOBAL_HEADER: int = av.format.Flags.global_header.value  # type: ignore[assignment]
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")

@@ -275,6 +275,8 @@ def _auto_codec(source: PixelFormat, container: str, target: str | os.PathLike[s
             f"4444), .webm (VP9) or .mkv (FFV1), or drop it with --pix-fmt yuv420p"
         )
     deep = source.depth > 8 if pix_fmt == "auto" else pix_fmt.endswith(("10le", "12le", "10", "12"))
+    if container == "avif":
+        return "libsvtav1"
     if container == "webm":
         return "libsvtav1" if deep else "libvpx-vp9"
     if container == "mxf":

@@ -194,6 +194,7 @@ def choose_stream(container: Any, path: str | os.PathLike[str]) -> Any:
     known = [stream for stream in moving if stream.codec_context is not None]
     if not known:
         raise UnsupportedError(f"{named(path)}: no decoder for its video codec is in this build of PyAV")
+    known = [stream for stream in known if stream.frames != 1] or known  # AVIF has a still beside its sequence
     if default := [s for s in known if s.disposition & av.stream.Disposition.default]:
         known = default
     return max(known, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))

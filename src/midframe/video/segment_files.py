@@ -24,7 +24,7 @@ from midframe.video.encoders import ANIMATIONS, Encoding, holds
 from midframe.video.files import OPEN_SECONDS, named
 
 _MATROSKA_ALTERS = ("prores", "rawvideo")  # codecs whose tag or pixel format Matroska does not keep
-_INTO_MATROSKA_LIKE = ("mp4", "mov", "matroska", "webm", "flv")
+_INTO_MATROSKA_LIKE = ("mp4", "mov", "matroska", "webm", "flv", "avif")
 
 
 def segment_muxer(encoding: Encoding) -> str:
