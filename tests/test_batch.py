@@ -79,7 +79,7 @@ def test_a_stopped_batch_goes_on(tmp_path: Path) -> None:
         if now[0].state == "done":
             drain.set()
 
-    with pytest.raises(Interrupted, match="1 of 2 films"):
+    with pytest.raises(Interrupted, match="1 of 2 videos"):
         Batch(films, tmp_path / "batch.json", make, on_change=stop).run(threading.Event(), drain)
     assert go(Batch(films, tmp_path / "batch.json", make)) == ["done", "done"]
     assert make.made == ["a", "b"]
@@ -97,8 +97,8 @@ def test_a_list_says_what_is_wished_of_each_film(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("film\na.mp4\n", "has no films"),
-        ("", "has no films"),
+        ("film\na.mp4\n", "has no videos"),
+        ("", "has no videos"),
         ("source,fps\na.mp4,-3\n", "line 2"),
         ("source,speed\na.mp4,3\n", "line 2"),
         ("source\na.mp4,b,c\n", "more cells"),
@@ -123,7 +123,7 @@ def test_real_films_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     arguments = ["batch", str(folder), "-o", str(tmp_path / "out"), "--model", "blend", "--device", "cpu"]
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0, done.output
-    assert "2 of 2 films are done" in done.output
+    assert "2 of 2 videos are done" in done.output
     assert sorted(p.name for p in (tmp_path / "out").glob("*.mp4")) == ["one.48fps.mp4", "two.48fps.mp4"]
     again = CliRunner().invoke(cli, arguments)
     assert again.exit_code == 0 and "running" not in again.output

@@ -176,7 +176,7 @@ def test_doctor(call: Call) -> None:
     found = json.loads(call("doctor", "--json", "--model", "blend").out)
     assert "libx264" in found["encoders"]
     assert found["devices"][0] == "cpu"
-    assert "new pictures" in found["speed"]
+    assert "new frames" in found["speed"]
 
 
 INTERRUPTED = """
@@ -323,7 +323,8 @@ def test_plain_progress_is_a_line_now_and_then(tmp_path: Path, capsys: pytest.Ca
     for seconds in (0, 5, 11, 15, 22):
         now[0] = seconds
         teller.progress(progress)
-    assert capsys.readouterr().err.splitlines() == ["120 of 480 frames (25 %), 12.0 fps, 30 s left, 2 cuts"] * 2
+    line = "120 of 480 frames (25 %), 12.0 fps, 30 s left, 2 scene changes"
+    assert capsys.readouterr().err.splitlines() == [line] * 2
     assert details(replace(progress, remaining=None, cuts=0)) == "12.0 fps"
     told = Json(clock=lambda: now[0])
     for seconds in (0.0, 0.1, 0.6):
@@ -331,4 +332,4 @@ def test_plain_progress_is_a_line_now_and_then(tmp_path: Path, capsys: pytest.Ca
         told.progress(progress)
     assert len(capsys.readouterr().out.splitlines()) == 2
     source = clips.make(tmp_path / "in.mp4", Clip(frames=2))
-    assert "4 frames (1 new), 0 cuts" in result_text(interpolate(source, model="blend"))
+    assert "4 frames (1 new), 0 scene changes" in result_text(interpolate(source, model="blend"))

@@ -497,7 +497,7 @@ def test_the_commands_use_the_cluster(nodes: Any, film: Path, truth: list[int], 
         shutil.copy(film, films / name)
     (films / "bad.mkv").write_text("no film")
     done = call("batch", films, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *wishes)
-    assert done.code == 1 and "2 of 3 films are done" in done.out
+    assert done.code == 1 and "2 of 3 videos are done" in done.out
     report = json.loads((tmp_path / "report.json").read_text())
     assert {Path(entry["source"]).name: entry["state"] for entry in report} == {
         "a.mkv": "done", "b.mkv": "done", "bad.mkv": "failed"

@@ -229,7 +229,8 @@ def test_frames_of_low_confidence_are_reported(tmp_path: Path, small_segments: N
     result = midframe.interpolate(source, tmp_path / "out.mp4", network=Stumbling(), device="cpu", ratio=2)
     (worst, second), rest = result.low_confidence[:2], result.low_confidence[2:]
     assert (worst.frame, second.frame) == (19, 61)  # the tenth gap, the 31st; counted through the segments
-    assert worst.confidence < second.confidence < min((low.confidence for low in rest), default=1) - 0.1
+    assert worst.confidence < second.confidence < min((low.confidence for low in rest), default=1)
+    assert second.confidence < 0.1, "a quarter of it is inconsistent"
     half_seconds = [low.frame // 24 for low in result.low_confidence]
     assert len(half_seconds) <= 96 // 24 + 5, "one of a moment, and segments begin anew"
     told = json.loads(result.report.read_text())["low_confidence"]
@@ -525,13 +526,13 @@ def test_a_range_starts_and_ends_where_it_is_wished(tmp_path: Path) -> None:
     got = times(result.path)
     assert (got[0], got[-1]) == (0, Fraction(35, 48))
     assert result.kinds.startswith("sisi")
-    with pytest.raises(InputError, match=r"--start 9 s is not within the film, which ends at 2 s"):
+    with pytest.raises(InputError, match=r"--start 9 s is beyond the end of the video at 2 s"):
         run(source, tmp_path / "none.mp4", start=9)
 
 
 def test_an_end_before_the_first_picture_is_refused(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", Clip(pts=range(24, 48)))
-    with pytest.raises(InputError, match=r"--end 0\.5 s is not after 1 s, where the film's first picture is shown"):
+    with pytest.raises(InputError, match=r"--end 0\.5 s is not after 1 s, the time of the first frame"):
         run(source, end="0.5")
 
 
@@ -553,7 +554,7 @@ def test_painted_pixels_stay_as_they_are(tmp_path: Path) -> None:
     assert abs(after[1][:, :24] - after[0][:, :24]).max() == 0, "copied from the nearest source frame"
     assert abs(after[1][:, 40:] - before[1][:, 40:]).max() == 0, "made as without a mask"
     assert abs(before[1][:, :24] - before[0][:, :24]).max() > 0
-    with pytest.raises(InputError, match="is not a picture"):
+    with pytest.raises(InputError, match="cannot be read as an image"):
         run(source, tmp_path / "no.mkv", mask=str(tmp_path / "none.png"))
 
 
@@ -582,7 +583,7 @@ def test_pictures_in_and_out(tmp_path: Path) -> None:
     assert run(folder / "shot_%d.png", tmp_path / "more" / "%03d.png", in_fps=12).finished_before
     with pytest.raises(InputError, match="holds images named like"):
         run(folder, tmp_path / "more" / "%03d.png", in_fps=12, ratio=3)
-    with pytest.raises(InputError, match=r"one picture.*%06d\.png"):
+    with pytest.raises(InputError, match=r"one image.*%06d\.png"):
         run(folder, tmp_path / "one.png", in_fps=12)
 
 
@@ -648,4 +649,4 @@ def test_a_journal_with_the_names_of_earlier_versions_goes_on(tmp_path: Path, sm
     record.write_text(json.dumps(written))
     result = run(source, target)
     assert result.kinds == straight.kinds
-    assert result.low_confidence[0] == LowConfidence(3, 0.5)
+    assert result.low_confidence[0] == LowConfidence(3, 0.0196), "the share of then as the score of now"

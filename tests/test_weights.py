@@ -37,6 +37,39 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.parametrize("name", ["midnet-s", "midnet-m"])
+def test_shipped_weights_are_those_of_their_checksums(name: str) -> None:
+    known = dict(reversed(line.split()) for line in (weights.SHIPPED / weights.SUMS).read_text().splitlines())
+    path = weights.shipped(name)
+    assert path is not None and known[path.name] == weights.sha256(path)
+
+
+def test_a_shipped_file_with_one_changed_byte_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in (weights.SUMS, "midnet-s.safetensors"):
+        (tmp_path / file).write_bytes((weights.SHIPPED / file).read_bytes())
+    monkeypatch.setattr(weights, "SHIPPED", tmp_path)
+    load_model("midnet-s")
+    content = bytearray((tmp_path / "midnet-s.safetensors").read_bytes())
+    content[-100] ^= 1
+    (tmp_path / "midnet-s.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match="is damaged: its SHA-256") as error:
+        load_model("midnet-s")
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    path = weights.shipped("midnet-s")
+    assert path is not None
+    state = load_file(path)
+    name = sorted(state)[0]
+    state[name] = torch.full_like(state[name], value)
+    save_file(state, tmp_path / "mine.safetensors", weights.read_metadata(path))
+    with pytest.raises(WeightsError, match="not finite") as error:
+        load_model("midnet-s", tmp_path / "mine.safetensors")
+    assert one_line(error)
+
+
 def one_line(error: pytest.ExceptionInfo[MidframeError]) -> str:
     text = str(error.value)
     assert "\n" not in text
@@ -224,7 +257,7 @@ def test_fetch_gets_checks_and_keeps(tmp_path: Path, cache: Path, monkeypatch: p
     assert result.exit_code == 0
     record = weights.RECORDS["vfinet"]
     assert asked == [(record.hub, name) for name in record.files]
-    assert sorted(path.name for path in (cache / "vfinet").iterdir()) == sorted(record.files)
+    assert sorted(path.name for path in (cache / "vfinet").iterdir()) == sorted([weights.SUMS, *record.files])
     assert "ready" in CliRunner().invoke(command, ["list"], catch_exceptions=False).output.split("vfinet")[1]
     verified = CliRunner().invoke(command, ["verify", "vfinet"], catch_exceptions=False)
     assert verified.output.count("good") == 2

@@ -70,7 +70,7 @@ def read_list(path: Path, options: Options) -> list[Entry]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MediaError(f"the list '{path}' cannot be read: {error}") from error
     if not rows or "source" not in rows[0]:
-        raise InputError(f"the list '{path}' has no films: its first line names the columns, 'source' among them")
+        raise InputError(f"the list '{path}' has no videos: its first line names the columns, 'source' among them")
     base = {name: value for name, value in asdict(options).items() if value != getattr(Options(), name)}
     entries = []
     for number, row in enumerate(rows, 2):

@@ -94,7 +94,7 @@ class Interpolator:
                 type(picture) is not type(a) or picture.dtype != a.dtype or picture.shape != a.shape
             ):
                 raise InputError(
-                    f"pictures of one call are of one kind, type and size; a is {_said(a)}, {name} is {_said(picture)}"
+                    f"frames of one call are of one kind, type and size; a is {_said(a)}, {name} is {_said(picture)}"
                 )
         times = [t] if isinstance(t, (int, float, Fraction)) else list(t)
         made = self._engine.between(
@@ -130,7 +130,7 @@ def _to_tensor(picture: Picture, name: str) -> Tensor:
     """(3, H, W) float32, 0..1. The caller's frame is not touched."""
     if isinstance(picture, np.ndarray):
         if picture.ndim != 3 or picture.shape[2] != 3:
-            raise InputError(f"{name} is {_said(picture)}; a numpy picture is (height, width, 3), RGB")
+            raise InputError(f"{name} is {_said(picture)}; a numpy frame is (height, width, 3), RGB")
         if picture.dtype not in (np.uint8, np.uint16) and not np.issubdtype(picture.dtype, np.floating):
             raise InputError(f"{name} is {_said(picture)}; allowed are uint8, uint16 and float in 0..1")
         top = np.iinfo(picture.dtype).max if np.issubdtype(picture.dtype, np.integer) else 1
@@ -138,13 +138,13 @@ def _to_tensor(picture: Picture, name: str) -> Tensor:
         return torch.from_numpy(values / np.float32(top) if top > 1 else values.copy())
     if isinstance(picture, Tensor):
         if picture.ndim != 3 or picture.shape[0] != 3:
-            raise InputError(f"{name} is {_said(picture)}; a torch picture is (3, height, width), RGB")
+            raise InputError(f"{name} is {_said(picture)}; a torch frame is (3, height, width), RGB")
         if picture.dtype in _LEVELS:
             return picture.to(torch.float32) / _LEVELS[picture.dtype]
         if not picture.is_floating_point():
             raise InputError(f"{name} is {_said(picture)}; allowed are uint8, uint16 and float in 0..1")
         return picture.to(torch.float32, copy=True)
-    raise InputError(f"{name} is a {type(picture).__name__}; a picture is a numpy array or a torch tensor")
+    raise InputError(f"{name} is a {type(picture).__name__}; a frame is a numpy array or a torch tensor")
 
 
 def _from_tensor(made: Tensor, like: Picture) -> Picture:

@@ -283,7 +283,7 @@ def between_files(a: Path, b: Path, dst: Path, options: Options, *, network: Mod
     """
     ratio = options.ratio or Fraction(2)
     if ratio.denominator != 1 or ratio < 2:
-        raise InputError(f"between two pictures --ratio is a whole number from 2 on; {float(ratio):g} was given")
+        raise InputError(f"between two images --ratio is a whole number from 2 on; {float(ratio):g} was given")
     check_target(dst, a, options.overwrite)
     check_target(dst, b, options.overwrite)
     info = probe_sequence([a, b], Fraction(1))

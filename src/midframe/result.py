@@ -13,6 +13,7 @@ from midframe import __version__
 from midframe.types import Frame, Segment
 
 LETTERS = {"source": "s", "interpolated": "i", "held": "h", "duplicate": "d"}  # kind of a frame, in `Result.kinds`
+HALF_SCORE = 0.01  # share of a frame that is inconsistent where the score is one half
 OLD_LETTERS = str.maketrans("mr", "id")  # as journals of version 0.1 before November 2026 have them
 
 
@@ -38,7 +39,7 @@ class LowConfidence:
     """An interpolated frame that its neighbours support little: where to look first."""
 
     frame: int  # 0-based, of the output
-    confidence: float  # 0..1; share of it that is photometrically consistent with both neighbours
+    confidence: float  # 0..1, see `confidence_score`
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,15 @@ class Result:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+def confidence_score(consistent: float) -> float:
+    """A score that spreads over 0..1 on real videos, of the share of a frame that is consistent with its neighbours.
+
+    One half at 1 % inconsistent. Deciles of 150 frames of 8 real clips, every second frame dropped: 0.01, 0.34, 0.60,
+    0.79, 0.86, 0.92, 0.97, 0.99 ..., where the shares were 0.07, 0.981, 0.993, 0.997, 0.998 ...
+    """
+    return 1 / (1 + (1 - consistent) / HALF_SCORE)
 
 
 def report_text(

@@ -27,7 +27,15 @@ from midframe.journal import Journal, fingerprint, folder_of, segments_from_json
 from midframe.models.base import Model
 from midframe.options import Options
 from midframe.plan import Plan, is_pattern, numbered, report_of
-from midframe.result import LETTERS, OLD_LETTERS, LowConfidence, Result, read_report, report_text
+from midframe.result import (
+    LETTERS,
+    OLD_LETTERS,
+    LowConfidence,
+    Result,
+    confidence_score,
+    read_report,
+    report_text,
+)
 from midframe.types import Frame, Gap, Segment
 from midframe.video import mux
 from midframe.video.images import natural_order
@@ -35,7 +43,7 @@ from midframe.video.segment_files import segment_stamps, segment_suffix
 from midframe.video.streams import excluded_streams, plan_streams, stream_notes
 from midframe.video.writer import Writer, open_writer
 
-# Interpolated frames of lower confidence are reported, one for each moment; their PSNR was 25 dB in the median.
+# Interpolated frames of which less is consistent are reported, one for each moment; their median PSNR was 25 dB.
 LOW_CONFIDENCE = 0.98
 MOMENT_SECONDS = Fraction(1, 2)  # of the output: who looks at one frame sees its neighbours too
 MOST_LOW = 500
@@ -118,7 +126,7 @@ class SegmentWriter:
         if frame.confidence is not None and frame.confidence < LOW_CONFIDENCE:
             moment = int(len(self._kinds) / (self.plan.rate * MOMENT_SECONDS))
             if moment not in self._low or frame.confidence < self._low[moment][1]:
-                self._low[moment] = len(self._kinds), round(frame.confidence, 4)
+                self._low[moment] = len(self._kinds), frame.confidence
         self._kinds.append(LETTERS[frame.kind])
 
     def finish(self) -> None:
@@ -144,7 +152,7 @@ class SegmentWriter:
             "kinds": "".join(self._kinds),
             "cuts": [str(at) for at in self._cuts.pop(number, [])],
             "held": [[str(start), str(end)] for start, end in self._held.pop(number, [])],
-            "low_confidence": list(self._low.values()),
+            "low_confidence": [[n, round(confidence_score(share), 4)] for n, share in self._low.values()],
         }
         self.journal.finish(number, self._suffix, record)
         self._kinds.clear()
@@ -165,7 +173,8 @@ def segment_record(journal: Journal, number: int) -> dict[str, Any]:
     if record is None:
         raise JobError(f"segment {number} of '{journal.target}' has vanished; give the same command again")
     # records of version 0.1 before November 2026 have other letters and names
-    low = record.get("low_confidence", record.get("doubts", []))
+    doubts = [[n, round(confidence_score(share), 4)] for n, share in record.get("doubts", [])]
+    low = record.get("low_confidence", doubts)
     return {**record, "kinds": str(record["kinds"]).translate(OLD_LETTERS), "low_confidence": low}
 
 

@@ -122,7 +122,7 @@ def main() -> None:
         _say(f"{error.filename or 'the standard output'} cannot be written: {error.strerror or error}")
         sys.exit(3)
     except MemoryError as error:
-        _say(said(error, "out of memory; try --tile 512, or a smaller picture"))
+        _say(said(error, "out of memory; try --tile 512, or a smaller frame"))
         sys.exit(5)
 
 

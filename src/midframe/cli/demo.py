@@ -23,7 +23,7 @@ FINE = 8  # crf
 @click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folder", default="midframe-demo")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help="See: midframe models list.")
-@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.25, 10), help="Length of the film.")
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.25, 10), help="Length of the video.")
 def command(folder: str, model: str, seconds: float) -> None:
     """Render a short scene, interpolate it at 2x and from 24 to 60 frames per second, and compare.
 
@@ -62,7 +62,7 @@ def run(place: Path, scene: Scene, model: str) -> None:
         click.echo(f"wrote {side}: left {RATE} fps, right {rate} fps")
     picture = place / "between.png"
     still(scene, place / "scene.48fps.mp4", picture)
-    click.echo(f"wrote {picture}: the frame before, the new picture, and how far each is from the true one")
+    click.echo(f"wrote {picture}: the frame before, the new frame, and how far each is from the true one")
 
 
 def still(scene: Scene, film: Path, target: Path, number: int = 33) -> None:
@@ -143,6 +143,6 @@ def scores(scene: Scene, source: Path, result: Result) -> str:
             repeated.append(psnr(before, truth))
             overlay.append(psnr(picture, before, where))
     return (
-        f"new pictures against the true ones: {level(made):.2f} dB (repeating the last picture: "
+        f"new frames against the true ones: {level(made):.2f} dB (repeating the last frame: "
         f"{level(repeated):.2f} dB); logo against the source: {level(overlay):.1f} dB"
     )

@@ -91,7 +91,7 @@ def speed(model: str) -> str:
         if time.perf_counter() - began > 10:
             break
     rate = count / (time.perf_counter() - began)
-    return f"{model} makes about {rate:.1f} new pictures of {SIDE[1]}x{SIDE[0]} a second on {engine.device}"
+    return f"{model} makes about {rate:.1f} new frames of {SIDE[1]}x{SIDE[0]} a second on {engine.device}"
 
 
 def _memory() -> str:

@@ -219,7 +219,7 @@ def run(
         if config is None:
             raise InputError("a URL is for a cluster; add --ray auto or --ray local")
         if dry_run:
-            raise InputError("--dry-run is for films in folders; one behind a URL would have to be copied first")
+            raise InputError("--dry-run is for videos in folders; one behind a URL would have to be copied first")
         urls(inputs, output, options, progress, config)
         return
     sources = [Path(name) for name in inputs]

@@ -215,7 +215,7 @@ def details(progress: Progress) -> str:
     if progress.remaining is not None:
         parts.append(f"{duration_text(progress.remaining)} left")
     if progress.cuts:
-        parts.append(f"{progress.cuts} cut{'s' if progress.cuts > 1 else ''}")
+        parts.append(f"{progress.cuts} scene change{'s' if progress.cuts > 1 else ''}")
     return ", ".join(parts)
 
 
@@ -247,7 +247,7 @@ def result_text(result: Result) -> str:
     made = result.kinds.count("i")
     text = (
         f"wrote {result.path}: {result.frames_out} frames ({made} new), {len(result.cuts)} "
-        f"cut{'' if len(result.cuts) == 1 else 's'}, {duration_text(seconds)}"
+        f"scene change{'' if len(result.cuts) == 1 else 's'}, {duration_text(seconds)}"
     )
     worst = [
         f"{float(low.frame / result.rate):.2f} s ({100 * low.confidence:.0f} %)"

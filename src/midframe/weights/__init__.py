@@ -34,6 +34,7 @@ from midframe.extras import install_command
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent
+SUMS = "SHA256SUMS"  # of shipped and fetched files, as sha256sum writes and checks it
 TIMEOUT_SECONDS = 30.0  # without a byte from a download
 
 
@@ -120,9 +121,40 @@ def cache_folder() -> Path:
 
 
 def shipped(name: str) -> Path | None:
-    """The weights file of this model that came with midframe, or None."""
+    """The weights file of this model that came with midframe, checked against `SHA256SUMS` beside it, or None.
+
+    Raises:
+        WeightsError: it is not the file that was shipped.
+    """
     path = SHIPPED / f"{name}.safetensors"
-    return path if path.is_file() else None
+    if not path.is_file():
+        return None
+    check_sum(path, "install midframe again")
+    return path
+
+
+def note_sum(path: Path) -> None:
+    """Bring the line of a file in the `SHA256SUMS` of its folder up to date, where there is such a line."""
+    sums = path.parent / SUMS
+    if not sums.is_file():
+        return
+    lines = sums.read_text(encoding="utf-8").splitlines()
+    new = [f"{sha256(path)}  {path.name}" if line.endswith(f"  {path.name}") else line for line in lines]
+    if new != lines:
+        sums.write_text("".join(f"{line}\n" for line in new), encoding="utf-8")
+
+
+def check_sum(path: Path, advice: str) -> None:
+    """Compare a file with its line in the `SHA256SUMS` of its folder, if there is one.
+
+    Raises:
+        WeightsError: the file has another checksum.
+    """
+    with contextlib.suppress(OSError):
+        lines = (path.parent / SUMS).read_text(encoding="utf-8").splitlines()
+        known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        if known.get(path.name, sha256(path)) != sha256(path):
+            raise WeightsError(f"'{path}' is damaged: its SHA-256 is not the one in {path.parent / SUMS}; {advice}")
 
 
 def find(record: Record, folder: Path | None = None) -> tuple[Path, ...]:
@@ -140,6 +172,8 @@ def find(record: Record, folder: Path | None = None) -> tuple[Path, ...]:
     places = [folder] if folder is not None else [_home(record), *_hub_caches(record)]
     for place in places:
         if all((place / name).is_file() for name in record.files):
+            for name in record.files:
+                check_sum(place / name, f"`midframe models fetch {record.name}` gets it again")
             return tuple(place / name for name in record.files)
     wanted = " and ".join(record.files)
     if folder is not None:
@@ -189,6 +223,7 @@ def fetch(record: Record) -> tuple[Path, ...]:
             if record.sha256 and sha256(got) != record.sha256[number]:
                 raise WeightsError(f"{name} from {record.downloads or record.hub} has another sha256 than published")
             os.replace(got, home / name)  # whole or not at all
+    (home / SUMS).write_text("".join(f"{sha256(home / name)}  {name}\n" for name in record.files), encoding="utf-8")
     return tuple(home / name for name in record.files)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from midframe.errors import WeightsError
 from midframe.models.midnet.architecture import SIZES, Architecture
 from midframe.models.midnet.model import Midnet
+from midframe.weights import note_sum
 
 # Parameters in files written before they were called by the field's terms.
 _OLD_PREFIXES = {
@@ -50,6 +51,7 @@ def save_midnet(path: Path, state: Mapping[str, Tensor], architecture: Architect
     save_file(half, scratch, {"architecture": json.dumps(architecture.to_json()), **notes})
     scratch.chmod(0o644)  # safetensors makes it readable by its owner alone
     scratch.replace(path)
+    note_sum(path)
 
 
 def load_midnet(path: Path, name: str = "") -> Midnet:
@@ -74,6 +76,8 @@ def load_midnet(path: Path, name: str = "") -> Midnet:
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
+    if (bad := next((key for key, value in state.items() if not torch.isfinite(value).all()), None)) is not None:
+        raise WeightsError(f"'{path}' is damaged: '{bad}' holds numbers that are not finite; use another copy")
     try:
         architecture = Architecture.from_json(json.loads(found or ""))
         if name in SIZES and architecture != SIZES[name]:

@@ -95,7 +95,7 @@ export async function openViewer(job, onClose, at = 0) {
     const width = track.clientWidth, x = (seconds) => width * seconds / length;
     const rect = (name, from, to, y, height) => svg("rect", { class: name, x: Math.min(from, width - 3), y, width: Math.max(3, to - from), height });
     const span = (name) => ([from, to]) => rect(name, x(from), x(to), 3, 9);
-    const depth = (confidence) => Math.min(20, 10 + 50 * (1 - confidence)); // a fifth of the frame in doubt fills the lane
+    const depth = (confidence) => 8 + 12 * Math.max(0, 1 - 3 * confidence); // the list holds confidences of 0 to 1/3
     const looped = loop.from === null && loop.to === null ? [] : [svg("rect", { class: "looped", x: x((loop.from ?? 0) / rate), y: 0, width: Math.max(3, x(((loop.to ?? last()) + 1 - (loop.from ?? 0)) / rate)), height: 28 })];
     line.setAttribute("viewBox", `0 0 ${width} 28`);
     line.replaceChildren(...looped, ...marks.duplicates.map(span("dup")), ...marks.holds.map(span("hold")), ...marks.cuts.map((s) => rect("cut", x(s) - 1, x(s) + 2, 0, 28)),
