@@ -76,7 +76,7 @@ def bars(count: int, step: int) -> list[Frame]:
 
 def test_a_moving_bar_becomes_its_mean_in_linear_light() -> None:
     model = Sliding(16)
-    gaps = timeline.gaps(bars(10, 16), Fr(24), shutter=Fr(1, 2))
+    gaps = timeline.gaps(bars(10, 16), Fr(24), playback=timeline.Playback(shutter=Fr(1, 2)))
     out = list(Engine(model).run(gaps))
     assert len(out) == 10 and model.matched == 9, "motion is estimated once per gap"
     assert [f.pts for f in out] == [Fr(n, 24) for n in range(10)]
@@ -93,7 +93,7 @@ def test_a_moving_bar_becomes_its_mean_in_linear_light() -> None:
 def test_samples_follow_the_motion(step: int, samples: int) -> None:
     model = Sliding(step)
     frames = bars(4, min(step, 50))
-    list(Engine(model).run(timeline.gaps(frames[:2], Fr(24), shutter=Fr(1))))
+    list(Engine(model).run(timeline.gaps(frames[:2], Fr(24), playback=timeline.Playback(shutter=Fr(1)))))
     per_gap = model.rendered
     assert per_gap <= samples, "the gap between two outputs is seen half by either"
     assert per_gap >= samples // 2
@@ -102,7 +102,7 @@ def test_samples_follow_the_motion(step: int, samples: int) -> None:
 def test_a_scene_change_is_not_blurred() -> None:
     left, right = bars(6, 16), bars(6, 3)
     frames = left[:3] + [Frame(f.planes, GRAY, f.pts, f.duration, f.index, 1) for f in right[3:]]
-    out = list(Engine(Sliding(16)).run(timeline.gaps(frames, Fr(24), shutter=Fr(1))))
+    out = list(Engine(Sliding(16)).run(timeline.gaps(frames, Fr(24), playback=timeline.Playback(shutter=Fr(1)))))
     assert [f.pts for f in out] == [Fr(n, 24) for n in range(6)]
     assert out[2].planes[0][0, 20 + 32 + 30 :].float().std() < 1, "nothing of the shot behind"
     assert int(out[3].planes[0][0, : 20 + 9 - 9].max()) == 20, "nothing of the shot before"
@@ -111,5 +111,5 @@ def test_a_scene_change_is_not_blurred() -> None:
 def test_what_stands_still_is_untouched() -> None:
     still = bars(1, 0)[0]
     frames = [Frame(still.planes, GRAY, Fr(n, 24), Fr(1, 24), n) for n in range(6)]
-    out = list(Engine(Sliding(16)).run(timeline.gaps(frames, Fr(60), shutter=Fr(1, 2))))
+    out = list(Engine(Sliding(16)).run(timeline.gaps(frames, Fr(60), playback=timeline.Playback(shutter=Fr(1, 2)))))
     assert len(out) == 15 and all(torch.equal(f.planes[0], still.planes[0]) for f in out)

@@ -84,7 +84,7 @@ def test_both_ways_and_first_outputs(at: Fr, rate: Fr) -> None:
 def test_the_timeline_follows_the_ramp_and_knows_no_segments(shutter: Fr) -> None:
     pace, rate = SpeedMap.of(RAMP), Fr(30)
     frames = list(cfr(9 * 24, Fr(24)))
-    whole = list(timeline.gaps(frames, rate, slowmo=pace, shutter=shutter))
+    whole = list(timeline.gaps(frames, rate, slowmo=pace, playback=timeline.Playback(shutter=shutter)))
     slots = [(gap, slot) for gap in whole for slot in gap.slots if slot.opening is None or slot.opening.first]
     count = timeline.segment_count(Segment(), Fr(0), Fr(9), rate, pace)
     assert count == pace.first_output(Fr(9), rate) == -(-pace.output(Fr(9)) * rate // 1)
@@ -95,7 +95,9 @@ def test_the_timeline_follows_the_ramp_and_knows_no_segments(shutter: Fr) -> Non
                 assert gap.a.pts + slot.t * (gap.b.pts - gap.a.pts) == pace.source(slot.pts)
     pieces = []
     for low, high in pairwise([None, Fr(3), Fr(9, 2), Fr(8), None]):
-        pieces += timeline.gaps(frames, rate, slowmo=pace, shutter=shutter, segment=Segment(low, high))
+        pieces += timeline.gaps(
+            frames, rate, slowmo=pace, playback=timeline.Playback(shutter=shutter), segment=Segment(low, high)
+        )
     shown = [[(gap.a.index, slot) for gap in gaps for slot in gap.slots] for gaps in (whole, pieces)]
     outputs = [{slot.pts: [part for part in each if part[1].pts == slot.pts] for _, slot in each} for each in shown]
     assert outputs[0] == outputs[1]

@@ -311,7 +311,7 @@ def paused(*pauses: int | Fr) -> list[Frame]:
 @pytest.mark.parametrize("slowmo", [Fr(1), Fr(3)], ids=str)
 def test_a_long_gap_holds_its_first_frame_until_one_interval_before_the_next(pause: Fr, slowmo: Fr) -> None:
     frames = paused(pause)
-    gaps = list(timeline.gaps(frames, Fr(60), slowmo=slowmo, holds=FREE))
+    gaps = list(timeline.gaps(frames, Fr(60), slowmo=slowmo, playback=timeline.Playback(holds=FREE)))
     assert {g.a.index: g.held for g in gaps if g.held} == {9: pause - PAUSE}
     moves = frames[9].pts + pause - PAUSE
     for gap in gaps:
@@ -327,7 +327,7 @@ def test_a_long_gap_holds_its_first_frame_until_one_interval_before_the_next(pau
 
 def test_keep_holds_too() -> None:
     frames = paused(12)
-    gaps = list(timeline.gaps(frames, Fr(60), keep=4, holds=FREE))
+    gaps = list(timeline.gaps(frames, Fr(60), keep=4, playback=timeline.Playback(holds=FREE)))
     slots = [s for g in gaps for s in g.slots]
     assert len(slots) == 4 * 19 + 1
     (long,) = (g.slots for g in gaps if g.held)
@@ -337,7 +337,11 @@ def test_keep_holds_too() -> None:
 
 
 def holds_of(lengths: list[Fr], holds: timeline.Holds = FREE) -> list[Fr]:
-    return [g.held for g in timeline.gaps(film(lengths), Fr(6), keep=1, holds=holds) if g.b is not None]
+    return [
+        g.held
+        for g in timeline.gaps(film(lengths), Fr(6), keep=1, playback=timeline.Playback(holds=holds))
+        if g.b is not None
+    ]
 
 
 def test_which_gaps_are_long() -> None:
@@ -364,8 +368,10 @@ def test_a_reader_that_starts_late_finds_the_same_holds(lengths: list[Fr], data:
     end = frames[-1].pts + frames[-1].duration
     cut = data.draw(st.fractions(0, end, max_denominator=30).filter(lambda at: 0 < at < end))
     first = max(i for i, f in enumerate(frames) if f.pts <= max(Fr(0), cut - 2 * timeline.NEIGHBOURHOOD))
-    whole = list(timeline.gaps(frames, Fr(24), holds=FREE))
-    late = timeline.gaps(frames[first:], Fr(24), holds=FREE, segment=Segment(cut), start=Fr(0))
+    whole = list(timeline.gaps(frames, Fr(24), playback=timeline.Playback(holds=FREE)))
+    late = timeline.gaps(
+        frames[first:], Fr(24), playback=timeline.Playback(holds=FREE), segment=Segment(cut), start=Fr(0)
+    )
     assert shown(late) == [item for item in shown(whole) if item[0] >= cut]
 
 
@@ -396,7 +402,7 @@ def test_openings_are_centred_stay_in_their_shot_and_know_no_segments(
 ) -> None:
     cuts = frozenset(data.draw(st.sets(st.integers(1, max(1, len(parts) - 1)), max_size=3)))
     frames = film(parts, start, cuts)
-    whole = list(timeline.gaps(frames, rate, slowmo=slowmo, shutter=share))
+    whole = list(timeline.gaps(frames, rate, slowmo=slowmo, playback=timeline.Playback(shutter=share)))
     reach = share / (rate * slowmo) / 2
     begins = [start, *(f.pts for n, f in enumerate(frames) if n in cuts)]
     end = frames[-1].pts
@@ -413,6 +419,6 @@ def test_openings_are_centred_stay_in_their_shot_and_know_no_segments(
     border = frames[len(frames) // 2].pts
     pieces: list[Gap] = []
     for segment in (Segment(None, border), Segment(border)) if border > start else (Segment(),):
-        pieces += timeline.gaps(frames, rate, slowmo=slowmo, shutter=share, segment=segment)
+        pieces += timeline.gaps(frames, rate, slowmo=slowmo, playback=timeline.Playback(shutter=share), segment=segment)
 
     assert exposed(pieces) == exposed(whole)

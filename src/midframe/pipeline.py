@@ -440,9 +440,7 @@ def gaps_of(frames: Iterator[Frame], plan: Plan, context: int, todo: Segment) ->
         context=context,
         segment=todo,
         start=plan.start,
-        holds=_holds(plan.film),
-        shutter=plan.shutter,
-        loop=plan.options.loop,
+        playback=timeline.Playback(_holds(plan.film), plan.shutter, plan.options.loop),
     )
 
 

@@ -74,6 +74,22 @@ class Holds:
         return length - usual if length > _LONG_INTERVALS * usual else Fraction(0)
 
 
+@dataclass(frozen=True, slots=True)
+class Playback:
+    """How the source is played beside its pace.
+
+    Attributes:
+        holds: hold the first frame of long gaps; None interpolates over their whole length.
+        shutter: share of the output's frame interval for which the shutter is open, 0 to 1; above 0, slots are the
+            parts of openings, several per output, and those of one output follow each other.
+        loop: the last frame only ends the video: it is the first frame again, as `looped` appends it.
+    """
+
+    holds: Holds | None = None
+    shutter: Fraction = Fraction(0)
+    loop: bool = False
+
+
 def output_count(seconds: Fraction, rate: Fraction, slowmo: Fraction = Fraction(1)) -> int:
     """Count the outputs of a video of this many seconds: every k with `k / (rate * slowmo) < seconds`.
 
@@ -133,9 +149,7 @@ def gaps(
     context: int = 0,
     segment: Segment | None = None,
     start: Fraction | None = None,
-    holds: Holds | None = None,
-    shutter: Fraction = Fraction(0),
-    loop: bool = False,
+    playback: Playback | None = None,
 ) -> Iterator[Gap]:
     """Turn frames into gaps with the outputs that fall in them. Keeps at most four frames at once.
 
@@ -152,10 +166,7 @@ def gaps(
         context: 1 fills in `before` and `after` (None at ends and across scene changes).
         segment: only the outputs whose source instant lies in it.
         start: seconds; pts of the video's first frame, where the grid begins; None: the first frame given here.
-        holds: hold the first frame of long gaps; None interpolates over their whole length.
-        shutter: share of the output's frame interval for which the shutter is open, 0 to 1; above 0, slots are the
-            parts of openings, several per output, and those of one output follow each other.
-        loop: the last frame only ends the video: it is the first frame again, as `looped` appends it.
+        playback: pauses, motion blur, loop; None: none of them.
     """
     if rate <= 0 or (isinstance(slowmo, Fraction) and slowmo <= 0):
         raise InputError(f"rate {rate} and slow motion {slowmo} must be above 0")
@@ -164,14 +175,15 @@ def gaps(
     if context not in (0, 1):
         raise ValueError(f"context {context} is neither 0 nor 1")
     clock: _Grid | _Kept | _Shutter | None = None
+    playback = playback or Playback()
     length = Fraction(0)  # seconds from the last a to its b
-    for before, a, b, after, held in _windows(_increasing(frames), context, holds):
+    for before, a, b, after, held in _windows(_increasing(frames), context, playback.holds):
         if clock is None:
             start = a.pts if start is None else start
-            clock = _clock(start, rate, slowmo, keep, segment, shutter)
+            clock = _clock(start, rate, slowmo, keep, segment, playback.shutter)
         if clock.until is not None and a.pts >= clock.until:
             return
-        if loop and b is None:
+        if playback.loop and b is None:
             clock.stop(a.pts)
         if b is None and a.duration == 0:  # the file does not give the duration of its last frame
             a = replace(a, duration=length or clock.interval)
