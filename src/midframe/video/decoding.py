@@ -172,7 +172,7 @@ class StreamDecoder:
             except av.error.EOFError:
                 continue
             except (av.error.FFmpegError, ValueError):
-                if self._first is not None and (last is None or packet.pts is None or packet.pts > last):
+                if self._first is not None:
                     self.failed_packets += 1
                 continue
             for frame in frames:

@@ -43,6 +43,7 @@ FIRST_PICTURES = 4  # decoded to see interlacing
 # Bounds of the look at time stamps: whichever is reached first.
 LOOK_PACKETS = 600
 LOOK_BYTES = 24 << 20
+MAX_COUNTED_BYTES = 8 << 30  # of a file of variable rate whose frames are counted by reading it
 # Bounds of the search for a first picture in a damaged file.
 SEARCH_PACKETS = 5000
 SEARCH_BYTES = 256 << 20
@@ -270,6 +271,8 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         frames = len(set(look.pts)) or frames
     elif look.whole and not look.corrupt and not frames and not interlaced:
         frames = len(set(look.pts))
+    elif variable and not frames and not interlaced and not look.whole:
+        frames = _frames_by_reading(path, stream.index)
     return VideoInfo(
         path=os.fspath(path),
         container=container.format.name,
@@ -393,6 +396,20 @@ def _header_duration(container: Any, stream: Any, look: _Look, tick: Fraction) -
     if container.duration and container.duration > 0:
         return Fraction(container.duration, av.time_base)
     return None
+
+
+def _frames_by_reading(path: str | os.PathLike[str], index: int) -> int:
+    """Frames with a time stamp of their own, by reading the whole file without decoding; 0 for a very large one."""
+    if os.path.getsize(path) > MAX_COUNTED_BYTES:
+        return 0
+    stamps = set()
+    with open_source(path) as container, suppress(av.error.FFmpegError, OSError):
+        stream = container.streams[index]
+        discard_others(container, stream)
+        for packet in packets_of(container, stream):
+            if packet.size and packet.pts is not None and not packet.is_discard:
+                stamps.add(packet.pts)
+    return len(stamps)
 
 
 def _count(path: str | os.PathLike[str], index: int) -> int:

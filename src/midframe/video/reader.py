@@ -83,6 +83,7 @@ class Reader:
         self._structure = Structure()
         self._gaps: list[tuple[Fraction, int]] = []  # (pts, frames left out before it) at a constant rate
         self._late = Fraction(0)  # seconds by which the video ends before its header says
+        self._promised_end: Fraction | None = None  # seconds; by the header of a file that is cut off
         self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(maxsize=queue_frames)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -117,7 +118,7 @@ class Reader:
                 missing += max(0, frames - known)
                 first = pts if first is None else min(first, pts)
         if self._late and source.rate and not source.vfr and not self._undelivered:
-            end = source.start + (source.duration or 0)
+            end = self._promised_end or source.start + (source.duration or 0)
             known = sum(end - self._late <= at for at in times)
             missing += max(0, round(self._late * source.rate) - known)
             first = end - self._late if first is None else first
@@ -304,15 +305,19 @@ class Reader:
         if jumped:
             self._warn(f"the clock of the file jumps {jumped} time(s); the film goes on without a gap")
         if last is not None and self.segment.end is None and info.duration is not None:
-            missing = info.start + info.duration - (last + lasting)
-            exact = info.exact_duration and not info.vfr
+            end = info.start + info.duration
+            if self._promised_end is not None:
+                end = self._promised_end = max(end, self._promised_end)
+            missing = end - (last + lasting)
+            cut = self._structure.cut_bytes > 0
+            exact = (info.exact_duration and (cut or not info.vfr)) or self._promised_end is not None
             if missing > (Fraction(3, 4) * step + info.time_base if exact else max(2 * step, INEXACT_END)):
                 self._broken_off = True
                 self._late = missing
                 if (info.vfr or not info.rate) and not self._undelivered:
                     self._warn(
-                        f"it ends {float(missing):.1f} s early: {float(last + lasting - info.start):.1f} s of "
-                        f"{float(info.duration):.1f} s could be read"
+                        f"it ends {float(missing):.2f} s early: {float(last + lasting - info.start):.2f} s of "
+                        f"{float(end - info.start):.2f} s could be read"
                     )
         self._refuse_damage()
 
@@ -432,6 +437,9 @@ class Reader:
             self._at_end = True
             self._undelivered = _undelivered(container, stream, (first_dts, last_dts), delivered)
             self._structure = self._examine()
+            alone = not any(other.kind == "audio" for other in source.streams)  # audio may last longer than the video
+            if self._structure.cut_bytes and container.duration and alone and not source.exact_duration:
+                self._promised_end = Fraction(container.duration, av.time_base)
 
     def _open(self, opened: ExitStack) -> tuple[Any, Any]:
         """The file and its video stream; all others are discarded."""
