@@ -25,6 +25,7 @@ class _Sent(NamedTuple):
 
     packet: Any
     skip: bool  # frames to which no other frame refers are left out
+    counted: bool  # it comes with the first key frame or later: an error is damage
 
 
 class StreamDecoder:
@@ -128,7 +129,7 @@ class StreamDecoder:
 
     def _keep(self, packet: Any, skip: bool) -> None:
         """Remember the packets from the key frame before the last one whose frame was handed out."""
-        self._sent.append(_Sent(packet, skip))
+        self._sent.append(_Sent(packet, skip, self._first is not None))
         self._sent_bytes += packet.size
         if packet.is_keyframe and self._last is not None and self._last.pts is not None:
             keys = [
@@ -166,14 +167,13 @@ class StreamDecoder:
         last = self._last.pts if self._last is not None else None
         self._restart()
         found = []
-        for packet, skip in self._sent:
+        for packet, skip, counted in self._sent:
             try:
                 frames = self._send(packet, skip)
             except av.error.EOFError:
                 continue
             except (av.error.FFmpegError, ValueError):
-                if self._first is not None:
-                    self.failed_packets += 1
+                self.failed_packets += counted
                 continue
             for frame in frames:
                 if last is not None and frame.pts is not None and frame.pts <= last:
