@@ -195,17 +195,19 @@ void describe(const Span* spans, i64 count, Image a, Image b, Image mean, Image 
             const float *down_a = features.row(kFlowToA + 1, y) + left, *down_b = features.row(kFlowToB + 1, y) + left;
             fetch_row(occlusion_ab, y, left, to_a, down_a, blocks, features.row(kOcclusionA, y) + left);
             fetch_row(occlusion_ba, y, left, to_b, down_b, blocks, features.row(kOcclusionB, y) + left);
-            clear(one_two, length);
-            clear(one_mean, length);
-            clear(two_mean, length);
-            for (i64 line = kBlock * y; line < kBlock * (y + 1); ++line) {
-                const float *one = a.row(line) + kBlock * left, *two = b.row(line) + kBlock * left,
-                            *both = mean.row(line) + kBlock * left;
-                for (i64 x = 0; x < length; ++x) {
-                    one_two[x] += magnitude(one[x] - two[x]);
-                    one_mean[x] += magnitude(one[x] - both[x]);
-                    two_mean[x] += magnitude(two[x] - both[x]);
+            for (i64 x = 0; x < length; x += 8) {
+                const i64 at = kBlock * left + x;
+                F<8> of_both = {}, of_one = {}, of_two = {};
+                for (i64 line = kBlock * y; line < kBlock * (y + 1); ++line) {
+                    const F<8> one = load<8>(a.row(line) + at), two = load<8>(b.row(line) + at),
+                               both = load<8>(mean.row(line) + at);
+                    of_both = of_both + magnitude(one - two);
+                    of_one = of_one + magnitude(one - both);
+                    of_two = of_two + magnitude(two - both);
                 }
+                store(one_two + x, of_both);
+                store(one_mean + x, of_one);
+                store(two_mean + x, of_two);
             }
             pooled(one_two, kBlock, 0.0625f, blocks, features.row(kResidual, y) + left);
             pooled(one_mean, kBlock, 0.0625f, blocks, features.row(kDeviationA, y) + left);

@@ -108,8 +108,8 @@ MIDFRAME_INLINE void network_inputs(Images own, Images primary, const float* res
 // starts[y * K + k] on, channels first; the context of each block to `fine` (context, h, w).
 void encode(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float t, const i64* starts,
             const FusionLayers& layers, float* hidden, Targets fine) {
-    const i64 width = found.width, stride = padded(width), count = found.count, each = layers.look.outputs;
-    const i64 tiles = evaluated.width, context = layers.encoder.outputs;
+    const i64 width = found.width, stride = padded(width), count = found.count, each = layers.input.outputs;
+    const i64 tiles = evaluated.width, context = layers.context_encoder.outputs;
     Scratch<float> every(kInputs * stride), packed(kInputs * stride), middle(each * stride), out(each * stride);
     Scratch<float> residuals(count * width), least(width), times(width), room(2 * (width + 2));
     Scratch<float> shared((4 * each + kShared) * stride), gathered(context * stride);
@@ -159,9 +159,9 @@ void encode(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float 
                     at += run.end - run.begin;
                 }
             }
-            apply(layers.look, layers.kind_bias + k * each, inputs, blocks, stride, middle);
+            apply(layers.input, layers.hypothesis_bias + k * each, inputs, blocks, stride, middle);
             for (i64 c = 0; c < each; ++c) rectify(middle + c * stride, blocks);
-            apply(layers.first, layers.first.bias, middle, blocks, stride, out);
+            apply(layers.hidden, layers.hidden.bias, middle, blocks, stride, out);
             float* kept = hidden + starts[y * count + k] * each;
             for (i64 c = 0; c < each; ++c) {
                 copy(out + c * stride, blocks, kept + c * blocks);
@@ -212,7 +212,7 @@ void encode(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float 
             bool used = false;
             for (i64 tile = at / kTile; tile < smaller((at + kColumns) / kTile, tiles); ++tile) used = used || anything[tile];
             const float* x = shared + at;
-            product_columns(layers.encoder, layers.encoder.bias, used ? 0 : 4 * each, [=](i64 k) { return x + k * stride; },
+            product_columns(layers.context_encoder, layers.context_encoder.bias, used ? 0 : 4 * each, [=](i64 k) { return x + k * stride; },
                             gathered + at, stride);
         }
         for (i64 c = 0; c < context; ++c) {
@@ -226,8 +226,8 @@ void encode(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float 
 // three are logits of a, of b and of zero motion. In trivial tiles both sides of the primary are weighed by these alone.
 void decode(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float t, const i64* starts,
             const FusionLayers& layers, const float* hidden, Images fine, Images coarse, Targets weights) {
-    const i64 width = found.width, stride = padded(width), count = found.count, each = layers.look.outputs;
-    const i64 tiles = evaluated.width, context = layers.encoder.outputs, entries = each + 3;
+    const i64 width = found.width, stride = padded(width), count = found.count, each = layers.input.outputs;
+    const i64 tiles = evaluated.width, context = layers.context_encoder.outputs, entries = each + 3;
     Scratch<float> own_row(context * stride), around(entries * stride), wide(width / 2 + 2), enlarged(width);
     Scratch<float> fused(each * stride), middle(each * stride), logits(2 * stride);
     Scratch<float> side_a(width), side_b(width), most(width), sums(width);
@@ -236,7 +236,7 @@ void decode(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float 
     const float early = logarithm(1.0f - t + 1e-3f), late = logarithm(t + 1e-3f), nothing = -1e30f;
     for (i64 y = first; y < last; ++y) {
         for (i64 c = 0; c < context; ++c) copy(fine.row(c, y), width, own_row + c * stride);
-        apply(layers.decoder, layers.decoder.bias, own_row, width, stride, around);
+        apply(layers.context_decoder, layers.context_decoder.bias, own_row, width, stride, around);
         for (i64 c = 0; c < entries; ++c) {
             enlarge_row(coarse.plane(c), y, 2, 2, 0, width / 2, wide, enlarged);
             float* __restrict target = around + c * stride;
@@ -270,7 +270,7 @@ void decode(i64 first, i64 last, const Hypotheses& found, Mask evaluated, float 
                 }
                 at += length;
             }
-            apply(layers.second, layers.second.bias, fused, blocks, stride, middle);
+            apply(layers.output, layers.output.bias, fused, blocks, stride, middle);
             for (i64 c = 0; c < each; ++c) rectify(middle + c * stride, blocks);
             apply(layers.head, layers.head.bias, middle, blocks, stride, logits);
             const float gain = k == found.zero ? 1.0f : 0.0f, prior = layers.prior[k];

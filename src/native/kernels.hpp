@@ -77,14 +77,14 @@ struct Layer {
 };
 
 struct FusionLayers {
-    Layer look;              // kInputs -> each; its bias is per hypothesis:
-    const float* kind_bias;  // (K, each)
-    Layer first;             // each -> each
-    Layer second;            // each -> each
-    Layer head;              // each -> 2
-    Layer encoder;           // mean, maximum, primary and zero-motion features and kShared -> context
-    Layer decoder;           // context -> each + 3
-    const float* prior;      // (K,) logits
+    Layer input;                   // kInputs -> each; its bias is per hypothesis:
+    const float* hypothesis_bias;  // (K, each)
+    Layer hidden;                  // each -> each
+    Layer output;                  // each -> each
+    Layer head;                    // each -> 2
+    Layer context_encoder;         // mean, maximum, primary and zero-motion features and kShared -> context
+    Layer context_decoder;         // context -> each + 3
+    const float* prior;            // (K,) logits
 };
 
 // The coarser layers, 3x3 convolutions but for the last.

@@ -87,7 +87,7 @@ void check_grid(i64 height, i64 width) {
 struct FusionNetwork {
     std::vector<In<float, 2>> weights;
     std::vector<In<float, 1>> biases;
-    In<float, 2> kind_bias;
+    In<float, 2> hypothesis_bias;
     In<float, 1> prior;
     FusionLayers layers;
     CoarseLayers coarse;
@@ -95,12 +95,12 @@ struct FusionNetwork {
 
 constexpr std::size_t kLayers = 14;
 constexpr const char* kLayerNames[kLayers] = {
-    "look", "first", "second", "head", "encoder", "decoder", "down8", "down16", "residual_1a", "residual_1b", "residual_2a",
-    "residual_2b", "up8", "coarse_head",
+    "input_layer", "hidden_layer", "output_layer", "head", "context_encoder", "context_decoder", "encoder8", "encoder16",
+    "residual_1a", "residual_1b", "residual_2a", "residual_2b", "decoder8", "coarse_head",
 };
 
 void check_warped(const Warped& warped, const FusionNetwork& network) {
-    require(static_cast<i64>(network.kind_bias.shape(0)) == warped.hypotheses.features.size(0),
+    require(static_cast<i64>(network.hypothesis_bias.shape(0)) == warped.hypotheses.features.size(0),
             "the fusion network was made for another number of hypotheses");
 }
 
@@ -146,10 +146,10 @@ NB_MODULE(_native, m) {
 
     nb::class_<FusionNetwork>(m, "FusionNetwork", "Layers of a fusion network; keeps their arrays.")
         .def("__init__", [](FusionNetwork* self, std::vector<In<float, 2>> weights, std::vector<In<float, 1>> biases,
-                            In<float, 2> kind_bias, In<float, 1> prior) {
+                            In<float, 2> hypothesis_bias, In<float, 1> prior) {
             require(weights.size() == kLayers && biases.size() == kLayers, "fourteen layers are needed");
             const i64 each = static_cast<i64>(weights[0].shape(0)), context = static_cast<i64>(weights[4].shape(0));
-            const i64 count = static_cast<i64>(kind_bias.shape(0)), deep = static_cast<i64>(weights[6].shape(0));
+            const i64 count = static_cast<i64>(hypothesis_bias.shape(0)), deep = static_cast<i64>(weights[6].shape(0));
             const i64 shapes[kLayers][2] = {
                 {each, kInputs}, {each, each}, {each, each}, {2, each}, {context, 4 * each + kShared}, {each + 3, context},
                 {deep, 9 * context}, {deep, 9 * deep}, {deep, 9 * deep}, {deep, 9 * deep}, {deep, 9 * deep}, {deep, 9 * deep},
@@ -159,17 +159,16 @@ NB_MODULE(_native, m) {
                 check_shape(kLayerNames[n], weights[n], {shapes[n][0], shapes[n][1]});
                 check_shape(kLayerNames[n], biases[n], {shapes[n][0]});
             }
-            check_shape("kind_bias", kind_bias, {-1, each});
+            check_shape("hypothesis_bias", hypothesis_bias, {-1, each});
             check_shape("prior", prior, {count});
-            new (self) FusionNetwork{std::move(weights), std::move(biases), kind_bias, prior, {}, {}};
+            new (self) FusionNetwork{std::move(weights), std::move(biases), hypothesis_bias, prior, {}, {}};
             const auto layer = [&](std::size_t n) {
                 return Layer{self->weights[n].data(), self->biases[n].data(), shapes[n][0], shapes[n][1]};
             };
-            self->layers = {layer(0), kind_bias.data(), layer(1), layer(2), layer(3), layer(4), layer(5), prior.data()};
+            self->layers = {layer(0), hypothesis_bias.data(), layer(1), layer(2), layer(3), layer(4), layer(5), prior.data()};
             self->coarse = {layer(6), layer(7), layer(8), layer(9), layer(10), layer(11), layer(12), layer(13)};
-        }, nb::arg("weights"), nb::arg("biases"), nb::arg("kind_bias").noconvert(), nb::arg("prior").noconvert(),
-             "Weights (outputs, inputs) of look, first, second, head, encoder, decoder, down8, down16, residual_1a and b, "
-             "residual_2a and b, up8, coarse_head; of 3x3 convolutions the inputs are (channel, row, column), flat.");
+        }, nb::arg("weights"), nb::arg("biases"), nb::arg("hypothesis_bias").noconvert(), nb::arg("prior").noconvert(),
+             "Weights (outputs, inputs) of the layers in the order of kLayerNames; of 3x3 convolutions the inputs are (channel, row, column), flat.");
 
     nb::class_<Workspace>(m, "Workspace", "Worker threads and reused memory of one engine; may be shared by threads.")
         .def(nb::init<i64>(), nb::arg("threads") = 1)

@@ -69,6 +69,7 @@ MIDFRAME_INLINE float larger(float a, float b) { return b > a ? b : a; }
 MIDFRAME_INLINE i64 smaller(i64 a, i64 b) { return b < a ? b : a; }
 MIDFRAME_INLINE i64 larger(i64 a, i64 b) { return b > a ? b : a; }
 MIDFRAME_INLINE float magnitude(float x) { return __builtin_fabsf(x); }
+MIDFRAME_INLINE F<8> magnitude(F<8> x) { return (F<8>)((I<8>)x & 0x7FFFFFFF); }
 MIDFRAME_INLINE float root(float x) { return __builtin_sqrtf(x); }
 
 // `low` for NaN, for the result may say where memory is read.
@@ -241,6 +242,24 @@ MIDFRAME_INLINE F<4> enlarged_2(const float* blocks) {
     const F<4> one = __builtin_shufflevector(four, four, 0, 1, 1, 2);
     const F<4> two = __builtin_shufflevector(four, four, 1, 2, 2, 3);
     const F<4> part = {0.75f, 0.25f, 0.75f, 0.25f};
+    return one + part * (two - one);
+}
+
+// Pixels of the blocks 1 to 4 of eight, from which those beside are needed: of 16 columns all, or one half of them.
+MIDFRAME_INLINE F<8> enlarged(F<8> blocks, bool last) {
+    const F<8> part = {0.625f, 0.875f, 0.125f, 0.375f, 0.625f, 0.875f, 0.125f, 0.375f};
+    const F<8> one = last ? __builtin_shufflevector(blocks, blocks, 2, 2, 3, 3, 3, 3, 4, 4)
+                          : __builtin_shufflevector(blocks, blocks, 0, 0, 1, 1, 1, 1, 2, 2);
+    const F<8> two = last ? __builtin_shufflevector(blocks, blocks, 3, 3, 4, 4, 4, 4, 5, 5)
+                          : __builtin_shufflevector(blocks, blocks, 1, 1, 2, 2, 2, 2, 3, 3);
+    return one + part * (two - one);
+}
+
+// Likewise of blocks two pixels wide.
+MIDFRAME_INLINE F<8> enlarged_twice(F<8> blocks) {
+    const F<8> part = {0.75f, 0.25f, 0.75f, 0.25f, 0.75f, 0.25f, 0.75f, 0.25f};
+    const F<8> one = __builtin_shufflevector(blocks, blocks, 0, 1, 1, 2, 2, 3, 3, 4);
+    const F<8> two = __builtin_shufflevector(blocks, blocks, 1, 2, 2, 3, 3, 4, 4, 5);
     return one + part * (two - one);
 }
 

@@ -320,7 +320,7 @@ Warped warp_hypotheses(Workspace& workspace, const MotionHypotheses& hypotheses,
     const auto luma_of = [&](i64 side, i64 k) { return out.luma.data + (side * count + k) * area; };
     const auto read_luma = [&](i64 side, i64 k) { return Image{luma_of(side, k), height, width}; };
 
-    const auto draw = [&](const Span* spans, i64 number, i64 k, i64 side) {
+    const auto warp_spans = [&](const Span* spans, i64 number, i64 k, i64 side) {
         const Planes& frame = side == 0 ? a : b;
         const Targets features = found.of(k);
         const Images flow = {features.row(side == 0 ? kFlowToA : kFlowToB, 0), 2, rows, columns};
@@ -342,7 +342,7 @@ Warped warp_hypotheses(Workspace& workspace, const MotionHypotheses& hypotheses,
     workspace.threads.run(2 * bands, [&](i64 n) {
         const i64 first = n / 2 * kBand;
         const Span span = {first, std::min(first + kBand, rows), 0, columns};
-        draw(&span, 1, 0, n % 2);
+        warp_spans(&span, 1, 0, n % 2);
     });
     const Targets still = found.of(found.zero);
     std::copy(a.block_means.data, a.block_means.data + 3 * blocks, still.row(kColourA, 0));
@@ -362,7 +362,7 @@ Warped warp_hypotheses(Workspace& workspace, const MotionHypotheses& hypotheses,
     });
     workspace.threads.run(static_cast<i64>(tasks.size()), [&](i64 n) {
         const Task& task = tasks[static_cast<std::size_t>(n)];
-        draw(task.spans.data(), static_cast<i64>(task.spans.size()), task.hypothesis, task.side);
+        warp_spans(task.spans.data(), static_cast<i64>(task.spans.size()), task.hypothesis, task.side);
     });
     workspace.in_bands(rows / kTile, 1, [&](i64 first, i64 last) {
         kernels().complete(first, last, found, evaluated, out.luma.data, still_a, still_b, mean.grid());
@@ -441,8 +441,8 @@ Array<float> fuse(Workspace& workspace, const Warped& warped, const FusionLayers
             total += kTile * std::count(tiles, tiles + evaluated.width, true);
         }
     }
-    Array<float> hidden = workspace.array<float>({whole(total * layers.look.outputs)});
-    Array<float> fine = workspace.array<float>({whole(layers.encoder.outputs), whole(found.height), whole(found.width)});
+    Array<float> hidden = workspace.array<float>({whole(total * layers.input.outputs)});
+    Array<float> fine = workspace.array<float>({whole(layers.context_encoder.outputs), whole(found.height), whole(found.width)});
     workspace.in_bands(found.height, kBand, [&](i64 first, i64 last) {
         kernels().encode(first, last, found, evaluated, t, starts.data(), layers, hidden.data, fine.cube());
     });

@@ -173,24 +173,6 @@ MIDFRAME_INLINE void sample_apart_2(const float* source, I<4> at, i64 stride, co
     two = __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
 }
 
-// Pixels of the blocks 1 to 4 of eight, from which those beside are needed: of 16 columns all, or one half of them.
-MIDFRAME_INLINE F<8> enlarged(F<8> blocks, bool last) {
-    const F<8> part = {0.625f, 0.875f, 0.125f, 0.375f, 0.625f, 0.875f, 0.125f, 0.375f};
-    const F<8> one = last ? __builtin_shufflevector(blocks, blocks, 2, 2, 3, 3, 3, 3, 4, 4)
-                          : __builtin_shufflevector(blocks, blocks, 0, 0, 1, 1, 1, 1, 2, 2);
-    const F<8> two = last ? __builtin_shufflevector(blocks, blocks, 3, 3, 4, 4, 4, 4, 5, 5)
-                          : __builtin_shufflevector(blocks, blocks, 1, 1, 2, 2, 2, 2, 3, 3);
-    return one + part * (two - one);
-}
-
-// Likewise of blocks two pixels wide.
-MIDFRAME_INLINE F<8> enlarged_twice(F<8> blocks) {
-    const F<8> part = {0.75f, 0.25f, 0.75f, 0.25f, 0.75f, 0.25f, 0.75f, 0.25f};
-    const F<8> one = __builtin_shufflevector(blocks, blocks, 0, 1, 1, 2, 2, 3, 3, 4);
-    const F<8> two = __builtin_shufflevector(blocks, blocks, 1, 2, 2, 3, 3, 4, 4, 5);
-    return one + part * (two - one);
-}
-
 template <int P>
 MIDFRAME_INLINE void add_stored(F<P> value, float* out, float* total) {
     store(out, value);
