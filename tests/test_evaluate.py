@@ -1,4 +1,4 @@
-"""Scoring, summing up, the methods's methods; and that a worse model shows as worse everywhere."""
+"""Scoring, summing up, the baselines; and that a worse model shows as worse everywhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from click.testing import CliRunner
@@ -23,7 +24,7 @@ from midframe.errors import InputError, MediaError
 from midframe.evaluation import evaluate as scoring
 from midframe.evaluation.datasets import Case, DataSet, Target
 from midframe.evaluation.evaluate import Report, Row, evaluate, region_psnr
-from midframe.evaluation.methods import Hold, Method, Minterpolate, Modelled, make_method
+from midframe.evaluation.methods import Frames, Hold, Method, Minterpolate, Modelled, make_method
 from midframe.evaluation.suites import open_suite
 from midframe.models.blend import Blend
 from model_fakes import RgbBlend
@@ -316,3 +317,47 @@ def test_every_suite_notices_a_halved_flow(suite: str) -> None:
     assert good["regions"]["seen in two"] > bad["regions"]["seen in two"] + 0.5  # type: ignore[index]
     assert good["flow"]["masked"] < 0.8 * bad["flow"]["masked"]  # type: ignore[index]
     assert good["flow"]["all"] < bad["flow"]["zero"]  # type: ignore[index]
+
+
+def test_frames_of_another_program_are_judged(tmp_path: Path) -> None:
+    """A folder with the truth itself has nothing wrong; one that lacks a frame or has another size says which."""
+    a, b, truth = torch.rand(3, 3, 32, 40, generator=torch.Generator().manual_seed(1)).mul(255).round().div(255)
+    cases = [Case("one", a, b, (Target(HALF, truth),))]
+    data = DataSet("tiny", "", 1, lambda: iter(cases))
+    image = (truth.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    (tmp_path / "theirs").mkdir()
+    cv2.imwrite(str(tmp_path / "theirs" / "one.png"), image[..., ::-1])
+    told = evaluate([Frames(tmp_path / "theirs")], [data])
+    assert told.results[0].summary["psnr"] > 90 and not told.results[0].failure
+    cv2.imwrite(str(tmp_path / "theirs" / "one.png"), image[:-2, :, ::-1])
+    assert "one.png' is" in evaluate([Frames(tmp_path / "theirs")], [data]).results[0].failure
+    (tmp_path / "theirs" / "one.png").unlink()
+    assert "has no 'one.png'" in evaluate([Frames(tmp_path / "theirs")], [data]).results[0].failure
+    with pytest.raises(InputError, match="not a folder"):
+        Frames(tmp_path / "nothing")
+
+
+def fake_vspipe(folder: Path, body: str) -> Path:
+    """An environment whose vspipe is a shell script; $1 is the script it is given."""
+    (folder / "bin").mkdir(parents=True)
+    program = folder / "bin" / "vspipe"
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(0o755)
+    return folder
+
+
+def test_a_peer_gets_and_gives_yuv_frames(tmp_path: Path) -> None:
+    """A vspipe that gives back every frame it is given twice, cut out of the y4m file."""
+    body = """source=$(sed -n "s/.*VideoSource('\\([^']*\\)'.*/\\1/p" "$1")
+for n in 0 1; do for twice in 1 2; do
+  tail -c $((2 * 6 + 2 * 1296)) "$source" | tail -c +$((n * (6 + 1296) + 7)) | head -c 1296  # 36x24 in 4:2:0
+done; done"""
+    peer = make_method("mvtools-fast", peers=fake_vspipe(tmp_path / "env", body))
+    a, b = torch.full((3, 23, 36), 0.25), torch.full((3, 23, 36), 0.75)
+    made = peer.between(a, b, [HALF], None, None)
+    assert made.shape == (1, 3, 23, 36) and torch.allclose(made[0], a, atol=2 / 255)
+    broken = make_method("svpflow", peers=fake_vspipe(tmp_path / "broken", "echo no such filter >&2; exit 1"))
+    with pytest.raises(MediaError, match="svpflow failed: no such filter"):
+        broken.between(a, b, [HALF], None, None)
+    with pytest.raises(InputError, match="benchmarks/peers/setup"):
+        make_method("mvtools-high", peers=tmp_path)

@@ -31,6 +31,40 @@ def levels(image: Tensor) -> np.ndarray:
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
+def test_luma_psnr_of_one_level_everywhere() -> None:
+    truth = torch.full((3, 8, 8), 100 / 219)
+    assert metrics.psnr_luma(truth + 1 / 219, truth) == pytest.approx(20 * math.log10(255))
+    assert metrics.psnr_luma(truth, truth) == math.inf
+
+
+def test_gmsd_and_gradient_energy_see_blur() -> None:
+    truth = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(1))
+    blurred = F.avg_pool2d(truth[None], 3, 1, 1, count_include_pad=False)[0]
+    assert metrics.gmsd(truth, truth) == 0 < metrics.gmsd(blurred, truth)
+    assert metrics.gradient_energy_ratio(truth, truth) == 1
+    weak = metrics.gradient_energy_ratio(blurred, truth)
+    assert weak is not None and weak < 0.5
+    assert metrics.gradient_energy_ratio(truth, torch.zeros_like(truth)) is None
+
+
+def test_interval_draws_clips_not_frames() -> None:
+    """A hundred equal frames of three clips say as much as one frame of each."""
+    few, many = [[30.0], [34.0], [38.0]], [[30.0] * 100, [34.0] * 100, [38.0] * 100]
+    assert metrics.confidence_interval(few) == metrics.confidence_interval(many) == (30.0, 38.0)
+    assert metrics.confidence_interval([[30.0] * 50, [31.0]]) is None
+    even = metrics.confidence_interval([[30.0 + n % 2] for n in range(400)])
+    assert even is not None and even[1] - even[0] == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.15)
+
+
+def test_flow_error_by_length_of_motion() -> None:
+    truth = torch.zeros(2, 3, 4)
+    truth[0, 1], truth[0, 2] = 20.0, 100.0
+    off = torch.stack([torch.zeros(3, 4), torch.tensor([1.0, 2, 3]).view(3, 1).expand(3, 4)])
+    error = metrics.flow_error(truth + off, truth)
+    assert (error.short, error.medium, error.long) == (1, 2, 3)
+    assert metrics.flow_error(truth[:, :1], truth[:, :1]).long is None
+
+
 def test_psnr_by_hand() -> None:
     black = torch.zeros(3, 8, 8)
     assert metrics.psnr(black + 10 / 255, black) == pytest.approx(20 * math.log10(255 / 10))

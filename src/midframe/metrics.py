@@ -30,6 +30,8 @@ from midframe.extras import install_command
 
 LEVELS = 255.0  # the largest 8-bit level
 HALF_UNITS = 4096  # per level: the grid to which levels are brought before they are rounded
+GMSD_C = 170.0  # stabilises the quotient, in squared levels; Xue et al. 2014
+FLOW_LENGTHS = (10.0, 40.0)  # pixels: motion is short, medium or long
 SSIM_TAPS = 11
 SSIM_SIGMA = 1.5  # pixels
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a range of 1
@@ -212,6 +214,57 @@ def load_lpips(device: torch.device | str = "cpu") -> Lpips | None:
     return Lpips(network)
 
 
+def luma(image: Tensor) -> Tensor:
+    """BT.709 luma (H, W) of an RGB image, rounded to the 8-bit codes of limited range (16 to 235)."""
+    red, green, blue = image.double().unbind(0)
+    return (16 + 219 * (0.2126 * red + 0.7152 * green + 0.0722 * blue)).round().clamp(0, LEVELS)
+
+
+def psnr_luma(image: Tensor, truth: Tensor) -> float:
+    """PSNR in dB of 8-bit limited-range BT.709 luma with a peak of 255, as filters on 4:2:0 video are measured."""
+    _check_pair(image, truth)
+    error = float((luma(image) - luma(truth)).square().mean())
+    return math.inf if error == 0 else 10 * math.log10(LEVELS**2 / error)
+
+
+def _gradient(grey: Tensor) -> Tensor:
+    """Sobel gradient magnitude of (1, 1, H, W), in levels per pixel."""
+    across = grey.new_tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
+    kernels = torch.stack([across, across.T])[:, None]
+    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, kernels).square().sum(1, keepdim=True).sqrt()
+
+
+def gmsd(image: Tensor, truth: Tensor) -> float:
+    """Gradient magnitude similarity deviation (Xue et al. 2014, arXiv:1308.3052) of half-size luma; 0 is equal."""
+    _check_pair(image, truth)
+    first, second = (_gradient(F.avg_pool2d(luma(x)[None, None], 2, ceil_mode=True)) for x in (image, truth))
+    similarity = (2 * first * second + GMSD_C) / (first.square() + second.square() + GMSD_C)
+    return float(similarity.std(unbiased=False))
+
+
+def gradient_energy_ratio(image: Tensor, truth: Tensor) -> float | None:
+    """Energy of the luma gradient over the truth's: below 1 where detail is lost; None for a flat truth."""
+    _check_pair(image, truth)
+    first, second = (float(_gradient(luma(x)[None, None]).square().mean()) for x in (image, truth))
+    return first / second if second > 0 else None
+
+
+def confidence_interval(groups: Sequence[Sequence[float]], draws: int = 1000) -> tuple[float, float] | None:
+    """95 % bootstrap interval of the mean over all values, groups (clips) drawn with replacement.
+
+    Frames of one clip are alike, so frames are not drawn on their own. None for fewer than three groups. The seed is
+    fixed: the same values give the same interval.
+    """
+    if len(groups) < 3:
+        return None
+    sums, counts = (torch.tensor([float(f(g)) for g in groups], dtype=torch.float64) for f in (sum, len))
+    drawn = torch.randint(len(groups), (draws, len(groups)), generator=torch.Generator().manual_seed(0))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
 # Flow -----------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +276,9 @@ class FlowError:
     masked: float | None  # pixels; the same inside the mask (seen in both, say); None without a mask
     outliers_percent: float  # KITTI's Fl: end-point error above 3 px and above 5 % of the true length
     zero: float  # pixels; the error of "nothing moves", to read the others by
+    short: float | None = None  # pixels; where the true motion is below 10 px
+    medium: float | None = None  # from 10 to 40 px
+    long: float | None = None  # above 40 px
 
 
 def flow_error(flow: Tensor, truth: Tensor, valid: Tensor | None = None, mask: Tensor | None = None) -> FlowError:
@@ -243,11 +299,17 @@ def flow_error(flow: Tensor, truth: Tensor, valid: Tensor | None = None, mask: T
         raise ValueError("the true flow is known nowhere")
     outlier = (error > FLOW_OUTLIER_PIXELS) & (error > FLOW_OUTLIER_SHARE * length)
     inside = known if mask is None else known & mask
+    low, high = FLOW_LENGTHS
+    parts = (known & (length < low), known & (length >= low) & (length < high), known & (length >= high))
+    short, medium, long = (float(error[part].double().mean()) if part.any() else None for part in parts)
     return FlowError(
         all=float(error[known].double().mean()),
         masked=float(error[inside].double().mean()) if mask is not None and inside.any() else None,
         outliers_percent=100 * float(outlier[known].double().mean()),
         zero=float(length[known].double().mean()),
+        short=short,
+        medium=medium,
+        long=long,
     )
 
 

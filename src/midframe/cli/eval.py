@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -37,6 +40,10 @@ LINE_SECONDS = 5.0  # between two lines of progress in a log
 @click.option(
     "--flow-scale", type=click.Choice(["auto", "1", "0.5", "0.25"]), default="auto", help="As in interpolate."
 )
+@click.option("--peers", type=click.Path(path_type=Path), envvar="MIDFRAME_PEERS", metavar="DIR",
+              help="Environment of mvtools-high, mvtools-fast, svpflow, made by benchmarks/peers/setup.")  # fmt: skip
+@click.option("--against", type=click.Path(path_type=Path), multiple=True, metavar="DIR",
+              help="Frames another program made: CASE.png, or CASE/1.png ... for several.")  # fmt: skip
 @click.option("--worst", type=click.IntRange(min=0), default=4, metavar="N", help="Worst cases to show. Default: 4.")
 @click.option("--sets", "list_sets", is_flag=True, help="List the data sets and the layouts they are read in.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; the table only.")
@@ -53,14 +60,16 @@ def command(
     device: str,
     precision: str,
     flow_scale: str,
+    peers: Path | None,
+    against: tuple[Path, ...],
     worst: int,
     list_sets: bool,
     quiet: bool,
 ) -> None:
     """Measure models against the truth, beside holding, blending, ffmpeg's minterpolate and dis.
 
-    MODELS are names as in `midframe models list`; the worst cases of the first are shown. Nothing is
-    downloaded: a data set is a folder on this machine.
+    MODELS are names as in `midframe models list`, minterpolate-best, mvtools-high, mvtools-fast or svpflow; the worst
+    cases of the first are shown. Nothing is downloaded: a data set is a folder on this machine.
 
     \b
     midframe eval dis --data middlebury-other=DIR --out report
@@ -70,19 +79,31 @@ def command(
     from midframe.errors import InputError
     from midframe.evaluation import datasets, report
     from midframe.evaluation.evaluate import evaluate
+    from midframe.evaluation.methods import Frames, Minterpolate, make_method
+    from midframe.evaluation.peers import VapourSynth
     from midframe.metrics import load_lpips
 
     if list_sets:
         click.echo((datasets.__doc__ or "").split("\n\n", 2)[2].rstrip())
         return
-    if not models:
+    if not models and not against:
         raise InputError("no model was named; try: midframe eval dis --data middlebury-other=DIR")
     sets = _sets(data, suites, photos, limit, partial)
     given = dict(_pair(text, "--weights", "MODEL=PATH") for text in weights)
     scale = None if flow_scale == "auto" else float(flow_scale)
-    methods, notes = _methods(models, alone, given, device, precision, scale)
+    make = functools.partial(make_method, device=device, precision=precision, peers=peers)
+    methods, notes = _methods(models, alone, given, make, scale)
+    methods += [Frames(folder) for folder in against]
+    notes += [f"{one.name}: {one.settings}" for one in methods if isinstance(one, VapourSynth | Minterpolate)]
     with _Telling(quiet) as telling:
-        measured = evaluate(methods, sets, models[0], lpips=load_lpips(), exhibits=worst, on_progress=telling.progress)
+        measured = evaluate(
+            methods,
+            sets,
+            models[0] if models else methods[-1].name,
+            lpips=load_lpips(),
+            exhibits=worst,
+            on_progress=telling.progress,
+        )
     if notes:
         from dataclasses import replace
 
@@ -107,8 +128,6 @@ def _sets(
     data: tuple[str, ...], suites: tuple[str, ...], photos: tuple[str, ...], limit: int | None, partial: bool
 ) -> list[DataSet]:
     """All sets are opened before any work: a missing folder is told at once."""
-    from pathlib import Path
-
     from midframe.errors import InputError
     from midframe.evaluation.datasets import open_set
     from midframe.evaluation.suites import open_suite
@@ -124,11 +143,15 @@ def _sets(
 
 
 def _methods(
-    models: tuple[str, ...], alone: bool, weights: dict[str, str], device: str, precision: str, flow_scale: float | None
+    models: tuple[str, ...],
+    alone: bool,
+    weights: dict[str, str],
+    make: Callable[..., Method],
+    flow_scale: float | None,
 ) -> tuple[list[Method], list[str]]:
     """Those asked for, which must be there, and the baselines that are."""
     from midframe.errors import InputError, MidframeError
-    from midframe.evaluation.methods import METHODS, make_method
+    from midframe.evaluation.methods import METHODS
 
     stray = set(weights) - set(models)
     if stray:
@@ -139,10 +162,10 @@ def _methods(
     notes = []
     for name in wanted:
         if name in models:
-            found.append(make_method(name, weights.get(name), device, precision, flow_scale))
+            found.append(make(name, weights.get(name), flow_scale=flow_scale))
         elif name in beside:
             try:
-                found.append(make_method(name, None, device, precision))
+                found.append(make(name, None))
             except MidframeError as error:
                 notes.append(f"without {name}: {error}")
     return found, notes

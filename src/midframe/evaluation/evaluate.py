@@ -28,13 +28,14 @@ from torch import Tensor
 from midframe import metrics
 from midframe.errors import InputError, MidframeError
 from midframe.evaluation.datasets import Case, DataSet, Target
-from midframe.evaluation.methods import Method
+from midframe.evaluation.methods import Frames, Method
 from midframe.metrics import Lpips
 
 FORMAT = "midframe evaluation 1"
 PSNR_CAP = 100.0  # dB; what identical pictures count as in means, so that one of them does not make all infinite
 EXHIBIT_WIDTH, EXHIBIT_HEIGHT = 960, 720  # pixels; larger pictures are shown as a window around the worst place
 WORST_SHARE = 0.05
+FLOW_KEYS = ("all", "masked", "outliers_percent", "zero", "short", "medium", "long")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,9 @@ class Row:
     lpips_modelscope: float | None
     regions: Mapping[str, tuple[int, float]]  # name -> (pixels, mean square error in levels)
     static: Mapping[str, float] | None  # `metrics.StaticStability`, where a part of the picture is still
+    psnr_luma: float | None = None  # dB, 8-bit BT.709
+    gmsd: float | None = None
+    gradient_energy: float | None = None  # over the truth's
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +261,10 @@ def _put(method: Method, case: Case) -> tuple[Tensor, CaseRow]:
     pictures = torch.empty(0)
     if times:
         start = time.perf_counter()
-        pictures = method.between(case.a, case.b, times, case.before, case.after).cpu()
+        if isinstance(method, Frames):
+            pictures = method.of(case)
+        else:
+            pictures = method.between(case.a, case.b, times, case.before, case.after).cpu()
         seconds = time.perf_counter() - start
         flicker = asdict(metrics.flicker(case.a, list(pictures), [float(t) for t in times], case.b))
         if case.pan:
@@ -303,6 +310,9 @@ def _score(case: Case, target: Target, picture: Tensor, lpips: Lpips | None) -> 
         lpips_modelscope=None if lpips is None else lpips.modelscope(picture, truth),
         regions=regions,
         static=None if static is None else {**asdict(static), "psnr": _capped(static.psnr)},
+        psnr_luma=_capped(metrics.psnr_luma(picture, truth)),
+        gmsd=metrics.gmsd(picture, truth),
+        gradient_energy=metrics.gradient_energy_ratio(picture, truth),
     )
 
 
@@ -321,7 +331,8 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
     """One set's figures of one method.
 
     Keys: `pictures`; means `psnr`, `ssim`, `ie`, `psnr_modelscope`, `ssim_modelscope`, `lpips`,
-    `lpips_modelscope`; `worst` (PSNR of the worst 5 %); `regions`, `kinds`, `instants` (name -> PSNR); `motion` (list
+    `lpips_modelscope`, `psnr_luma`, `gmsd`, `gradient_energy`; `interval` ({low, high, clips} of the mean PSNR: 95 %);
+    `worst` (PSNR of the worst 5 %); `regions`, `kinds`, `instants` (name -> PSNR); `motion` (list
     of {low, high, psnr}, up to ten equal parts); `flicker` (sharpness_percent, luma_levels, colour_levels);
     `static` (share, mean_levels, moved_percent); `steps` (deviation_percent, worst_percent); `flow` (all, masked,
     outliers_percent, zero); `seconds` per picture, median. What does not apply is None.
@@ -350,7 +361,7 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
         dicts: Iterable[Mapping[str, float | None] | None], keys: Sequence[str]
     ) -> dict[str, float | None] | None:
         known = [d for d in dicts if d is not None]
-        return {key: mean(d[key] for d in known) for key in keys} if known else None
+        return {key: mean(d.get(key) for d in known) for key in keys} if known else None
 
     regions: dict[str, list[tuple[int, float]]] = {}
     for r in rows:
@@ -368,6 +379,10 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
         "ssim_modelscope": by_protocol(lambda r: r.ssim_modelscope),
         "lpips": by_protocol(lambda r: r.lpips),
         "lpips_modelscope": by_protocol(lambda r: r.lpips_modelscope),
+        "psnr_luma": by_protocol(lambda r: r.psnr_luma),
+        "gmsd": by_protocol(lambda r: r.gmsd),
+        "gradient_energy": by_protocol(lambda r: r.gradient_energy),
+        "interval": _interval(rows),
         "worst": metrics.worst_mean([r.psnr for r in rows], WORST_SHARE) if rows else None,
         "regions": {name: region_psnr(parts) for name, parts in regions.items()},
         "kinds": split(lambda r: r.kind),
@@ -377,9 +392,18 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
         "flicker": means((c.flicker for c in cases), ("sharpness_percent", "luma_levels", "colour_levels")),
         "static": means((r.static for r in rows), ("share", "mean_levels", "moved_percent", "psnr")),
         "steps": means((c.steps for c in cases), ("deviation_percent", "worst_percent")),
-        "flow": means((c.flow for c in cases), ("all", "masked", "outliers_percent", "zero")),
+        "flow": means((c.flow for c in cases), FLOW_KEYS),
         "seconds": statistics.median(timed) / per_case if timed and per_case else None,
     }
+
+
+def _interval(rows: Sequence[Row]) -> dict[str, float] | None:
+    """95 % interval of the mean PSNR; clips are drawn, or cases where these belong to no clip."""
+    clips: dict[str, list[float]] = {}
+    for r in rows:
+        clips.setdefault(r.group or r.case, []).append(r.psnr)
+    found = metrics.confidence_interval(list(clips.values()))
+    return None if found is None else {"low": found[0], "high": found[1], "clips": len(clips)}
 
 
 def _by_motion(rows: Sequence[Row]) -> list[dict[str, float]]:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +21,9 @@ from torch import Tensor
 
 from midframe import ops
 from midframe.engine import Engine
-from midframe.errors import MediaError
+from midframe.errors import InputError, MediaError
+from midframe.evaluation.datasets import Case, read_picture
+from midframe.evaluation.peers import PEERS, VapourSynth
 from midframe.metrics import to_levels
 from midframe.models import BUILDERS, load_model
 
@@ -113,6 +116,56 @@ class Minterpolate:
         return None
 
 
+class Frames:
+    """Frames that another program made, in a folder: `CASE.png`, or `CASE/1.png`, `CASE/2.png` ... for several.
+
+    CASE is the name of the case in the report; a "/" in it is a folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise InputError(f"--against '{folder}' is not a folder; it holds CASE.png for every case of the sets")
+        self.name = folder.name or "frames"
+        self._folder = folder
+
+    def of(self, case: Case) -> Tensor:
+        """The frames (N, 3, H, W) of a case, in the order of its targets.
+
+        Raises:
+            MediaError: one is missing or of another size.
+        """
+        count = len(case.targets)
+        names = [f"{case.name}.png"] if count == 1 else [f"{case.name}/{n}.png" for n in range(1, count + 1)]
+        frames = []
+        for name in names:
+            path = self._folder / name
+            if not path.is_file():
+                raise MediaError(f"'{self._folder}' has no '{name}'; it holds one PNG for every frame of the set")
+            frame = read_picture(path)
+            if frame.shape != case.a.shape:
+                raise MediaError(f"'{path}' is {_size(frame)}, and the set's frames are {_size(case.a)}")
+            frames.append(frame)
+        return torch.stack(frames)
+
+    def between(
+        self, a: Tensor, b: Tensor, times: Sequence[Fraction], before: Tensor | None, after: Tensor | None
+    ) -> Tensor:
+        """Frames are found by case alone.
+
+        Raises:
+            MediaError: always.
+        """
+        raise MediaError(f"'{self._folder}' holds frames of the set's cases, not of other ones")
+
+    def flow(self, a: Tensor, b: Tensor) -> Tensor | None:
+        """None."""
+        return None
+
+
+def _size(frame: Tensor) -> str:
+    return f"{frame.shape[-1]}x{frame.shape[-2]}"
+
+
 class Modelled:
     """A model behind an engine."""
 
@@ -149,6 +202,7 @@ def make_method(
     device: str = "auto",
     precision: str = "fp32",
     flow_scale: float | None = None,
+    peers: Path | None = None,
 ) -> Method:
     """A method by name: "hold", "minterpolate", "minterpolate-best", or a model as `load_model` finds it.
 
@@ -161,6 +215,8 @@ def make_method(
         return Hold()
     if name == "minterpolate":
         return Minterpolate()
+    if name in PEERS:
+        return VapourSynth(name, peers)
     if name == "minterpolate-best":
         return Minterpolate(name, "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1")
     # overlays are kept as in a film: what is measured is what a user gets
@@ -170,4 +226,4 @@ def make_method(
 
 def known(name: str) -> bool:
     """Whether `make_method` knows the name."""
-    return name in (*CLASSICAL, "minterpolate-best", *BUILDERS)
+    return name in (*CLASSICAL, "minterpolate-best", *PEERS, *BUILDERS)

@@ -71,7 +71,12 @@ def _milliseconds(summary: Mapping[str, Any]) -> float | None:
 
 QUALITY = (
     Column("PSNR, dB", _plain("psnr"), 2, 1),
+    Column("95 % from", _inside("interval", "low"), 2, 0),
+    Column("to", _inside("interval", "high"), 2, 0),
+    Column("luma PSNR, dB", _plain("psnr_luma"), 2, 1),
     Column("SSIM", _plain("ssim"), 4, 1),
+    Column("GMSD", _plain("gmsd"), 4, -1),
+    Column("gradient energy / truth", _plain("gradient_energy"), 3, 0),
     Column("IE, levels", _plain("ie"), 3, -1),
     Column("LPIPS", _plain("lpips"), 4, -1),
     Column("worst 5 %, dB", _plain("worst"), 2, 1),
@@ -93,6 +98,9 @@ MODELSCOPE = (
 FLOW = (
     Column("end-point error, px", _inside("flow", "all"), 2, -1),
     Column("seen in both, px", _inside("flow", "masked"), 2, -1),
+    Column("below 10 px, px", _inside("flow", "short"), 2, -1),
+    Column("10 to 40 px, px", _inside("flow", "medium"), 2, -1),
+    Column("above 40 px, px", _inside("flow", "long"), 2, -1),
     Column("Fl-all, %", _inside("flow", "outliers_percent"), 1, -1),
     Column("of zero flow, px", _inside("flow", "zero"), 2, 0),
 )
@@ -235,11 +243,12 @@ def markdown(report: Report, title: str = "midframe evaluation") -> str:
         for caption, columns, rows in _tables(report, data["name"]):
             lines += [f"{caption}:", ""]
             if _tall(columns):
-                lines += ["| | " + " | ".join(r.method for r in rows) + " |", "|---" + "|---:" * len(rows) + "|"]
+                shown = [r for r in rows if not r.failure]
+                lines += ["| | " + " | ".join(r.method for r in shown) + " |", "|---" + "|---:" * len(shown) + "|"]
                 for c in columns:
-                    lines.append(
-                        f"| {c.title} | " + " | ".join(_number(c.pick(r.summary), c.digits) for r in rows) + " |"
-                    )
+                    values = [_number(c.pick(r.summary), c.digits) for r in shown]
+                    lines.append(f"| {c.title} | " + " | ".join(values) + " |")
+                lines += ["", *(f"- {r.method}: {r.failure}" for r in rows if r.failure)]
                 lines.append("")
                 continue
             lines += ["| | " + " | ".join(c.title for c in columns) + " |", "|---" + "|---:" * len(columns) + "|"]
