@@ -1,9 +1,9 @@
 """A cluster: what it costs beside a plain run, how long a thousand segments take to join, and how far it carries.
 
-    python benchmarks/cluster.py costs                    processor seconds a picture, for the sizing table; minutes
-    python benchmarks/cluster.py simulate                 the film on up to 1,000 workers; seconds
-    python benchmarks/cluster.py head                     what a message costs the head with 1,000 tasks; needs Ray
-    python benchmarks/cluster.py join                     1,000 segments into one film: time and peak memory
+    python benchmarks/cluster.py costs                    CPU seconds a frame, for the sizing table; minutes
+    python benchmarks/cluster.py simulate                 the video on up to 1,000 workers; seconds
+    python benchmarks/cluster.py head                     cost of a message with 1,000 tasks; needs Ray
+    python benchmarks/cluster.py join                     1,000 segments into one video: time and peak memory
     python benchmarks/cluster.py overhead                 plain run against one worker; needs Ray; a pair more each time
     python benchmarks/cluster.py scaling                  two workers on two cores against one on one; likewise
 
@@ -40,14 +40,14 @@ WORKERS = (1, 8, 32, 100, 300, 1000)
 class Assumptions:
     """What the simulation takes for granted; change them to your own cluster's."""
 
-    film_hours: float = 2.0
-    rate: float = 60.0  # output pictures a second
-    worker_fps: float = 10.0  # output pictures a second of one worker, encoding included
+    video_hours: float = 2.0
+    rate: float = 60.0  # output frames a second
+    worker_fps: float = 10.0  # output frames a second of one worker, encoding included
     spread: float = 0.2  # of the workers' speeds: standard deviation over mean
     stragglers: float = 0.01  # of attempts: a worker that is slowed down to a quarter
     deaths_per_hour: float = 0.05  # of each worker's node
     start_seconds: float = 2.0  # of a segment: seek, lead-in frames, network warm-up
-    picture_mbytes: float = 0.042  # of the result: 1080p60 at 20 Mbit/s
+    frame_mbytes: float = 0.042  # of the result: 1080p60 at 20 Mbit/s
     line_mbytes_per_second: float = 1000.0  # into the head, or into the shared store: 10 Gbit/s
     head_seconds_per_message: float = 0.001  # `head` measures it
     join_seconds_per_segment: float = 0.0015  # `join` measures it
@@ -55,13 +55,13 @@ class Assumptions:
 
 
 def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
-    """One film on so many workers, by the scheduler's own rules. Times in seconds."""
+    """One video on so many workers, by the scheduler's own rules. Times in seconds."""
     from midframe.cluster.coordinator import PROGRESS_FRAMES, PROGRESS_WORKERS
     from midframe.cluster.scheduler import SegmentScheduler, segment_outputs_for
     from midframe.plan import SEGMENT_OUTPUTS
 
     rng = random.Random(seed)
-    total = round(a.film_hours * 3600 * a.rate)
+    total = round(a.video_hours * 3600 * a.rate)
     outputs = segment_outputs_for(total, workers, SEGMENT_OUTPUTS)
     count = max(1, total // outputs)
     messages = 3 + outputs // (
@@ -72,7 +72,7 @@ def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
     events: list[tuple[float, int, int, str, int]] = []  # time, order, worker, kind, ticket
     order, idle, now, wasted, doubled = 0, list(range(workers)), 0.0, 0.0, 0
     looking = False
-    line_free = head_free = 0.0  # when the line into the head, and the head itself, are free again
+    line_free = head_free = 0.0  # when the network into the coordinator, and the coordinator itself, are free again
     began: dict[int, float] = {}
 
     def at(when: float, worker: int, kind: str, ticket: int = 0) -> None:
@@ -85,7 +85,7 @@ def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
             ticket, attempt = handed
             worker = idle.pop()
             doubled += attempt.copy
-            # all that the head hears of a segment is reckoned when it hands it out
+            # all messages of a segment are counted when it is submitted
             head_free = max(head_free, now) + messages * a.head_seconds_per_message
             slow = 4.0 if rng.random() < a.stragglers else 1.0
             seconds = a.start_seconds + slow * outputs / (a.worker_fps * speeds[worker])
@@ -111,7 +111,7 @@ def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
         elif kind == "back":
             idle.append(worker)
         elif kind == "sends":  # one line into the head: transfers queue there
-            line_free = max(line_free, now) + outputs * a.picture_mbytes / a.line_mbytes_per_second
+            line_free = max(line_free, now) + outputs * a.frame_mbytes / a.line_mbytes_per_second
             at(line_free, worker, "done", ticket)
         elif kind == "done":
             if not scheduler.finished(ticket, now):
@@ -127,14 +127,14 @@ def simulate(workers: int, a: Assumptions, seed: int = 1) -> dict[str, float]:
         "join_share": join / (now + join),
         "efficiency": total / a.worker_fps / (now + join) / sum(speeds),
         "head_share": count * messages * a.head_seconds_per_message / now,
-        "line_mbytes_per_second": total * a.picture_mbytes / now,
+        "line_mbytes_per_second": total * a.frame_mbytes / now,
         "wasted_share": wasted / (work + wasted),
         "doubled": doubled,
     }
 
 
 def head(segments: int = 1000) -> dict[str, float]:
-    """Processor seconds of the head for a message, with so many tasks before it: real Ray, workers that only talk."""
+    """CPU seconds of the coordinator for a message, with so many tasks: real Ray, workers that only send messages."""
     import logging
 
     import ray
@@ -245,7 +245,7 @@ WISHES: dict[str, Any] = {"ratio": "2", "model": "blend", "device": "cpu", "over
 
 
 def film(size: str, seconds: int) -> Path:
-    """An H.264 film of so many seconds at 24 a second in memory: two seconds that run to and fro. Made once."""
+    """An H.264 video of so many seconds at 24 fps: two seconds that run to and fro. Made once."""
     import av
     import cv2
 
@@ -310,7 +310,7 @@ def started(cores: int, short: Path, target: Path) -> dict[str, float]:
 
 
 def overhead(size: str, seconds: int, swapped: bool, model: str) -> dict[str, Any]:
-    """Wall seconds of a film by a plain run and by one worker that has all cores; the start of Ray is told apart."""
+    """Wall seconds of a video by a plain run and by one worker with all cores; the start of Ray is measured apart."""
     import ray
 
     from midframe import cluster, pipeline
@@ -334,7 +334,7 @@ def overhead(size: str, seconds: int, swapped: bool, model: str) -> dict[str, An
 
 
 def scaling(size: str, seconds: int, swapped: bool) -> dict[str, float]:
-    """Wall seconds of a film by one worker held to one core, and by two held to one core each."""
+    """Wall seconds of a video by one worker held to one core, and by two held to one core each."""
     import ray
 
     from midframe import cluster
@@ -386,7 +386,7 @@ CORES_USED = 0.85  # of them, on average: decoding, model and encoding overlap, 
 
 
 def costs(which: Sequence[tuple[str, str]], frames: int = 8) -> list[dict[str, Any]]:
-    """Processor seconds of a plain run for one output picture, start-up taken off: a film against one twice as long."""
+    """CPU seconds of a plain run for one output frame, without start-up: a video against one twice as long."""
     from midframe import pipeline
 
     found = []
@@ -406,7 +406,7 @@ def costs(which: Sequence[tuple[str, str]], frames: int = 8) -> list[dict[str, A
 
 
 def sizing(measured: list[dict[str, Any]], a: Assumptions) -> str:
-    """How long the film of the simulation takes with so many workers of four cores, by measured costs."""
+    """Hours of the simulated video with so many workers of four cores, by measured costs."""
     from dataclasses import replace
 
     rows = []
@@ -414,7 +414,7 @@ def sizing(measured: list[dict[str, Any]], a: Assumptions) -> str:
         fps = CORES * CORES_USED / one["seconds"]
         # bits grow with pixels; 1080p is what is assumed
         pixels = rig.SIZES[one["size"]][0] * rig.SIZES[one["size"]][1] / (1920 * 1080)
-        mine = replace(a, worker_fps=fps, picture_mbytes=a.picture_mbytes * pixels)
+        mine = replace(a, worker_fps=fps, frame_mbytes=a.frame_mbytes * pixels)
         hours = [simulate(workers, mine)["hours"] for workers in (1, 8, 32, 100)]
         needed = -(-a.rate // fps)
         rows.append(
@@ -423,7 +423,7 @@ def sizing(measured: list[dict[str, Any]], a: Assumptions) -> str:
             + [f"{needed:.0f}"]
         )
     return rig.table(
-        ["model, size", "processor s a picture", "pictures/s of a worker", "hours with 1", "8", "32", "100 workers",
+        ["model, size", "CPU s a frame", "frames/s of a worker", "hours with 1", "8", "32", "100 workers",
          "workers for the speed it plays at"],
         rows,
     )  # fmt: skip
@@ -440,13 +440,13 @@ def show(stored: dict[str, Any]) -> str:
     if rows := stored.get("simulation"):
         a = stored["assumptions"]
         parts.append(
-            f"**Simulated**: a film of {a['film_hours']:g} h at {a['rate']:g} pictures a second; "
-            + "; ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in a.items() if k not in ("film_hours", "rate"))
+            f"**Simulated**: a video of {a['video_hours']:g} h at {a['rate']:g} frames a second; "
+            + "; ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in a.items() if k not in ("video_hours", "rate"))
             + "."
         )
         parts.append(
             rig.table(
-                ["workers", "hours", "efficiency", "segments", "of pictures", "traffic, MB/s", "head busy",
+                ["workers", "hours", "efficiency", "segments", "of frames", "traffic, MB/s", "coordinator busy",
                  "join, share", "work lost", "doubled"],
                 [
                     [f"{r['workers']:g}", f"{r['hours']:.2f}", f"{r['efficiency']:.0%}", f"{r['segments']:g}",
@@ -458,7 +458,7 @@ def show(stored: dict[str, Any]) -> str:
         )  # fmt: skip
     if c := stored.get("costs"):
         parts.append(
-            f"**Sizing**, the same film by measured costs (processor seconds of a plain run for an output picture at "
+            f"**Sizing**, the same video by measured costs (CPU seconds of a plain run for an output frame at "
             f"twice the rate, H.264), for workers of {CORES} cores of which {CORES_USED:.0%} are used:"
         )
         parts.append(sizing(c, Assumptions(**stored["assumptions"])))
@@ -496,7 +496,7 @@ def main() -> None:
     parser.add_argument("--worker-fps", type=float, default=Assumptions.worker_fps)
     parser.add_argument("--segments", type=int, default=1000)
     parser.add_argument("--size", choices=rig.SIZES, default="720p")
-    parser.add_argument("--seconds", type=int, default=60, help="of the film, for overhead and scaling")
+    parser.add_argument("--seconds", type=int, default=60, help="of the video, for overhead and scaling")
     parser.add_argument("--only", nargs="*", default=[], metavar="MODEL:SIZE", help="of the costs: dis:720p ...")
     parser.add_argument("--model", choices=["blend", "dis"], default="dis", help="of overhead")
     parser.add_argument("--anew", action="store_true", help="forget earlier pairs; else one more is added")

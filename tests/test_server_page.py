@@ -235,7 +235,7 @@ def test_copy_mask_language_and_phone(page: Any, films: dict[str, Path], server:
     page.click("#mask-dialog button:has-text('Top right')")
     page.click("#mask-dialog button.save")
     page.wait_for_selector("#film label.check:has-text('painted mask') input:checked")
-    source = page.evaluate("location.hash").removeprefix("#film=")
+    source = page.evaluate("location.hash").removeprefix("#video=")
     mask = server.data / "sources" / source / "mask.png"
     cv2 = pytest.importorskip("cv2")
     painted = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
@@ -249,7 +249,7 @@ def test_copy_mask_language_and_phone(page: Any, films: dict[str, Path], server:
     page.keyboard.press("Escape")
     page.set_viewport_size({"width": 360, "height": 740})
     page.click("#language")
-    page.wait_for_selector("text=要多流畅")
+    page.wait_for_selector("#rate-title:has-text('从 24')")
     assert page.evaluate("document.documentElement.lang") == "zh-Hans"
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.click("#theme")
@@ -300,6 +300,7 @@ def test_rates_by_number_range_and_quality(page: Any, films: dict[str, Path]) ->
     page.fill("input.amount", "90")
     page.wait_for_selector("#predict dd:text-is('225')")
     assert page.query_selector(".chips [aria-checked=true]") is None
+    page.fill("input.amount", "")
     page.select_option("select.unit", "ratio")
     page.fill("input.amount", "2,5")
     page.wait_for_selector("#predict dd:text-is('150')")
@@ -315,12 +316,13 @@ def test_rates_by_number_range_and_quality(page: Any, films: dict[str, Path]) ->
     assert page.inner_text("button.whole") == "Interpolate this part"
     page.fill("input[name=crf]", "23")
     page.uncheck("input[name=subtitles]")
-    page.check("input[name=loop]")
     page.select_option("select[name=deinterlace]", "off")
     page.select_option("select[name=shutter]", "180")
+    page.fill("input[name=speed]", "0-1:0.5")
+    page.wait_for_selector("#predict dd:text-is('72')")  # half a second takes one, another half itself, at 48 fps
     page.click("button.copy")
     said = page.inner_text("#copy-dialog pre >> nth=0")
-    for part in ("--crf 23", "--no-subtitles", "--deinterlace off", "--shutter 180", "--loop", "--start", "--end"):
+    for part in ("--crf 23", "--no-subtitles", "--deinterlace off", "--shutter 180", "--speed", "--start", "--end"):
         assert part in said
     page.keyboard.press("Escape")
 
@@ -380,7 +382,7 @@ def test_zoom_ab_and_loop_in_the_comparison(page: Any, films: dict[str, Path]) -
 def test_queue_order_by_drag_and_keys(page: Any, films: dict[str, Path], server: Server) -> None:
     source = server.upload(films["long"].read_bytes(), "queue.mp4")
     add = lambda n: server.http.post("/jobs", json={"source": source, "options": {"slowmo": n}}).json()["id"]  # noqa: E731
-    ids = [add(n) for n in (8, 7, 6, 5)]
+    ids = [add(n) for n in (64, 63, 62, 61)]
     page.wait_for_selector(f"[data-job='{ids[3]}'] .grip")
 
     def order() -> list[str]:
@@ -400,6 +402,10 @@ def test_queue_order_by_drag_and_keys(page: Any, films: dict[str, Path], server:
     server_fakes.wait_for(order, lambda now: now == [ids[2], ids[1], ids[3]])
     for id in ids:
         server.http.post(f"/jobs/{id}/cancel")
+    for id in ids:
+        state = lambda id=id: server.http.get(f"/jobs/{id}").json()["state"]  # noqa: E731
+        server_fakes.wait_for(state, lambda now: now == "cancelled", 120.0)
+        server.http.delete(f"/jobs/{id}")
 
 
 def test_the_api_documents_itself_without_the_internet(page: Any, server: Server) -> None:

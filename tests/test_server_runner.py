@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from midframe.errors import Interrupted, MediaError
 from midframe.result import LowConfidence
 from midframe.server import job_runner, prediction, video_inspection
 from midframe.server.backend import Progress, Task
+from midframe.speed import SpeedMap
 
 
 def film(path: Path, frames: int = 24, rate: int = 24, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
@@ -125,7 +127,7 @@ def test_probe_says_what_the_page_shows(tmp_path: Path) -> None:
 def test_marks_are_seconds_of_the_result() -> None:
     low = (LowConfidence(11, 0.7), LowConfidence(1, 0.9))
     result = SimpleNamespace(kinds="sisihhssdddi", rate=Fraction(10), cuts=(Fraction(6, 10),), low_confidence=low)
-    found = job_runner.marks(result, Fraction(1, 10), Fraction(2))
+    found = job_runner.marks(result, Fraction(1, 10), SpeedMap.constant(Fraction(1, 2)))
     assert found["holds"] == [[0.4, 0.6]]
     assert found["duplicates"] == [[0.8, 1.1]]
     assert found["cuts"] == [1.0]  # (0.6 - 0.1) seconds of the source, twice as slow
@@ -147,6 +149,18 @@ def test_results_are_named_as_by_the_command_line(options: dict[str, Any]) -> No
     predicted = prediction.predict({"rate": "24", "duration": 9, "width": 8, "height": 8}, options, None, "nothing")
     expected = default_target(Path("my clip.mp4"), given, predicted.rate).name
     assert prediction.output_name("my clip.mp4", options, predicted.rate) == expected
+
+
+def test_speed_ramps_are_predicted_and_mapped_to_the_source() -> None:
+    options = {"fps": "10", "speed": "1-2:0.5", "start": 0.5}
+    info = {"rate": "10", "duration": 4, "frames": 40, "width": 8, "height": 8}
+    assert prediction.predict(info, options, None, "nothing").frames == 45  # 0.5 s, then 1 s in two, then 2 s
+    result = SimpleNamespace(kinds="s" * 45, rate=Fraction(10), cuts=(Fraction(3),), low_confidence=())
+    found = job_runner.marks(result, Fraction(1, 2), prediction.pace_of(prediction.parse_options(options)))
+    assert found["cuts"] == [3.5]
+    pairs = {round(out, 3): source for out, source in found["source_times"]}
+    assert pairs[0.0] == 0.0 and found["source_times"][-1] == [4.5, 3.5]
+    assert all(b[1] >= a[1] for a, b in pairwise(found["source_times"]))
 
 
 def test_a_preview_predicts_the_whole_run() -> None:

@@ -22,6 +22,7 @@ from midframe.server.backend import OnProgress, Progress, Task
 from midframe.server.video_inspection import jpeg
 
 if TYPE_CHECKING:  # the server imports this file too, and needs no torch
+    from midframe.speed import SpeedMap
     from midframe.types import Frame, Segment, VideoInfo
 
 FRAME_SECONDS = 1.0  # between two frames of a running job that the page gets
@@ -92,7 +93,7 @@ def run_job(
     _make_view(Path(task.source), Path(task.folder) / "before.mp4", Segment(options.start, options.end), cancel)
     return {
         "result": target.name, "before": "before.mp4", "after": after, "report": result.report.name,
-        "marks": marks(result, options.start or Fraction(0), options.slowmo or Fraction(1)),
+        "marks": marks(result, options.start or Fraction(0), prediction.pace_of(options)),
         "warnings": [*result.warnings, *result.dropped], "size": target.stat().st_size,
         "seconds": seconds if made > 0 else 0.0, "pixels": info.width * info.height * max(made, 0),
         "bits": 8 * target.stat().st_size * made / max(1, result.frames_out),
@@ -100,7 +101,7 @@ def run_job(
     }  # fmt: skip
 
 
-def marks(result: Any, start: Fraction, slowmo: Fraction) -> dict[str, Any]:
+def marks(result: Any, start: Fraction, pace: SpeedMap) -> dict[str, Any]:
     """Scene changes, held and duplicate stretches (half-open), frames of low confidence; in seconds of the result."""
     spans: dict[str, list[list[float]]] = {"h": [], "d": []}
     position = 0
@@ -109,11 +110,15 @@ def marks(result: Any, start: Fraction, slowmo: Fraction) -> dict[str, Any]:
         if letter in spans:
             spans[letter].append([float(position / result.rate), float((position + length) / result.rate)])
         position += length
-    cuts = [float((at - start) * slowmo) for at in result.cuts]
+    cuts = [float(pace.output(max(at - start, Fraction(0)))) for at in result.cuts]
+    ramps = len(pace.stretches) > 1  # else the page needs only the one speed
+    seconds = Fraction(len(result.kinds)) / result.rate
+    steps = min(MAX_MARKS, int(seconds * 10) + 1) if ramps else 0
+    times = [seconds * n / max(1, steps - 1) for n in range(steps)]
     low = [[float(one.frame / result.rate), one.confidence] for one in result.low_confidence]
     return {
         "cuts": cuts[:MAX_MARKS], "holds": spans["h"][:MAX_MARKS], "duplicates": spans["d"][:MAX_MARKS],
-        "low_confidence": sorted(low),
+        "low_confidence": sorted(low), "source_times": [[float(at), float(pace.source(at))] for at in times],
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from midframe.errors import InputError
 from midframe.options import Options
 from midframe.server.store import MeasuredSpeed
+from midframe.speed import SpeedMap
 
 USUAL_CRF = 16.0
 USUAL_BITS_PER_PIXEL = (
@@ -45,6 +46,13 @@ def parse_options(options: Mapping[str, Any]) -> Options:
     return Options.parse(**{name: value for name, value in options.items() if name not in _NOT_OPTIONS})
 
 
+def pace_of(options: Options) -> SpeedMap:
+    """Speed of the result, from the first frame of its range on."""
+    if options.speed:
+        return SpeedMap.of(options.speed, options.start or Fraction(0))
+    return SpeedMap.constant(1 / (options.slowmo or Fraction(1)))
+
+
 def preview_range(info: Mapping[str, Any], start: float, seconds: float) -> tuple[float, float]:
     """Where a preview begins and ends, moved so that it lies within the video. Seconds."""
     duration = float(info["duration"])
@@ -58,14 +66,14 @@ def predict(
     """Predict a run on a probed video. Raises InputError for invalid options."""
     given = parse_options(options)
     rate = Fraction(info["rate"])
-    out = given.fps or rate * (given.ratio or (1 if given.slowmo else 2))
+    out = given.fps or rate * (given.ratio or (1 if given.slowmo or given.speed else 2))
     # N frames say it exactly; a duration in a header is rounded
     whole = Fraction(info["frames"]) / rate if info.get("frames") else Fraction(str(info["duration"]))
     end = min(given.end, whole) if given.end is not None else whole
     start = given.start or Fraction(0)
     if start >= whole:
         raise InputError(f"start {float(start):g} s is after the end of the video at {float(whole):g} s")
-    duration = (end - start) * (given.slowmo or 1)
+    duration = pace_of(given).output(end - start)
     frames = max(1, math.ceil(duration * out))
     pixels = frames * int(info["width"]) * int(info["height"])
     bits = learned.bits_per_pixel if learned else USUAL_BITS_PER_PIXEL

@@ -165,7 +165,7 @@ def _add(services: Services, new: NewJob, client_name: str) -> JobState:
     assert source.info is not None
     if new.kind == "preview":
         begin, end = prediction.preview_range(source.info, new.preview_start, new.preview_seconds)
-        options.update(start=begin, end=end, codec="auto", container="mp4")
+        options.update(start=begin, end=end, codec="auto", container="mp4", loop=False)
     predicted = _checked(services, source, options)
     about = {
         "source_name": source.name, "output_name": prediction.output_name(source.name, options, predicted.rate),

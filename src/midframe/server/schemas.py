@@ -48,6 +48,9 @@ class JobOptions(BaseModel):
     fps: Number | None = Field(default=None, description="output rate; 59.94 and its like mean n*1000/1001")
     ratio: Number | None = Field(default=None, description="output rate over source rate")
     slowmo: Number | None = Field(default=None, description="the video lasts this many times longer")
+    speed: Annotated[str, Field(max_length=2000)] | None = Field(
+        default=None, description="speeds of stretches of the source, as 0-2:1, 2-4:1>0.25, 4-:0.25; drops the audio"
+    )
     slow_audio: Literal["drop", "stretch"] = "drop"
     scene: Literal["auto", "off"] = Field(
         default="auto", description="detect scene changes and blend nothing across them"
@@ -181,6 +184,9 @@ class Marks(BaseModel):
     cuts: list[float] = []
     holds: list[tuple[float, float]] = []
     duplicates: list[tuple[float, float]] = []
+    source_times: list[tuple[float, float]] = Field(
+        default=[], description="seconds of result and source that belong together, where the speed changes"
+    )
     low_confidence: list[tuple[float, float]] = Field(
         default=[],
         validation_alias=AliasChoices("low_confidence", "doubts"),  # results of earlier versions say doubts

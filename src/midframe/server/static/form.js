@@ -9,7 +9,7 @@ let source = null, page = null, plan = null, planNumber = 0;
 let choices = fresh();
 
 function fresh() {
-  return { rate: "ratio:2", scene: "auto", dedup: "off", static: "auto", deinterlace: "auto", shutter: "0", loop: false, model: null, crf: "16", codec: "auto", container: "mp4", audio: true, subtitles: true, slowAudio: false, useMask: false, from: "", to: "", start: 0, length: 3, more: false };
+  return { rate: "ratio:2", scene: "auto", dedup: "off", static: "auto", deinterlace: "auto", shutter: "0", speed: "", loop: false, model: null, crf: "16", codec: "auto", container: "mp4", audio: true, subtitles: true, slowAudio: false, useMask: false, from: "", to: "", start: 0, length: 3, more: false };
 }
 
 function kept(id) { try { return JSON.parse(sessionStorage.getItem(`choices ${id}`)) ?? {}; } catch { return {}; } } // choices outlive a reload
@@ -69,6 +69,7 @@ function drawRates() {
     el("label", {}, t("quality"), el("input", { type: "number", name: "crf", min: "0", max: "63", step: "1", value: choices.crf, oninput: (event) => { choices.crf = event.target.value; showPlan(); } })),
     choice(t("format"), "codec", [["auto", t("formatAuto")], ["libx264", "H.264"], ["libx265", "H.265"], ["libsvtav1", "AV1"]]), choice(t("container"), "container", [["mp4", "MP4"], ["mkv", "MKV"]]),
     choice(t("model"), "model", page.server.models.map((name) => [name, name])),
+    el("label", {}, t("speedRamp"), el("input", { type: "text", name: "speed", value: choices.speed, placeholder: "0-2:1, 2-4:0.25", autocomplete: "off", oninput: (event) => { choices.speed = event.target.value; showPlan(); } })),
     time(t("start"), "from", t("startHint")), time(t("end"), "to", t("endHint")),
     choice(t("cuts"), "scene", [["auto", t("cutsAuto")], ["off", t("cutsOff")]]), choice(t("dedup"), "dedup", [["off", t("dedupOff")], ["auto", t("dedupAuto")]]),
     choice(t("overlays"), "static", [["auto", t("staticAuto")], ["off", t("staticOff")]]), choice(t("deinterlace"), "deinterlace", [["auto", t("deinterlaceAuto")], ["off", t("deinterlaceOff")]]),
@@ -122,6 +123,11 @@ function options() {
   if (choices.crf !== "" && choices.crf !== "16") given.crf = Number(choices.crf);
   if (choices.shutter !== "0") given.shutter = choices.shutter;
   if (choices.loop) given.loop = true;
+  if (choices.speed.trim()) { // it changes the pace itself, so a factor becomes the rate that it gives
+    given.speed = choices.speed.trim();
+    if (kind !== "fps") delete given[kind];
+    if (kind === "ratio") { const [a, b] = String(source.info.rate).split("/"); given.fps = Number.isInteger(a * value) ? `${a * value}${b ? `/${b}` : ""}` : String(Math.round(rateValue(source.info.rate) * rateValue(value) * 1000) / 1000); }
+  }
   if (kind === "slowmo" && choices.slowAudio) given.slow_audio = "stretch";
   if (choices.useMask && source.mask) given.use_mask = true;
   for (const [name, text] of [["start", choices.from], ["end", choices.to]]) { const seconds = timeValue(text); if (seconds) given[name] = seconds; }

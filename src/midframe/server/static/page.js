@@ -10,7 +10,7 @@ import { bytes, date, duration, errorText, getLanguage, number, rateText, setLan
 const sources = new Map(), jobs = new Map();
 const refusedSaid = new Set();
 let whole = false; // whether everything that the server has was received
-let server = null, chosen = null;
+let server = null, chosen = null, former = null; // former: chosen before an upload, for when that is refused
 
 // -- videos
 
@@ -88,7 +88,7 @@ function refuse(source) {
   const why = errorText(source.error);
   toast(why.includes(source.name) ? why : t("refused", { name: source.name, why }));
   sources.delete(source.id);
-  if (source.id === chosen) choose([...sources.keys()].at(-1) ?? null);
+  if (source.id === chosen) choose(sources.has(former) ? former : null);
   call("DELETE", `/sources/${source.id}`).catch(() => {});
 }
 
@@ -127,7 +127,9 @@ function takeSource(source) {
 
 function uploaded(source, show = true) {
   takeSource(source);
-  if (source.state !== "refused" && (show || !sources.has(chosen))) choose(source.id);
+  if (source.state === "refused" || (!show && sources.has(chosen))) return;
+  if (chosen !== source.id) former = chosen;
+  choose(source.id);
 }
 
 function takeJob(job) {

@@ -28,7 +28,7 @@ export function place() { return open?.after.currentTime ?? 0; }
 export async function openViewer(job, onClose, at = 0) {
   closeViewer();
   const box = $("viewer");
-  const marks = await call("GET", `/jobs/${job.id}/marks`).catch(() => ({ cuts: [], holds: [], duplicates: [], low_confidence: [] }));
+  const marks = await call("GET", `/jobs/${job.id}/marks`).catch(() => ({ cuts: [], holds: [], duplicates: [], low_confidence: [], source_times: [] }));
   const factor = job.options.slowmo ? rateValue(job.options.slowmo) : 1;
   const source = job.source_rate, rate = rateValue(job.rate);
   const url = (kind) => `${API}/jobs/${job.id}/files/${kind}`;
@@ -122,14 +122,20 @@ export async function openViewer(job, onClose, at = 0) {
     track.setAttribute("aria-valuetext", clockText.textContent);
   }
 
-  const sourceTime = () => Math.min(after.currentTime / factor, Math.max(0, before.duration - 0.001));
+  const ramps = marks.source_times ?? []; // instants of result and source that belong together, where the speed changes
+  const mapped = (at) => { // and the pace there
+    if (ramps.length < 2) return [at / factor, 1 / factor];
+    const next = Math.max(1, ramps.findIndex(([out]) => out >= at)), [[o0, s0], [o1, s1]] = [ramps[next - 1], ramps[next]], pace = (s1 - s0) / (o1 - o0);
+    return [s0 + (at - o0) * pace, pace];
+  };
+  const sourceTime = () => Math.min(mapped(after.currentTime)[0], Math.max(0, before.duration - 0.001));
 
   function follow() {
     if (!running) return;
     if (!after.paused) {
       if (loop.to !== null && after.currentTime >= (loop.to + 1) / rate - 0.001) after.currentTime = ((loop.from ?? 0) + 0.5) / rate;
       else if (loop.from !== null && after.currentTime < loop.from / rate - 0.05) after.currentTime = (loop.from + 0.5) / rate;
-      const target = sourceTime(), behind = target - before.currentTime, pace = speed / factor;
+      const target = sourceTime(), behind = target - before.currentTime, pace = speed * mapped(after.currentTime)[1];
       if (pace < SLOWEST || Math.abs(behind) > 0.3) {
         if (!before.seeking && Math.abs(behind) > 0.02) before.currentTime = target;
         if (pace < SLOWEST && !before.paused) before.pause();
