@@ -14,7 +14,7 @@ LAYERS = {
     "errors": -1, "speed": -1, "process": -1, "extras": -1, "_native": -1, "kernels": 0,
     "types": 0, "options": 0,
     "timeline": 1, "storage": 1, "ops": 1, "colour": 1, "metrics": 1, "weights": 1, "journal": 1,
-    "compat": 1, "result": 1, "commit": 2,
+    "compat": 1, "result": 1, "profiles": 1, "commit": 2,
     "video": 2, "models": 2, "shots": 2, "overlays": 2, "shutter": 2, "confidence": 2, "scenes": 2,
     "engine": 3, "plan": 3,
     "segments": 4,

@@ -49,7 +49,7 @@ HEADINGS = {
         "output", "format_", "overwrite", "codec", "crf", "preset", "pix_fmt", "encoder", "audio", "subtitles",
         "chapters", "deinterlace", "vfr", "compat",
     ),
-    "Run": ("resume", "strict", "dry_run", "progress", "quiet", "verbose", "help"),
+    "Run": ("profile", "resume", "strict", "dry_run", "progress", "quiet", "verbose", "help"),
 }  # fmt: skip
 
 
@@ -100,6 +100,7 @@ HEADINGS = {
               help="Segments in parallel on the cluster. Default: as many as CPUs, GPUs and memory allow.")  # fmt: skip
 @click.option("--gpus-per-worker", type=float, metavar="X", help="0.5 lets two workers share a GPU. Default: 1.")
 @click.option("--work", metavar="DIR|URL", help="A place that head and workers share, for sources and segments.")
+@click.option("--profile", metavar="NAME", help="Bundle of options: anime, film, game, screen, phone, or your own.")
 @click.option("--start", metavar="T", help="Where to begin: 90, 1:30, 01:02:03.5.")
 @click.option("--end", metavar="T", help="Where to stop, on the same clock.")
 @click.option("--preview", metavar="N@T", help="A short sample: 5@00:10 is five seconds from 0:10.")
@@ -136,6 +137,7 @@ def command(
     inputs: tuple[str, ...],
     output: str | None,
     format_: str | None,
+    profile: str | None,
     dry_run: bool,
     progress: str,
     quiet: bool,
@@ -160,8 +162,13 @@ def command(
     ffmpeg -i in.mkv -f yuv4mpegpipe - | midframe interpolate - -o - --fps 60 | ffmpeg -i - out.mkv
     """
     from midframe.options import Options
+    from midframe.profiles import with_profile
 
     wishes["encoder"] = list(wishes["encoder"]) or None
+    if profile is not None:
+        wishes, text = with_profile(profile, wishes)
+        if not quiet and progress != "json":
+            click.echo(text, err=True)
     config = cluster_config_of(wishes, ray, workers, gpus_per_worker, work)
     options = Options.parse(**wishes)
     _log_to_stderr(verbose)
