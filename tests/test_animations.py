@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,8 +19,11 @@ SIZE = 48
 
 def make(path: Path, loop: int, delays: list[int], transparent: bool = False) -> Path:
     """A square that moves by 4 px per frame; `delays` in hundredths of a second; `loop` as libav's muxers take it."""
-    key = "loop" if path.suffix == ".gif" else "plays"
-    with av.open(str(path), "w", options={key: str(loop), "final_delay": str(delays[-1])}) as out:
+    if path.suffix == ".gif":
+        settings = {"loop": str(loop), "final_delay": str(delays[-1])}
+    else:
+        settings = {"plays": str(loop), "final_delay": f"{delays[-1]}/100"}
+    with av.open(str(path), "w", options=settings) as out:
         name = path.suffix[1:]
         stream = out.add_stream(name, rate=100)
         stream.width = stream.height = SIZE
@@ -91,6 +95,16 @@ def test_transparency_is_kept(tmp_path: Path, suffix: str) -> None:
     first = look(target)[1][0]
     assert first[40, 40, 3] == 0 and first[20, 8, 3] == 255
     assert np.abs(first[20, 8, :3].astype(int) - (224, 64, 64)).max() <= 4
+
+
+def test_webp_is_animated_and_loops_as_the_source(tmp_path: Path) -> None:
+    interpolate(make(tmp_path / "a.apng", 3, [10] * 4, transparent=True), tmp_path / "b.webp")
+    data = (tmp_path / "b.webp").read_bytes()
+    at = data.index(b"ANIM")
+    assert data[at + 12 : at + 14] == b"\x03\x00"
+    starts = [found.start() for found in re.finditer(b"ANMF", data)]
+    delays = [int.from_bytes(data[at + 20 : at + 23], "little") for at in starts]
+    assert delays == [50] * 6 + [100]  # the last frame is held, which the encoder sees
 
 
 def test_an_avif_sequence_goes_out_and_in(tmp_path: Path) -> None:

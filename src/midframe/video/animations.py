@@ -1,4 +1,4 @@
-"""Animated images (GIF, APNG), encoded from lossless segments when they are joined.
+"""Animated images (GIF, APNG, WebP), encoded from lossless segments when they are joined.
 
 A GIF needs one palette for all of its frames, so the frames pass twice: libav's palettegen, then paletteuse and the
 encoder. The loop count of an animated source is kept; other sources loop for ever.
@@ -25,7 +25,7 @@ from midframe.video.files import named
 from midframe.video.segment_files import open_segment, segment_clock, segment_end, segment_stamps, ticks_per_unit
 
 _HEAD_BYTES = 1 << 16  # of a source, searched for its loop count
-_TICKS_PER_SECOND = {"gif": 100, "apng": 1000}  # of delays between frames
+_TICKS_PER_SECOND = {"gif": 100, "apng": 1000, "webp": 1000}  # of delays between frames
 
 
 def lossless(encoding: Encoding) -> Encoding:
@@ -72,7 +72,7 @@ def write_animation(
     Args:
         segments: files that `open_writer(..., segment=True)` wrote with an encoding of `ANIMATIONS`.
         part: the file to write.
-        container: "gif" or "apng".
+        container: "gif", "apng" or "webp".
         source: file whose loop count is kept; None: loop for ever.
         options: further (key, value) pairs for the encoder.
 
@@ -88,13 +88,17 @@ def write_animation(
         alpha = shown.pix_fmt == "bgra"
         palette = _palette(segments, alpha) if container == "gif" else None
         end = _end(segments[-1], tick)
-        settings = {"loop": str(plays - 1 if plays else 0)} if container == "gif" else {"plays": str(plays)}
-        if container == "gif" and plays == 1:
-            settings["loop"] = "-1"
+        loop = {"gif": -1 if plays == 1 else max(0, plays - 1), "apng": plays, "webp": plays}[container]
+        settings = {"plays" if container == "apng" else "loop": str(loop)}
+        own = ({"quality": "90"} if container == "webp" else {}) | dict(options)
         out = stack.enter_context(av.open(f"file:{part}", "w", format=container, options=settings))
-        stream: Any = out.add_stream(container, rate=min(Fraction(per_second), 1 / tick), options=dict(options))
+        stream: Any = out.add_stream(
+            "libwebp_anim" if container == "webp" else container,
+            rate=min(Fraction(per_second), 1 / tick),
+            options=own,
+        )
         stream.width, stream.height = shown.width, shown.height
-        stream.pix_fmt = "pal8" if palette is not None else "rgba" if alpha else "rgb24"
+        stream.pix_fmt = _pixels(container, alpha)
         stream.codec_context.time_base = stream.time_base = Fraction(1, per_second)
         frames = _frames(segments, tick)
         waiting: tuple[Any, int] | None = None
@@ -106,6 +110,15 @@ def write_animation(
         if waiting is not None:
             _encode(out, stream, *waiting, max(1, round(end * tick * per_second) - waiting[1]))
         out.mux(stream.encode(None))
+
+
+def _pixels(container: str, alpha: bool) -> str:
+    """Return the pixel format of an encoder."""
+    if container == "gif":
+        return "pal8"
+    if container == "webp":
+        return "bgra"
+    return "rgba" if alpha else "rgb24"
 
 
 def _encode(out: Any, stream: Any, frame: Any, stamp: int, duration: int) -> None:

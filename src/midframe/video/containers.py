@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def container_of(path: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(path)
     suffix = Path(text).suffix.lower()
+    if suffix == ".webp" and not re.search(r"%0?\d*d|[*?]", Path(text).name) and not Path(text).is_dir():
+        return "webp"  # one file of many frames
     if suffix in IMAGE_SUFFIXES or text.endswith(("/", os.sep)) or Path(text).is_dir():
         return "pictures"
     if suffix not in CONTAINERS:

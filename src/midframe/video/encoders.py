@@ -19,7 +19,7 @@ import av.codec
 import av.codec.context
 import av.error
 
-from midframe.errors import UnsupportedError
+from midframe.errors import InputError, UnsupportedError
 from midframe.types import PixelFormat, VideoInfo
 from midframe.video import formats
 from midframe.video.containers import CONTAINERS, container_of
@@ -28,7 +28,8 @@ from midframe.video.timestamps import DecodingTimes
 
 # Encoders that accept subsampled chroma in even sizes only; VP9, AV1 and FFV1 accept any.
 # Containers of animated images, and what the plan shows of them.
-ANIMATIONS = {"gif": "one palette of 256 colours", "apng": ""}
+ANIMATIONS = {"gif": "one palette of 256 colours", "apng": "", "webp": "quality 90"}
+_ANIMATION_ENCODERS = {"gif": "gif", "apng": "apng", "webp": "libwebp_anim"}
 GIF_FASTEST = 50  # frames per second; players take a delay of one hundredth for ten
 APPLE_HEVC_TAG = "hvc1"  # QuickTime and Photos refuse libav's default "hev1"
 HARDWARE_ENDINGS = ("_nvenc", "_qsv", "_amf", "_vaapi", "_videotoolbox", "_mf", "_v4l2m2m", "_mediacodec", "_vulkan")
@@ -85,9 +86,9 @@ def choose_encoder(
     container = container_of(target)
     source = info.format
     if container == "pictures":
-        return _image_encoding(source, target, codec)
+        return image_encoding(source, target, codec)
     if container in ANIMATIONS:
-        return _animation_encoding(info, container, codec, options)
+        return _animation_encoding(info, container, codec, crf, options)
     if codec == "auto":
         codec = _auto_codec(source, container, target, pix_fmt)
         if codec == "libx265" and min(info.width, info.height) < X265_MIN_SIDE:
@@ -340,7 +341,8 @@ def _target_format(info: VideoInfo, pixel_name: str, codec: str) -> PixelFormat:
     return made
 
 
-def _image_encoding(source: PixelFormat, target: str | os.PathLike[str], codec: str) -> Encoding:
+def image_encoding(source: PixelFormat, target: str | os.PathLike[str], codec: str) -> Encoding:
+    """Return the encoding of numbered images, or of one image."""
     suffix = Path(target).suffix.lower() or ".png"
     if codec not in ("auto", "png", "tiff", "mjpeg", "libwebp"):
         raise UnsupportedError(f"a folder of images accepts -c png, tiff, mjpeg or libwebp, not {codec}")
@@ -359,16 +361,23 @@ def _image_encoding(source: PixelFormat, target: str | os.PathLike[str], codec: 
     return Encoding(chosen, "pictures", made, options)
 
 
-def _animation_encoding(info: VideoInfo, container: str, codec: str, options: Sequence[tuple[str, str]]) -> Encoding:
+def _animation_encoding(
+    info: VideoInfo, container: str, codec: str, crf: float | None, options: Sequence[tuple[str, str]]
+) -> Encoding:
     """Describe the encoding of an animated image: RGB with or without alpha, 8 bits."""
-    if codec not in ("auto", container):
+    encoder = _ANIMATION_ENCODERS[container]
+    if codec not in ("auto", container, encoder):
         raise UnsupportedError(f".{container} holds {container} only, not {codec}; leave out -c")
     name = "gbrap" if info.format.alpha else "gbrp"
     made = formats.describe(name, matrix="rgb", full_range=True, siting="left")
     notes = (f"{info.format.depth} bits become 8: .{container} holds no more",) if info.format.depth > 8 else ()
     if container == "gif":
         notes = (*notes, "GIF has 256 colours and delays of hundredths of a second; .apng and .webm keep all colours")
-    return Encoding(container, container, made, tuple(options), ANIMATIONS[container], notes)
+    if crf is not None:
+        raise InputError(f".{container} has no --crf; leave it out{', or set -e quality=75' * (container == 'webp')}")
+    settings, _ = encoder_options(encoder, None, None, options, info, made)
+    shown = ", ".join(f"{key} {value}" for key, value in options) or ANIMATIONS[container]
+    return Encoding(encoder, container, made, settings, shown, notes)
 
 
 def add_encoder(container: Any, info: VideoInfo, encoding: Encoding, rate: Fraction, tick: Fraction) -> Any:

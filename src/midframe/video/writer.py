@@ -31,7 +31,15 @@ from midframe.types import Frame, VideoInfo
 from midframe.video import formats
 from midframe.video.animations import lossless
 from midframe.video.containers import muxer_options, wants_global_header
-from midframe.video.encoders import ANIMATIONS, Encoding, add_encoder, choose_encoder, encoded_size, reorder_depth
+from midframe.video.encoders import (
+    ANIMATIONS,
+    Encoding,
+    add_encoder,
+    choose_encoder,
+    encoded_size,
+    image_encoding,
+    reorder_depth,
+)
 from midframe.video.files import named, write_error
 from midframe.video.segment_files import parameters_tag, segment_muxer
 from midframe.video.timestamps import DecodingTimes
@@ -85,6 +93,10 @@ def open_writer(
         from midframe.video.image_writer import ImageWriter
 
         return ImageWriter(path, info, encoding)
+    if encoding.container == "webp" and not segment:  # one frame, as between two images
+        from midframe.video.image_writer import ImageWriter
+
+        return ImageWriter(path, info, image_encoding(info.format, path, "libwebp"))
     if encoding.container in ANIMATIONS:
         if not segment:
             raise MediaError(f"{named(path)} is an animated image, which is made from segments; see mux.join")
