@@ -95,7 +95,7 @@ def test_sound_only(tmp_path: Path, refused: Refused) -> None:
                 plane.update(bytes(plane.buffer_size))
             out.mux(stream.encode(chunk))
         out.mux(stream.encode(None))
-    assert "sound only" in refused(source, code=3).err
+    assert "audio only" in refused(source, code=3).err
 
 
 def test_zero_frames(tmp_path: Path, refused: Refused) -> None:

@@ -205,7 +205,7 @@ def test_sound_alone_is_refused(tmp_path: Path) -> None:
         for plane in chunk.planes:
             plane.update(bytes(plane.buffer_size))
         out.mux([*sound.encode(chunk), *sound.encode(None)])
-    refused(path, "sound only")
+    refused(path, "audio only")
 
 
 def test_a_header_without_frames_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import av.stream
 
 from midframe.errors import MediaError, UnsupportedError
 
-# Demuxers that follow names written inside a file, draw text as pictures, or read devices.
+# Demuxers that follow names written inside a file, draw text as images, or read devices.
 _REFUSED = frozenset({
     "hls", "applehttp", "dash", "concat", "concatf", "sdp", "rtsp", "rtp", "sap", "imf", "tty", "lavfi", "image2",
     "image2pipe", "webm_dash_manifest", "vapoursynth", "avisynth", "ffmetadata", "tedcaptions", "libopenmpt", "v4l2",
@@ -65,7 +65,7 @@ def check_path(path: str | os.PathLike[str]) -> None:
     file = Path(path)
     try:
         if file.is_dir():
-            raise MediaError(f"{named(path)} is a folder; give a video file, or a folder of pictures with --in-fps")
+            raise MediaError(f"{named(path)} is a folder; give a video file, or a folder of images with --in-fps")
         if not file.exists():
             raise missing(path)
         if file.is_fifo() or file.is_socket():  # opening one waits for its other end, and no signal ends that
@@ -113,7 +113,7 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 @contextmanager
 def witness(path: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
-    """Tell a file that ends or is damaged, which gives a shorter film, from one that is taken away while it is read.
+    """Tell a file that ends or is damaged, which gives a shorter video, from one that is taken away while it is read.
 
     libav reports both as the end of the file. A file that has grown is still being recorded, and one whose name is gone
     can be read on: both are fine.
@@ -187,9 +187,9 @@ def choose_stream(container: Any, path: str | os.PathLike[str]) -> Any:
     if not moving:
         kinds = {stream.type for stream in container.streams}
         if videos:
-            raise MediaError(f"{named(path)} holds sound and a cover picture, but no video")
+            raise MediaError(f"{named(path)} holds audio and a cover image, but no video")
         if "audio" in kinds:
-            raise MediaError(f"{named(path)} holds sound only, no video")
+            raise MediaError(f"{named(path)} holds audio only, no video")
         raise MediaError(f"{named(path)} holds no video stream")
     known = [stream for stream in moving if stream.codec_context is not None]
     if not known:
@@ -229,7 +229,7 @@ def discard_others(container: Any, stream: Any) -> None:
 
 
 def is_cover(stream: Any) -> bool:
-    """Whether a video stream is a still picture that belongs to the file: cover art or thumbnails."""
+    """Whether a video stream is a still image that belongs to the file: cover art or thumbnails."""
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
     return stream.type == "video" and bool(stream.disposition & still)
 
@@ -250,7 +250,7 @@ def origin_of(container: Any) -> Fraction:
         return Fraction(0)
     first: Fraction = min(starts)
     anywhere = any(name in container.format.name.split(",") for name in ("mpegts", "mpeg", "mpegtsraw", "rm"))
-    # no film starts ten seconds late on purpose in a container whose clock starts at 0
+    # no video starts ten seconds late on purpose in a container whose clock starts at 0
     return first if anywhere or first < 0 or first > 10 else Fraction(0)
 
 

@@ -32,7 +32,7 @@ from midframe.video.source_format import format_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 DEFAULT_RATE = Fraction(24)  # frames per second, where the caller says none
-# Suffix -> libav's demuxer of one picture; the content decides over the name, so this is only a first try.
+# Suffix -> libav's demuxer of one image; the content decides over the name, so this is only a first try.
 _PIPES = ("png_pipe", "jpeg_pipe", "tiff_pipe", "webp_pipe", "bmp_pipe", "jpegls_pipe", "j2k_pipe", "dpx_pipe")
 COUNTER = re.compile(r"%0?\d*d")
 _DIGITS = re.compile(r"(\d+)")

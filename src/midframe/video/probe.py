@@ -1,6 +1,6 @@
-"""What a video file is: `probe(path)` reads its header, its first pictures and some of its time stamps.
+"""What a video file is: `probe(path)` reads its header, its first frames and some of its time stamps.
 
-What the header says is kept apart from what was seen or counted. Nothing here decodes more than a few pictures,
+What the header says is kept apart from what was seen or counted. Nothing here decodes more than a few frames,
 unless counting is asked for, and nothing opens any file but the one that was named: playlists, concat scripts,
 references to other files and network addresses inside a file are refused by libav on our order.
 """
@@ -39,12 +39,12 @@ from midframe.video.files import (
 from midframe.video.rates import measure_rate
 from midframe.video.source_format import format_of
 
-FIRST_PICTURES = 4  # decoded to see interlacing
+FIRST_FRAMES = 4  # decoded to see interlacing
 # Bounds of the look at time stamps: whichever is reached first.
 LOOK_PACKETS = 600
 LOOK_BYTES = 24 << 20
 MAX_COUNTED_BYTES = 8 << 30  # of a file of variable rate whose frames are counted by reading it
-# Bounds of the search for a first picture in a damaged file.
+# Bounds of the search for a first frame in a damaged file.
 SEARCH_PACKETS = 5000
 SEARCH_BYTES = 256 << 20
 MAX_INDEX = 500_000  # entries of a file's index that are looked through: 2.3 hours at 60 fps
@@ -54,9 +54,9 @@ _HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 @dataclass
 class _Look:
-    """What the first packets and pictures of a stream show."""
+    """What the first packets and frames of a stream show."""
 
-    pictures: list[Any] = field(default_factory=list)
+    frames: list[Any] = field(default_factory=list)
     pts: list[int] = field(default_factory=list)  # ticks, in file order
     durations: list[int] = field(default_factory=list)
     packets: int = 0
@@ -68,7 +68,7 @@ class _Look:
         """Drop the stamps behind which others may still come, because packets are in order of decoding.
 
         What follows is decoded later than `dts`, of the last packet, and so shown later too. Without it the last
-        stamps go, as many as pictures may change places (16 in H.264 and H.265).
+        stamps go, as many as frames may change places (16 in H.264 and H.265).
         """
         last = dts if dts is not None else sorted(self.pts)[-17] if len(self.pts) > 17 else None
         if last is not None:
@@ -92,13 +92,13 @@ def _look(container: Any, stream: Any) -> _Look:
                 if stamp is not None and not packet.is_discard:
                     look.pts.append(stamp)
                     look.durations.append(packet.duration or 0)
-            if len(look.pictures) < FIRST_PICTURES:
+            if len(look.frames) < FIRST_FRAMES:
                 try:
-                    look.pictures += decoder.decode(packet)
+                    look.frames += decoder.decode(packet)
                 except (av.error.FFmpegError, ValueError):
                     look.corrupt += 1
             enough = LOOK_PACKETS, LOOK_BYTES
-            if not look.pictures:
+            if not look.frames:
                 enough = SEARCH_PACKETS, SEARCH_BYTES
             if look.packets >= enough[0] or size >= enough[1]:
                 look.forget_unfinished(packet.dts)
@@ -107,16 +107,16 @@ def _look(container: Any, stream: Any) -> _Look:
             look.whole = True
     except (av.error.FFmpegError, OSError, ValueError):
         look.whole = True
-    if not look.pictures:
+    if not look.frames:
         try:
-            look.pictures += decoder.decode(None)
+            look.frames += decoder.decode(None)
         except (av.error.FFmpegError, ValueError):
             look.corrupt += 1
     return look
 
 
 def _index_is_regular(stream: Any, rate: Fraction | None) -> bool:
-    """False if the file's own index shows unequal distances between frames anywhere in the film.
+    """False if the file's own index shows unequal distances between frames anywhere in the video.
 
     An index of key frames alone, as Matroska's, says nothing of it.
     """
@@ -135,7 +135,7 @@ def _index_is_regular(stream: Any, rate: Fraction | None) -> bool:
 
 
 def _rotation(matrix: tuple[int, ...] | None) -> int:
-    """Degrees clockwise, a multiple of 90, that a display matrix turns the picture."""
+    """Degrees clockwise, a multiple of 90, that a display matrix turns the frame."""
     if matrix is None:
         return 0
     a, b = matrix[0], matrix[1]
@@ -186,18 +186,18 @@ def stream_infos(container: Any) -> tuple[StreamInfo, ...]:
 
 
 def probe(path: str | os.PathLike[str], count: bool = False, in_rate: Fraction | None = None) -> VideoInfo:
-    """What a video file, or a sequence of pictures, is.
+    """What a video file, or a sequence of images, is.
 
     Args:
-        path: a video file, a folder of pictures, a pattern of pictures (`%04d.png`, `*.png`), or one picture.
-        count: also decode all of it and count the pictures (takes as long as decoding does).
-        in_rate: frames per second of a sequence of pictures, which has none of its own.
+        path: a video file, a folder of images, a pattern of images (`%04d.png`, `*.png`), or one image.
+        count: also decode all of it and count the frames (takes as long as decoding does).
+        in_rate: frames per second of a sequence of images, which has none of its own.
 
     Returns:
         The facts; `header_frames` and `duration` as the header says, `counted_frames` only if asked for.
 
     Raises:
-        MediaError: missing, a folder, not a video, sound only, encrypted, or no picture can be decoded.
+        MediaError: missing, a folder, not a video, audio only, encrypted, or no frame can be decoded.
         UnsupportedError: a codec or container that this build does not know.
     """
     if images.is_sequence(path):
@@ -214,25 +214,25 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
     context = stream.codec_context
     codec = context.codec.canonical_name
     look = _look(container, stream)
-    if not look.pictures:
+    if not look.frames:
         if look.encrypted or "enc" in container.metadata.get("major_brand", ""):
             raise UnsupportedError(f"{named(path)} is encrypted (DRM); only unprotected video can be read")
         if look.packets == 0:
             raise MediaError(f"{named(path)} has a video stream, but no frames in it")
         hint = "it is damaged or encrypted"
-        raise MediaError(f"{named(path)}: no picture of its {codec} video could be decoded; {hint}")
-    first = look.pictures[0]
+        raise MediaError(f"{named(path)}: no frame of its {codec} video could be decoded; {hint}")
+    first = look.frames[0]
     made, untagged = format_of(first, context, codec)
     tick = Fraction(stream.time_base)
     warnings = []
     claims = [formats.exact(stream.average_rate), formats.exact(stream.guessed_rate), formats.exact(stream.base_rate)]
-    interlaced = sum(picture.interlaced_frame for picture in look.pictures) * 2 > len(look.pictures)
-    if len(look.pictures) < 2:
+    interlaced = sum(frame.interlaced_frame for frame in look.frames) * 2 > len(look.frames)
+    if len(look.frames) < 2:
         interlaced = interlaced or context.field_order in _INTERLACED
-    # two field pictures may come as two packets: only decoded pictures count then
+    # the two fields of a frame may come as two packets: only decoded frames count then
     stamps = look.pts
     if interlaced and codec in ("h264", "hevc", "mpeg2video"):
-        stamps = [p.pts for p in look.pictures if p.pts is not None]
+        stamps = [p.pts for p in look.frames if p.pts is not None]
     rate, variable = measure_rate(stamps, tick, claims)
     if not variable and not interlaced and not _index_is_regular(stream, rate):
         variable = True
@@ -250,7 +250,7 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         hdr = "Dolby Vision"
     if _side_data(first, "DYNAMIC_HDR_PLUS"):
         warnings.append("HDR10+ dynamic metadata cannot be carried over; static HDR metadata is kept")
-    if any(_side_data(picture, "A53_CC") for picture in look.pictures):
+    if any(_side_data(frame, "A53_CC") for frame in look.frames):
         warnings.append("closed captions inside the video stream cannot be carried over")
     if _side_data(first, "SPHERICAL") or _side_data(first, "STEREO3D"):
         warnings.append("360-degree and stereo metadata cannot be carried over; inject them again")
@@ -259,7 +259,7 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
     other = [s.index for s in container.streams if s.type == "video" and not is_cover(s) and s.index != stream.index]
     if other:
         rest = ", ".join(str(index) for index in other)
-        warnings.append(f"several video streams: stream {stream.index} is made smoother, {rest} not")
+        warnings.append(f"several video streams: stream {stream.index} is interpolated, {rest} not")
     span = _index_span(container, stream)
     if stream.duration and 0 < stream.duration < span * Fraction(9, 10):
         warnings.append(
@@ -286,7 +286,7 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         duration=_duration(container, stream, look, tick, first),
         loops=still_metadata.loops(path) if container.format.name in ("gif", "apng") else None,
         timecode=_timecode(container, stream),
-        captions=any(_side_data(frame, "A53_CC") for frame in look.pictures),
+        captions=any(_side_data(frame, "A53_CC") for frame in look.frames),
         spherical=_side_data(first, "SPHERICAL"),
         stereo=_side_data(first, "STEREO3D"),
         exact_duration=_says_duration(container, stream),
@@ -310,9 +310,9 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
 
 
 def key_times(path: str | os.PathLike[str], info: VideoInfo) -> list[Fraction]:
-    """When the key frames of a film are shown, in seconds of film time, in order; by reading, not decoding.
+    """When the key frames of a video are shown, in seconds of video time, in order; by reading, not decoding.
 
-    A file that breaks off gives the times up to there; a sequence of pictures gives those of all pictures.
+    A file that breaks off gives the times up to there; a sequence of images gives those of all images.
 
     Raises:
         MediaError: the file cannot be opened.
@@ -344,7 +344,7 @@ def _number(text: str | None) -> int:
 def _duration(container: Any, stream: Any, look: _Look, tick: Fraction, first: Any) -> Fraction | None:
     """Seconds of the video stream: what the header says, else what was seen where the look saw all of it.
 
-    Pictures before the `first` that decodes, as broadcasts have them where recording began, do not count.
+    Frames before the `first` that decodes, as broadcasts have them where recording began, do not count.
     """
     seconds = _header_duration(container, stream, look, tick)
     if seconds is None or first.pts is None or stream.start_time is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
-# Rates that films have, for those whose header does not say or whose time stamps are rounded.
+# Usual rates, for those whose header does not say or whose time stamps are rounded.
 USUAL_RATES = tuple(
     Fraction(*pair)
     for pair in ((24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1), (48, 1), (50, 1), (60000, 1001), (60, 1),

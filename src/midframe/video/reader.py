@@ -1,6 +1,6 @@
 """A video file as a stream of `Frame`s with exact times, decoded ahead in a thread.
 
-    with open_reader("film.mkv") as frames:
+    with open_reader("video.mkv") as frames:
         for frame in frames:
             ...
 
@@ -36,9 +36,9 @@ from midframe.video.files import decoder_of, discard_others, named, open_source,
 from midframe.video.probe import probe
 from midframe.video.structure import Structure, examine
 
-SORTED_STAMPS = 2  # pictures whose time stamps may have changed places
+SORTED_STAMPS = 2  # frames whose time stamps may have changed places
 QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB
-# A step of the clock that no film means: broadcast clocks wrap round and splices jump, damaged stamps are anything.
+# A step of the clock that no video means: broadcast clocks wrap round and splices jump, damaged stamps are anything.
 LONGEST_STEP = Fraction(10)  # seconds; longer holds are believed only where the file's own length has room for them
 LONGEST_HOLD = Fraction(3600)  # seconds; believed of no file: one damaged stamp would cost days of work
 MAX_GAPS = 10_000  # steps of several frames that are remembered
@@ -48,9 +48,9 @@ BACK_STEPS = (Fraction(0), Fraction(1), Fraction(5), Fraction(30), Fraction(120)
 
 
 class _Waiting(NamedTuple):
-    """A decoded picture whose end is not known yet."""
+    """A decoded frame whose end is not known yet."""
 
-    picture: Any
+    frame: Any
     pts: Fraction
     duration: Fraction  # as the file says, or one step
     number: int
@@ -175,10 +175,10 @@ class Reader:
 
     def _work(self) -> None:
         end: BaseException | None = None
-        pictures = self.info.container == "pictures"
+        are_images = self.info.container == "pictures"
         try:
-            files = images.files_of(self.path) if pictures else []
-            for frame in images.read_sequence(self.info, files, self.segment) if pictures else self._frames():
+            files = images.files_of(self.path) if are_images else []
+            for frame in images.read_sequence(self.info, files, self.segment) if are_images else self._frames():
                 if not self._put(frame):
                     return
         except BaseException as error:
@@ -209,35 +209,35 @@ class Reader:
         info = self.info
         step = 1 / info.rate if info.rate else Fraction(1, 25)
         waiting: _Waiting | None = None
-        for index, (picture, pts, seconds) in enumerate(self._timed()):
+        for index, (frame, pts, seconds) in enumerate(self._timed()):
             if self.segment.end is not None and pts >= self.segment.end:
                 if waiting is not None:
                     yield self._frame(waiting, pts - waiting.pts)
                 return
-            # the picture shown at the segment's start is wanted, and may have begun before it
+            # the frame shown at the segment's start is wanted, and may have begun before it
             if waiting is not None and (self.segment.start is None or pts > self.segment.start):
                 if self._whole_from is not None and waiting.pts < self._whole_from:
-                    # a hole in the film: the picture that is held there may be one of those left out
+                    # a hole in the video: the frame that is held there may be one of those left out
                     self._whole_from = None
                     self._warnings.clear()
                     self._gaps.clear()
                     yield from self._frames()
                     return
                 yield self._frame(waiting, pts - waiting.pts)
-            waiting = _Waiting(picture, pts, seconds if 0 < seconds <= LONGEST_STEP else step, index)
+            waiting = _Waiting(frame, pts, seconds if 0 < seconds <= LONGEST_STEP else step, index)
         if waiting is not None:
             yield self._frame(waiting, self._last_length(waiting))
         elif self.segment == Segment():
-            raise MediaError(f"{named(self.path)}: no picture could be decoded")
+            raise MediaError(f"{named(self.path)}: no frame could be decoded")
 
     def _frame(self, waiting: _Waiting, duration: Fraction) -> Frame:
-        """A decoded picture as planes: only now, for those before the segment are never looked at."""
+        """A decoded frame as planes: only now, for those before the segment are never looked at."""
         form = self.info.format
-        made = formats.to_planar(waiting.picture, form, self.info.width, self.info.height)
+        made = formats.to_planar(waiting.frame, form, self.info.width, self.info.height)
         return Frame(formats.planes_of(made, form), form, waiting.pts, duration, waiting.number)
 
     def _last_length(self, frame: _Waiting) -> Fraction:
-        """How long the film's last frame is shown.
+        """How long the video's last frame is shown.
 
         Containers that store distances between frames in order of decoding do not say it of the frame itself; then it
         is what is left to the end of the stream.
@@ -251,7 +251,7 @@ class Reader:
         return step if not info.vfr and abs(frame.duration - step) < step else frame.duration
 
     def _timed(self) -> Iterator[tuple[Any, Fraction, Fraction]]:
-        """(picture, pts, duration) in strictly rising order of pts, in seconds of film time."""
+        """(frame, pts, duration) in strictly rising order of pts, in seconds of video time."""
         info = self.info
         step = 1 / info.rate if info.rate else Fraction(1, 25)
         room = (info.duration or Fraction(0)) + max(info.start, Fraction(0)) + LONGEST_STEP
@@ -262,8 +262,8 @@ class Reader:
         size = (info.width, info.height)
         resized = repacked = False
         pixels: str | None = None
-        for picture, stamp, tick in self._pictures():
-            seconds = (picture.duration or 0) * tick
+        for frame, stamp, tick in self._shown():
+            seconds = (frame.duration or 0) * tick
             pts = None if stamp is None else stamp * tick - info.origin + shift
             if last is None:
                 pts = info.start if pts is None else pts
@@ -283,7 +283,7 @@ class Reader:
             elif info.rate and (pts - last) * info.rate > Fraction(3, 2) and len(self._gaps) < MAX_GAPS:
                 self._gaps.append((pts, round((pts - last) * info.rate) - 1))
             last = pts
-            name = picture.format.name.replace("yuvj", "yuv")
+            name = frame.format.name.replace("yuvj", "yuv")
             if pixels is None:
                 pixels = name
             elif name != pixels and not repacked:
@@ -292,18 +292,18 @@ class Reader:
                     f"the pixel format changes from {pixels} to {name} at {float(pts):.3f} s; "
                     f"frames are converted to {info.format.name}"
                 )
-            if (picture.width, picture.height) != size and not resized:
+            if (frame.width, frame.height) != size and not resized:
                 resized = True
                 self._warn(
-                    f"the picture changes from {size[0]}x{size[1]} to {picture.width}x{picture.height} at "
+                    f"the frame size changes from {size[0]}x{size[1]} to {frame.width}x{frame.height} at "
                     f"{float(pts):.3f} s; it is scaled to the first size"
                 )
             lasting = seconds if 0 < seconds <= LONGEST_STEP else step
-            yield picture, pts, seconds
+            yield frame, pts, seconds
         if repaired:
             self._warn(f"{repaired} frame(s) had time stamps out of order, which were put right")
         if jumped:
-            self._warn(f"the clock of the file jumps {jumped} time(s); the film goes on without a gap")
+            self._warn(f"the clock of the file jumps {jumped} time(s); the video goes on without a gap")
         if last is not None and self.segment.end is None and info.duration is not None:
             end = info.start + info.duration
             if self._promised_end is not None:
@@ -321,8 +321,8 @@ class Reader:
                     )
         self._refuse_damage()
 
-    def _pictures(self) -> Iterator[tuple[Any, int | None, Fraction]]:
-        """(decoded picture, time stamp, seconds per unit of it), from a key frame at or before the segment."""
+    def _shown(self) -> Iterator[tuple[Any, int | None, Fraction]]:
+        """(decoded frame, time stamp, seconds per unit of it), from a key frame at or before the segment."""
         decoded = _sorted_stamps(self._decoded())
         if not self._deinterlace:
             yield from decoded
@@ -330,19 +330,17 @@ class Reader:
         graph: Any = None
         sink: Any = None
         tick = self._source.time_base
-        for picture, stamp, tick in decoded:
+        for frame, stamp, tick in decoded:
             if graph is None:
                 graph = av.filter.Graph()
-                feed = graph.add_buffer(
-                    width=picture.width, height=picture.height, format=picture.format, time_base=tick
-                )
+                feed = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=tick)
                 # deint=all: what is flagged progressive in an interlaced stream still lasts two fields
                 bwdif = graph.add("bwdif", "mode=send_field:parity=auto:deint=all")
                 sink = graph.add("buffersink")
                 graph.link_nodes(feed, bwdif, sink)
                 graph.configure()
-            picture.pts = stamp
-            graph.push(picture)
+            frame.pts = stamp
+            graph.push(frame)
             yield from self._filtered(sink, tick / 2)
         if graph is not None:
             graph.push(None)
@@ -351,10 +349,10 @@ class Reader:
     def _filtered(self, sink: Any, tick: Fraction) -> Iterator[tuple[Any, int | None, Fraction]]:
         while True:
             try:
-                picture = sink.pull()
+                frame = sink.pull()
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
-            yield picture, picture.pts, tick
+            yield frame, frame.pts, tick
 
     def _decoded(self) -> Iterator[tuple[Any, int | None, Fraction]]:
         start = self.segment.start
@@ -371,8 +369,8 @@ class Reader:
             held: list[tuple[Any, int | None, Fraction]] = []
             exact = False
             for item in found:
-                picture, stamp, tick = item
-                if stamp is not None and picture.key_frame and stamp * tick - self._source.origin <= start:
+                frame, stamp, tick = item
+                if stamp is not None and frame.key_frame and stamp * tick - self._source.origin <= start:
                     exact = True
                     held.append(item)
                     break
@@ -426,9 +424,9 @@ class Reader:
                     and packet.pts is not None
                     and packet.pts * tick - source.origin < self._whole_from
                 )
-                for picture in decoder.decode(packet, early):
-                    stamp = picture.pts if picture.pts is not None else picture.dts
-                    yield picture, stamp, tick
+                for frame in decoder.decode(packet, early):
+                    stamp = frame.pts if frame.pts is not None else frame.dts
+                    yield frame, stamp, tick
                 self._refuse_damage()
             else:
                 return  # stopped from outside: nothing is known of the rest
@@ -477,10 +475,10 @@ def _undelivered(container: Any, stream: Any, span: tuple[int | None, int | None
     return behind + [None] * max(0, len(promised) - len(behind) - delivered)
 
 
-def _sorted_stamps(pictures: Iterator[tuple[Any, int | None, Fraction]]) -> Iterator[tuple[Any, int | None, Fraction]]:
-    """Pictures as they come, each with the least of the time stamps at hand.
+def _sorted_stamps(frames: Iterator[tuple[Any, int | None, Fraction]]) -> Iterator[tuple[Any, int | None, Fraction]]:
+    """Frames as they come, each with the least of the time stamps at hand.
 
-    A decoder gives pictures in order, but their stamps may be those of the order of decoding: AVI keeps no others (and
+    A decoder gives frames in order, but their stamps may be those of the order of decoding: AVI keeps no others (and
     DivX and Xvid packed B frames into one), and VC-1 was copied from it into MP4. Where the clock jumps nothing is
     sorted.
     """
@@ -488,10 +486,10 @@ def _sorted_stamps(pictures: Iterator[tuple[Any, int | None, Fraction]]) -> Iter
     stamps: list[int] = []
 
     def due() -> tuple[Any, int | None, Fraction]:
-        picture, stamp, tick = waiting.popleft()
-        return picture, None if stamp is None else heapq.heappop(stamps), tick
+        frame, stamp, tick = waiting.popleft()
+        return frame, None if stamp is None else heapq.heappop(stamps), tick
 
-    for item in pictures:
+    for item in frames:
         stamp, tick = item[1:]
         if stamp is not None and stamps and abs(stamp - stamps[0]) * tick > LONGEST_STEP:
             while waiting:
@@ -506,7 +504,7 @@ def _sorted_stamps(pictures: Iterator[tuple[Any, int | None, Fraction]]) -> Iter
 
 
 def deinterlaced(info: VideoInfo) -> VideoInfo:
-    """What a film is once every field is a picture of its own: twice as many, twice as fast. Others are left alone."""
+    """What a video is once every field is a frame of its own: twice as many, twice as fast. Others are left alone."""
     if not info.interlaced:
         return info
     return replace(
@@ -527,20 +525,20 @@ def open_reader(
     strict: bool = False,
     deinterlace: bool = False,
 ) -> Reader:
-    """Open a video file or a sequence of pictures for reading, from its start or a segment of it.
+    """Open a video file or a sequence of images for reading, from its start or a segment of it.
 
     Args:
         path: whatever `probe` takes.
-        segment: half-open range of film time. The first frame is the one shown at `segment.start`, which may have
+        segment: half-open range of video time. The first frame is the one shown at `segment.start`, which may have
             begun before it; the last is the last with `pts < segment.end`.
         info: what `probe` said of the file, if it has been asked already.
-        in_rate: frames per second of a sequence of pictures.
-        strict: a damaged or truncated file is an error instead of a shorter film with `warnings`.
-        deinterlace: make one full picture of each field (bwdif) where the source is interlaced; `info.rate` of the
+        in_rate: frames per second of a sequence of images.
+        strict: a damaged or truncated file is an error instead of a shorter video with `warnings`.
+        deinterlace: make one full frame of each field (bwdif) where the source is interlaced; `info.rate` of the
             reader is then twice the source's.
 
     Returns:
-        A context manager that iterates over frames: `pts` in seconds of film time (`VideoInfo.origin` is taken off),
+        A context manager that iterates over frames: `pts` in seconds of video time (`VideoInfo.origin` is taken off),
         exact and strictly rising; `duration` is the time to the next frame, and for the last what the file says;
         `index` counts the frames handed out.
 

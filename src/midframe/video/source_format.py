@@ -15,7 +15,7 @@ from midframe.video import formats
 
 # Codecs without a key to where chroma sits, that put it half-way between luma samples.
 _CENTRED = ("mjpeg", "jpegls", "jpeg2000", "mpeg1video", "theora", "vp8", "webp", "png", "svq1", "svq3", "h263")
-_PICTURES = ("png", "mjpeg", "tiff", "webp", "bmp", "gif", "apng", "jpeg2000", "jpegls", "libjxl", "targa", "dpx")
+_IMAGE_CODECS = ("png", "mjpeg", "tiff", "webp", "bmp", "gif", "apng", "jpeg2000", "jpegls", "libjxl", "targa", "dpx")
 _log_level = threading.Lock()  # libav has one for the whole process
 
 
@@ -30,11 +30,11 @@ def format_of(frame: Any, context: Any, codec: str) -> tuple[PixelFormat, frozen
     if matrix is None or (matrix == "rgb") == name.startswith(("yuv", "gray")):
         untagged.add("matrix")
         large = frame.width >= 1280 or frame.height > 576
-        matrix = "bt709" if large and codec not in _PICTURES else "smpte170m"
+        matrix = "bt709" if large and codec not in _IMAGE_CODECS else "smpte170m"
     full = source.startswith("yuvj") or frame.color_range == formats.RANGE_FULL
     if not full and frame.color_range == 0 and not source.startswith("yuvj"):
         untagged.add("full_range")
-        full = codec in _PICTURES and name.startswith("gray")
+        full = codec in _IMAGE_CODECS and name.startswith("gray")
     primaries = formats.PRIMARIES.get(frame.color_primaries, "unknown")
     transfer = formats.TRANSFERS.get(frame.color_trc, "unknown")
     if said := _siting_said(frame):
@@ -52,7 +52,7 @@ def format_of(frame: Any, context: Any, codec: str) -> tuple[PixelFormat, frozen
 def _siting_said(frame: Any) -> str | None:
     """Where chroma sits, as the decoder says; None if it does not.
 
-    PyAV hands on all of a picture's colour but this; libav's filter showinfo writes it to the log.
+    PyAV hands on all of a frame's colour but this; libav's filter showinfo writes it to the log.
     """
     graph = av.filter.Graph()
     feed = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
