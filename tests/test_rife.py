@@ -282,6 +282,15 @@ def test_a_file_is_converted_once(tmp_path: Path, cache: Path) -> None:
     assert load(copy).version == "4.6"
 
 
+def test_a_file_put_into_the_cache_is_found(cache: Path) -> None:
+    (cache / "rife").mkdir(parents=True)
+    torch.save(state_of(SMALL["4.6"]), cache / "rife" / "flownet_v4.6.pkl")
+    model = load_model("rife")
+    assert isinstance(model, Rife) and model.version == "4.6"
+    torch.save(state_of(SMALL["4.26"]), cache / "rife" / "flownet_v4.26.pkl")
+    assert load().version == "4.26"  # the default version goes first
+
+
 def test_fetched_weights_are_found(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`fetch` takes the file at the record's address; a file: address stands for the network."""
     from midframe.cli.models import command

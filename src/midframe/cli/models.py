@@ -24,15 +24,13 @@ def list_models(as_json: bool) -> None:
     """Name, size, state of the weights, and what each is."""
     from midframe.errors import MidframeError, WeightsError
     from midframe.models import BUILDERS, load_model
-    from midframe.weights import RECORDS, find
+    from midframe.weights import RECORDS
 
     rows: list[dict[str, Any]] = []
     for name in BUILDERS:
         row: dict[str, Any] = {"name": name, "parameters": 0, "state": "ready", "about": ""}
         rows.append(row)
         try:
-            if name in RECORDS:
-                find(RECORDS[name])
             model = load_model(name)
         except WeightsError as error:
             absent = name in RECORDS and "has no weights here" in str(error)

@@ -32,13 +32,19 @@ def load(path: Path | None = None) -> Rife:
 
 
 def find(path: Path | None = None) -> Path:
-    """The weights file of a path, or the newest fetched one.
+    """The weights file of a path; without one that of the default version, else the only one in the cache.
 
     Raises:
         WeightsError: there is none, or a folder holds several without one named `flownet.pkl`.
     """
     if path is None:
-        return weights.find(weights.RECORDS["rife"])[0]
+        try:
+            return weights.find(weights.RECORDS["rife"])[0]
+        except WeightsError:
+            home = weights.cache_folder() / "rife"
+            if not any(file for pattern in _PATTERNS for file in home.glob(pattern)):
+                raise
+            return find(home)  # another version, or a file that the user put there
     if not path.is_dir():
         return path
     for pattern in _PATTERNS:
