@@ -24,6 +24,7 @@ from midframe import ops
 from midframe.engine import Engine
 from midframe.errors import MidframeError
 from midframe.models import load_model
+from midframe.models.base import RenderRequest
 
 COMPILE = {"compiled": "default", "graphed": "reduce-overhead"}
 
@@ -49,7 +50,7 @@ def timed(call: Callable[[], Any], device: torch.device, repeats: int) -> list[f
 
 
 def measure(model: str, size: str, mode: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Median milliseconds of the three stages, and of eight pictures rendered at once."""
+    """Median milliseconds of the three methods, and of seven frames rendered at once."""
     engine = Engine(load_model(model), arguments.device, arguments.precision)
     net, device = engine.model, engine.device
     width, height = rig.SIZES[size]
@@ -61,10 +62,10 @@ def measure(model: str, size: str, mode: str, arguments: argparse.Namespace) -> 
         )
         for p in rig.pictures(width, height, 2)
     )
-    doors = {"encode": net.encode, "match": net.match, "render": net.render}
+    methods = {"encode": net.encode, "match": net.match, "render": net.render}
     if mode in COMPILE:
         torch._dynamo.reset()
-        doors = {name: torch.compile(door, mode=COMPILE[mode], dynamic=False) for name, door in doors.items()}
+        methods = {name: torch.compile(call, mode=COMPILE[mode], dynamic=False) for name, call in methods.items()}
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[engine.precision]
     row: dict[str, Any] = {
         "model": model, "size": size, "mode": mode, "precision": engine.precision, "commit": rig.commit(),
@@ -76,15 +77,15 @@ def measure(model: str, size: str, mode: str, arguments: argparse.Namespace) -> 
         one = torch.tensor([0.5], device=device)
         seven = torch.arange(1, 8, device=device) / 8
         calls = {
-            "encode": lambda: doors["encode"](a),
-            "match": lambda: doors["match"](*features),
-            "render": lambda: doors["render"](*features, motion, one),
-            "render 7": lambda: doors["render"](*features, motion, seven),
+            "encode": lambda: methods["encode"](a),
+            "match": lambda: methods["match"](*features),
+            "render": lambda: methods["render"](RenderRequest(*features, motion, one)),
+            "render 7": lambda: methods["render"](RenderRequest(*features, motion, seven)),
         }
         for name, call in calls.items():
             try:
                 row["milliseconds"][name] = timed(call, device, arguments.repeats)
-            except Exception as error:  # what a compiler may raise is not to be foreseen
+            except Exception as error:  # a compiler may raise anything
                 print(f"{model} {size} {mode} {name} is left out: {str(error).splitlines()[0][:200]}", file=sys.stderr)
     return row
 

@@ -731,6 +731,8 @@ def test_which_formats_are_taken_as_planes(net: Midnet) -> None:
 
 
 def test_an_engine_has_a_back_end_of_its_own(net: Midnet) -> None:
+    shipped = load_model("midnet-s")
+    assert isinstance(shipped, Midnet) and isinstance(shipped.backend, type(native()))
     first, second = Engine(net), Engine(net)
     assert isinstance(first.model, Midnet) and isinstance(second.model, Midnet)
     assert isinstance(first.model.backend, type(native())) and first.model.backend is not second.model.backend

@@ -9,6 +9,8 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from midframe.errors import InputError, WeightsError
 from midframe.models.base import Model
 
@@ -74,7 +76,10 @@ BUILDERS: dict[str, Callable[[Path | None], Model]] = {
 
 
 def load_model(name: str, weights: str | Path | None = None) -> Model:
-    """A model by name, in evaluation mode, on the CPU.
+    """Load a model by name, in evaluation mode, on the CPU.
+
+    An engine gives it scratch memory of its own. On a CPU midnet computes no gradients as it comes from here; see
+    `Midnet.with_backend`.
 
     Args:
         name: one of `BUILDERS`.
@@ -88,4 +93,5 @@ def load_model(name: str, weights: str | Path | None = None) -> Model:
         close = difflib.get_close_matches(name, BUILDERS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InputError(f"no model is called {name!r}; there are {', '.join(BUILDERS)}{hint}")
-    return BUILDERS[name](Path(weights) if weights is not None else None).eval()
+    model = BUILDERS[name](Path(weights) if weights is not None else None).eval()
+    return model.on_device(torch.device("cpu"))
