@@ -50,18 +50,14 @@ ALLOWED = {
 
 # Still to be written in the field's terms; this list only shrinks.
 PENDING = {
-    "__init__.py", "batch.py", "cli/__init__.py", "cli/batch.py", "cli/compare.py", "cli/demo.py", "cli/doctor.py",
-    "cli/eval.py", "cli/interpolate.py", "cli/probe.py", "cli/progress.py", "cli/scene.py", "commit.py",
-    "errors.py", "evaluation/datasets.py", "evaluation/evaluate.py", "evaluation/methods.py",
-    "evaluation/report.py", "evaluation/suites.py", "interpolator.py", "journal.py", "modelscope.py", "options.py",
-    "pipeline.py", "plan.py", "process.py", "result.py", "segments.py", "server/backend.py", "server/dispatcher.py",
-    "server/event_broker.py", "server/job_runner.py", "server/live_progress.py", "server/paths.py",
-    "server/prediction.py", "server/probe_worker.py", "server/routes_jobs.py", "server/routes_server.py",
-    "server/routes_sources.py", "server/schemas.py", "server/security.py", "server/services.py",
-    "server/settings.py", "server/store.py", "server/subprocess_worker.py", "server/video_inspection.py",
-    "storage.py", "streaming.py", "types.py", "video/__init__.py", "video/containers.py", "video/decoding.py",
-    "video/encoders.py", "video/files.py", "video/formats.py", "video/image_writer.py", "video/images.py",
-    "video/mux.py", "video/pipes.py", "video/probe.py", "video/rates.py", "video/reader.py",
+    "batch.py", "cli/batch.py", "cli/compare.py", "cli/demo.py", "cli/eval.py", "cli/interpolate.py",
+    "cli/probe.py", "cli/progress.py", "cli/scene.py", "commit.py", "evaluation/datasets.py",
+    "evaluation/evaluate.py", "evaluation/methods.py", "evaluation/report.py", "evaluation/suites.py",
+    "interpolator.py", "journal.py", "modelscope.py", "options.py", "pipeline.py", "plan.py", "process.py",
+    "segments.py", "server/live_progress.py", "server/routes_jobs.py", "server/schemas.py", "server/settings.py",
+    "server/store.py", "storage.py", "streaming.py", "video/__init__.py", "video/containers.py",
+    "video/decoding.py", "video/encoders.py", "video/files.py", "video/formats.py", "video/image_writer.py",
+    "video/images.py", "video/mux.py", "video/pipes.py", "video/probe.py", "video/rates.py", "video/reader.py",
     "video/segment_files.py", "video/source_format.py", "video/streams.py", "video/structure.py",
     "video/webp_animation.py", "video/writer.py",
 }  # fmt: skip

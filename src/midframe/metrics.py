@@ -227,11 +227,11 @@ def psnr_luma(image: Tensor, truth: Tensor) -> float:
     return math.inf if error == 0 else 10 * math.log10(LEVELS**2 / error)
 
 
-def _gradient(grey: Tensor) -> Tensor:
+def _gradient(gray: Tensor) -> Tensor:
     """Sobel gradient magnitude of (1, 1, H, W), in levels per pixel."""
-    across = grey.new_tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
+    across = gray.new_tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
     kernels = torch.stack([across, across.T])[:, None]
-    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    padded = F.pad(gray, (1, 1, 1, 1), mode="replicate")
     return F.conv2d(padded, kernels).square().sum(1, keepdim=True).sqrt()
 
 
