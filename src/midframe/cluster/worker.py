@@ -131,7 +131,7 @@ def _run_in_thread(plan: Plan, journal: Journal, progress_frames: int) -> Genera
 def engine_for(options: Options) -> Engine:
     """Engine of this process for these options, kept because loading costs more than a short segment."""
     key = repr((options.model, options.weights, options.device, options.precision, options.tile, options.flow_scale,
-                options.scene_fill, options.static, options.mask))  # fmt: skip
+                options.runtime, options.scene_fill, options.static, options.mask))  # fmt: skip
     if key not in _engines:
         _engines.clear()
         _engines[key] = pipeline.make_engine(options)
