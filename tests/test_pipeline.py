@@ -122,6 +122,11 @@ def test_a_pause_is_held_and_reported(tmp_path: Path, small_segments: None, seco
     assert hashes(whole.path) == hashes(result.path) and whole.held == result.held
 
 
+def test_a_pause_does_not_lengthen_the_video(tmp_path: Path) -> None:
+    result = run(paused(tmp_path / "in.mp4", 12), tmp_path / "out.mkv", fps=60)
+    assert result.frames_out == 60 * 14 and result.kinds.endswith("sish")
+
+
 def test_vfr_keep_holds_a_pause(tmp_path: Path) -> None:
     result = run(paused(tmp_path / "in.mkv", 4), tmp_path / "out.mkv", vfr="keep")
     got = times(result.path)

@@ -78,6 +78,7 @@ def test_a_moving_bar_becomes_its_mean_in_linear_light() -> None:
     model = Sliding(16)
     gaps = timeline.gaps(bars(10, 16), Fr(24), playback=timeline.Playback(shutter=Fr(1, 2)))
     out = list(Engine(model).run(gaps))
+    assert {f.kind for f in out} == {"interpolated"}
     assert len(out) == 10 and model.matched == 9, "motion is estimated once per gap"
     assert [f.pts for f in out] == [Fr(n, 24) for n in range(10)]
     # half an interval is 8 px, in two gaps of 4 px with 2 samples each, at 1/8 and 3/8 of ... each part

@@ -304,10 +304,11 @@ class Engine:
             assert opening is not None
             if opening.first:
                 memory.exposure = shutter.Exposure(gap.a.format, self.device)
-                memory.confidence = None
+                memory.exposed, memory.confidence = "source", None
             exposure, share = memory.exposure, float(opening.share)
             assert exposure is not None, "the first part of an opening comes first"
             if interpolated and opening.end > slot.t:
+                memory.exposed = "interpolated"
                 count = shutter.sample_count(self._motion_of(gap, slot, memory), share)
                 span = opening.end - slot.t
                 instants = [Slot(slot.pts, slot.t + span * (2 * i + 1) / (2 * count)) for i in range(count)]
@@ -319,8 +320,8 @@ class Engine:
                 exposure.add(self._between_shots(gap, slot.t) if gap.cut else gap.a.planes, share)
             if opening.last:
                 planes, blurred = exposure.frame()
-                kind = "interpolated" if blurred else "held" if slot.held else "source"
-                yield _Filled(slot, planes, kind, memory.confidence if blurred else None)
+                kind = "interpolated" if blurred else "held" if slot.held else memory.exposed
+                yield _Filled(slot, planes, kind, memory.confidence)
 
     def _between_shots(self, gap: Gap, t: Fraction) -> Planes:
         """Planes that an opening sees in the gap before a scene change."""
@@ -572,6 +573,7 @@ class _Memory:
         self.thumbnails: dict[int, confidence.Array] = {}
         self.speed: dict[tuple[int, int], float | None] = {}  # pixels from a to b of fast parts of the frame
         self.exposure: shutter.Exposure | None = None  # of the output at hand, over the gaps that its shutter sees
+        self.exposed = "source"  # kind of the frames that it saw
         self.confidence: float | None = None  # lowest of its samples
         self.following: Gap | None = None  # to be prefetched
         self.pending: Future[None] | None = None  # its preparation, by another thread, which writes here

@@ -8,6 +8,7 @@ references to other files and network addresses inside a file are refused by lib
 from __future__ import annotations
 
 import os
+import statistics
 import struct
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -374,7 +375,9 @@ def _index_span(container: Any, stream: Any) -> Fraction:
     complete = "mp4" in container.format.name.split(",") and 2 <= len(entries) == stream.frames
     if not complete or any(entry.is_discard for entry in (entries[0], entries[-1])):
         return Fraction(0)
-    return Fraction(entries[-1].timestamp - entries[0].timestamp) * len(entries) / (len(entries) - 1)
+    # the index has no length of the last frame; a mean would count pauses into it
+    usual = statistics.median_low([b.timestamp - a.timestamp for a, b in pairwise(entries)])
+    return Fraction(entries[-1].timestamp - entries[0].timestamp + usual)
 
 
 def _header_duration(container: Any, stream: Any, look: _Look, tick: Fraction) -> Fraction | None:
