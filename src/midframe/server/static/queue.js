@@ -100,10 +100,10 @@ function handle(job, jobs, page) {
   grip.addEventListener("pointerdown", (event) => { event.preventDefault(); grip.setPointerCapture(event.pointerId); grip.focus(); grabbed = true; own().classList.add("dragged"); });
   grip.addEventListener("pointermove", (event) => {
     if (!grabbed) return;
-    const others = peers().filter((row) => row !== own());
-    const below = others.find((row) => { const area = row.getBoundingClientRect(); return event.clientY < area.top + area.height / 2; });
-    const last = others.at(-1);
-    if (below && below.previousElementSibling !== own()) below.before(own()); else if (!below && last && last.nextElementSibling !== own()) last.after(own());
+    // the others move around the dragged row: one that is moved itself would lose the pointer
+    const middle = (row) => { const area = row.getBoundingClientRect(); return area.top + area.height / 2; };
+    for (let all = peers(), i = all.indexOf(own()); i > 0 && event.clientY < middle(all[i - 1]); all = peers(), i = all.indexOf(own())) own().after(all[i - 1]);
+    for (let all = peers(), i = all.indexOf(own()); i < all.length - 1 && event.clientY > middle(all[i + 1]); all = peers(), i = all.indexOf(own())) own().before(all[i + 1]);
   });
   const drop = () => { if (!grabbed) return; grabbed = false; own().classList.remove("dragged"); settle(); };
   grip.addEventListener("pointerup", drop);
