@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import fuzz_damage
 from clips import Clip, make
 from midframe.errors import MediaError
+from midframe.video.pipes import PipeReader
 from midframe.video.probe import probe
 from midframe.video.reader import open_reader
 
@@ -106,6 +108,23 @@ def test_what_is_refused_is_refused_before_the_work(tmp_path: Path) -> None:
     info = probe(cut)
     with pytest.raises(MediaError, match="cut off"), open_reader(cut, info=info, strict=True) as reader:
         next(reader)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_damage_in_a_pipe(tmp_path: Path) -> None:
+    """A packet that cannot be decoded does not end a stream, and is said."""
+    whole = make(tmp_path / "a.mkv", LONG)
+    begin, end = fuzz_damage.media(whole)
+    data = bytearray(whole.read_bytes())
+    data[(begin + end) // 2 : (begin + end) // 2 + 60] = b"\xff" * 60
+    (tmp_path / "broken.mkv").write_bytes(data)
+    os.mkfifo(tmp_path / "pipe")
+    feeder = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(bytes(data),))
+    feeder.start()
+    with PipeReader(tmp_path / "pipe") as reader:
+        assert sum(1 for _ in reader) == fuzz_damage.decode(tmp_path / "broken.mkv").frames
+        assert any("the video is damaged" in text for text in reader.warnings)
+    feeder.join()
 
 
 def mutations(folder: Path, first: int, count: int) -> list[str]:

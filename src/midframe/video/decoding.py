@@ -33,15 +33,15 @@ class StreamDecoder:
 
     Args:
         codec: libav's name of the codec.
-        open_decoder: opens a decoder for the stream; the argument says whether to decode with several threads. It
-            returns None for a second decoder where the source cannot be opened again.
+        open_decoder: opens a decoder for the stream; the argument says whether to decode with several threads.
+        single: decode with one thread from the start, for sources that cannot be opened again.
     """
 
-    def __init__(self, codec: str, open_decoder: Callable[[bool], Any]) -> None:
+    def __init__(self, codec: str, open_decoder: Callable[[bool], Any], single: bool = False) -> None:
         self._codec = codec
         self._open_decoder = open_decoder
-        self._decoder = open_decoder(True)
-        self._single = False  # one thread decodes
+        self._decoder = open_decoder(not single)
+        self._single = single  # one thread decodes
         self._sent: deque[_Sent] = deque()
         self._sent_bytes = 0
         self._first: int | None = None  # time stamp of the first key frame: what is shown earlier is not promised
@@ -109,7 +109,7 @@ class StreamDecoder:
             if self._first is None and packet.is_keyframe:
                 # without time stamps no missing frame can be recognised: one thread from the start
                 self._first = -1
-                if not self._sent:
+                if not self._sent and not self._single:
                     self._restart()
             return
         if self._first is None:
@@ -124,7 +124,7 @@ class StreamDecoder:
             self._open.insert(at, packet.pts)
 
     def _restart(self) -> None:
-        self._decoder = self._open_decoder(False) or self._decoder
+        self._decoder = self._open_decoder(False)
         self._single = True
 
     def _keep(self, packet: Any, skip: bool) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -24,8 +25,10 @@ from midframe import colour
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Frame, PixelFormat, VideoInfo
 from midframe.video import formats
+from midframe.video.damage import Damage
+from midframe.video.decoding import StreamDecoder
 from midframe.video.encoders import Encoding, add_encoder
-from midframe.video.files import allowed_demuxers
+from midframe.video.files import allowed_demuxers, decoder_of, packets_of
 from midframe.video.source_format import format_of
 from midframe.video.writer import to_encoder_frame
 
@@ -127,7 +130,9 @@ class PipeReader:
             last = origin = Fraction(0)
             number = 0
             step = Fraction(1, 25)
-            for picture in container.decode(stream):
+            # one thread: a stream cannot be opened again to decode a damaged stretch once more
+            decoder = StreamDecoder(stream.codec_context.codec.canonical_name, partial(decoder_of, stream), single=True)
+            for picture in _decoded(container, stream, decoder):
                 if form is None:
                     info = self._describe(container, stream, picture)
                     form, step = info.format, 1 / info.rate if info.rate else step
@@ -141,6 +146,15 @@ class PipeReader:
                 if not self._put(Frame(formats.planes_of(made, form), form, pts, step, number)):
                     return
                 last, number = pts, number + 1
+            damage = Damage(
+                frames=decoder.frames,
+                missing=len(decoder.missing),
+                failed_packets=decoder.failed_packets,
+                broken_packets=decoder.broken_packets,
+                concealed=decoder.concealed,
+            )
+            if damage:
+                self.warnings.append(str(damage))
 
     def _describe(self, container: Any, stream: Any, picture: Any) -> VideoInfo:
         codec = stream.codec_context.codec.canonical_name
@@ -171,6 +185,14 @@ class PipeReader:
         if picture.interlaced_frame:
             notes.append("the stream is interlaced and is taken as it is; deinterlace it before the pipe")
         return tuple(notes)
+
+
+def _decoded(container: Any, stream: Any, decoder: StreamDecoder) -> Iterator[Any]:
+    """Frames of a stream; packets that cannot be decoded are counted by the decoder."""
+    for packet in packets_of(container, stream):
+        if packet.size or packet.pts is None:
+            yield from decoder.decode(packet)
+    decoder.finish()
 
 
 class _ReadOnly:
