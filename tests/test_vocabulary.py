@@ -44,6 +44,7 @@ PHRASES = r"\b(is told|are told|bears? out|borne out|of which)\b"
 ALLOWED = {
     "models/midnet/architecture.py": {"carried", "judge", "guesses"},
     "models/midnet/checkpoint.py": {"judge", "verdict"},
+    "profiles.py": {"film"},  # the profile for video shot on film
     "scenes/script.py": {"film"},  # film grain
     "scenes/textures.py": {"film"},
 }
