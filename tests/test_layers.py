@@ -15,7 +15,7 @@ LAYERS = {
     "types": 0, "options": 0,
     "timeline": 1, "storage": 1, "ops": 1, "colour": 1, "metrics": 1, "weights": 1, "journal": 1,
     "compat": 1, "result": 1, "profiles": 1, "commit": 2,
-    "video": 2, "models": 2, "shots": 2, "overlays": 2, "shutter": 2, "confidence": 2, "scenes": 2,
+    "video": 2, "machine_speed": 2, "models": 2, "shots": 2, "overlays": 2, "shutter": 2, "confidence": 2, "scenes": 2,
     "engine": 3, "plan": 3,
     "segments": 4,
     "pipeline": 5, "interpolator": 5, "evaluation": 5, "training": 5,

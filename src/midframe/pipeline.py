@@ -21,10 +21,11 @@ from typing import Any, Unpack, cast
 
 import torch
 
-from midframe import compat, shots, timeline
+from midframe import compat, machine_speed, shots, timeline
 from midframe.engine import Engine
 from midframe.errors import InputError, Interrupted, MediaError, MidframeError
 from midframe.journal import Journal
+from midframe.machine_speed import RunSpeed
 from midframe.models import load_model
 from midframe.models.base import Model
 from midframe.options import OptionKeywords, Options
@@ -48,8 +49,6 @@ from midframe.video.probe import key_times, probe
 from midframe.video.reader import LONGEST_STEP, Reader, open_reader
 from midframe.video.writer import open_writer
 
-ESTIMATE_SIDE = 192  # pixels; of the frame that is made to estimate how long a run takes
-SECONDS_PER_PIXEL = 1.5e-8  # decoding, colour and encoding of one output: 30 ms at 1080p on two cores
 # Read before the first border of a run: neighbours, the window of the scene-change detector, runs of duplicates,
 # bwdif's fields.
 LEAD_FRAMES = 16
@@ -232,21 +231,21 @@ def _plan_here(src: PathLike, dst: PathLike | None, options: Options, engine: En
 
 
 def estimate(plan: Plan, engine: Engine) -> float | None:
-    """Seconds that a plan will take here, roughly: one small frame is made, and pixels are counted."""
-    if plan.frames_out is None or plan.frames_in is None:
+    """Seconds that a plan will take, from earlier runs on this machine; None before the first one."""
+    if not plan.frames_out or plan.frames_in is None:
         return None
-    side = max(ESTIMATE_SIDE, engine.model.min_side)
-    dice = torch.Generator().manual_seed(0)
-    a = torch.rand(3, side, side, generator=dice)
-    b = a.roll(2, 2)
-    took = 0.0
-    for _ in range(2):  # the first call sets things up
-        began = time.perf_counter()
-        engine.between(a, b, [0.5])
-        took = time.perf_counter() - began
+    each = machine_speed.seconds_per_frame(_speed(plan, engine, 0.0))
+    return None if each is None else each * plan.frames_out
+
+
+def _speed(plan: Plan, engine: Engine, seconds: float) -> RunSpeed:
+    """A run of a plan that takes so many seconds per output frame, as `machine_speed` keeps it."""
+    out = plan.frames_out or 1
+    share = max(0, out - (plan.frames_in or 0)) / out
     pixels = plan.info.width * plan.info.height
-    made = max(0, plan.frames_out - plan.frames_in)
-    return (took * made / (side * side) + SECONDS_PER_PIXEL * plan.frames_out) * pixels
+    runtime = plan.options.runtime
+    device = str(engine.device) + (f" {runtime}" if runtime != "auto" else "")
+    return RunSpeed(plan.model, device, engine.precision, plan.encoding.codec, pixels, share, seconds)
 
 
 def plan(
@@ -319,6 +318,7 @@ class Run:
         self.source = SourceWatch(Path(plan.source), (journal.manifest() or {}).get("source", {}))
         self.resumed = sum(segment_record(journal, n)["frames_out"] for n in journal.held(len(plan.segments)))
         self.made = 0
+        self.computing = 0.0  # seconds in which frames were made
         self.warnings: list[str] = []
 
     def make(self) -> None:
@@ -334,10 +334,12 @@ class Run:
             SegmentWriter(plan, self.journal, span, self.drain, self.source) as writer,
         ):
             gaps = gaps_of(writer.watch(labelled(frames, plan, self.engine)), plan, self.engine.context, todo)
+            began = time.monotonic()
             for frame in self.engine.run(writer.watch_gaps(gaps)):
                 writer.write(frame)
                 self.report(frame, writer)
             writer.finish()
+            self.computing += time.monotonic() - began
             self.warnings += frames.warnings
 
     def report(self, frame: Frame, writer: SegmentWriter) -> None:
@@ -370,7 +372,12 @@ class Run:
                 f"segment {lost[0]:05d} of '{self.journal.folder}' is damaged on the disk again and again; check the "
                 "disk, or give another -o"
             )
-        return join(self.plan, self.journal, self.warnings, time.monotonic() - self.began, self.made, self.resumed)
+        seconds = time.monotonic() - self.began
+        result = join(self.plan, self.journal, self.warnings, seconds, self.made, self.resumed)
+        if self.made:
+            speed = _speed(self.plan, self.engine, self.computing / self.made)
+            machine_speed.record(speed, round(self.made * speed.interpolated))
+        return result
 
     def _frames(self, number: int) -> int:
         return int(segment_record(self.journal, number)["frames_out"])

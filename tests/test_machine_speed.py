@@ -1,0 +1,54 @@
+"""Time estimates from earlier runs on this machine."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import midframe
+from clips import Clip, make
+from midframe import pipeline
+from midframe.machine_speed import RunSpeed, record, recorded, seconds_per_frame, speed_file
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIDFRAME_CACHE", str(tmp_path / "cache"))
+
+
+RUN = RunSpeed("midnet-m", "cpu", "fp32", "libx264", 1280 * 720, 0.5, 0.1)
+
+
+def test_nothing_is_said_before_the_first_run() -> None:
+    assert seconds_per_frame(RUN) is None
+
+
+def test_speed_scales_with_the_size_of_frames_and_prefers_runs_alike() -> None:
+    record(RUN, 100)
+    assert seconds_per_frame(RUN) == pytest.approx(0.1)
+    assert seconds_per_frame(replace(RUN, pixels=RUN.pixels // 4)) == pytest.approx(0.025)
+    assert seconds_per_frame(replace(RUN, model="dis")) is None
+    for seconds in (0.2, 0.2, 0.2):
+        record(replace(RUN, interpolated=0.875, seconds=seconds), 100)
+    assert seconds_per_frame(replace(RUN, interpolated=0.875)) == pytest.approx(0.2)
+
+
+def test_short_runs_and_damaged_files_cost_only_the_estimate() -> None:
+    record(RUN, 3)
+    assert recorded() == []
+    speed_file().parent.mkdir(parents=True)
+    speed_file().write_text("{no json")
+    assert recorded() == [] and seconds_per_frame(RUN) is None
+    record(RUN, 100)
+    assert recorded() == [RUN]
+
+
+def test_a_plan_is_estimated_from_the_runs_before_it(tmp_path: Path) -> None:
+    source = make(tmp_path / "in.mp4", Clip(frames=60))
+    target = tmp_path / "out.mp4"
+    assert pipeline.plan(source, target, model="blend").seconds is None
+    result = midframe.interpolate(source, target, model="blend")
+    (run,) = recorded()
+    assert run.model == "blend" and run.interpolated == pytest.approx(0.5)
+    estimated = pipeline.plan(source, tmp_path / "other.mp4", model="blend").seconds
+    assert estimated is not None and estimated == pytest.approx(run.seconds * result.frames_out)
