@@ -89,7 +89,7 @@ def test_a_turned_film_gives_upright_pictures(tmp_path: Path) -> None:
 def test_one_picture_takes_one_frame(tmp_path: Path) -> None:
     write(tmp_path / "a.png", [flat(PLAIN, 1)])
     assert left(tmp_path) == ["a.png"]
-    with pytest.raises(InputError, match="is one picture"):
+    with pytest.raises(InputError, match="is one image"):
         write(tmp_path / "b.png", [flat(PLAIN, 1), flat(PLAIN, 2)])
     assert left(tmp_path) == ["a.png"]
 

@@ -147,7 +147,7 @@ def test_a_film_longer_than_the_look_is_not_taken_for_variable(
     b_frames = {} if suffix == "avi" else {"bf": "3", "b-adapt": "0"}
     path = make(tmp_path / f"film.{suffix}", Clip(frames=72, options={"g": "9", **b_frames}))
     for packets in range(40, 48):
-        monkeypatch.setattr("midframe.video.probe.LOOK_PACKETS", packets)
+        monkeypatch.setattr("midframe.video.probe.SCAN_PACKETS", packets)
         info = probe(path)
         assert (info.vfr, info.rate) == (False, 24), packets
 
@@ -277,7 +277,7 @@ def test_pictures(tmp_path: Path) -> None:
     for n in range(12):
         png(tmp_path / f"shot_{n}.png", n)
     info = probe(tmp_path, in_rate=Fraction(12))
-    assert (info.container, info.header_frames, info.rate, info.duration) == ("pictures", 12, 12, 1)
+    assert (info.container, info.header_frames, info.rate, info.duration) == ("images", 12, 12, 1)
     assert info.format.name == "gbrp"
     assert any("--in-fps" in warning for warning in probe(tmp_path).warnings)
     assert probe(tmp_path / "shot_%d.png").header_frames == 12

@@ -103,7 +103,7 @@ def test_repacking_loses_nothing(pixels: str, planar: str) -> None:
         for plane, channel in zip(planes, order, strict=True):
             assert np.array_equal(plane.numpy(), packed[..., channel])
         return
-    again = formats.picture(planes, made, pixels)
+    again = formats.video_frame(planes, made, pixels)
     for index, (before, after) in enumerate(zip(frame.planes, again.planes, strict=True)):
         a = np.frombuffer(memoryview(before), np.uint8).reshape(before.height, -1)
         b = np.frombuffer(memoryview(after), np.uint8).reshape(after.height, -1)

@@ -279,7 +279,7 @@ def make_plan(
         raise InputError(
             f"a GIF holds at most {GIF_FASTEST} frames per second, and {float(rate):g} come out; try --fps 50 or .apng"
         )
-    if encoding.container == "pictures" and not is_pattern(target) and frames_out != 1:
+    if encoding.container == "images" and not is_pattern(target) and frames_out != 1:
         raise InputError(
             f"'{target}' is one image, and {_count(frames_out)} frames come out; try -o '{_pattern(target)}'"
         )

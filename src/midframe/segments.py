@@ -239,7 +239,7 @@ def join(
     """
     records = [segment_record(journal, n) for n in range(len(plan.segments))]
     files = [journal.folder / r["file"] for r in records if r["file"]]
-    images = plan.encoding.container == "pictures"
+    images = plan.encoding.container == "images"
     left = {plan.info.video_index, *(stream.index for stream in excluded_streams(plan.info, plan.options))}
     beside = [s.kind for s in plan.info.streams if s.index not in left]
     source = SourceWatch(Path(plan.source), (journal.manifest() or {}).get("source", {}))

@@ -86,7 +86,7 @@ def compare(a: Path, b: Path, target: Path, how: str = "side") -> None:
                 picture = together(to_rgb(p.planes, p.format), to_rgb(q.planes, q.format), how, share)
                 frame = replace(p, planes=tuple(picture), format=form, pts=number / rate, duration=1 / rate)
                 writer.write(frame)
-                if encoding.container == "pictures" and target.suffix:
+                if encoding.container == "images" and target.suffix:
                     break
 
 

@@ -1,1 +1,1 @@
-"""Reading and writing films: the only room that knows `av`."""
+"""Read and write video: the only package that imports PyAV."""

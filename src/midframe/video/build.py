@@ -1,4 +1,4 @@
-"""What the installed build of libav brings: for `midframe doctor`."""
+"""Versions and encoders of the installed libav build, for `midframe doctor`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from midframe.video.encoders import opens_here
 
 
 def library_versions() -> dict[str, str]:
-    """PyAV and the libraries in it, by name: {"av": "18.1.0", "libavcodec": "62.11.100", ...}."""
+    """Return the versions of PyAV and its libraries by name: {"av": "18.1.0", "libavcodec": "62.11.100", ...}."""
     found = {"av": av.__version__}
     for name, version in libav_versions.items():
         if name in ("libavcodec", "libavformat", "libavutil"):
@@ -20,5 +20,5 @@ def library_versions() -> dict[str, str]:
 
 
 def encoders(names: Iterable[str]) -> list[str]:
-    """Return those of the named encoders that this build has and this machine can open."""
+    """Return the named encoders that this build has and this machine can open."""
     return [name for name in names if opens_here(name)]

@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
 
 
 def container_of(path: str | os.PathLike[str]) -> str:
-    """libav's muxer for a target, by its suffix; "pictures" for a folder or a pattern of images.
+    """Return libav's muxer for a target, by its suffix; "images" for a folder or a pattern of images.
 
     Raises:
         UnsupportedError: no muxer is known for the suffix.
@@ -35,7 +35,7 @@ def container_of(path: str | os.PathLike[str]) -> str:
     if suffix == ".webp" and not re.search(r"%0?\d*d|[*?]", Path(text).name) and not Path(text).is_dir():
         return "webp"  # one file of many frames
     if suffix in IMAGE_SUFFIXES or text.endswith(("/", os.sep)) or Path(text).is_dir():
-        return "pictures"
+        return "images"
     if suffix not in CONTAINERS:
         known = " ".join(name for name in CONTAINERS if name in (".mp4", ".mkv", ".mov", ".webm", ".avi"))
         given = f"the suffix {suffix} of {named(path)} is" if suffix else f"{named(path)} has no suffix that is"
@@ -44,12 +44,12 @@ def container_of(path: str | os.PathLike[str]) -> str:
 
 
 def wants_global_header(container: str) -> bool:
-    """Tell whether codec headers stand once in the file, not in the stream; libav's muxers say."""
+    """Return whether the muxer wants codec headers once per file instead of in the stream."""
     return bool(av.ContainerFormat(container, "w").flags & _GLOBAL_HEADER)
 
 
 def counts_frames(container: str) -> bool:
-    """Tell whether a container has a frame rate in place of timestamps: its time base is one frame."""
+    """Return whether a container has a frame rate in place of timestamps: its time base is one frame."""
     return container in ("avi", "mxf")
 
 

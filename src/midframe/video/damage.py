@@ -1,4 +1,4 @@
-"""Damage of a video file: an account of what its container promises and what was decoded."""
+"""Damage of a video file: frames that its container announces against frames that were decoded."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from fractions import Fraction
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What is wrong with a stretch of a file, in frames and packets."""
+    """Missing and damaged frames and packets of a range of a file."""
 
     frames: int = 0  # decoded
-    missing: int = 0  # frames that the container promises and that could not be decoded
+    missing: int = 0  # announced by the container, not decoded
     first_missing: Fraction | None = None  # seconds of video time
     failed_packets: int = 0  # rejected by the decoder
     broken_packets: int = 0  # marked as incomplete by the demuxer
     concealed: int = 0  # frames that were decoded with errors
     holes: int = 0  # places at which the structure of the container is broken
-    cut_bytes: int = 0  # bytes that the container promises beyond the end of the file
+    cut_bytes: int = 0  # bytes announced by the container beyond the end of the file
 
     def __bool__(self) -> bool:
         return replace(self, frames=0, first_missing=None) != Damage()

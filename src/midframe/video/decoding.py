@@ -1,10 +1,9 @@
-"""Packets of one video stream to frames, with an account of every packet.
+"""Decode the packets of one video stream and account for every packet.
 
-libav decodes several frames at a time, one thread each, and then loses errors: a packet that fails yields neither a
-frame nor an exception, and neighbours that one thread decodes are lost with it. So the account compares the time
-stamps of packets with those of frames. At the first frame that is missing or damaged, the packets since the last key
-frames are decoded again by one thread, which also decodes the rest: the frames and the damage do not depend on the
-number of cores.
+libav's frame threading loses errors: a packet that fails yields neither a frame nor an exception, and frames of
+neighbouring packets are lost with it. Therefore the timestamps of packets are compared with those of frames. At the
+first missing or damaged frame, the packets since the last key frames are decoded again with one thread, which also
+decodes the rest: frames and damage do not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from typing import Any, NamedTuple
 
 import av.error
 
-MAX_REPLAY_BYTES = 256 << 20  # of packets kept to be decoded again; a group of pictures of 4K video takes 5 to 60 MB
-N_VOP_BYTES = 8  # a packet of MPEG-4 Part 2 this small holds no frame: it stands for one packed with another
+MAX_REPLAY_BYTES = 256 << 20  # packets kept for replay; a GOP of 4K video takes 5 to 60 MB
+N_VOP_BYTES = 8  # MPEG-4 Part 2 packets up to this size are placeholders for packed B-frames
 
 
 class _Sent(NamedTuple):
     """A packet that was given to the decoder."""
 
     packet: Any
-    skip: bool  # frames to which no other frame refers are left out
-    counted: bool  # it comes with the first key frame or later: an error is damage
+    skip: bool  # non-reference frames are skipped
+    counted: bool  # at or after the first key frame: an error is damage
 
 
 class StreamDecoder:
@@ -44,25 +43,25 @@ class StreamDecoder:
         self._single = single  # one thread decodes
         self._sent: deque[_Sent] = deque()
         self._sent_bytes = 0
-        self._first: int | None = None  # time stamp of the first key frame: what is shown earlier is not promised
-        self._open: list[int] = []  # sorted time stamps of packets whose frames have not come yet
+        self._first: int | None = None  # timestamp of the first key frame; earlier frames are not expected
+        self._open: list[int] = []  # sorted timestamps of packets whose frames are outstanding
         self._last: Any = None  # the last frame that was handed out
-        self._promised = 0  # frames
-        self._in_order = True  # time stamps of frames rise, as they do not where they are those of decoding (AVI, VC-1)
+        self._expected = 0  # frames
+        self._in_order = True  # timestamps of frames increase; not where they are decoding times (AVI, VC-1)
         self.frames = 0  # handed out
-        self.missing: list[int] = []  # time stamps of promised frames that never came, of one thread's decoding
+        self.missing: list[int] = []  # timestamps of expected frames that were not decoded
         self.failed_packets = 0  # rejected with an error
         self.concealed = 0  # frames decoded with errors
         self.broken_packets = 0  # marked by the demuxer as incomplete
 
     def decode(self, packet: Any, skip: bool = False) -> list[Any]:
-        """Frames that are complete once `packet` is decoded, in order of display.
+        """Decode `packet` and return the frames that are complete, in display order.
 
         Args:
             packet: the next packet; an empty one ends the stream.
-            skip: leave out frames to which no other frame refers, without a promise of them.
+            skip: skip non-reference frames, and do not expect them.
         """
-        self._promise(packet, skip)
+        self._expect(packet, skip)
         if self._single:
             return self._decode_single(packet, skip)
         self._keep(packet, skip)
@@ -77,37 +76,37 @@ class StreamDecoder:
         for number, frame in enumerate(found):
             if self._first is not None and (frame.is_corrupt or self._overdue(frame)):
                 return found[:number] + self._replay()
-            self._arrived(frame)
-        if not packet.size and self._never_came():
+            self._record_frame(frame)
+        if not packet.size and self._outstanding():
             return found + self._replay()
         return found
 
     def finish(self) -> None:
-        """Count frames that were promised and have not come as missing; call at the end of the stream."""
-        self.missing = sorted(self.missing + self._never_came())
+        """Count expected frames that were not decoded as missing; call at the end of the stream."""
+        self.missing = sorted(self.missing + self._outstanding())
         if not self._in_order:
-            del self.missing[max(0, self._promised - self.frames) :]
+            del self.missing[max(0, self._expected - self.frames) :]
 
-    def _never_came(self) -> list[int]:
-        """Time stamps for which no frame came by the end of the stream."""
+    def _outstanding(self) -> list[int]:
+        """Return the timestamps that have no frame at the end of the stream."""
         last = self._last
         if last is None or not last.interlaced_frame or not last.duration or last.pts is None:
             return list(self._open)
         return [stamp for stamp in self._open if stamp > last.pts + last.duration * 1.25]  # its second field
 
     def _holds_frame(self, packet: Any) -> bool:
-        """Whether a frame to be shown is in a packet."""
+        """Return whether a packet holds a frame that is displayed."""
         if self._codec == "vp8":
             return bool(memoryview(packet)[0] & 0x10)  # show_frame, RFC 6386 section 9.1
         return self._codec != "mpeg4" or packet.size > N_VOP_BYTES
 
-    def _promise(self, packet: Any, skip: bool) -> None:
+    def _expect(self, packet: Any, skip: bool) -> None:
         if not packet.size:
             return
         self.broken_packets += packet.is_corrupt
         if packet.pts is None:
             if self._first is None and packet.is_keyframe:
-                # without time stamps no missing frame can be recognised: one thread from the start
+                # without timestamps missing frames cannot be detected: one thread from the start
                 self._first = -1
                 if not self._sent and not self._single:
                     self._restart()
@@ -118,7 +117,7 @@ class StreamDecoder:
             self._first = packet.pts
         if packet.pts < self._first or packet.is_discard or skip or not self._holds_frame(packet):
             return
-        self._promised += 1
+        self._expected += 1
         at = bisect.bisect_left(self._open, packet.pts)
         if at == len(self._open) or self._open[at] != packet.pts:
             self._open.insert(at, packet.pts)
@@ -128,7 +127,7 @@ class StreamDecoder:
         self._single = True
 
     def _keep(self, packet: Any, skip: bool) -> None:
-        """Remember the packets from the key frame before the last one whose frame was handed out."""
+        """Keep the packets from the second-last key frame on, for a replay."""
         self._sent.append(_Sent(packet, skip, self._first is not None))
         self._sent_bytes += packet.size
         if packet.is_keyframe and self._last is not None and self._last.pts is not None:
@@ -156,14 +155,14 @@ class StreamDecoder:
                 self.failed_packets += 1
             return []
         for frame in found:
-            self._miss(self._overdue(frame))
+            self._record_missing(self._overdue(frame))
             if self._first is not None and frame.is_corrupt:
                 self.concealed += 1
-            self._arrived(frame)
+            self._record_frame(frame)
         return found
 
     def _replay(self) -> list[Any]:
-        """Decode the remembered packets with one thread; frames that were not handed out yet."""
+        """Decode the kept packets with one thread and return the frames that were not returned yet."""
         last = self._last.pts if self._last is not None else None
         self._restart()
         found = []
@@ -178,34 +177,34 @@ class StreamDecoder:
             for frame in frames:
                 if last is not None and frame.pts is not None and frame.pts <= last:
                     continue
-                self._miss(self._overdue(frame))
+                self._record_missing(self._overdue(frame))
                 if frame.is_corrupt:
                     self.concealed += 1
-                self._arrived(frame)
+                self._record_frame(frame)
                 found.append(frame)
         self._sent.clear()
         return found
 
     def _overdue(self, frame: Any) -> list[int]:
-        """Time stamps before this frame's for which no frame came."""
+        """Return the timestamps before that of this frame that have no frame."""
         if frame.pts is None:
             return []
         early = self._open[: bisect.bisect_left(self._open, frame.pts)]
         last = self._last
         if len(early) == 1 and last is not None and last.pts is not None and last.interlaced_frame:
-            # two packets hold a field each, and the frame has the time stamp of the first
+            # each packet holds one field, and the frame has the timestamp of the first
             share = (early[0] - last.pts) / (frame.pts - last.pts)
             if 0.4 < share < 0.6:
                 return []
         return early
 
-    def _miss(self, stamps: list[int]) -> None:
+    def _record_missing(self, stamps: list[int]) -> None:
         if stamps:
             self.missing += stamps
             gone = set(stamps)
             self._open = [stamp for stamp in self._open if stamp not in gone]
 
-    def _arrived(self, frame: Any) -> None:
+    def _record_frame(self, frame: Any) -> None:
         self.frames += 1
         last = self._last.pts if self._last is not None else None
         if frame.pts is not None:

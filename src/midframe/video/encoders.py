@@ -26,8 +26,7 @@ from midframe.video.containers import CONTAINERS, container_of
 from midframe.video.encoder_settings import LOSSLESS, encoder_options
 from midframe.video.timestamps import DecodingTimes
 
-# Encoders that accept subsampled chroma in even sizes only; VP9, AV1 and FFV1 accept any.
-# Containers of animated images, and what the plan shows of them.
+# Containers of animated images, and the note that the plan shows.
 ANIMATIONS = {"gif": "one palette of 256 colours", "apng": "", "webp": "quality 90"}
 _ANIMATION_ENCODERS = {"gif": "gif", "apng": "apng", "webp": "libwebp_anim"}
 GIF_FASTEST = 50  # frames per second; players take a delay of one hundredth for ten
@@ -35,6 +34,7 @@ APPLE_HEVC_TAG = "hvc1"  # QuickTime and Photos refuse libav's default "hev1"
 HARDWARE_ENDINGS = ("_nvenc", "_qsv", "_amf", "_vaapi", "_videotoolbox", "_mf", "_v4l2m2m", "_mediacodec", "_vulkan")
 _REFUSE_AT_OPENING = ("libx264", "libx265", "libsvtav1", "libvpx", "libvpx-vp9", "prores_ks", "ffv1")
 _JPEG = ("mjpeg", "mjpeg_qsv", "ljpeg")
+# Encoders that accept subsampled chroma in even sizes only; VP9, AV1 and FFV1 accept any.
 _EVEN_SIZES_ONLY = ("libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc", "h264_qsv", "hevc_qsv", "mpeg4")
 X265_MIN_SIDE = 16  # pixels; x265 refuses less
 
@@ -44,11 +44,11 @@ class Encoding:
     """Encoder, container and pixel format of an output: decided before the work, shown in the plan."""
 
     codec: str  # libav's name of the encoder
-    container: str  # libav's name of the muxer; "pictures" for a folder of images
+    container: str  # libav's name of the muxer; "images" for a folder of images
     format: PixelFormat  # input of the encoder
     options: tuple[tuple[str, str], ...] = ()
     quality: str = ""  # "crf 16", "quantizer 2"; empty where the codec has none to choose
-    notes: tuple[str, ...] = ()  # what the conversion loses, one line each
+    notes: tuple[str, ...] = ()  # losses of the conversion, one line each
     pixel_name: str = ""  # libav's pixel format of the encoder, if it packs samples of `format` otherwise
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ def choose_encoder(
     """
     container = container_of(target)
     source = info.format
-    if container == "pictures":
+    if container == "images":
         return image_encoding(source, target, codec)
     if container in ANIMATIONS:
         return _animation_encoding(info, container, codec, crf, options)
@@ -150,7 +150,7 @@ def choose_encoder(
 
 
 def _conversion_notes(info: VideoInfo, codec: str, container: str, made: PixelFormat) -> tuple[str, ...]:
-    """Describe what frames lose in the conversion to the format of the encoder."""
+    """Describe the losses of the conversion to the format of the encoder."""
     source, notes = info.format, []
     if source.alpha and not made.alpha:
         notes.append(f"transparency is lost: {codec} in {container} has no alpha")
@@ -244,12 +244,12 @@ def _silence(codec: str) -> None:
 
 
 def is_hardware(codec: str) -> bool:
-    """Tell whether an encoder needs hardware, by its name."""
+    """Return whether an encoder needs hardware, by its name."""
     return codec.endswith(HARDWARE_ENDINGS)
 
 
 def opens_here(codec: str) -> bool:
-    """Tell whether this build has an encoder and this machine can open it, tried on a 320x240 frame."""
+    """Return whether this build has an encoder and this machine can open it, tried on a 320x240 frame."""
     _silence(codec)
     try:
         found = av.codec.Codec(codec, "w")
@@ -288,7 +288,7 @@ def _auto_codec(source: PixelFormat, container: str, target: str | os.PathLike[s
 
 
 def holds(container: str, codec: str) -> bool:
-    """Tell whether a container lists the codec of an encoder."""
+    """Return whether a container lists the codec of an encoder."""
     with av.open(os.devnull, "w", format=container) as probe:
         try:
             probe.add_stream(codec)
@@ -298,7 +298,7 @@ def holds(container: str, codec: str) -> bool:
 
 
 def _format_cost(source: PixelFormat, option: str, codec: str) -> tuple[int, ...]:
-    """Rank a pixel format for a source: first by what is lost, then by what is added."""
+    """Rank a pixel format for a source: first by losses, then by additions."""
     made = formats.describe(
         formats.planar_name(option), matrix=source.matrix, full_range=source.full_range, siting=source.siting
     )
@@ -330,7 +330,7 @@ def _target_format(info: VideoInfo, pixel_name: str, codec: str) -> PixelFormat:
         matrix = "bt709" if info.width >= 1280 or info.height > 576 else "smpte170m"
         full = False
     siting = "left" if source.layout != "yuv" else source.siting
-    if codec in _JPEG:  # what decoders take for granted
+    if codec in _JPEG:  # decoders assume this
         matrix, full, siting = "smpte170m", True, "center"
     made = formats.describe(
         formats.planar_name(pixel_name), matrix=matrix, full_range=full, primaries=source.primaries,
@@ -352,13 +352,13 @@ def image_encoding(source: PixelFormat, target: str | os.PathLike[str], codec: s
     alpha = source.alpha and chosen != "mjpeg"
     if chosen == "mjpeg":
         made = formats.describe("yuv444p", matrix="smpte170m", full_range=True, siting="center")
-        return Encoding(chosen, "pictures", made, (("qmin", "1"), ("qmax", "2")))
+        return Encoding(chosen, "images", made, (("qmin", "1"), ("qmax", "2")))
     name = ("gbrap" if alpha else "gbrp") + ("16le" if deep else "")
     if source.layout == "gray" and not alpha:
         name = "gray16le" if deep else "gray"
     made = formats.describe(name, matrix=source.matrix, full_range=True, siting="left")
     options = (("lossless", "1"),) if chosen == "libwebp" else ()
-    return Encoding(chosen, "pictures", made, options)
+    return Encoding(chosen, "images", made, options)
 
 
 def _animation_encoding(

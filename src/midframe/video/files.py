@@ -1,4 +1,4 @@
-"""Video files as libav opens them: only the file that was named, one stream of it, its decoder.
+"""Open video files with libav: only the named file, one stream of it, its decoder.
 
 Playlists, concat scripts, references to other files and network addresses inside a file are refused by libav.
 """
@@ -34,7 +34,7 @@ _INVALID_DATA = 1094995529  # -AVERROR_INVALIDDATA
 
 
 def is_pipe(name: str | os.PathLike[str]) -> bool:
-    """Whether a name is the standard input, `-`, or a FIFO or socket: what cannot be read twice."""
+    """Return whether a name is the standard input, `-`, a FIFO or a socket, which cannot be read twice."""
     if os.fspath(name) == "-":
         return True
     try:
@@ -45,23 +45,23 @@ def is_pipe(name: str | os.PathLike[str]) -> bool:
 
 
 def named(path: str | os.PathLike[str]) -> str:
-    """A path as messages show it."""
+    """Quote a path for messages."""
     return f"'{os.fspath(path)}'"
 
 
 @lru_cache(maxsize=1)
 def allowed_demuxers() -> str:
-    """Comma-separated demuxers that read nothing but the file given to them."""
+    """Return the demuxers that read only the file given to them, comma-separated."""
     return ",".join(sorted(name for name in av.formats_available if name not in _REFUSED))
 
 
 def missing(path: str | os.PathLike[str]) -> MediaError:
-    """One line for a file that is not there, or no longer: it may go at any moment between two questions about it."""
+    """Return the error for a missing file, which may also vanish between two checks."""
     return MediaError(f"{named(path)} does not exist; check the name")
 
 
 def check_path(path: str | os.PathLike[str]) -> None:
-    """Raise a `MediaError` for what cannot be a readable file."""
+    """Raise a `MediaError` if `path` cannot be a readable file."""
     file = Path(path)
     try:
         if file.is_dir():
@@ -84,7 +84,7 @@ def check_path(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def open_source(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Open a video file with libav; only this file, whatever is written in it.
+    """Open a video file with libav; other files that it refers to are not opened.
 
     Yields:
         The `av.container.InputContainer`.
@@ -176,7 +176,7 @@ def _refusal(path: str | os.PathLike[str], error: Exception) -> MediaError:
 
 
 def choose_stream(container: Any, path: str | os.PathLike[str]) -> Any:
-    """The video stream that is interpolated: no cover art; the default one, else the one with most pixels.
+    """Choose the video stream to interpolate: not cover art; the default one, else the one with most pixels.
 
     Raises:
         MediaError: there is none.
@@ -201,12 +201,12 @@ def choose_stream(container: Any, path: str | os.PathLike[str]) -> Any:
 
 
 def decoder_of(stream: Any, threads: bool = False) -> Any:
-    """A decoder for a video stream: libav's own, but libvpx where VP8 or VP9 carries transparency.
+    """Return a decoder for a video stream: libav's own, but libvpx for VP8 or VP9 with alpha.
 
     Args:
         stream: of an opened file; its decoder is known.
-        threads: decode several frames at a time; the first then comes later. False: one thread, whose errors and
-            concealment of errors are the same everywhere.
+        threads: use frame threading, which delays the first frame. False: one thread, whose errors and error
+            concealment are the same on every machine.
     """
     context = stream.codec_context
     alpha = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode") == "1"
@@ -229,16 +229,16 @@ def discard_others(container: Any, stream: Any) -> None:
 
 
 def is_cover(stream: Any) -> bool:
-    """Whether a video stream is a still image that belongs to the file: cover art or thumbnails."""
+    """Return whether a video stream is cover art or thumbnails."""
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
     return stream.type == "video" and bool(stream.disposition & still)
 
 
 def origin_of(container: Any) -> Fraction:
-    """The file's own time stamp, in seconds, that counts as 0 for us.
+    """Return the timestamp of the file, in seconds, that becomes 0.
 
-    Broadcast formats start their clock anywhere, and so do recordings of a live stream: there it is the start of the
-    first stream. Elsewhere time stamps count from 0 already, and a late start is meant, unless they start before 0.
+    Broadcast formats and recordings of live streams start their clock anywhere: there it is the start of the first
+    stream. In other containers timestamps count from 0 and a late start is intended, unless they start before 0.
     """
     starts = [
         stream.start_time * stream.time_base
@@ -255,9 +255,9 @@ def origin_of(container: Any) -> Fraction:
 
 
 def packets_of(container: Any, stream: Any) -> Iterator[Any]:
-    """Packets of a stream as `container.demux` gives them; what PyAV stumbles over in damaged files is an FFmpegError.
+    """Yield the packets of a stream; errors of damaged files are raised as FFmpegError.
 
-    A stream that libav finds only while it reads is in none of PyAV's lists: an IndexError.
+    PyAV raises an IndexError for packets of a stream that libav finds only while reading.
     """
     try:
         yield from container.demux(stream)
@@ -266,7 +266,7 @@ def packets_of(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def write_error(path: str | os.PathLike[str], error: BaseException) -> MediaError:
-    """One line for what went wrong while writing."""
+    """Return a one-line error for a failed write."""
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return MediaError(f"no space is left on the disk of {named(path)}; free some, or give another -o")

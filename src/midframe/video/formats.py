@@ -1,7 +1,7 @@
-"""Between libav's pictures and ours: names of pixel formats, colour code points, planes.
+"""Convert between libav's frames and ours: names of pixel formats, colour code points, planes.
 
-Planar integer formats are taken as they are. All others (nv12, yuyv422, rgb24, pal8, p010le, big-endian ...) are
-repacked without loss into the planar format that holds the same samples; `planar_name` says which.
+Planar integer formats are used directly. All others (nv12, yuyv422, rgb24, pal8, p010le, big-endian ...) are repacked
+without loss into the planar format that holds the same samples, see `planar_name`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from midframe.types import PixelFormat
 
-# Code points of ITU-T H.273 under ffmpeg's names; what is not listed is "unknown".
+# Code points of ITU-T H.273 under ffmpeg's names; values not listed are "unknown".
 MATRICES = {
     0: "rgb", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco", 9: "bt2020nc",
     10: "bt2020c", 11: "smpte2085", 12: "chroma-derived-nc", 13: "chroma-derived-c", 14: "ictcp",
@@ -31,8 +31,8 @@ TRANSFERS = {
     11: "iec61966-2-4", 12: "bt1361e", 13: "iec61966-2-1", 14: "bt2020-10", 15: "bt2020-12", 16: "smpte2084",
     17: "smpte428", 18: "arib-std-b67",
 }  # fmt: skip
-UNSPECIFIED = 2  # the code point that says "not said", in all three lists
-RANGE_LIMITED, RANGE_FULL = 1, 2  # AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG; 0 is "not said"
+UNSPECIFIED = 2  # the code point of "unspecified" in all three tables
+RANGE_LIMITED, RANGE_FULL = 1, 2  # AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG; 0 is unspecified
 
 _YUV = re.compile(r"^yuv(?P<alpha>a?)(?P<full>j?)(?P<chroma>420|422|444|440|411|410)p(?P<depth>9|1[0246])?(le)?$")
 _RGB = re.compile(r"^gbr(?P<alpha>a?)p(?P<depth>9|1[0246])?(le)?$")
@@ -41,7 +41,7 @@ _GRAY = re.compile(r"^gray(?P<depth>9|1[0246])?(le)?$")
 _CHROMA = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "440": (0, 1), "411": (2, 0), "410": (2, 2)}
 _NAMED = {v: k for k, v in _CHROMA.items()}
 
-# libswscale's slow, exact ways: nothing else is allowed between the file and us
+# libswscale's bit-exact flags, used for every conversion
 EXACT = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -52,17 +52,17 @@ EXACT = (
 
 
 def code(table: dict[int, str], name: str) -> int:
-    """The code point of a name; `UNSPECIFIED` where there is none."""
+    """Return the code point of a name; `UNSPECIFIED` if there is none."""
     return next((number for number, known in table.items() if known == name), UNSPECIFIED)
 
 
 def is_planar(name: str) -> bool:
-    """Whether libav's pixel format `name` is one whose planes we take as they are."""
+    """Return whether the planes of libav's pixel format `name` are used directly."""
     return any(pattern.match(name) for pattern in (_YUV, _RGB, _GRAY)) and name[-2:] != "be"
 
 
 def planar_name(name: str) -> str:
-    """The planar format that holds the samples of libav's pixel format `name` without loss."""
+    """Return the planar format that holds the samples of libav's pixel format `name` without loss."""
     if is_planar(name):
         return name.replace("yuvj", "yuv")
     pixel = av.VideoFormat(name, 16, 16)
@@ -72,7 +72,7 @@ def planar_name(name: str) -> str:
     suffix = "" if depth == 8 else f"{depth}le"
     if pixel.has_palette:
         return "gbrap"
-    if name.startswith("ya") or len(parts) == 2:  # grey and alpha, which no planar format holds
+    if name.startswith("ya") or len(parts) == 2:  # gray with alpha, which no planar format holds
         return "gbrap" + suffix
     if name.startswith("mono"):
         return "gray"
@@ -91,7 +91,7 @@ def planar_name(name: str) -> str:
 
 
 def repackable(name: str) -> bool:
-    """Tell whether planes of `planar_name(name)` convert to libav's pixel format `name` without loss."""
+    """Return whether planes of `planar_name(name)` convert to libav's pixel format `name` without loss."""
     if is_planar(name):
         return True
     pixel = av.VideoFormat(name, 16, 16)
@@ -104,7 +104,7 @@ def repackable(name: str) -> bool:
 def describe(
     name: str, *, matrix: str, full_range: bool, primaries: str = "unknown", transfer: str = "unknown", siting: str
 ) -> PixelFormat:
-    """The `PixelFormat` of a planar format's name and its colour tags."""
+    """Return the `PixelFormat` of a planar format, by name, with these colour tags."""
     if found := _YUV.match(name):
         across, down = _CHROMA[found["chroma"]]
         return PixelFormat(
@@ -126,7 +126,7 @@ def describe(
 
 
 def name_of(format: PixelFormat, depth: int | None = None, alpha: bool | None = None) -> str:
-    """libav's name of a format like this one, at another depth or with or without alpha if asked."""
+    """Return libav's name of a format, optionally at another depth or with or without alpha."""
     depth = format.depth if depth is None else depth
     alpha = format.alpha if alpha is None else alpha
     suffix = "" if depth == 8 else f"{depth}le"
@@ -138,10 +138,9 @@ def name_of(format: PixelFormat, depth: int | None = None, alpha: bool | None = 
 
 
 def planes_of(frame: av.VideoFrame, format: PixelFormat) -> tuple[Tensor, ...]:
-    """The planes of a decoded picture in our order, without a copy where its rows run downwards.
+    """Return the planes of a decoded frame, as Y, U, V or R, G, B and alpha; views, unless rows run upwards.
 
-    The tensors keep the picture's buffer alive; libav does not write to it again. They must not be written to
-    either: the decoder may still refer to it.
+    The tensors keep the frame's buffer alive. They are read-only: the decoder may still refer to it.
     """
     wide = format.dtype == torch.uint16
     planes = []
@@ -161,12 +160,12 @@ def planes_of(frame: av.VideoFrame, format: PixelFormat) -> tuple[Tensor, ...]:
 
 
 def to_planar(frame: av.VideoFrame, format: PixelFormat, width: int, height: int) -> av.VideoFrame:
-    """The picture in `format` and size, repacked if it comes otherwise; the same object if not."""
+    """Repack a frame into `format` and size; returns the same object if it has them already."""
     name = frame.format.name
     if name.replace("yuvj", "yuv") == format.name and (frame.width, frame.height) == (width, height):
         return frame
     if frame.format.is_rgb and max(part.bits for part in frame.format.components) < 8:
-        # on its direct way from rgb555 to planes libswscale leaves white at 248
+        # libswscale maps white to 248 when it converts rgb555 to planes directly
         frame = frame.reformat(format="rgb24", interpolation=EXACT)
     full = RANGE_FULL if format.full_range else RANGE_LIMITED
     source_full = full
@@ -177,8 +176,8 @@ def to_planar(frame: av.VideoFrame, format: PixelFormat, width: int, height: int
     )
 
 
-def picture(planes: tuple[Tensor, ...], format: PixelFormat, pixel_name: str | None = None) -> av.VideoFrame:
-    """A libav picture of planes, copied, in the format's own or another pixel format of libav."""
+def video_frame(planes: tuple[Tensor, ...], format: PixelFormat, pixel_name: str | None = None) -> av.VideoFrame:
+    """Copy planes into an `av.VideoFrame`, in the format's own or another pixel format of libav."""
     height, width = planes[0].shape
     frame = av.VideoFrame(width, height, format.name)
     order = (1, 2, 0, 3) if format.layout == "rgb" else (0, 1, 2, 3)
@@ -200,7 +199,7 @@ def picture(planes: tuple[Tensor, ...], format: PixelFormat, pixel_name: str | N
 
 
 def tag(frame: av.VideoFrame, format: PixelFormat) -> None:
-    """Write the colour code points of `format` on a picture of libav."""
+    """Set the colour code points of `format` on an `av.VideoFrame`."""
     frame.colorspace = code(MATRICES, format.matrix)
     frame.color_range = RANGE_FULL if format.full_range else RANGE_LIMITED
     frame.color_primaries = code(PRIMARIES, format.primaries)
@@ -208,5 +207,5 @@ def tag(frame: av.VideoFrame, format: PixelFormat) -> None:
 
 
 def exact(value: Fraction | None) -> Fraction | None:
-    """A rate or aspect of libav's, where 0 and absence both mean "not said"."""
+    """Convert a rate or aspect of libav to a `Fraction`; None if it is 0 or absent."""
     return Fraction(value) if value else None

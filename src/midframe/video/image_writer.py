@@ -1,4 +1,4 @@
-"""Frames as numbered image files in a folder, or as one image."""
+"""Write frames as numbered image files in a folder, or as one image."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from midframe.video.images import COUNTER, SUFFIXES, natural_order
 
 
 class ImageWriter:
-    """Frames as numbered pictures in a folder, or as one picture; a context manager.
+    """Write frames as numbered images in a folder, or as one image; a context manager.
 
     A folder or a pattern gets `000001.png`, `000002.png` ...; a single name such as `between.png` takes one frame.
-    The pictures are written to a folder beside the target, which gets its name when all are whole.
+    Images are written to a temporary folder beside the target, which is renamed when all are complete.
     """
 
     def __init__(self, path: str | os.PathLike[str], info: VideoInfo, encoding: Any, first: int = 1) -> None:
@@ -62,10 +62,10 @@ class ImageWriter:
         """Encode one frame and write its file.
 
         Raises:
-            MediaError: it cannot be written; or a second frame for a single picture.
+            MediaError: it cannot be written; or a second frame for a single image.
         """
         if self._single and self.frames:
-            raise InputError(f"{named(self.path)} is one picture; for several give a folder or a pattern like %04d.png")
+            raise InputError(f"{named(self.path)} is one image; for several give a folder or a pattern like %04d.png")
         data = encode_image(frame, self.encoding, self.info.rotation)
         path = self._part if self._single else self._part / (self._pattern % (self._first + self.frames))
         try:
@@ -93,21 +93,21 @@ class ImageWriter:
                     self._part.unlink(missing_ok=True)
 
     def _deliver(self) -> None:
-        """The folder gets its name; into one that exists already the pictures are moved, over those of equal name."""
+        """Rename the folder to the target; into an existing one move the images, replacing those of equal names."""
         if not self.path.exists():
             os.replace(self._part, self.path)
             return
-        for picture in sorted(self._part.iterdir()):
-            os.replace(picture, self.path / picture.name)
+        for image in sorted(self._part.iterdir()):
+            os.replace(image, self.path / image.name)
 
 
 def encode_image(frame: Frame, encoding: Any, rotation: int = 0) -> bytes:
-    """One picture file.
+    """Encode one frame as an image file.
 
     Args:
         frame: any format.
-        encoding: of `choose_encoder` for a folder of pictures.
-        rotation: degrees clockwise, a multiple of 90; done to the pixels, since pictures have no such mark.
+        encoding: of `choose_encoder` for a folder of images.
+        rotation: degrees clockwise, a multiple of 90; applied to the pixels, because images have no display matrix.
     """
     made: PixelFormat = encoding.format
     planes = colour.convert(frame.planes, frame.format, made)
@@ -126,35 +126,35 @@ def encode_image(frame: Frame, encoding: Any, rotation: int = 0) -> bytes:
     context.pix_fmt = pixel_name
     context.time_base = Fraction(1, 25)
     context.options = dict(encoding.options)
-    picture = formats.picture(planes, made, pixel_name)
-    picture.pts = 0
-    packets = [*context.encode(picture), *context.encode(None)]
+    image = formats.video_frame(planes, made, pixel_name)
+    image.pts = 0
+    packets = [*context.encode(image), *context.encode(None)]
     return b"".join(bytes(packet) for packet in packets)
 
 
 def join_folders(parts: Sequence[Path], target: Path) -> None:
-    """Pictures of several folders, in order, renumbered from 1 into one folder; the parts are emptied.
+    """Move the images of several folders, in order, into one folder, renumbered from 1.
 
-    The target is a folder, a pattern such as `out/%04d.png`, or one picture where there is only one. A new folder
-    appears when all pictures are in it; in one that exists already, pictures of equal names are replaced.
+    The target is a folder, a pattern such as `out/%04d.png`, or one file if there is only one image. A new folder
+    appears when all images are in it; in an existing one, images of equal names are replaced.
 
     Raises:
         MediaError: it cannot be written.
     """
-    pictures = [picture for part in parts for picture in sorted(part.iterdir(), key=natural_order)]
-    folder, pattern = target, "%06d" + (pictures[0].suffix if pictures else ".png")
+    images = [image for part in parts for image in sorted(part.iterdir(), key=natural_order)]
+    folder, pattern = target, "%06d" + (images[0].suffix if images else ".png")
     try:
         if target.suffix.lower() in SUFFIXES and not target.is_dir():
             if not COUNTER.search(target.name):
-                if len(pictures) != 1:
-                    raise InputError(f"{named(target)} is one picture, and {len(pictures)} were made; give a folder")
-                shutil.move(pictures[0], target)
+                if len(images) != 1:
+                    raise InputError(f"{named(target)} is one image, and {len(images)} were written; give a folder")
+                shutil.move(images[0], target)
                 return
             folder, pattern = target.parent, target.name
         whole = folder if folder.exists() else folder.with_name(f"{folder.name}.{os.getpid()}.part")
         whole.mkdir(exist_ok=True)
-        for number, picture in enumerate(pictures, start=1):
-            shutil.move(picture, whole / (pattern % number))
+        for number, image in enumerate(images, start=1):
+            shutil.move(image, whole / (pattern % number))
         if whole != folder:
             os.replace(whole, folder)
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Images as a video without a clock: a folder, a pattern, a list, or one image; and animated WebP files.
+"""Read images as a video: a folder, a pattern, a list, or one image; and animated WebP files.
 
 A sequence is a folder (all its images of the most frequent suffix, in natural order: 9 before 10), a pattern
-(`shot_%04d.png`, or a glob such as `shot_*.png`) or a list of files. It has no rate of its own: the caller says one.
-Where numbers of a `%04d` pattern are missing, the frame before lasts until the next one. All images must have one
-size, once EXIF orientation has turned them upright; the first one's pixel format is taken for all.
+(`shot_%04d.png`, or a glob such as `shot_*.png`) or a list of files. It has no rate of its own; the caller gives one.
+Where numbers of a `%04d` pattern are missing, the frame before lasts until the next one. All images must have the same
+size after EXIF orientation is applied; the pixel format of the first is used for all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from midframe.video.files import check_path, missing, named
 from midframe.video.source_format import format_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
-DEFAULT_RATE = Fraction(24)  # frames per second, where the caller says none
+DEFAULT_RATE = Fraction(24)  # frames per second, if the caller gives none
 # Suffix -> libav's demuxer of one image; the content decides over the name, so this is only a first try.
 _PIPES = ("png_pipe", "jpeg_pipe", "tiff_pipe", "webp_pipe", "bmp_pipe", "jpegls_pipe", "j2k_pipe", "dpx_pipe")
 COUNTER = re.compile(r"%0?\d*d")
@@ -39,7 +39,7 @@ _DIGITS = re.compile(r"(\d+)")
 
 
 def is_sequence(path: str | os.PathLike[str]) -> bool:
-    """Whether a path means a sequence of images: a folder, a pattern, or one image. An animated PNG is a video."""
+    """Return whether a path is a folder of images, a pattern, or one image. An animated PNG is a video."""
     text = os.fspath(path)
     if os.path.isdir(text):
         return True
@@ -49,13 +49,13 @@ def is_sequence(path: str | os.PathLike[str]) -> bool:
 
 
 def natural_order(path: Path) -> list[tuple[int, int, str]]:
-    """9 before 10: digits are compared as numbers."""
+    """Return a sort key that compares digits as numbers: 9 before 10."""
     parts = _DIGITS.split(path.name.lower())
     return [(0, int(part), "") if part.isdigit() and part.isascii() else (1, 0, part) for part in parts]
 
 
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
-    """The images of a sequence, in order.
+    """Return the images of a sequence, in order.
 
     Raises:
         MediaError: there is none.
@@ -88,7 +88,7 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def positions(path: str | os.PathLike[str], files: Sequence[Path]) -> list[int]:
-    """The place of each image in time, in steps from the first; missing numbers of a `%04d` pattern leave a gap."""
+    """Return the position of each image in frames from the first; missing numbers of a `%04d` pattern leave gaps."""
     match = COUNTER.search(Path(path).name)
     if match is None or os.path.isfile(path):
         return list(range(len(files)))
@@ -128,18 +128,18 @@ def _codec_of(path: Path) -> str:
 
 
 class _NoContext:
-    """Stands for a decoder's context where only an image is known."""
+    """Stand in for the codec context of an image."""
 
     colorspace = formats.UNSPECIFIED
 
 
 def _stored_format(frame: Any, path: Path) -> tuple[PixelFormat, frozenset[str]]:
-    """The planar format of an image as it is stored, and the fields of it that the file does not say."""
+    """Return the planar format of an image as stored, and the fields that the file does not specify."""
     return format_of(frame, _NoContext, _codec_of(path))
 
 
 def _upright_format(format: PixelFormat, orientation: int) -> PixelFormat:
-    """The format of an image that was turned upright: 4:2:2 becomes 4:4:0 where its sides change places."""
+    """Return the format after EXIF rotation: 4:2:2 becomes 4:4:0 when width and height swap."""
     if not still_metadata.swaps_sides(orientation) or format.chroma_w == format.chroma_h:
         return format
     turned = replace(format, chroma_w=format.chroma_h, chroma_h=format.chroma_w)
@@ -147,7 +147,7 @@ def _upright_format(format: PixelFormat, orientation: int) -> PixelFormat:
 
 
 def probe_sequence(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], rate: Fraction | None) -> VideoInfo:
-    """What a sequence of images is, as a video at a rate.
+    """Describe a sequence of images as a video at a rate.
 
     Raises:
         MediaError: no images, or the first one cannot be read.
@@ -163,7 +163,7 @@ def probe_sequence(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     missing = steps[-1] + 1 - len(files)
     warnings = []
     if rate is None and len(files) > 1:
-        warnings.append(f"no rate was given; {speed} fps is taken (--in-fps)")
+        warnings.append(f"no rate was given; {speed} fps is assumed (--in-fps)")
     if missing:
         gaps = sum(b - a > 1 for a, b in pairwise(steps))
         warnings.append(
@@ -177,7 +177,7 @@ def probe_sequence(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         width, height = height, width
     return VideoInfo(
         path=os.fspath(path) if isinstance(path, str | os.PathLike) else os.fspath(files[0]),
-        container="pictures",
+        container="images",
         codec=_codec_of(files[0]),
         width=width,
         height=height,
@@ -205,7 +205,7 @@ def _listed(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> 
 
 
 def read_sequence(info: VideoInfo, files: Sequence[Path], segment: Segment) -> Iterator[Frame]:
-    """Frames of a sequence, from the one that is shown at the segment's start.
+    """Yield the frames of a sequence, from the one shown at the start of the segment.
 
     Raises:
         MediaError: an image is missing, damaged, or of another size than the first.
@@ -226,7 +226,7 @@ def read_sequence(info: VideoInfo, files: Sequence[Path], segment: Segment) -> I
 
 
 def _planes_of(path: Path, info: VideoInfo) -> tuple[torch.Tensor, ...]:
-    """Planes of an image file, upright, converted to the sequence's format if this image has another."""
+    """Read the planes of an image, upright, in the format of the sequence."""
     image = read_image(path)
     turn = still_metadata.orientation(path)
     size = (image.height, image.width) if still_metadata.swaps_sides(turn) else (image.width, image.height)

@@ -2,7 +2,7 @@
 
 `join` appends segments with exact timestamps and, in the same pass, copies audio, subtitles, chapters, attachments,
 cover art and tags from the source. It holds a few packets, whatever the length of the video. A stream that fails
-midway costs that stream, never the video.
+midway is cut short; the video is complete.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def join(
     Args:
         segments: files that `open_writer(..., segment=True)` wrote, or folders of images if the target is one.
         target: the file to write, under exactly this name; its suffix decides the container.
-        source: the video that the other streams are copied from; None: video stream only.
+        source: the file that provides the other streams; None: video stream only.
         info: the source, as `probe` described it.
         options: range, slow motion, audio, subtitles, chapters.
         counts: packets of each segment, as counted when it was written; None where that is not known.
@@ -82,18 +82,18 @@ def join(
     if not segments:
         raise MediaError(f"there are no frames for {named(path)}: the given range holds none")
     container = container_of(target)
-    if container == "pictures":
+    if container == "images":
         image_writer.join_folders([Path(one) for one in segments], path)
         return stream_notes(plan_streams(info, path, options))
     check_target(path)
     plans: tuple[StreamPlan, ...] = ()
-    said: list[str] = []
-    if source is not None and info.container != "pictures":
+    lines: list[str] = []
+    if source is not None and info.container != "images":
         try:
             plans = plan_streams(info, path, options)
-        except (MediaError, UnsupportedError) as error:  # the source is gone: the video is written all the same
-            said.append(f"audio and all other streams are left out: {error}")
-    said += stream_notes(plans)
+        except (MediaError, UnsupportedError) as error:  # without the source the video alone is written
+            lines.append(f"audio and all other streams are left out: {error}")
+    lines += stream_notes(plans)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     # A header with all streams may fail although each passed its trial mux: then the least important ones are left out.
     for without in ((), ("data",), ("data", "attachment", "cover art"), ("data", "attachment", "cover art",
@@ -104,7 +104,7 @@ def join(
             if container in ANIMATIONS:
                 write_animation(segments, part, container, source, options.encoder)
                 os.replace(part, path)
-                return said
+                return lines
             problems = Muxer(segments, part, container, source, info, options, kept, counts).run()
             os.replace(part, path)
         except _HeaderError as error:
@@ -119,8 +119,8 @@ def join(
             part.unlink(missing_ok=True)
             raise
         lost = [plan for plan in wanted if plan not in kept]
-        said += [str(drop(plan, f"{path.suffix} does not take it together with the others")) for plan in lost]
-        return said + problems
+        lines += [str(drop(plan, f"{path.suffix} does not take it together with the others")) for plan in lost]
+        return lines + problems
     raise AssertionError("unreachable: without other streams the header is written or the error raised")
 
 

@@ -1,7 +1,7 @@
-"""Video through pipes: frames from a stream that cannot seek, and to one, without an end in sight.
+"""Read and write video through pipes, which cannot seek and have no known length.
 
 `PipeReader` demuxes yuv4mpeg2 or any container that libav reads from a stream. `Y4MWriter` and `StreamWriter` write
-frames as they come. Each holds a few frames; nothing is known of the length.
+frames as they arrive. Each holds a few frames.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from midframe.video.writer import to_encoder_frame
 
 QUEUE_FRAMES = 2  # decoded ahead
 PROBE_BYTES = 1 << 20  # read before the first frame is decoded, at most
-WAIT_SECONDS = 0.2  # between two looks whether to stop
+WAIT_SECONDS = 0.2  # between two checks of the stop event
 STREAM_FORMATS = ("y4m", "mkv", "nut")
 _MUXERS = {"mkv": "matroska", "nut": "nut"}
 _CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444"}  # log2 subsampling -> y4m's name
 
 
 class PipeReader:
-    """Frames of a stream, in order, decoded in a thread; an iterator and a context manager.
+    """Decode the frames of a stream in a thread; an iterator and a context manager.
 
     Attributes:
-        info: what the stream is, known when it has been entered; `duration` and `header_frames` are None.
+        info: description of the stream, set on entering; `duration` and `header_frames` are None.
     """
 
     info: VideoInfo
@@ -108,7 +108,7 @@ class PipeReader:
 
     def _work(self) -> None:
         try:
-            # unbuffered: a read returns what is there, and does not wait for more
+            # unbuffered: a read returns the bytes available and does not wait for more
             with io.FileIO(0 if self._path == "-" else self._path, "rb", closefd=self._path != "-") as file:
                 self._decode(file)
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -130,19 +130,19 @@ class PipeReader:
             last = origin = Fraction(0)
             number = 0
             step = Fraction(1, 25)
-            # one thread: a stream cannot be opened again to decode a damaged stretch once more
+            # one thread: a stream cannot be reopened to replay damaged packets
             decoder = StreamDecoder(stream.codec_context.codec.canonical_name, partial(decoder_of, stream), single=True)
-            for picture in _decoded(container, stream, decoder):
+            for frame in _decoded(container, stream, decoder):
                 if form is None:
-                    info = self._describe(container, stream, picture)
+                    info = self._describe(container, stream, frame)
                     form, step = info.format, 1 / info.rate if info.rate else step
-                    origin = Fraction(picture.pts or 0) * stream.time_base
+                    origin = Fraction(frame.pts or 0) * stream.time_base
                     if not self._put(info):
                         return
-                pts = number * step if picture.pts is None else picture.pts * stream.time_base - origin
+                pts = number * step if frame.pts is None else frame.pts * stream.time_base - origin
                 if number and pts <= last:
                     pts = last + step
-                made = formats.to_planar(picture, form, info.width, info.height)
+                made = formats.to_planar(frame, form, info.width, info.height)
                 if not self._put(Frame(formats.planes_of(made, form), form, pts, step, number)):
                     return
                 last, number = pts, number + 1
@@ -156,17 +156,17 @@ class PipeReader:
             if damage:
                 self.warnings.append(str(damage))
 
-    def _describe(self, container: Any, stream: Any, picture: Any) -> VideoInfo:
+    def _describe(self, container: Any, stream: Any, frame: Any) -> VideoInfo:
         codec = stream.codec_context.codec.canonical_name
-        form, untagged = format_of(picture, stream.codec_context, codec)
+        form, untagged = format_of(frame, stream.codec_context, codec)
         rates = (formats.exact(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate))
         aspect = formats.exact(stream.sample_aspect_ratio) or Fraction(1)
         return VideoInfo(
             path=self._path,
             container=container.format.name,
             codec=codec,
-            width=picture.width,
-            height=picture.height,
+            width=frame.width,
+            height=frame.height,
             format=form,
             rate=next((rate for rate in rates if rate), None),
             time_base=Fraction(stream.time_base),
@@ -175,20 +175,20 @@ class PipeReader:
             header_frames=None,
             sample_aspect=aspect,
             untagged=untagged,
-            warnings=self._notes(container, picture),
+            warnings=self._notes(container, frame),
         )
 
-    def _notes(self, container: Any, picture: Any) -> tuple[str, ...]:
+    def _notes(self, container: Any, frame: Any) -> tuple[str, ...]:
         notes = []
         if len(container.streams) > 1:
             notes.append("audio and all streams but the video are left out of a pipe")
-        if picture.interlaced_frame:
+        if frame.interlaced_frame:
             notes.append("the stream is interlaced and is taken as it is; deinterlace it before the pipe")
         return tuple(notes)
 
 
 def _decoded(container: Any, stream: Any, decoder: StreamDecoder) -> Iterator[Any]:
-    """Frames of a stream; packets that cannot be decoded are counted by the decoder."""
+    """Yield the frames of a stream; the decoder counts packets that it cannot decode."""
     for packet in packets_of(container, stream):
         if packet.size or packet.pts is None:
             yield from decoder.decode(packet)
@@ -196,21 +196,21 @@ def _decoded(container: Any, stream: Any, decoder: StreamDecoder) -> Iterator[An
 
 
 class _ReadOnly:
-    """A file of which libav sees reading alone, so that it does not try to seek."""
+    """Expose only `read` of a file, so that libav does not seek."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
 
     def read(self, size: int) -> bytes:
-        """What is there, up to `size` bytes."""
+        """Read the bytes available, up to `size`."""
         return self._file.read(size) or b""
 
 
 class Y4MWriter:
-    """Frames as yuv4mpeg2, flushed one by one; a context manager.
+    """Write frames as yuv4mpeg2, flushed one by one; a context manager.
 
-    8 to 16 bits of Y'CbCr 4:2:0, 4:2:2, 4:4:4 or grey; RGB becomes 4:4:4, alpha is left out. Sample aspect and range
-    are kept, as is the exact rate.
+    8 to 16 bits of Y'CbCr 4:2:0, 4:2:2, 4:4:4 or gray; RGB becomes 4:4:4, alpha is dropped. Sample aspect, range and
+    the exact rate are kept.
     """
 
     def __init__(self, file: BinaryIO, info: VideoInfo, rate: Fraction) -> None:
@@ -224,13 +224,13 @@ class Y4MWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is held back."""
+        """Do nothing: every frame is flushed."""
 
     def write(self, frame: Frame) -> None:
         """Write one frame.
 
         Raises:
-            BrokenPipeError: nobody reads any more.
+            BrokenPipeError: the reader has closed the pipe.
         """
         if not self._begun:
             self._begun = True
@@ -258,10 +258,10 @@ class Y4MWriter:
 
 
 def y4m_format(source: PixelFormat) -> PixelFormat:
-    """The format in which y4m holds frames of a source.
+    """Return the y4m format for frames of a source.
 
     Raises:
-        UnsupportedError: y4m has no word for its subsampling.
+        UnsupportedError: y4m cannot describe its subsampling.
     """
     form = replace(source, alpha=False)
     if source.layout == "rgb":
@@ -272,7 +272,7 @@ def y4m_format(source: PixelFormat) -> PixelFormat:
 
 
 class StreamWriter:
-    """Frames as Matroska or NUT, encoded and sent as they come; a context manager."""
+    """Encode frames and send them as Matroska or NUT; a context manager."""
 
     def __init__(
         self, file: BinaryIO, kind: str, info: VideoInfo, encoding: Encoding, rate: Fraction, tick: Fraction
@@ -289,22 +289,22 @@ class StreamWriter:
         return self
 
     def write(self, frame: Frame) -> None:
-        """Encode one frame and send what the encoder returns.
+        """Encode one frame and send the packets that the encoder returns.
 
         Raises:
-            BrokenPipeError: nobody reads any more.
+            BrokenPipeError: the reader has closed the pipe.
         """
-        picture = to_encoder_frame(frame, self._info, self._encoding)
-        picture.pts = round((frame.pts - self._info.start) / self._tick)
-        picture.time_base = self._tick
-        for packet in self._stream.encode(picture):
+        encoder_frame = to_encoder_frame(frame, self._info, self._encoding)
+        encoder_frame.pts = round((frame.pts - self._info.start) / self._tick)
+        encoder_frame.time_base = self._tick
+        for packet in self._stream.encode(encoder_frame):
             self._container.mux(packet)
         self._file.flush()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send what the encoder holds, if the block has succeeded."""
+        """Flush the encoder, if the block has succeeded."""
         try:
             if kind is None:
                 for packet in self._stream.encode(None):
@@ -314,18 +314,18 @@ class StreamWriter:
 
 
 class _WriteOnly:
-    """A file of which libav sees writing alone."""
+    """Expose only `write` of a file, so that libav does not seek."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def write(self, data: bytes) -> int:
-        """All of it."""
+        """Write all bytes."""
         return self._file.write(data)
 
 
 def kind_of(target: str | os.PathLike[str], format: str | None) -> str:
-    """y4m, mkv or nut: what `--format` says, else the suffix of the target, else y4m.
+    """Return y4m, mkv or nut: from `--format`, else the suffix of the target, else y4m.
 
     Raises:
         UnsupportedError: another suffix than those.

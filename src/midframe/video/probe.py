@@ -1,8 +1,8 @@
-"""What a video file is: `probe(path)` reads its header, its first frames and some of its time stamps.
+"""Describe a video file: `probe(path)` reads its header, its first frames and some of its timestamps.
 
-What the header says is kept apart from what was seen or counted. Nothing here decodes more than a few frames,
-unless counting is asked for, and nothing opens any file but the one that was named: playlists, concat scripts,
-references to other files and network addresses inside a file are refused by libav on our order.
+Header values are kept apart from measured and counted ones. Only a few frames are decoded, unless counting is
+requested, and only the named file is opened: playlists, concat scripts, references to other files and network
+addresses inside a file are refused.
 """
 
 from __future__ import annotations
@@ -40,36 +40,36 @@ from midframe.video.files import (
 from midframe.video.rates import measure_rate
 from midframe.video.source_format import format_of
 
-FIRST_FRAMES = 4  # decoded to see interlacing
-# Bounds of the look at time stamps: whichever is reached first.
-LOOK_PACKETS = 600
-LOOK_BYTES = 24 << 20
-MAX_COUNTED_BYTES = 8 << 30  # of a file of variable rate whose frames are counted by reading it
+FIRST_FRAMES = 4  # decoded to detect interlacing
+# Limits of the scan of timestamps: whichever is reached first.
+SCAN_PACKETS = 600
+SCAN_BYTES = 24 << 20
+MAX_COUNTED_BYTES = 8 << 30  # size of a VFR file whose frames are counted by reading it
 # Bounds of the search for a first frame in a damaged file.
 SEARCH_PACKETS = 5000
 SEARCH_BYTES = 256 << 20
-MAX_INDEX = 500_000  # entries of a file's index that are looked through: 2.3 hours at 60 fps
+MAX_INDEX = 500_000  # entries of an index that are checked: 2.3 hours at 60 fps
 _INTERLACED = (2, 3, 4, 5)  # AVFieldOrder: TT, BB, TB, BT
 _HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 
 @dataclass
-class _Look:
-    """What the first packets and frames of a stream show."""
+class _Scan:
+    """Packets and frames from the start of a stream."""
 
     frames: list[Any] = field(default_factory=list)
     pts: list[int] = field(default_factory=list)  # ticks, in file order
     durations: list[int] = field(default_factory=list)
     packets: int = 0
-    whole: bool = False  # the look reached the end of the file
+    whole: bool = False  # the scan reached the end of the file
     encrypted: bool = False
     corrupt: int = 0  # packets that did not decode
 
     def forget_unfinished(self, dts: int | None) -> None:
-        """Drop the stamps behind which others may still come, because packets are in order of decoding.
+        """Drop timestamps that later packets may still precede, because packets are in decoding order.
 
-        What follows is decoded later than `dts`, of the last packet, and so shown later too. Without it the last
-        stamps go, as many as frames may change places (16 in H.264 and H.265).
+        Later packets are decoded after `dts`, that of the last packet, and displayed after it too. Without it the
+        last 16 timestamps are dropped, the reordering limit of H.264 and H.265.
         """
         last = dts if dts is not None else sorted(self.pts)[-17] if len(self.pts) > 17 else None
         if last is not None:
@@ -77,49 +77,49 @@ class _Look:
             self.pts, self.durations = [stamp for stamp, _ in kept], [length for _, length in kept]
 
 
-def _look(container: Any, stream: Any) -> _Look:
-    look = _Look()
+def _scan(container: Any, stream: Any) -> _Scan:
+    scan = _Scan()
     size = 0
     decoder = decoder_of(stream)
     discard_others(container, stream)
     try:
         for packet in packets_of(container, stream):
             if packet.size:
-                look.packets += 1
+                scan.packets += 1
                 size += packet.size
                 if packet.has_sidedata("encryption_info"):
-                    look.encrypted = True
+                    scan.encrypted = True
                 stamp = packet.pts if packet.pts is not None else packet.dts
                 if stamp is not None and not packet.is_discard:
-                    look.pts.append(stamp)
-                    look.durations.append(packet.duration or 0)
-            if len(look.frames) < FIRST_FRAMES:
+                    scan.pts.append(stamp)
+                    scan.durations.append(packet.duration or 0)
+            if len(scan.frames) < FIRST_FRAMES:
                 try:
-                    look.frames += decoder.decode(packet)
+                    scan.frames += decoder.decode(packet)
                 except (av.error.FFmpegError, ValueError):
-                    look.corrupt += 1
-            enough = LOOK_PACKETS, LOOK_BYTES
-            if not look.frames:
+                    scan.corrupt += 1
+            enough = SCAN_PACKETS, SCAN_BYTES
+            if not scan.frames:
                 enough = SEARCH_PACKETS, SEARCH_BYTES
-            if look.packets >= enough[0] or size >= enough[1]:
-                look.forget_unfinished(packet.dts)
+            if scan.packets >= enough[0] or size >= enough[1]:
+                scan.forget_unfinished(packet.dts)
                 break
         else:
-            look.whole = True
+            scan.whole = True
     except (av.error.FFmpegError, OSError, ValueError):
-        look.whole = True
-    if not look.frames:
+        scan.whole = True
+    if not scan.frames:
         try:
-            look.frames += decoder.decode(None)
+            scan.frames += decoder.decode(None)
         except (av.error.FFmpegError, ValueError):
-            look.corrupt += 1
-    return look
+            scan.corrupt += 1
+    return scan
 
 
 def _index_is_regular(stream: Any, rate: Fraction | None) -> bool:
-    """False if the file's own index shows unequal distances between frames anywhere in the video.
+    """Return False if the index of the file has unequal frame intervals anywhere in the video.
 
-    An index of key frames alone, as Matroska's, says nothing of it.
+    An index of key frames only, as in Matroska, is not used.
     """
     entries = stream.index_entries
     if not 2 <= len(entries) <= MAX_INDEX or (stream.frames and len(entries) < stream.frames):
@@ -130,13 +130,13 @@ def _index_is_regular(stream: Any, rate: Fraction | None) -> bool:
             return True
     stamps = [entry.timestamp for entry in entries]
     if any(entry.is_discard for entry in entries):
-        return True  # behind an edit list decoding times say nothing of the times of showing
+        return True  # after an edit list, decoding times do not give presentation times
     steps = {b - a for a, b in pairwise(stamps[:-1])}
     return not steps or max(steps) - min(steps) <= 1
 
 
 def _rotation(matrix: tuple[int, ...] | None) -> int:
-    """Degrees clockwise, a multiple of 90, that a display matrix turns the frame."""
+    """Return the rotation of a display matrix in degrees clockwise, a multiple of 90."""
     if matrix is None:
         return 0
     a, b = matrix[0], matrix[1]
@@ -153,7 +153,7 @@ def _side_data(frame: Any, kind: str) -> bytes | None:
 
 
 def _mastering(raw: bytes | None) -> Mastering | None:
-    """AVMasteringDisplayMetadata: ten pairs of int32 and two flags."""
+    """Parse AVMasteringDisplayMetadata: ten pairs of int32 and two flags."""
     if raw is None or len(raw) < 88:
         return None
     numbers = struct.unpack("<22i", raw[:88])
@@ -174,7 +174,7 @@ def _content_light(raw: bytes | None) -> tuple[int, int] | None:
 
 
 def stream_infos(container: Any) -> tuple[StreamInfo, ...]:
-    """All streams of a container, as its header says."""
+    """Describe all streams of a container from its header."""
     found = []
     for stream in container.streams:
         context = stream.codec_context
@@ -187,19 +187,19 @@ def stream_infos(container: Any) -> tuple[StreamInfo, ...]:
 
 
 def probe(path: str | os.PathLike[str], count: bool = False, in_rate: Fraction | None = None) -> VideoInfo:
-    """What a video file, or a sequence of images, is.
+    """Describe a video file or a sequence of images.
 
     Args:
         path: a video file, a folder of images, a pattern of images (`%04d.png`, `*.png`), or one image.
         count: also decode all of it and count the frames (takes as long as decoding does).
-        in_rate: frames per second of a sequence of images, which has none of its own.
+        in_rate: frames per second of a sequence of images.
 
     Returns:
-        The facts; `header_frames` and `duration` as the header says, `counted_frames` only if asked for.
+        The description; `header_frames` and `duration` come from the header, `counted_frames` only with `count`.
 
     Raises:
         MediaError: missing, a folder, not a video, audio only, encrypted, or no frame can be decoded.
-        UnsupportedError: a codec or container that this build does not know.
+        UnsupportedError: a codec or container that this build of PyAV does not support.
     """
     if images.is_sequence(path):
         return images.probe_sequence(path, in_rate)
@@ -214,26 +214,26 @@ def probe(path: str | os.PathLike[str], count: bool = False, in_rate: Fraction |
 def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> VideoInfo:
     context = stream.codec_context
     codec = context.codec.canonical_name
-    look = _look(container, stream)
-    if not look.frames:
-        if look.encrypted or "enc" in container.metadata.get("major_brand", ""):
+    scan = _scan(container, stream)
+    if not scan.frames:
+        if scan.encrypted or "enc" in container.metadata.get("major_brand", ""):
             raise UnsupportedError(f"{named(path)} is encrypted (DRM); only unprotected video can be read")
-        if look.packets == 0:
+        if scan.packets == 0:
             raise MediaError(f"{named(path)} has a video stream, but no frames in it")
         hint = "it is damaged or encrypted"
         raise MediaError(f"{named(path)}: no frame of its {codec} video could be decoded; {hint}")
-    first = look.frames[0]
+    first = scan.frames[0]
     made, untagged = format_of(first, context, codec)
     tick = Fraction(stream.time_base)
     warnings = []
     claims = [formats.exact(stream.average_rate), formats.exact(stream.guessed_rate), formats.exact(stream.base_rate)]
-    interlaced = sum(frame.interlaced_frame for frame in look.frames) * 2 > len(look.frames)
-    if len(look.frames) < 2:
+    interlaced = sum(frame.interlaced_frame for frame in scan.frames) * 2 > len(scan.frames)
+    if len(scan.frames) < 2:
         interlaced = interlaced or context.field_order in _INTERLACED
     # the two fields of a frame may come as two packets: only decoded frames count then
-    stamps = look.pts
+    stamps = scan.pts
     if interlaced and codec in ("h264", "hevc", "mpeg2video"):
-        stamps = [p.pts for p in look.frames if p.pts is not None]
+        stamps = [p.pts for p in scan.frames if p.pts is not None]
     rate, variable = measure_rate(stamps, tick, claims)
     if not variable and not interlaced and not _index_is_regular(stream, rate):
         variable = True
@@ -243,20 +243,20 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
     display = struct.unpack("<9i", matrix_bytes[:36]) if matrix_bytes and len(matrix_bytes) >= 36 else None
     aspect = formats.exact(stream.sample_aspect_ratio) or Fraction(1)
     if not Fraction(1, 16) <= aspect <= 16:
-        warnings.append(f"a sample aspect ratio of {aspect} is taken for 1")
+        warnings.append(f"a sample aspect ratio of {aspect} is replaced by 1")
         aspect = Fraction(1)
     hdr = _HDR.get(made.transfer)
     if _side_data(first, "DOVI_METADATA") or _side_data(first, "DOVI_RPU_BUFFER"):
-        warnings.append("Dolby Vision metadata cannot be carried over; its base layer is kept")
+        warnings.append("Dolby Vision metadata cannot be kept; its base layer is kept")
         hdr = "Dolby Vision"
     if _side_data(first, "DYNAMIC_HDR_PLUS"):
-        warnings.append("HDR10+ dynamic metadata cannot be carried over; static HDR metadata is kept")
-    if any(_side_data(frame, "A53_CC") for frame in look.frames):
-        warnings.append("closed captions inside the video stream cannot be carried over")
+        warnings.append("HDR10+ dynamic metadata cannot be kept; static HDR metadata is kept")
+    if any(_side_data(frame, "A53_CC") for frame in scan.frames):
+        warnings.append("closed captions inside the video stream cannot be kept")
     if _side_data(first, "SPHERICAL") or _side_data(first, "STEREO3D"):
-        warnings.append("360-degree and stereo metadata cannot be carried over; inject them again")
-    if look.corrupt:
-        warnings.append(f"{look.corrupt} packet(s) at the start could not be decoded")
+        warnings.append("360-degree and stereo metadata cannot be kept; inject them again")
+    if scan.corrupt:
+        warnings.append(f"{scan.corrupt} packet(s) at the start could not be decoded")
     other = [s.index for s in container.streams if s.type == "video" and not is_cover(s) and s.index != stream.index]
     if other:
         rest = ", ".join(str(index) for index in other)
@@ -265,14 +265,14 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
     if stream.duration and 0 < stream.duration < span * Fraction(9, 10):
         warnings.append(
             f"the header gives {float(stream.duration * tick):.3g} s, the file's index {float(span * tick):.3g} s; "
-            f"the index is taken"
+            f"the index is used"
         )
     frames = stream.frames or int(_number(stream.metadata.get("NUMBER_OF_FRAMES")))
-    if look.whole and not look.corrupt and codec not in ("h264", "hevc", "mpeg2video"):
-        frames = len(set(look.pts)) or frames
-    elif look.whole and not look.corrupt and not frames and not interlaced:
-        frames = len(set(look.pts))
-    elif variable and not frames and not interlaced and not look.whole:
+    if scan.whole and not scan.corrupt and codec not in ("h264", "hevc", "mpeg2video"):
+        frames = len(set(scan.pts)) or frames
+    elif scan.whole and not scan.corrupt and not frames and not interlaced:
+        frames = len(set(scan.pts))
+    elif variable and not frames and not interlaced and not scan.whole:
         frames = _frames_by_reading(path, stream.index)
     return VideoInfo(
         path=os.fspath(path),
@@ -284,13 +284,13 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         rate=rate,
         time_base=tick,
         start=start,
-        duration=_duration(container, stream, look, tick, first),
+        duration=_duration(container, stream, scan, tick, first),
         loops=still_metadata.loops(path) if container.format.name in ("gif", "apng") else None,
         timecode=_timecode(container, stream),
-        captions=any(_side_data(frame, "A53_CC") for frame in look.frames),
+        captions=any(_side_data(frame, "A53_CC") for frame in scan.frames),
         spherical=_side_data(first, "SPHERICAL"),
         stereo=_side_data(first, "STEREO3D"),
-        exact_duration=_says_duration(container, stream),
+        exact_duration=_has_exact_duration(container, stream),
         header_frames=frames or None,
         vfr=variable,
         interlaced=interlaced,
@@ -311,14 +311,14 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
 
 
 def key_times(path: str | os.PathLike[str], info: VideoInfo) -> list[Fraction]:
-    """When the key frames of a video are shown, in seconds of video time, in order; by reading, not decoding.
+    """Return the times of the key frames of a video, in seconds, in order, without decoding.
 
-    A file that breaks off gives the times up to there; a sequence of images gives those of all images.
+    A truncated file gives the times up to its end; a sequence of images gives those of all images.
 
     Raises:
         MediaError: the file cannot be opened.
     """
-    if info.container == "pictures":
+    if info.container == "images":
         files = images.files_of(path)
         count = images.positions(path, files) if info.vfr and len(files) > 1 else range(len(files))
         return [n * info.time_base for n in count]
@@ -342,12 +342,12 @@ def _number(text: str | None) -> int:
         return 0
 
 
-def _duration(container: Any, stream: Any, look: _Look, tick: Fraction, first: Any) -> Fraction | None:
-    """Seconds of the video stream: what the header says, else what was seen where the look saw all of it.
+def _duration(container: Any, stream: Any, scan: _Scan, tick: Fraction, first: Any) -> Fraction | None:
+    """Return the duration of the video stream in seconds, from the header or a scan of the whole file.
 
-    Frames before the `first` that decodes, as broadcasts have them where recording began, do not count.
+    Frames before `first`, the first that decodes, do not count: recordings of broadcasts begin between key frames.
     """
-    seconds = _header_duration(container, stream, look, tick)
+    seconds = _header_duration(container, stream, scan, tick)
     if seconds is None or first.pts is None or stream.start_time is None:
         return seconds
     late = (first.pts - stream.start_time) * tick
@@ -355,32 +355,32 @@ def _duration(container: Any, stream: Any, look: _Look, tick: Fraction, first: A
 
 
 def _timecode(container: Any, stream: Any) -> str | None:
-    """The timecode of the first frame, from the video stream, its timecode track or the file."""
+    """Return the timecode of the first frame, from the video stream, its timecode track or the file."""
     places = [stream.metadata, *(s.metadata for s in container.streams if s.type == "data"), container.metadata]
     return next((tags["timecode"] for tags in places if tags.get("timecode")), None)
 
 
-def _says_duration(container: Any, stream: Any) -> bool:
-    """Whether the stream's own header says how long it is; MPEG streams have no header, libav estimates there."""
+def _has_exact_duration(container: Any, stream: Any) -> bool:
+    """Return whether the header of the stream gives its duration; libav estimates it for MPEG streams."""
     anywhere = any(name in container.format.name.split(",") for name in ("mpegts", "mpeg", "mpegtsraw", "rm", "flv"))
     return not anywhere and bool((stream.duration and stream.duration > 0) or stream.metadata.get("DURATION"))
 
 
 def _index_span(container: Any, stream: Any) -> Fraction:
-    """Ticks from the first to the end of the last frame in the index of an MP4 file, 0 where it says nothing.
+    """Return the ticks from the first to the end of the last frame in the index of an MP4 file; 0 without an index.
 
-    A header that gives a shorter duration is wrong: some cameras and repair programs write one.
+    A header with a shorter duration is wrong: some cameras and repair programs write one.
     """
     entries = stream.index_entries
     complete = "mp4" in container.format.name.split(",") and 2 <= len(entries) == stream.frames
     if not complete or any(entry.is_discard for entry in (entries[0], entries[-1])):
         return Fraction(0)
-    # the index has no length of the last frame; a mean would count pauses into it
+    # the index has no duration of the last frame; a mean would include pauses
     usual = statistics.median_low([b.timestamp - a.timestamp for a, b in pairwise(entries)])
     return Fraction(entries[-1].timestamp - entries[0].timestamp + usual)
 
 
-def _header_duration(container: Any, stream: Any, look: _Look, tick: Fraction) -> Fraction | None:
+def _header_duration(container: Any, stream: Any, scan: _Scan, tick: Fraction) -> Fraction | None:
     if stream.duration and stream.duration > 0:
         return max(Fraction(stream.duration), _index_span(container, stream)) * tick
     text = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng") or ""
@@ -392,17 +392,17 @@ def _header_duration(container: Any, stream: Any, look: _Look, tick: Fraction) -
             seconds = Fraction(0)
         if seconds > 0:
             return seconds - max(Fraction(0), (stream.start_time or 0) * tick)
-    if look.whole and look.pts:
-        last = max(zip(look.pts, look.durations, strict=True))
-        length = last[1] or (max(look.durations) if len(look.pts) > 1 else 0)
-        return (last[0] - min(look.pts) + length) * tick
+    if scan.whole and scan.pts:
+        last = max(zip(scan.pts, scan.durations, strict=True))
+        length = last[1] or (max(scan.durations) if len(scan.pts) > 1 else 0)
+        return (last[0] - min(scan.pts) + length) * tick
     if container.duration and container.duration > 0:
         return Fraction(container.duration, av.time_base)
     return None
 
 
 def _frames_by_reading(path: str | os.PathLike[str], index: int) -> int:
-    """Frames with a time stamp of their own, by reading the whole file without decoding; 0 for a very large one."""
+    """Count distinct timestamps by reading the whole file without decoding; 0 for a very large one."""
     if os.path.getsize(path) > MAX_COUNTED_BYTES:
         return 0
     stamps = set()
@@ -416,7 +416,7 @@ def _frames_by_reading(path: str | os.PathLike[str], index: int) -> int:
 
 
 def _count(path: str | os.PathLike[str], index: int) -> int:
-    """Frames that decode, the same on any number of cores."""
+    """Count the frames that decode; the same on any number of cores."""
     with ExitStack() as opened:
         container = opened.enter_context(open_source(path))
         stream = container.streams[index]

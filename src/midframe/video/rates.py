@@ -1,4 +1,4 @@
-"""The frame rate of a stream from its time stamps."""
+"""Measure the frame rate of a stream from its timestamps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
-# Usual rates, for those whose header does not say or whose time stamps are rounded.
+# Usual rates, for streams without a rate in the header or with rounded timestamps.
 USUAL_RATES = tuple(
     Fraction(*pair)
     for pair in ((24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1), (48, 1), (50, 1), (60000, 1001), (60, 1),
@@ -16,7 +16,7 @@ USUAL_RATES = tuple(
 
 
 def measure_rate(pts: Sequence[int], tick: Fraction, claims: Sequence[Fraction | None]) -> tuple[Fraction | None, bool]:
-    """The rate of a stream from its time stamps, and whether it is variable.
+    """Return the rate of a stream from its timestamps, and whether it is variable.
 
     Args:
         pts: ticks, in any order.
@@ -24,8 +24,8 @@ def measure_rate(pts: Sequence[int], tick: Fraction, claims: Sequence[Fraction |
         claims: rates that the header offers, best first.
 
     Returns:
-        Frames per second (None if nothing is known) and True if frames do not come at equal distances. Of a variable
-        rate it is the one that most frames have.
+        Frames per second (None if unknown; of a variable rate the most frequent one), and True if frames are unequally
+        spaced.
     """
     stamps = sorted(set(pts))
     offered = [claim for claim in claims if claim and Fraction(1, 10) <= claim <= 1000]
@@ -50,14 +50,14 @@ def measure_rate(pts: Sequence[int], tick: Fraction, claims: Sequence[Fraction |
 
 
 def _fits(pts: Sequence[int], tick: Fraction, rate: Fraction) -> bool:
-    """Whether all of the sorted stamps lie within a tick of a grid of this rate, one on each point."""
+    """Return whether all sorted timestamps lie within a tick of a grid of this rate, one on each point."""
     steps = [(stamp - pts[0]) * tick * rate for stamp in pts]
     near = min(tick * rate, Fraction(1, 4)) + Fraction(1, 1000)
     return all(abs(step - n) <= near for n, step in enumerate(steps))
 
 
 def _on_grid(pts: Sequence[int], tick: Fraction, rate: Fraction) -> int:
-    """How many stamps lie within a tick of some point of a grid of this rate."""
+    """Count the timestamps within a tick of any point of a grid of this rate."""
     near = min(tick * rate, Fraction(1, 8))
     steps = [(stamp - pts[0]) * tick * rate for stamp in pts]
     return sum(abs(step - round(step)) <= near for step in steps)

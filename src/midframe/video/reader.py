@@ -1,12 +1,11 @@
-"""A video file as a stream of `Frame`s with exact times, decoded ahead in a thread.
+"""Read a video file as `Frame`s with exact times, prefetched in a thread.
 
     with open_reader("video.mkv") as frames:
         for frame in frames:
             ...
 
-The decoder runs in one thread behind a bounded queue; the thread is joined when the reader is left, however it is
-left, and its errors come up in the thread that reads. Frames carry the decoder's own buffers: no copy is made, and
-they must not be written to.
+The decoder runs in a thread that fills a bounded queue. Leaving the context joins the thread; its errors are raised in
+the reading thread. Frames are views of the decoder's buffers and must not be written to.
 """
 
 from __future__ import annotations
@@ -36,28 +35,28 @@ from midframe.video.files import decoder_of, discard_others, named, open_source,
 from midframe.video.probe import probe
 from midframe.video.structure import Structure, examine
 
-SORTED_STAMPS = 2  # frames whose time stamps may have changed places
-QUEUE_FRAMES = 4  # decoded ahead; a 4K frame is 12 to 25 MB
-# A step of the clock that no video means: broadcast clocks wrap round and splices jump, damaged stamps are anything.
-LONGEST_STEP = Fraction(10)  # seconds; longer holds are believed only where the file's own length has room for them
-LONGEST_HOLD = Fraction(3600)  # seconds; believed of no file: one damaged stamp would cost days of work
-MAX_GAPS = 10_000  # steps of several frames that are remembered
-INEXACT_END = Fraction(1, 2)  # seconds; audio may last this much longer where only the whole file's length is known
-SKIMMED = Fraction(1)  # seconds before a segment; of what is earlier only frames are decoded that others need
-BACK_STEPS = (Fraction(0), Fraction(1), Fraction(5), Fraction(30), Fraction(120))  # seconds before a wanted start
+SORTED_STAMPS = 2  # frames whose timestamps may be swapped
+QUEUE_FRAMES = 4  # prefetched; a 4K frame is 12 to 25 MB
+# Longer steps are faults: broadcast clocks wrap and jump at splices, damaged timestamps are arbitrary.
+LONGEST_STEP = Fraction(10)  # seconds; longer ones are accepted only within the duration of the file
+LONGEST_HOLD = Fraction(3600)  # seconds; never accepted: one damaged timestamp would cost days of work
+MAX_GAPS = 10_000  # steps of several frames, recorded at most
+INEXACT_END = Fraction(1, 2)  # seconds by which audio may outlast the video, if only the duration of the file is known
+SKIMMED = Fraction(1)  # seconds before a segment; earlier, only reference frames are decoded
+BACK_STEPS = (Fraction(0), Fraction(1), Fraction(5), Fraction(30), Fraction(120))  # seconds before a requested start
 
 
 class _Waiting(NamedTuple):
-    """A decoded frame whose end is not known yet."""
+    """Decoded frame whose end is not known yet."""
 
     frame: Any
     pts: Fraction
-    duration: Fraction  # as the file says, or one step
+    duration: Fraction  # of the file, or one step
     number: int
 
 
 class Reader:
-    """Frames of one video file, in order; an iterator and a context manager. Made by `open_reader`."""
+    """Read the frames of one video file in order; an iterator and a context manager. See `open_reader`."""
 
     def __init__(
         self,
@@ -76,31 +75,31 @@ class Reader:
         self._source = info
         self.info = deinterlaced(info) if deinterlace else info
         self._warnings: list[str] = []
-        self._broken_off = False  # the file ends before its header says: its last frame is not held until then
-        self._decoder: StreamDecoder | None = None  # of the pass at hand; its account tells the damage
-        self._at_end = False  # the pass at hand has come to the end of the file
-        self._undelivered: list[int | None] = []  # time stamps of frames in the file's index that have no packet
+        self._broken_off = False  # the file ends early: its last frame is not extended to the end in the header
+        self._decoder: StreamDecoder | None = None  # of the current pass; counts the damage
+        self._at_end = False  # the current pass has reached the end of the file
+        self._undelivered: list[int | None] = []  # timestamps in the index of the file that have no packet
         self._structure = Structure()
         self._gaps: list[tuple[Fraction, int]] = []  # (pts, frames left out before it) at a constant rate
-        self._late = Fraction(0)  # seconds by which the video ends before its header says
-        self._promised_end: Fraction | None = None  # seconds; by the header of a file that is cut off
+        self._late = Fraction(0)  # seconds by which the video ends before the end in its header
+        self._promised_end: Fraction | None = None  # seconds; from the header of a truncated file
         self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(maxsize=queue_frames)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._done = False
-        # Where the frames begin that are all decoded; of those before, only what others refer to. None: all are.
+        # From here on all frames are decoded, before it only reference frames. None: all frames.
         start = None if info.vfr or self._deinterlace else self.segment.start
         self._whole_from = None if start is None else start - SKIMMED
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Faults of the file found so far; complete when the last frame has been read."""
+        """Faults found so far; complete when the last frame has been read."""
         damage = self.damage
         return (*self._warnings, str(damage)) if damage else tuple(self._warnings)
 
     @property
     def damage(self) -> Damage:
-        """Frames and packets found missing or broken so far; complete when the last frame has been read."""
+        """Missing and broken frames and packets so far; complete when the last frame has been read."""
         decoder, source = self._decoder, self._source
         if decoder is None:
             return Damage()
@@ -113,7 +112,7 @@ class Reader:
         places = self._structure.holes + decoder.broken_packets
         if places and (not source.vfr or len(self._gaps) <= places):
             for pts, frames in self._gaps:
-                # frames of the gap that are accounted for already
+                # frames of the gap that are counted already
                 known = sum(pts - (frames + 1) / source.rate < at < pts for at in times) if source.rate else 0
                 missing += max(0, frames - known)
                 first = pts if first is None else min(first, pts)
@@ -175,7 +174,7 @@ class Reader:
 
     def _work(self) -> None:
         end: BaseException | None = None
-        are_images = self.info.container == "pictures"
+        are_images = self.info.container == "images"
         try:
             files = images.files_of(self.path) if are_images else []
             for frame in images.read_sequence(self.info, files, self.segment) if are_images else self._frames():
@@ -200,12 +199,12 @@ class Reader:
         self._warnings.append(text)
 
     def _refuse_damage(self) -> None:
-        """With `strict`, raise at the first damage."""
+        """Raise at the first damage if `strict`."""
         if self.strict and (damage := self.damage):
             raise MediaError(f"{named(self.path)}: {damage}; --strict refuses damaged files")
 
     def _frames(self) -> Iterator[Frame]:
-        """Frames of the segment, with the time to the next as their duration."""
+        """Yield the frames of the segment; the duration of each is the time to the next."""
         info = self.info
         step = 1 / info.rate if info.rate else Fraction(1, 25)
         waiting: _Waiting | None = None
@@ -214,10 +213,10 @@ class Reader:
                 if waiting is not None:
                     yield self._frame(waiting, pts - waiting.pts)
                 return
-            # the frame shown at the segment's start is wanted, and may have begun before it
+            # the frame shown at the start of the segment may have begun before it
             if waiting is not None and (self.segment.start is None or pts > self.segment.start):
                 if self._whole_from is not None and waiting.pts < self._whole_from:
-                    # a hole in the video: the frame that is held there may be one of those left out
+                    # in a gap of the video the held frame may be one that was skipped
                     self._whole_from = None
                     self._warnings.clear()
                     self._gaps.clear()
@@ -231,16 +230,16 @@ class Reader:
             raise MediaError(f"{named(self.path)}: no frame could be decoded")
 
     def _frame(self, waiting: _Waiting, duration: Fraction) -> Frame:
-        """A decoded frame as planes: only now, for those before the segment are never looked at."""
+        """Convert a decoded frame to planes; frames before the segment are never converted."""
         form = self.info.format
         made = formats.to_planar(waiting.frame, form, self.info.width, self.info.height)
         return Frame(formats.planes_of(made, form), form, waiting.pts, duration, waiting.number)
 
     def _last_length(self, frame: _Waiting) -> Fraction:
-        """How long the video's last frame is shown.
+        """Return the duration of the last frame of the video.
 
-        Containers that store distances between frames in order of decoding do not say it of the frame itself; then it
-        is what is left to the end of the stream.
+        Containers that store intervals in decoding order do not give it; then the frame lasts to the end of the
+        stream.
         """
         info = self.info
         if info.vfr and info.duration is not None and not self._broken_off:
@@ -251,11 +250,11 @@ class Reader:
         return step if not info.vfr and abs(frame.duration - step) < step else frame.duration
 
     def _timed(self) -> Iterator[tuple[Any, Fraction, Fraction]]:
-        """(frame, pts, duration) in strictly rising order of pts, in seconds of video time."""
+        """Yield (frame, pts, duration) with strictly increasing pts, in seconds of video time."""
         info = self.info
         step = 1 / info.rate if info.rate else Fraction(1, 25)
         room = (info.duration or Fraction(0)) + max(info.start, Fraction(0)) + LONGEST_STEP
-        shift = Fraction(0)  # added to the file's clock after it has jumped
+        shift = Fraction(0)  # added to the clock of the file after a jump
         last: Fraction | None = None
         lasting = step
         repaired = jumped = 0
@@ -301,7 +300,7 @@ class Reader:
             lasting = seconds if 0 < seconds <= LONGEST_STEP else step
             yield frame, pts, seconds
         if repaired:
-            self._warn(f"{repaired} frame(s) had time stamps out of order, which were put right")
+            self._warn(f"{repaired} frame(s) had timestamps out of order, which were corrected")
         if jumped:
             self._warn(f"the clock of the file jumps {jumped} time(s); the video goes on without a gap")
         if last is not None and self.segment.end is None and info.duration is not None:
@@ -322,7 +321,7 @@ class Reader:
         self._refuse_damage()
 
     def _shown(self) -> Iterator[tuple[Any, int | None, Fraction]]:
-        """(decoded frame, time stamp, seconds per unit of it), from a key frame at or before the segment."""
+        """Yield (decoded frame, timestamp, seconds per unit), from a key frame at or before the segment."""
         decoded = _sorted_stamps(self._decoded())
         if not self._deinterlace:
             yield from decoded
@@ -334,7 +333,7 @@ class Reader:
             if graph is None:
                 graph = av.filter.Graph()
                 feed = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=tick)
-                # deint=all: what is flagged progressive in an interlaced stream still lasts two fields
+                # deint=all: frames flagged progressive in an interlaced stream still last two fields
                 bwdif = graph.add("bwdif", "mode=send_field:parity=auto:deint=all")
                 sink = graph.add("buffersink")
                 graph.link_nodes(feed, bwdif, sink)
@@ -375,7 +374,7 @@ class Reader:
                     held.append(item)
                     break
                 if stamp is not None and stamp * tick - self._source.origin > start:
-                    break  # the seek went too far, or came down behind the key frame
+                    break  # the seek went past the key frame
             if exact:
                 yield from held
                 yield from found
@@ -429,7 +428,7 @@ class Reader:
                     yield frame, stamp, tick
                 self._refuse_damage()
             else:
-                return  # stopped from outside: nothing is known of the rest
+                return  # stopped: the rest of the file is unknown
             check_still_there()
             decoder.finish()
             self._at_end = True
@@ -440,7 +439,7 @@ class Reader:
                 self._promised_end = Fraction(container.duration, av.time_base)
 
     def _open(self, opened: ExitStack) -> tuple[Any, Any]:
-        """The file and its video stream; all others are discarded."""
+        """Open the file and its video stream; packets of other streams are discarded."""
         container = opened.enter_context(open_source(self.path))
         if self._source.video_index >= len(container.streams):
             raise MediaError(f"{named(self.path)} has changed since it was looked at")
@@ -458,7 +457,7 @@ class Reader:
 
 
 def _undelivered(container: Any, stream: Any, span: tuple[int | None, int | None], delivered: int) -> list[int | None]:
-    """Time stamps of frames that the file's index promises and that came in no packet; None where it is unknown.
+    """Return the timestamps of frames in the index that have no packet; None for unknown timestamps.
 
     Args:
         container: the file, read to its end.
@@ -476,11 +475,10 @@ def _undelivered(container: Any, stream: Any, span: tuple[int | None, int | None
 
 
 def _sorted_stamps(frames: Iterator[tuple[Any, int | None, Fraction]]) -> Iterator[tuple[Any, int | None, Fraction]]:
-    """Frames as they come, each with the least of the time stamps at hand.
+    """Reassign timestamps so that they increase: each frame gets the smallest of the next few.
 
-    A decoder gives frames in order, but their stamps may be those of the order of decoding: AVI keeps no others (and
-    DivX and Xvid packed B frames into one), and VC-1 was copied from it into MP4. Where the clock jumps nothing is
-    sorted.
+    Decoders return frames in display order, but their timestamps may be in decoding order: AVI has no others (and DivX
+    and Xvid pack B-frames), and VC-1 in MP4 was often copied from AVI. Timestamps are not sorted across clock jumps.
     """
     waiting: deque[tuple[Any, int | None, Fraction]] = deque()
     stamps: list[int] = []
@@ -504,7 +502,7 @@ def _sorted_stamps(frames: Iterator[tuple[Any, int | None, Fraction]]) -> Iterat
 
 
 def deinterlaced(info: VideoInfo) -> VideoInfo:
-    """What a video is once every field is a frame of its own: twice as many, twice as fast. Others are left alone."""
+    """Describe an interlaced video after deinterlacing to the field rate; other videos are returned unchanged."""
     if not info.interlaced:
         return info
     return replace(
@@ -528,10 +526,10 @@ def open_reader(
     """Open a video file or a sequence of images for reading, from its start or a segment of it.
 
     Args:
-        path: whatever `probe` takes.
+        path: as for `probe`.
         segment: half-open range of video time. The first frame is the one shown at `segment.start`, which may have
-            begun before it; the last is the last with `pts < segment.end`.
-        info: what `probe` said of the file, if it has been asked already.
+            begun before it; the last one is the last with `pts < segment.end`.
+        info: description of the file by `probe`, if it is known already.
         in_rate: frames per second of a sequence of images.
         strict: a damaged or truncated file is an error instead of a shorter video with `warnings`.
         deinterlace: make one full frame of each field (bwdif) where the source is interlaced; `info.rate` of the
@@ -539,8 +537,8 @@ def open_reader(
 
     Returns:
         A context manager that iterates over frames: `pts` in seconds of video time (`VideoInfo.origin` is taken off),
-        exact and strictly rising; `duration` is the time to the next frame, and for the last what the file says;
-        `index` counts the frames handed out.
+        exact and strictly increasing; `duration` is the time to the next frame, for the last one that of the file;
+        `index` counts the frames.
 
     Raises:
         MediaError: the file cannot be read (also later on, from the iteration).

@@ -1,8 +1,8 @@
 """Segments: Matroska files whose clock counts output ticks instead of milliseconds, so no timestamp is ever rounded.
 
-NUT or QuickTime, whose time bases are exact, take the place of Matroska where that changes what the target would get
-from the encoder directly: codecs that it cannot hold, and targets with codec headers in the stream. The length of a
-tick, the output time of tick 0 and parameters that NUT lacks are written in the tags of the file.
+NUT or QuickTime, whose time bases are exact, replace Matroska for codecs that Matroska cannot hold unchanged and for
+targets with codec headers in the stream. The tags of the file hold the length of a tick, the output time of tick 0 and
+parameters that NUT lacks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def segment_muxer(encoding: Encoding) -> str:
 
 def segment_suffix(encoding: Encoding) -> str:
     """Return the suffix of segment files; a segment of images is a folder without one."""
-    if encoding.container == "pictures":
+    if encoding.container == "images":
         return ""
     return {"matroska": ".mkv", "nut": ".nut", "mov": ".mov"}[segment_muxer(encoding)]
 
@@ -73,7 +73,7 @@ def segment_clock(container: Any, path: str | os.PathLike[str]) -> tuple[Fractio
     """Return the seconds per tick of a segment and the output time of tick 0.
 
     Raises:
-        MediaError: the file is not one of our segments.
+        MediaError: the file is not a segment of midframe.
     """
     tags = {key.upper(): value for key, value in container.metadata.items()}
     try:

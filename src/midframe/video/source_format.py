@@ -1,4 +1,4 @@
-"""The pixel format and colour of decoded frames, and the parts that the file does not say."""
+"""Find the pixel format and colour of decoded frames, and the fields that the file leaves unspecified."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import av.logging
 from midframe.types import PixelFormat
 from midframe.video import formats
 
-# Codecs without a key to where chroma sits, that put it half-way between luma samples.
+# Codecs that do not signal chroma siting and put it half-way between luma samples.
 _CENTRED = ("mjpeg", "jpegls", "jpeg2000", "mpeg1video", "theora", "vp8", "webp", "png", "svq1", "svq3", "h263")
 _IMAGE_CODECS = ("png", "mjpeg", "tiff", "webp", "bmp", "gif", "apng", "jpeg2000", "jpegls", "libjxl", "targa", "dpx")
 _log_level = threading.Lock()  # libav has one for the whole process
 
 
 def format_of(frame: Any, context: Any, codec: str) -> tuple[PixelFormat, frozenset[str]]:
-    """The format that frames of the stream are handed out in, and what of it the file does not say."""
+    """Return the format in which frames are delivered, and its fields that the file leaves unspecified."""
     source = frame.format.name
     name = formats.planar_name(source)
     if name == "gbrap" and (source == "pal8" or codec == "gif") and not _uses_alpha(frame):
@@ -37,22 +37,22 @@ def format_of(frame: Any, context: Any, codec: str) -> tuple[PixelFormat, frozen
         full = codec in _IMAGE_CODECS and name.startswith("gray")
     primaries = formats.PRIMARIES.get(frame.color_primaries, "unknown")
     transfer = formats.TRANSFERS.get(frame.color_trc, "unknown")
-    if said := _siting_said(frame):
-        siting = said
+    if reported := _reported_siting(frame):
+        siting = reported
     elif codec in _CENTRED or (source.startswith("yuvj") and codec not in ("h264", "hevc", "av1")):
         siting = "center"
     elif codec == "av1" and primaries == "bt2020":
-        siting = "topleft"  # what UHD discs and broadcasts do (ITU-T H.273 type 2)
+        siting = "topleft"  # as on UHD discs and in broadcasts (ITU-T H.273 type 2)
     else:
         siting = "left"
     made = formats.describe(name, matrix=matrix, full_range=full, primaries=primaries, transfer=transfer, siting=siting)
     return made, frozenset(untagged)
 
 
-def _siting_said(frame: Any) -> str | None:
-    """Where chroma sits, as the decoder says; None if it does not.
+def _reported_siting(frame: Any) -> str | None:
+    """Return the chroma siting that the decoder reports; None if it reports none.
 
-    PyAV hands on all of a frame's colour but this; libav's filter showinfo writes it to the log.
+    PyAV does not expose it; libav's filter showinfo writes it to the log.
     """
     graph = av.filter.Graph()
     feed = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))

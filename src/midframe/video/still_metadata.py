@@ -1,4 +1,4 @@
-"""What image files say beside their pixels: EXIF orientation, animation, loop count, an embedded video."""
+"""Read metadata of image files: EXIF orientation, animation, loop count, an embedded video."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _head(path: str | os.PathLike[str], length: int = _HEAD_BYTES) -> bytes:
 
 
 def orientation(path: str | os.PathLike[str]) -> int:
-    """EXIF orientation of a JPEG, PNG or WebP file, 1 to 8; 1 where there is none."""
+    """Return the EXIF orientation of a JPEG, PNG or WebP file, 1 to 8; 1 if there is none."""
     head = _head(path)
     for mark in (b"Exif\0\0", b"eXIf", b"EXIF"):
         at = head.find(mark)
@@ -50,12 +50,12 @@ def _orientation_of(tiff: bytes) -> int:
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether width and height change places in the upright image."""
+    """Return whether this EXIF orientation swaps width and height."""
     return orientation >= 5
 
 
 def upright(plane: Tensor, orientation: int) -> Tensor:
-    """A plane (H, W) as an image of this EXIF orientation is to be seen."""
+    """Rotate and flip a plane (H, W) by its EXIF orientation."""
     if orientation >= 5:
         plane = plane.T
     flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation)
@@ -63,7 +63,7 @@ def upright(plane: Tensor, orientation: int) -> Tensor:
 
 
 def is_animated_png(path: str | os.PathLike[str]) -> bool:
-    """Whether a PNG file is an animation (it has an acTL chunk before its pixels)."""
+    """Return whether a PNG file is an animation (it has an acTL chunk before its pixels)."""
     head = _head(path)
     if head[:8] != b"\x89PNG\r\n\x1a\n":
         return False
@@ -77,20 +77,20 @@ def is_animated_png(path: str | os.PathLike[str]) -> bool:
 
 
 def is_animated_webp(path: str | os.PathLike[str]) -> bool:
-    """Whether a WebP file is an animation (the flag of its VP8X chunk)."""
+    """Return whether a WebP file is an animation (the flag of its VP8X chunk)."""
     head = _head(path, 32)
     return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20] & 0x02)
 
 
 def is_motion_photo(path: str | os.PathLike[str]) -> bool:
-    """Whether a JPEG file of a phone holds a video behind its image."""
+    """Return whether a JPEG file is a motion photo: a video follows the image."""
     head = _head(path)  # XMP comes before the pixels
     marked = head[:2] == b"\xff\xd8" and (b"MotionPhoto" in head or b"MicroVideo" in head)
     return marked and b"ftyp" in _head(path, _MOTION_PHOTO_BYTES)
 
 
 def loops(path: str | os.PathLike[str]) -> int | None:
-    """Times that a GIF, APNG or animated WebP plays; 0 is forever, None is unknown."""
+    """Return how often a GIF, APNG or animated WebP plays; 0 is forever, None unknown."""
     head = _head(path)
     if head[:4] == b"GIF8":
         at = head.find(b"NETSCAPE2.0\x03\x01")

@@ -59,7 +59,7 @@ class StreamCopier:
         return out.add_stream_from_template(stream, opaque=True)
 
     def includes(self, shown: Fraction, length: Fraction, begin: Fraction, packet: Any) -> bool:
-        """Tell whether a packet belongs to a range that begins at `begin`."""
+        """Return whether a packet belongs to a range that begins at `begin`."""
         if self.plan.kind == "subtitle":
             return shown + length > begin
         if self.video:  # another video stream: from its next key frame on

@@ -50,12 +50,12 @@ class StreamPlan:
     why: str = ""  # reason of a drop or a conversion
 
     def __str__(self) -> str:
-        said = f"stream {self.index} ({self.kind}, {self.codec})"
+        name = f"stream {self.index} ({self.kind}, {self.codec})"
         if self.action == "drop":
-            return f"{said} is left out: {self.why}"
+            return f"{name} is left out: {self.why}"
         if self.target:
-            return f"{said} becomes {self.target}: {self.why}"
-        return f"{said} is copied"
+            return f"{name} becomes {self.target}: {self.why}"
+        return f"{name} is copied"
 
 
 def plan_streams(info: VideoInfo, target: str | os.PathLike[str], options: Options) -> tuple[StreamPlan, ...]:
@@ -71,10 +71,10 @@ def plan_streams(info: VideoInfo, target: str | os.PathLike[str], options: Optio
         UnsupportedError: the container is not known.
     """
     container = container_of(target)
-    if info.container == "pictures":
+    if info.container == "images":
         return ()
     others = [stream for stream in info.streams if stream.index != info.video_index]
-    if container == "pictures":
+    if container == "images":
         return tuple(
             StreamPlan(s.index, s.kind, s.codec, "drop", why="a folder of images holds images only") for s in others
         )
@@ -204,7 +204,7 @@ def drop(plan: StreamPlan, why: str) -> StreamPlan:
 
 
 def trial_mux(stream: Any, packets: Sequence[Any], container: str) -> bool:
-    """Tell whether a container accepts a stream: mux its header and first packets into memory."""
+    """Return whether a container accepts a stream: mux its header and first packets into memory."""
     try:
         with av.open(io.BytesIO(), "w", format=container) as trial:
             made = trial.add_stream_from_template(stream, opaque=True)

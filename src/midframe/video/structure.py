@@ -1,6 +1,6 @@
-"""The structure of a container file, walked element by element without reading the media data.
+"""Check the structure of a container file, element by element, without reading the media data.
 
-libav skips broken elements of Matroska and the missing end of any container without an error; the walk finds both.
+libav skips broken elements of Matroska and the missing end of any container without an error; this check finds both.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _UNSET_RIFF = 0xFFFFFF00  # RIFF sizes from here on, and 0, are those of a recor
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What is wrong with the structure of a file."""
+    """Faults in the structure of a file."""
 
     holes: int = 0  # places at which elements are broken
-    cut_bytes: int = 0  # bytes that the last element promises beyond the end of the file
+    cut_bytes: int = 0  # bytes by which the last element exceeds the file
 
 
 def examine(path: str | os.PathLike[str], container: str) -> Structure:
-    """Walk through a file.
+    """Find faults in the structure of a file.
 
     Args:
         path: a regular file; others, and containers without a known structure, have no faults.
@@ -60,7 +60,7 @@ def examine(path: str | os.PathLike[str], container: str) -> Structure:
 
 
 def _element(file: int, at: int) -> tuple[int, int | None, int] | None:
-    """(ID, size or None where it is unknown, position of the content) of an EBML element; None if it is broken."""
+    """Return (ID, size or None if unknown, position of the content) of an EBML element; None if it is broken."""
     head = os.pread(file, 12, at)
     if len(head) < 2 or head[0] < 0x10:
         return None
@@ -142,7 +142,7 @@ def _track_numbers(file: int, at: int, end: int) -> frozenset[int]:
 
 
 def _is_block_of(file: int, element: tuple[int, int | None, int], tracks: frozenset[int]) -> bool:
-    """Whether an element that should be a block of media data belongs to one of the tracks; True for all others."""
+    """Return whether a block of media data belongs to one of the tracks; True for other elements."""
     name, _, content = element
     if name == _BLOCK_GROUP:
         inner = _element(file, content)
@@ -163,7 +163,7 @@ def _next_cluster(file: int, at: int, end: int) -> int:
 
 
 def _find(file: int, mark: bytes, at: int, end: int) -> int:
-    """Position of four bytes, or the end."""
+    """Return the position of four bytes, or the end."""
     while at < end:
         block = os.pread(file, _SEARCH_BYTES, at)
         found = block.find(mark)
@@ -176,7 +176,7 @@ def _find(file: int, mark: bytes, at: int, end: int) -> int:
 
 
 def _iso(file: int, end: int) -> Structure:
-    """Walk through the boxes of an ISO media file (ISO/IEC 14496-12), of which the last may be cut off."""
+    """Check the boxes of an ISO media file (ISO/IEC 14496-12); the last may be cut off."""
     at = holes = 0
     fragments = False
     while at < end:
@@ -200,7 +200,7 @@ def _iso(file: int, end: int) -> Structure:
 
 
 def _is_tiled(file: int, at: int, end: int) -> bool:
-    """Whether boxes of known kinds fill a movie fragment exactly."""
+    """Return whether boxes of known kinds fill a movie fragment exactly."""
     while at < end:
         head = os.pread(file, 8, at)
         size, kind = int.from_bytes(head[:4], "big"), head[4:8]
@@ -213,7 +213,7 @@ def _is_tiled(file: int, at: int, end: int) -> bool:
 
 
 def _cut_riff(file: int, end: int) -> int:
-    """Bytes by which the last RIFF chunk of an AVI file reaches beyond its end."""
+    """Return the bytes by which the last RIFF chunk of an AVI file exceeds the file."""
     at = 0
     while at < end:
         head = os.pread(file, 8, at)

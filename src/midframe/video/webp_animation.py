@@ -1,4 +1,4 @@
-"""Animated WebP files, which libav does not decode: OpenCV does."""
+"""Read animated WebP files with OpenCV; libav does not decode them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _load(path: str | os.PathLike[str]) -> _Animation:
 
 
 def probe_animation(path: Path) -> VideoInfo:
-    """What an animated WebP file is.
+    """Describe an animated WebP file as a video.
 
     Raises:
         MediaError: it is missing or damaged.
@@ -56,7 +56,7 @@ def probe_animation(path: Path) -> VideoInfo:
     alpha = any(image.shape[2] == 4 and bool((image[..., 3] != 255).any()) for image in animation.images)
     return VideoInfo(
         path=os.fspath(path),
-        container="pictures",
+        container="images",
         codec="webp",
         width=width,
         height=height,
@@ -74,7 +74,7 @@ def probe_animation(path: Path) -> VideoInfo:
 
 
 def read_animation(path: Path, info: VideoInfo, segment: Segment) -> Iterator[Frame]:
-    """Frames of an animated WebP file, from the one that is shown at the segment's start."""
+    """Yield the frames of an animated WebP file, from the one shown at the start of the segment."""
     animation = _load(path)
     start = 0
     for number, (image, delay) in enumerate(zip(animation.images, animation.delays, strict=True)):

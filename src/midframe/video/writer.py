@@ -1,4 +1,4 @@
-"""`Frame`s into a video file, encoded in a thread.
+"""Write `Frame`s into a video file, encoded in a thread.
 
     encoding = choose_encoder(info, "out.mp4")
     with open_writer("out.mp4", info, encoding, rate=Fraction(60)) as writer:
@@ -76,8 +76,8 @@ def open_writer(
     Args:
         path: of the file, which appears when it is complete.
         info: the source: size, aspect, rotation, colour tags.
-        encoding: by default what `choose_encoder` chooses for the path.
-        rate: frames per second to tell the encoder.
+        encoding: by default that of `choose_encoder` for the path.
+        rate: frames per second, for the rate control of the encoder.
         tick: seconds that divide all output pts exactly; 1 / rate by default.
         start: seconds; the output time that is 0 in the file.
         segment: write a segment for `mux.join`, see `segment_files`.
@@ -89,7 +89,7 @@ def open_writer(
         MediaError: the file cannot be written; also raised later, by `write` and at the end.
     """
     encoding = encoding if encoding is not None else choose_encoder(info, path)
-    if encoding.container == "pictures":
+    if encoding.container == "images":
         from midframe.video.image_writer import ImageWriter
 
         return ImageWriter(path, info, encoding)
@@ -105,7 +105,7 @@ def open_writer(
 
 
 class VideoWriter:
-    """Encodes frames into one file; a context manager. Made by `open_writer`."""
+    """Encode frames into one file; a context manager. See `open_writer`."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish the file and give it its name; or leave nothing of it, if the block has failed."""
+        """Finish the file and rename it to the target; remove it if the block has failed."""
         assert self._thread is not None
         if error is not None:
             self._abandoned.set()
@@ -261,7 +261,7 @@ def to_encoder_frame(frame: Frame, info: VideoInfo, encoding: Encoding) -> Any:
                       made.chroma_w if n in (1, 2) and made.layout == "yuv" else 0)
             for n, plane in enumerate(planes)
         )  # fmt: skip
-    return formats.picture(planes, made, encoding.pixel_name or None)
+    return formats.video_frame(planes, made, encoding.pixel_name or None)
 
 
 def _pad_plane(plane: Any, height: int, width: int, down: int, across: int) -> Any:
