@@ -110,9 +110,9 @@ def overhead(clip: str, ratio: str) -> dict[str, Any]:
 if __name__ == "__main__":
     import os
 
-    from midframe.process import settle
+    from midframe.process import configure
 
-    settle()
+    configure()
 
     import cv2
     import torch

@@ -29,7 +29,7 @@ from typing import Any
 
 import rig
 
-from midframe.process import settle
+from midframe.process import configure
 
 DOCS = rig.HERE.parent / "docs" / "cluster.md"
 BEGIN, END = "<!-- numbers: written by benchmarks/cluster.py -->", "<!-- /numbers -->"
@@ -544,5 +544,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-    settle()
+    configure()
     main()

@@ -15,7 +15,7 @@ import torch
 
 from midframe.errors import InputError, MediaError
 from midframe.evaluation import datasets
-from midframe.evaluation.datasets import Case, DataSet, film_case, film_windows, open_set
+from midframe.evaluation.datasets import Case, DataSet, open_set, video_case, video_windows
 from midframe.types import Frame, PixelFormat
 
 HALF = Fraction(1, 2)
@@ -168,7 +168,7 @@ def test_a_count_below_the_protocols_is_half_copied(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", datasets.SETS)
 def test_missing_says_what_was_looked_for(tmp_path: Path, name: str) -> None:
     for root in (tmp_path / "absent", tmp_path):  # not there; there and empty
-        with pytest.raises(MediaError, match="looked for") as raised:
+        with pytest.raises(MediaError, match="expected") as raised:
             open_set(name, root)
         assert str(root) in str(raised.value)
         assert "\n" not in str(raised.value)
@@ -178,12 +178,12 @@ def test_wishes_that_cannot_be_meant(tmp_path: Path) -> None:
     for name, message in (
         ("nosuch", "unknown; there are vimeo90k-triplet"),
         ("davis:4", "takes no factor"),
-        ("videos:1", "whole number from 2"),
-        ("frames:x", "whole number from 2"),
+        ("videos:1", "integer of at least 2"),
+        ("frames:x", "integer of at least 2"),
     ):
         with pytest.raises(InputError, match=message):
             open_set(name, tmp_path)
-    with pytest.raises(InputError, match="leaves nothing"):
+    with pytest.raises(InputError, match="at least 1"):
         open_set("frames", tmp_path, limit=0)
 
 
@@ -204,7 +204,7 @@ def test_pictures_of_different_sizes_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     triplets(tmp_path)
     (tmp_path / "x/y/img2.png").write_bytes(b"not a picture")
-    with pytest.raises(MediaError, match=r"img2.png: not a picture"):
+    with pytest.raises(MediaError, match=r"img2.png: not an image"):
         whole(open_set("triplets", tmp_path))
 
 
@@ -212,7 +212,7 @@ def test_channels_depth_and_range(tmp_path: Path) -> None:
     pixels = np.zeros((2, 2, 3), np.uint16)
     pixels[..., 0], pixels[..., 2] = 65535, 32768  # OpenCV writes B, G, R
     cv2.imwrite(str(tmp_path / "p.png"), pixels)
-    picture = datasets.read_picture(tmp_path / "p.png")
+    picture = datasets.read_image(tmp_path / "p.png")
     assert picture.dtype == torch.float32
     assert picture[:, 0, 0].tolist() == pytest.approx([32768 / 65535, 0.0, 1.0])
 
@@ -328,7 +328,7 @@ def film(count: int, cut: int = 1000) -> list[Frame]:
 
 def test_film_windows_drop_and_restore() -> None:
     found = [
-        (b.index if b else None, [f.index for f in w], a.index if a else None) for b, w, a in film_windows(film(9), 2)
+        (b.index if b else None, [f.index for f in w], a.index if a else None) for b, w, a in video_windows(film(9), 2)
     ]
     assert found == [
         (None, [0, 1, 2], 4),
@@ -336,12 +336,12 @@ def test_film_windows_drop_and_restore() -> None:
         (2, [4, 5, 6], 8),
         (4, [6, 7, 8], None),
     ]
-    assert [w[0].index for _, w, _ in film_windows(film(10), 4)] == [0, 4]
-    assert list(film_windows(film(2), 2)) == []
+    assert [w[0].index for _, w, _ in video_windows(film(10), 4)] == [0, 4]
+    assert list(video_windows(film(2), 2)) == []
 
 
 def test_film_case_knows_cuts_and_true_instants() -> None:
-    cases = [film_case("n", "g", *window) for window in film_windows(film(13, cut=5), 2)]
+    cases = [video_case("n", "g", *window) for window in video_windows(film(13, cut=5), 2)]
     assert [c is None for c in cases] == [False, False, True, False, False, False]
     assert cases[0] is not None
     assert told(cases[0]) == (None, 0, 20, 40, {HALF: 10})
@@ -349,7 +349,7 @@ def test_film_case_knows_cuts_and_true_instants() -> None:
     assert cases[1].after is None  # frame 6 is of the next shot
     uneven = film(3)
     uneven[1] = Frame(uneven[1].planes, GREY, Fraction(1, 100), Fraction(1, 25), 1)
-    late = film_case("n", "g", None, uneven, None)
+    late = video_case("n", "g", None, uneven, None)
     assert late is not None
     assert late.targets[0].t == Fraction(1, 8)
 

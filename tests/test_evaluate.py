@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from midframe.errors import InputError, MediaError
 from midframe.evaluation import evaluate as scoring
 from midframe.evaluation.datasets import Case, DataSet, Target
 from midframe.evaluation.evaluate import Report, Row, evaluate, region_psnr
-from midframe.evaluation.methods import Frames, Hold, Method, Minterpolate, Modelled, make_method
+from midframe.evaluation.methods import Frames, Hold, Method, Minterpolate, ModelMethod, make_method
 from midframe.evaluation.suites import open_suite
 from midframe.models.blend import Blend
 from model_fakes import RgbBlend
@@ -36,7 +37,7 @@ HALF = Fraction(1, 2)
 def report() -> Report:
     good, crippled = Mover(1.0, "good"), Mover(0.5, "crippled")
     sets = [moving_set(), moving_set(2, "pan", logo=False)]
-    return evaluate([Hold(), Modelled(Engine(Blend())), crippled, good], sets, focus="good", exhibits=2)
+    return evaluate([Hold(), ModelMethod(Engine(Blend())), crippled, good], sets, focus="good", exhibits=2)
 
 
 def summary(report: Report, name: str, set_name: str = "moving") -> dict[str, object]:
@@ -95,7 +96,7 @@ def test_logo_and_steps(report: Report) -> None:
 
 def test_summary_counts_and_parts(report: Report) -> None:
     told = summary(report, "good")
-    assert told["pictures"] == 12
+    assert told["frames"] == 12
     assert list(told["instants"]) == ["1/3", "2/3"]  # type: ignore[call-overload]
     motion = told["motion"]
     assert isinstance(motion, list)
@@ -142,7 +143,7 @@ def test_worst_cases_are_kept_worst_first(report: Report) -> None:
     assert [e.case for e in report.exhibits] == [*(name for name, _ in worst_of_case[:2]), "case1", "case0"]
     shown = report.exhibits[0]
     assert shown.truth.shape == (HEIGHT, WIDTH, 3)
-    assert set(shown.made) == {"hold", "blend", "crippled", "good"}
+    assert set(shown.interpolated) == {"hold", "blend", "crippled", "good"}
     assert set(shown.flow) == {"crippled", "good"}
     assert shown.psnr["good"] == pytest.approx(worst_of_case[0][1])
     assert shown.where == ""
@@ -184,7 +185,7 @@ def test_a_method_that_fails_is_left_out_with_its_reason() -> None:
     result = told.result("moving", "failing")
     assert result is not None
     assert (result.failure, result.rows, result.summary) == ("cannot do this one", (), {})
-    assert told.results[0].summary["pictures"] == 4
+    assert told.results[0].summary["frames"] == 4
 
 
 def test_methods_are_checked() -> None:
@@ -192,7 +193,7 @@ def test_methods_are_checked() -> None:
         evaluate([], [moving_set(1)])
     with pytest.raises(InputError, match="each name once"):
         evaluate([Hold(), Hold()], [moving_set(1)])
-    with pytest.raises(InputError, match="none of the methods"):
+    with pytest.raises(InputError, match="must be one of"):
         evaluate([Hold()], [moving_set(1)], focus="other")
     with pytest.raises(InputError, match="no model"):
         make_method("nosuch")
@@ -203,6 +204,9 @@ def test_json_round_trip(report: Report) -> None:
     again = Report.from_json(json.loads(text))
     assert json.dumps(again.as_json(), allow_nan=False) == text
     older = text.replace('"methods": [', '"contestants": [').replace('"method": ', '"contestant": ')
+    older = older.replace("midframe evaluation 2", "midframe evaluation 1").replace('"environment": ', '"made": ')
+    older = re.sub(r'"frames": (\d+), "psnr"', r'"pictures": \1, "psnr"', older)
+    assert '"pictures"' in older
     assert older != text and Report.from_json(json.loads(older)) == again
     assert isinstance(again.results[0].rows[0], Row)
     with pytest.raises(InputError, match="not an evaluation report"):
@@ -254,13 +258,13 @@ def test_flow_of_a_model_comes_back_in_the_pictures_size() -> None:
         def flow(self, motion: Tensor) -> Tensor | None:
             return motion
 
-    model: Method = Modelled(Engine(Shifted()), "shifted")
+    model: Method = ModelMethod(Engine(Shifted()), "shifted")
     flow = model.flow(scene(0), scene(1))
     assert flow is not None
     assert flow.shape == (2, HEIGHT, WIDTH)
     assert (flow[0] == 4).all()
     assert (flow[1] == 2).all()
-    assert Modelled(Engine(Blend())).flow(scene(0), scene(1)) is None
+    assert ModelMethod(Engine(Blend())).flow(scene(0), scene(1)) is None
 
 
 def test_command_line(tmp_path: Path) -> None:
@@ -282,7 +286,7 @@ def test_command_line(tmp_path: Path) -> None:
     for wrong, message in (
         (["eval"], "no model was named"),
         (["eval", "blend"], "nothing to measure on"),
-        (["eval", "blend", "--suite", "rendred"], "none of rendered"),
+        (["eval", "blend", "--suite", "rendred"], "there are rendered"),
         (["eval", "blend", "--data", "triplets=x", "--photos", "y"], "name one with --suite"),
         (["eval", "blend", "--data", "triplets"], "not of the form SET=DIR"),
         (["eval", "blend", "--data", "triplets=x", "--weights", "dis=y"], "no folder x"),
@@ -295,7 +299,7 @@ def test_command_line(tmp_path: Path) -> None:
     assert "middlebury-other" in listed.stdout
 
 
-class Crippled(Modelled):
+class Crippled(ModelMethod):
     """dis with its flow halved: what every suite must notice."""
 
     def __init__(self) -> None:

@@ -230,13 +230,13 @@ def test_errors_say_what_is_wanted(clip: Path, blend: Model) -> None:
     ask = make_pipeline(Tasks.video_frame_interpolation, blend, device="cpu")
     with pytest.raises(InputError, match="video"):
         ask({"interp_ratio": 2})
-    with pytest.raises(InputError, match="ratio is none"):
+    with pytest.raises(InputError, match="unknown input key ratio"):
         ask({"video": str(clip), "ratio": 2})
     with pytest.raises(MediaError):
         ask("nowhere.mp4")
-    with pytest.raises(InputError, match="not 'image-matting'"):
+    with pytest.raises(InputError, match="'image-matting' is not supported"):
         make_pipeline("image-matting", blend)
-    with pytest.raises(InputError, match="no model is called"):
+    with pytest.raises(InputError, match="unknown model"):
         make_pipeline(Tasks.video_frame_interpolation, "damo/another")
     with pytest.raises(InputError, match="no training"):
         build_trainer(default_args={"model": blend, "train_dataset": object()})
@@ -256,5 +256,5 @@ def test_published_evaluation(tmp_path: Path, blend: Model) -> None:
     mixed = [((d["input"][1] + d["input"][2]) / 2, d["target"]) for d in (dataset[0], dataset[1])]
     assert found["psnr"] == pytest.approx(np.mean([psnr_modelscope(*pair) for pair in mixed]), abs=1e-4)
     assert found["ssim"] == pytest.approx(np.mean([ssim_modelscope(*pair) for pair in mixed]), abs=1e-4)
-    with pytest.raises(MediaError, match="no folders with frame1"):
+    with pytest.raises(MediaError, match="no folder with frame1"):
         VideoFrameInterpolationDataset.from_folder(tmp_path / "empty")

@@ -22,7 +22,7 @@ from midframe.errors import InputError, MediaError
 from midframe.evaluation import report as reports
 from midframe.evaluation.datasets import Case, DataSet
 from midframe.evaluation.evaluate import Report, evaluate
-from midframe.evaluation.methods import Hold, Modelled
+from midframe.evaluation.methods import Hold, ModelMethod
 from midframe.models.blend import Blend
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -41,7 +41,7 @@ def report() -> Report:
         DataSet("odd <names>", "a & b", 1, lambda: iter(tricky()), note="1 of 3 cases"),
         DataSet("flow only", "flow", 1, lambda: iter(flows())),
     ]
-    methods = [Hold(), Modelled(Engine(Blend())), Mover(0.5, "half"), Mover(1.0, "good")]
+    methods = [Hold(), ModelMethod(Engine(Blend())), Mover(0.5, "half"), Mover(1.0, "good")]
     return evaluate(methods, sets, focus="good", exhibits=1)
 
 
@@ -194,7 +194,7 @@ def test_flow_colours_tell_direction_and_length() -> None:
     flow[0, 1] = (5, 0)
     flow[0, 2] = (-5, 0)
     flow[0, 3] = (50, 0)
-    still, right, left, far = reports.flow_picture(flow, 5.0)[0].tolist()
+    still, right, left, far = reports.flow_image(flow, 5.0)[0].tolist()
     assert still == [255, 255, 255]
     assert right == [255, 0, 0]
     assert left == [0, 255, 255]
@@ -205,7 +205,7 @@ def test_error_picture_is_dark_where_right() -> None:
     truth = np.full((2, 2, 3), 100, np.uint8)
     made = truth.copy()
     made[0, 0] = 160
-    shown = reports.error_picture(made, truth).astype(int).sum(-1)
+    shown = reports.error_image(made, truth).astype(int).sum(-1)
     assert shown[0, 0] > 300
     assert shown[1, 1] < 20
 

@@ -105,37 +105,41 @@ def test_every_kind_is_what_it_says(ordeal: list[Sample]) -> None:
     assert {k for k in kinds if k.startswith("repeated")} == {f"repeated {ratio:.2f}" for ratio in RATIOS}
     for name in ("static logo", "subtitle"):
         for sample in kinds[name]:
-            drawn, mask = sample.drawn[0], sample.regions[0][name]
+            drawn, mask = sample.renderings[0], sample.regions[0][name]
             assert mask.sum() > 5 and mask.mean() < 0.2
             assert not drawn.flow_ta[mask].any() and not drawn.hidden_tb[mask].any()
             apart = np.abs(drawn.a[mask].astype(int) - drawn.b[mask])
             assert apart.max() <= 4  # holding would be right but for what shines through an opacity of 250 in 255
             assert np.abs(drawn.flow_ab[~mask]).max() > 2
     for sample in kinds["ticker"]:
-        assert np.abs(sample.drawn[0].flow_ta[sample.regions[0]["ticker"]]).mean() > 0.1
+        assert np.abs(sample.renderings[0].flow_ta[sample.regions[0]["ticker"]]).mean() > 0.1
     for ratio in RATIOS:
-        drawn = kinds[f"repeated {ratio:.2f}"][0].drawn[0]
+        drawn = kinds[f"repeated {ratio:.2f}"][0].renderings[0]
         assert np.abs(drawn.flow_ab[drawn.repeated & ~drawn.hidden_ab][:, 0]).mean() == pytest.approx(
             ratio * drawn.period, rel=0.01
         )
     for sample in kinds["thin lines"]:
         assert 0.001 < sample.regions[0]["thin lines"].mean() < 0.6
-    assert max(np.abs(s.drawn[0].flow_ab[..., 0]).max() for s in kinds["large motion"]) > 0.09 * suites.SIZE[1]
+    assert max(np.abs(s.renderings[0].flow_ab[..., 0]).max() for s in kinds["large motion"]) > 0.09 * suites.SIZE[1]
     for sample in kinds["cut"]:
-        assert np.array_equal(sample.drawn[0].target, sample.drawn[0].a)
+        assert np.array_equal(sample.renderings[0].target, sample.renderings[0].a)
     for sample in kinds["flash"]:
-        drawn = sample.drawn[0]
+        drawn = sample.renderings[0]
         assert drawn.b.mean() > 1.2 * drawn.a.mean() and abs(drawn.target.mean() - drawn.a.mean()) < 8
     for sample in kinds["duplicate"]:
-        drawn = sample.drawn[0]
+        drawn = sample.renderings[0]
         assert np.array_equal(drawn.a, drawn.b) and np.array_equal(drawn.a, drawn.target)
         assert drawn.after is not None and not np.array_equal(drawn.after, drawn.b)
     for sample in kinds["brightness ramp"]:
-        levels = [sample.drawn[0].a.mean(), *(d.target.mean() for d in sample.drawn), sample.drawn[0].b.mean()]
+        levels = [
+            sample.renderings[0].a.mean(),
+            *(d.target.mean() for d in sample.renderings),
+            sample.renderings[0].b.mean(),
+        ]
         assert levels == sorted(levels) or levels == sorted(levels, reverse=True)
         assert abs(np.log(levels[-1] / levels[0])) > 0.1
     for sample in kinds["steady pan"]:
-        flow = sample.drawn[0].flow_ab
+        flow = sample.renderings[0].flow_ab
         assert sample.pan and np.ptp(flow, axis=(0, 1)).max() < 1e-3 and len(sample.times) == 3
 
 
@@ -143,7 +147,7 @@ def test_regions_part_the_picture(textures: Textures) -> None:
     """Each pixel of the truth is seen in two, one or none; where seen in two, warping by the true flow finds it."""
     better = 0
     for sample in islice(rendered(textures), 6):
-        drawn = sample.drawn[0]
+        drawn = sample.renderings[0]
         parts = [sample.regions[0][name].astype(int) for name in ("seen in two", "seen in one", "seen in none")]
         assert np.array_equal(sum(parts), np.ones(suites.SIZE, int))
         case = sample.case()
@@ -157,7 +161,7 @@ def test_regions_part_the_picture(textures: Textures) -> None:
 
 def test_wrong_period_is_told(ordeal: list[Sample]) -> None:
     sample = next(s for s in ordeal if s.kind == "repeated 1.00")
-    drawn = sample.drawn[0]
+    drawn = sample.renderings[0]
     true = torch.from_numpy(drawn.flow_ab).permute(2, 0, 1)
     assert not wrong_period(sample, true)
     assert not wrong_period(sample, true + 0.3 * drawn.period * torch.tensor([1.0, 0.0]).view(2, 1, 1))

@@ -42,6 +42,8 @@ PHRASES = r"\b(is told|are told|bears? out|borne out|of which)\b"
 
 # Genuine uses, and names in files of versions that are still read.
 ALLOWED = {
+    "evaluation/datasets.py": {"film"},  # SNU-FILM
+    "evaluation/evaluate.py": {"contestant", "contestants", "pictures"},  # keys of reports of format 1
     "models/midnet/architecture.py": {"carried", "judge", "guesses"},
     "models/midnet/checkpoint.py": {"judge", "verdict"},
     "profiles.py": {"film"},  # the profile for video shot on film
@@ -52,11 +54,9 @@ ALLOWED = {
 
 # Still to be written in the field's terms; this list only shrinks.
 PENDING = {
-    "batch.py", "cli/batch.py", "cli/compare.py", "cli/demo.py", "cli/eval.py", "cli/interpolate.py", "cli/probe.py",
-    "cli/progress.py", "cli/scene.py", "commit.py", "evaluation/datasets.py", "evaluation/evaluate.py",
-    "evaluation/methods.py", "evaluation/report.py", "evaluation/suites.py", "interpolator.py", "journal.py",
-    "modelscope.py", "options.py", "pipeline.py", "plan.py", "process.py", "segments.py", "server/live_progress.py",
-    "server/routes_jobs.py", "server/schemas.py", "server/settings.py", "server/store.py", "storage.py",
+    "cli/batch.py", "cli/compare.py", "cli/demo.py", "cli/eval.py", "cli/interpolate.py", "cli/probe.py",
+    "cli/progress.py", "cli/scene.py", "commit.py", "journal.py", "options.py", "pipeline.py", "plan.py", "segments.py",
+    "server/live_progress.py", "server/routes_jobs.py", "server/schemas.py", "server/settings.py", "server/store.py",
     "streaming.py",
 }  # fmt: skip
 

@@ -1,8 +1,7 @@
-"""Many videos, one after the other or several at a time, with one report that says how each went.
+"""Interpolate many videos, one or several at a time, with one report.
 
-The report is the memory too: the same batch again skips videos that are done, goes on with one that was interrupted
-(its own journal does that) and tries failed ones again. The function that processes a video, on this machine or on a
-cluster, is handed in.
+The report also makes a batch resumable: a second run skips finished videos, resumes an interrupted one from its journal
+and retries failed ones. The caller passes the function that interpolates one video, locally or on a cluster.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from midframe.options import Options
 from midframe.result import Progress, Result
 
 
-class Make(Protocol):
-    """`pipeline.interpolate`, or the same on a cluster."""
+class Interpolate(Protocol):
+    """The signature of `pipeline.interpolate` and of its counterpart for a cluster."""
 
     def __call__(
         self,
@@ -36,33 +35,33 @@ class Make(Protocol):
         cancel: threading.Event,
         drain: threading.Event,
     ) -> Result:
-        """Make one video."""
+        """Interpolate one video."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One video of a batch, and how it goes."""
+    """One video of a batch and its state."""
 
     source: str  # path or URL
-    target: str | None  # None: beside the source, or in the batch's folder
+    target: str | None  # None: next to the source, or in the batch's folder
     options: dict[str, Any]  # as `Options.to_json` writes them
     state: str = "waiting"  # "waiting", "running", "done", "failed"
     frames: int = 0  # output frames so far
     total: int | None = None
-    seconds: float = 0.0  # of work in the run that ended it
+    seconds: float = 0.0  # duration of the run that finished it
     error: str | None = None  # one line
-    fingerprint: dict[str, Any] | None = None  # of the source when it was done
+    fingerprint: dict[str, Any] | None = None  # of the source when the video was finished
 
 
 def read_list(path: Path, options: Options) -> list[Entry]:
-    """The entries of a CSV file: `source`, perhaps `target`, and any options by name (`fps`, `ratio`, `model` ...).
+    """Read a CSV file with the columns `source`, optionally `target` and any options by name (`fps`, `ratio` ...).
 
-    Paths are taken from the list's own folder; an empty cell means what `options` says.
+    Paths are relative to the list's folder; an empty cell takes its value from `options`.
 
     Raises:
         MediaError: the list cannot be read.
-        InputError: a column or a value that is not known, with its line.
+        InputError: unknown column or invalid value; the message gives the line number.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -70,27 +69,29 @@ def read_list(path: Path, options: Options) -> list[Entry]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MediaError(f"the list '{path}' cannot be read: {error}") from error
     if not rows or "source" not in rows[0]:
-        raise InputError(f"the list '{path}' has no videos: its first line names the columns, 'source' among them")
+        raise InputError(f"the list '{path}' has no videos: its first line must name the columns, including 'source'")
     base = {name: value for name, value in asdict(options).items() if value != getattr(Options(), name)}
     entries = []
     for number, row in enumerate(rows, 2):
-        wishes = {name: value for name, value in row.items() if name not in ("source", "target") and value}
-        if "?" in wishes:
+        cells = {name: value for name, value in row.items() if name not in ("source", "target") and value}
+        if "?" in cells:
             raise InputError(f"'{path}', line {number}: more cells than columns")
         if not row["source"]:
-            raise InputError(f"'{path}', line {number}: there is no source")
+            raise InputError(f"'{path}', line {number}: the source is empty")
         try:
             clash = {"fps": "ratio", "ratio": "fps"}
-            mine = {k: v for k, v in base.items() if clash.get(k) not in wishes}
-            wished = Options.parse(**{**mine, **wishes})
+            defaults = {k: v for k, v in base.items() if clash.get(k) not in cells}
+            parsed = Options.parse(**{**defaults, **cells})
         except InputError as error:
             raise InputError(f"'{path}', line {number}: {error}") from error
         target = row.get("target") or None
-        entries.append(Entry(_beside(path, row["source"]), target and _beside(path, target), wished.to_json()))
+        entries.append(
+            Entry(_relative_to(path, row["source"]), target and _relative_to(path, target), parsed.to_json())
+        )
     return entries
 
 
-def _beside(path: Path, name: str) -> str:
+def _relative_to(path: Path, name: str) -> str:
     return name if "://" in name else str(path.parent / name)
 
 
@@ -98,33 +99,33 @@ class Batch:
     """A list of videos and their report.
 
     Args:
-        entries: what is to be made.
-        report: the JSON file that remembers; videos that it knows as done are not made again.
-        make: makes one video.
-        at_once: videos in work at the same time.
-        on_change: called with the entries whenever one changes, from any thread.
+        entries: the videos.
+        report: the JSON report; videos that it lists as done are skipped.
+        interpolate: interpolates one video.
+        at_once: number of videos processed at the same time.
+        on_change: called with all entries when one changes, from any thread.
     """
 
     def __init__(
         self,
         entries: Sequence[Entry],
         report: Path,
-        make: Make,
+        interpolate: Interpolate,
         *,
         at_once: int = 1,
         on_change: Callable[[Sequence[Entry]], None] | None = None,
     ) -> None:
         self.report = report
-        self._make, self._at_once, self._on_change = make, at_once, on_change
+        self._interpolate, self._at_once, self._on_change = interpolate, at_once, on_change
         self._lock = threading.RLock()
         self._written = 0.0
-        self.entries = [self._remembered(entry) for entry in entries]
+        self.entries = [self._restored(entry) for entry in entries]
 
     def run(self, cancel: threading.Event, drain: threading.Event) -> list[Entry]:
-        """Make what is not made yet; returns the entries. The videos that fail do not stop the others.
+        """Interpolate the remaining videos and return all entries. A failure does not stop the other videos.
 
         Raises:
-            Interrupted: stopped on request; the same batch goes on.
+            Interrupted: stopped on request; a second run resumes the batch.
         """
         todo = [n for n, entry in enumerate(self.entries) if entry.state != "done"]
         self._save()
@@ -134,7 +135,7 @@ class Batch:
         self._save()
         if cancel.is_set() or drain.is_set():
             done = sum(entry.state == "done" for entry in self.entries)
-            raise Interrupted(f"stopped; {done} of {len(self.entries)} videos are done: the same command goes on")
+            raise Interrupted(f"stopped; {done} of {len(self.entries)} videos are done; run the same command to resume")
         return self.entries
 
     def _one(self, number: int, cancel: threading.Event, drain: threading.Event) -> None:
@@ -148,7 +149,7 @@ class Batch:
             self._change(number, save=False, frames=progress.frames, total=progress.total)
 
         try:
-            result = self._make(
+            result = self._interpolate(
                 entry.source,
                 entry.target,
                 options=Options.from_json(entry.options),
@@ -168,7 +169,7 @@ class Batch:
                 frames=result.frames_out,
                 total=result.frames_out,
                 seconds=round(time.monotonic() - began, 3),
-                fingerprint=_known(entry.source),
+                fingerprint=_fingerprint_of(entry.source),
             )
 
     def _change(self, number: int, save: bool = True, **fields: Any) -> None:
@@ -184,15 +185,15 @@ class Batch:
             self.report.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.report, json.dumps([asdict(entry) for entry in self.entries], indent=1))
 
-    def _remembered(self, entry: Entry) -> Entry:
-        """What the report of an earlier run says of this video, if it is done and nothing has changed since."""
+    def _restored(self, entry: Entry) -> Entry:
+        """Return the entry of an earlier report if that video is done and unchanged, else `entry`."""
         for old in self._old():
             if (
                 old.state == "done"
                 and old.source == entry.source
                 and (entry.target is None or old.target == entry.target)
                 and old.options == entry.options
-                and old.fingerprint == _known(entry.source)
+                and old.fingerprint == _fingerprint_of(entry.source)
                 and (old.target is None or "://" in old.target or Path(old.target).exists())
             ):
                 return old
@@ -205,7 +206,7 @@ class Batch:
             return []
 
 
-def _known(source: str) -> dict[str, Any] | None:
-    """A source's fingerprint; None for URLs and what is not there: those are told by their name alone."""
+def _fingerprint_of(source: str) -> dict[str, Any] | None:
+    """Return a source's fingerprint; None for URLs and missing files, which are identified by name only."""
     path = Path(source)
     return fingerprint(path) if "://" not in source and path.exists() else None

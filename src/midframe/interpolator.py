@@ -19,7 +19,7 @@ from midframe.models.base import Model
 from midframe.options import DEFAULT_MODEL, Options, parse_rate
 from midframe.types import Frame, Gap
 
-Picture = np.ndarray[Any, Any] | Tensor
+Image = np.ndarray[Any, Any] | Tensor
 Instant = float | Fraction
 
 _LEVELS = {torch.uint8: 255, torch.uint16: 65535}
@@ -32,8 +32,8 @@ class Interpolator:
         middle = it.between(a, b)
         images = it.between(a, b, t=[0.25, 0.5, 0.75])
 
-    Frames are RGB: numpy (H, W, 3) or torch (3, H, W); uint8, uint16, or float in 0..1. What goes in comes out:
-    same kind, same type, same size, for torch the same device; float in gives float out, neither rounded nor clamped.
+    Frames are RGB: numpy (H, W, 3) or torch (3, H, W); uint8, uint16, or float in 0..1. The output has the container,
+    dtype, size and device of the input; float output is neither rounded nor clamped.
     """
 
     def __init__(
@@ -46,74 +46,73 @@ class Interpolator:
         """Load the model.
 
         Args:
-            model: a name (`midframe models list`), or a model of your own.
+            model: a name (see `midframe models list`) or a `Model`.
             device: "auto", "cpu", "cuda", "cuda:1", "mps".
             precision: "auto", "fp32", "bf16", "fp16".
             weights: a local folder or file in place of the shipped weights.
 
         Raises:
-            InputError: a name or value that is not known.
-            WeightsError: weights missing, damaged or of another architecture.
-            DeviceError: the device is not there.
+            InputError: unknown name or value.
+            WeightsError: weights are missing, damaged or of another architecture.
+            DeviceError: the device is not available.
         """
         network = load_model(model, weights) if isinstance(model, str) else model
         self._engine = Engine(network, device, precision)
 
     @overload
     def between(
-        self, a: Picture, b: Picture, t: Instant = ..., before: Picture | None = ..., after: Picture | None = ...
-    ) -> Picture: ...
+        self, a: Image, b: Image, t: Instant = ..., before: Image | None = ..., after: Image | None = ...
+    ) -> Image: ...
     @overload
     def between(
-        self, a: Picture, b: Picture, t: Sequence[Instant], before: Picture | None = ..., after: Picture | None = ...
-    ) -> list[Picture]: ...
+        self, a: Image, b: Image, t: Sequence[Instant], before: Image | None = ..., after: Image | None = ...
+    ) -> list[Image]: ...
     def between(
         self,
-        a: Picture,
-        b: Picture,
+        a: Image,
+        b: Image,
         t: Instant | Sequence[Instant] = 0.5,
-        before: Picture | None = None,
-        after: Picture | None = None,
-    ) -> Picture | list[Picture]:
-        """The frame at instant t between a and b, or the frames at several instants.
+        before: Image | None = None,
+        after: Image | None = None,
+    ) -> Image | list[Image]:
+        """Interpolate between a and b at the instant t, or at several instants.
 
         Args:
-            a: the left frame.
-            b: the right one, of the same kind, type and size.
-            t: within 0 (a itself) to 1 (b itself); a list gives a list, and motion is sought once.
-            before: the frame as long before a as b is after it, for models that use four.
-            after: the frame as long after b.
+            a: the earlier frame.
+            b: the later frame, of the same container, dtype and size.
+            t: 0 (a) to 1 (b); a list returns a list from one motion estimation.
+            before: the frame one interval before a, for four-frame models.
+            after: the frame one interval after b.
 
         Raises:
-            InputError: frames of unequal kind, type or size, or t outside 0..1.
+            InputError: frames differ in container, dtype or size, or t is outside 0..1.
         """
         given = {"a": a, "b": b, "before": before, "after": after}
-        pictures = {name: _to_tensor(p, name) for name, p in given.items() if p is not None}
-        for name, picture in given.items():
-            if picture is not None and (
-                type(picture) is not type(a) or picture.dtype != a.dtype or picture.shape != a.shape
-            ):
+        images = {name: _to_tensor(p, name) for name, p in given.items() if p is not None}
+        for name, image in given.items():
+            if image is not None and (type(image) is not type(a) or image.dtype != a.dtype or image.shape != a.shape):
                 raise InputError(
-                    f"frames of one call are of one kind, type and size; a is {_said(a)}, {name} is {_said(picture)}"
+                    "the frames of one call must have the same container, dtype and size; "
+                    f"a is {_described(a)}, {name} is {_described(image)}"
                 )
         times = [t] if isinstance(t, (int, float, Fraction)) else list(t)
-        made = self._engine.between(
-            pictures["a"], pictures["b"], times, before=pictures.get("before"), after=pictures.get("after")
+        interpolated = self._engine.between(
+            images["a"], images["b"], times, before=images.get("before"), after=images.get("after")
         )
-        out = [_from_tensor(picture, a) for picture in made]
+        out = [_from_tensor(image, a) for image in interpolated]
         return out[0] if isinstance(t, (int, float, Fraction)) else out
 
     def fill(self, gap: Gap) -> list[Frame]:
-        """The frames of one gap, in the order of its slots; for hosts with random access to frames."""
+        """Return the frames of one gap, in the order of its slots; for hosts with random access to frames."""
         return list(self._engine.run([gap]))
 
     def stream(self, frames: Iterable[Frame], fps: Fraction | float | str, cuts: bool = True) -> Iterator[Frame]:
-        """Frames at another rate, as they come: a generator that holds only a few frames.
+        """Convert the frame rate of a stream; a generator that buffers only a few frames.
 
         Args:
-            frames: in order of pts, all of one size and format.
+            frames: in order of pts, all of the same size and format.
             fps: output frames per second.
-            cuts: detect scene changes and never blend two shots.
+            cuts: detect scene changes and never interpolate across them.
         """
         rate = Options.parse(fps=parse_rate(fps)).fps
         assert rate is not None
@@ -121,41 +120,41 @@ class Interpolator:
         yield from self._engine.run(timeline.gaps(stream, rate, context=self._engine.context))
 
 
-def _said(picture: object) -> str:
-    shape = "x".join(str(side) for side in getattr(picture, "shape", ()))
-    return f"{type(picture).__name__} {shape} {getattr(picture, 'dtype', '')}".strip()
+def _described(image: object) -> str:
+    shape = "x".join(str(side) for side in getattr(image, "shape", ()))
+    return f"{type(image).__name__} {shape} {getattr(image, 'dtype', '')}".strip()
 
 
-def _to_tensor(picture: Picture, name: str) -> Tensor:
-    """(3, H, W) float32, 0..1. The caller's frame is not touched."""
-    if isinstance(picture, np.ndarray):
-        if picture.ndim != 3 or picture.shape[2] != 3:
-            raise InputError(f"{name} is {_said(picture)}; a numpy frame is (height, width, 3), RGB")
-        if picture.dtype not in (np.uint8, np.uint16) and not np.issubdtype(picture.dtype, np.floating):
-            raise InputError(f"{name} is {_said(picture)}; allowed are uint8, uint16 and float in 0..1")
-        top = np.iinfo(picture.dtype).max if np.issubdtype(picture.dtype, np.integer) else 1
-        values = np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32)
+def _to_tensor(image: Image, name: str) -> Tensor:
+    """Convert to (3, H, W) float32, 0..1, without sharing memory."""
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise InputError(f"{name} is {_described(image)}; a numpy frame must be (height, width, 3), RGB")
+        if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
+            raise InputError(f"{name} is {_described(image)}; allowed are uint8, uint16 and float in 0..1")
+        top = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
+        values = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
         return torch.from_numpy(values / np.float32(top) if top > 1 else values.copy())
-    if isinstance(picture, Tensor):
-        if picture.ndim != 3 or picture.shape[0] != 3:
-            raise InputError(f"{name} is {_said(picture)}; a torch frame is (3, height, width), RGB")
-        if picture.dtype in _LEVELS:
-            return picture.to(torch.float32) / _LEVELS[picture.dtype]
-        if not picture.is_floating_point():
-            raise InputError(f"{name} is {_said(picture)}; allowed are uint8, uint16 and float in 0..1")
-        return picture.to(torch.float32, copy=True)
-    raise InputError(f"{name} is a {type(picture).__name__}; a frame is a numpy array or a torch tensor")
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise InputError(f"{name} is {_described(image)}; a torch frame must be (3, height, width), RGB")
+        if image.dtype in _LEVELS:
+            return image.to(torch.float32) / _LEVELS[image.dtype]
+        if not image.is_floating_point():
+            raise InputError(f"{name} is {_described(image)}; allowed are uint8, uint16 and float in 0..1")
+        return image.to(torch.float32, copy=True)
+    raise InputError(f"{name} is a {type(image).__name__}; a frame must be a numpy array or a torch tensor")
 
 
-def _from_tensor(made: Tensor, like: Picture) -> Picture:
-    """An interpolated frame (3, H, W) float32 in the kind and type of the caller's."""
+def _from_tensor(image: Tensor, like: Image) -> Image:
+    """Convert (3, H, W) float32 to the container, dtype and device of `like`."""
     if isinstance(like, np.ndarray):
-        values = made.detach().cpu().permute(1, 2, 0).numpy()
+        values = image.detach().cpu().permute(1, 2, 0).numpy()
         if np.issubdtype(like.dtype, np.integer):
             top = np.iinfo(like.dtype).max
             values = np.rint(values * top).clip(0, top)
         return np.ascontiguousarray(values.astype(like.dtype))
     if like.dtype in _LEVELS:
         top = _LEVELS[like.dtype]
-        made = (made * top).round().clamp(0, top).to(torch.int32)
-    return made.to(like.device).to(like.dtype)
+        image = (image * top).round().clamp(0, top).to(torch.int32)
+    return image.to(like.device).to(like.dtype)

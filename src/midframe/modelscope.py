@@ -1,12 +1,12 @@
-"""ModelScope's way of asking for frame interpolation: its published snippets run with the import changed.
+"""ModelScope's interface for video frame interpolation: its published snippets run with only the import changed.
 
     from midframe.modelscope import pipeline, Tasks, OutputKeys
 
     interpolate = pipeline(Tasks.video_frame_interpolation, 'damo/cv_raft_video-frame-interpolation_practical')
     result = interpolate({'video': 'clip.mp4', 'interp_ratio': 4})[OutputKeys.OUTPUT_VIDEO]
 
-What differs, on purpose: a CPU works; films of any number of frames and any length; sound and the rest are kept;
-the clock is exact, unless `compat=True`. After modelscope/pipelines (Apache-2.0); nothing of it is imported.
+Differences: a CPU suffices; videos may have any number of frames; audio and all other streams are kept; timestamps are
+exact unless `compat=True`. After modelscope/pipelines (Apache-2.0), without importing it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EXTENSION = "_interpolated.mp4"
 
 
 class Tasks:
-    """The one task of ModelScope's that midframe does."""
+    """The ModelScope task that midframe supports."""
 
     video_frame_interpolation: ClassVar[str] = "video-frame-interpolation"
 
@@ -49,19 +49,19 @@ class OutputKeys:
 
 
 class Model:
-    """A network with its weights, to be handed to `pipeline`."""
+    """A network with its weights, for `pipeline`."""
 
     def __init__(self, network: VFINet, name: str) -> None:
-        """Take a network; `Model.from_pretrained` finds one."""
+        """Wrap a network; see `Model.from_pretrained`."""
         self.network, self.name = network, name
 
     @classmethod
     def from_pretrained(cls, model: str) -> Model:
-        """The network of a hub id (`damo/...`, `iic/...`), of a midframe name, or of a folder with the two checkpoints.
+        """Load the network of a hub id (`damo/...`, `iic/...`), a midframe name, or a folder with the two checkpoints.
 
         Raises:
-            InputError: neither of them.
-            WeightsError: weights missing, damaged or of another architecture.
+            InputError: unknown model.
+            WeightsError: weights are missing, damaged or of another architecture.
         """
         for record in RECORDS.values():
             ids = {record.hub, record.hub.replace("damo/", "iic/"), record.name}
@@ -70,43 +70,44 @@ class Model:
         if Path(model).is_dir():
             return cls(vfinet.load(RECORDS["vfinet"], Path(model)), model)
         known = ", ".join(record.hub for record in RECORDS.values())
-        raise InputError(f"no model is called '{model}'; there are {known}, or give a folder with the two checkpoints")
+        raise InputError(f"unknown model '{model}'; use {known}, or a folder with the two checkpoints")
 
 
 class Pipeline:
-    """Interpolates films; `pipeline` makes one."""
+    """A callable that interpolates videos; see `pipeline`."""
 
-    def __init__(self, model: Model, compat: bool = False, **wishes: Any) -> None:
-        """Keep what every call shall use; see `pipeline`."""
-        self.model, self.compat, self.wishes = model, compat, wishes
+    def __init__(self, model: Model, compat: bool = False, **options: Any) -> None:
+        """Store the model and the options of every call; see `pipeline`."""
+        self.model, self.compat, self.options = model, compat, options
 
     @overload
-    def __call__(self, input: str | Mapping[str, Any], **wishes: Any) -> dict[str, str]: ...
+    def __call__(self, input: str | Mapping[str, Any], **options: Any) -> dict[str, str]: ...
     @overload
-    def __call__(self, input: Sequence[str | Mapping[str, Any]], **wishes: Any) -> list[dict[str, str]]: ...
+    def __call__(self, input: Sequence[str | Mapping[str, Any]], **options: Any) -> list[dict[str, str]]: ...
     def __call__(
-        self, input: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]], **wishes: Any
+        self, input: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]], **options: Any
     ) -> dict[str, str] | list[dict[str, str]]:
-        """Interpolate a film, or each of a list.
+        """Interpolate one video or a list of videos.
 
         Args:
-            input: path or URL of a film, or a dict with `video` and either of `interp_ratio` and `out_fps`; the ratio
-                wins, 2x if neither is given. A list gives a list.
-            wishes: `output_video=` names the result (a temporary file if not given); `demo_service`, ModelScope's
-                switch for its lossy second step, which is not done here, is taken and changes nothing; anything else is
-                an option of `midframe.interpolate`.
+            input: path or URL of a video, or a dict with `video` and `interp_ratio` or `out_fps`; the ratio takes
+                precedence; default: 2x. A list returns a list.
+            options: `output_video=` is the path of the result (default: a temporary file); `demo_service`,
+                which selects a lossy second step in ModelScope, is accepted and ignored; all others are options of
+                `midframe.interpolate`.
 
         Returns:
             {OutputKeys.OUTPUT_VIDEO: path}.
 
         Raises:
-            InputError, MediaError: a wish that cannot be meant, or a film that cannot be read.
+            InputError: invalid option.
+            MediaError: the video cannot be read.
         """
         if isinstance(input, Sequence) and not isinstance(input, str):
-            if wishes.get("output_video") is not None and len(input) > 1:
-                raise InputError("output_video= names one file, and several films were given; call once for each")
-            return [self._one(one, **wishes) for one in input]
-        return self._one(input, **wishes)
+            if options.get("output_video") is not None and len(input) > 1:
+                raise InputError("output_video= is one file, but several videos are given; call once for each video")
+            return [self._one(one, **options) for one in input]
+        return self._one(input, **options)
 
     def _one(
         self,
@@ -114,35 +115,33 @@ class Pipeline:
         output_video: str | None = None,
         compat: bool | None = None,
         demo_service: bool = True,
-        **wishes: Any,
+        **options: Any,
     ) -> dict[str, str]:
         del demo_service
-        asked: Mapping[str, Any] = {"video": given} if isinstance(given, str | Path) else given
-        if not isinstance(asked, Mapping) or "video" not in asked:
-            raise InputError(
-                "the input is a path, or a dict with the keys video, interp_ratio or out_fps; no video given"
-            )
-        unknown = set(asked) - {"video", "interp_ratio", "out_fps"}
+        request: Mapping[str, Any] = {"video": given} if isinstance(given, str | Path) else given
+        if not isinstance(request, Mapping) or "video" not in request:
+            raise InputError("no video is given; the input is a path, or a dict with video and interp_ratio or out_fps")
+        unknown = set(request) - {"video", "interp_ratio", "out_fps"}
         if unknown:
             raise InputError(
-                f"the input has keys video, interp_ratio and out_fps; {', '.join(sorted(unknown))} is none"
+                f"unknown input key {', '.join(sorted(unknown))}; allowed are video, interp_ratio and out_fps"
             )
         rate: dict[str, Any] = {}
-        if asked.get("interp_ratio") is not None:
-            rate["ratio"] = Fraction(str(asked["interp_ratio"]))
-        elif asked.get("out_fps") is not None:
-            rate["fps"] = asked["out_fps"]
-        options = {**self.wishes, **wishes, **rate, "model": "vfinet"}
+        if request.get("interp_ratio") is not None:
+            rate["ratio"] = Fraction(str(request["interp_ratio"]))
+        elif request.get("out_fps") is not None:
+            rate["fps"] = request["out_fps"]
+        merged = {**self.options, **options, **rate, "model": "vfinet"}
         if self.compat if compat is None else compat:
-            options = {"compat": "modelscope", "static": "off", **options}
+            merged = {"compat": "modelscope", "static": "off", **merged}
         with tempfile.TemporaryDirectory(prefix="midframe-") as folder:
-            source = _local(str(asked["video"]), Path(folder))
+            source = _local(str(request["video"]), Path(folder))
             if output_video is None:
                 target = Path(tempfile.mkdtemp(prefix="midframe-")) / f"{source.stem}{EXTENSION}"
             else:
                 target = Path(output_video)
-                options.setdefault("overwrite", True)  # as the original does with a name that it was given
-            result = interpolate(source, target, network=self.model.network, **options)
+                merged.setdefault("overwrite", True)  # as ModelScope does
+            result = interpolate(source, target, network=self.model.network, **merged)
         return {OutputKeys.OUTPUT_VIDEO: str(result.path)}
 
 
@@ -151,29 +150,29 @@ def pipeline(
     model: str | Model | None = None,
     compat: bool = False,
     device: str = "auto",
-    **wishes: Any,
+    **options: Any,
 ) -> Pipeline:
-    """A callable that interpolates films, as ModelScope's `pipeline` gives it.
+    """Return a callable that interpolates videos, like ModelScope's `pipeline`.
 
     Args:
         task: `Tasks.video_frame_interpolation`.
-        model: hub id, folder or `Model`; the first published model if None, as in ModelScope.
-        compat: ModelScope's clock, frame count, cut rule and size rule in place of ours.
-        device: "auto", "cpu", "cuda", "gpu" (ModelScope's word for cuda), "cuda:1" ...
-        wishes: further options of `midframe.interpolate` for every call.
+        model: hub id, folder or `Model`; default: the first published model, as in ModelScope.
+        compat: reproduce ModelScope's timestamps, frame count, scene-change rule and size rule.
+        device: "auto", "cpu", "cuda", "gpu" (ModelScope's name for cuda), "cuda:1" ...
+        options: options of `midframe.interpolate` for every call.
 
     Raises:
-        InputError: another task, or no such model.
-        WeightsError: weights missing, damaged or of another architecture.
+        InputError: unknown task or model.
+        WeightsError: weights are missing, damaged or of another architecture.
     """
     if task != Tasks.video_frame_interpolation:
-        raise InputError(f"midframe does {Tasks.video_frame_interpolation!r}, not {task!r}")
+        raise InputError(f"task {task!r} is not supported; use {Tasks.video_frame_interpolation!r}")
     loaded = model if isinstance(model, Model) else Model.from_pretrained(model or DEFAULT_MODEL)
-    return Pipeline(loaded, compat, device=device.replace("gpu", "cuda"), **wishes)
+    return Pipeline(loaded, compat, device=device.replace("gpu", "cuda"), **options)
 
 
 def _local(video: str, folder: Path) -> Path:
-    """A path as it is; a URL, fetched into `folder`."""
+    """Return a local path; a URL is downloaded into `folder`."""
     parts = urllib.parse.urlsplit(video)
     if parts.scheme not in ("http", "https"):
         return Path(video)
@@ -181,12 +180,12 @@ def _local(video: str, folder: Path) -> Path:
     try:
         with urllib.request.urlopen(video, timeout=60) as answer:
             if "html" in answer.headers.get_content_type():
-                raise MediaError(f"'{video}' answers with a web page, not with a film")
+                raise MediaError(f"'{video}' returned a web page, not a video")
             with target.open("wb") as file:
                 while block := answer.read(1 << 20):
                     file.write(block)
     except (urllib.error.URLError, OSError, ValueError) as error:
-        raise MediaError(f"'{video}' cannot be fetched: {getattr(error, 'reason', error)}") from error
+        raise MediaError(f"'{video}' cannot be downloaded: {getattr(error, 'reason', error)}") from error
     return target
 
 
@@ -194,22 +193,22 @@ def _local(video: str, folder: Path) -> Path:
 
 
 class VideoFrameInterpolationDataset:
-    """Sets of four frames and the one in the middle, listed as ModelScope lists them.
+    """Sets of four input frames and the target frame, listed in ModelScope's form.
 
     Item: {'Input1:FILE': path, ..., 'Input4:FILE': path, 'Output:FILE': path}.
     """
 
     def __init__(self, dataset: Iterable[Mapping[str, str]], opt: Mapping[str, Any] | None = None) -> None:
-        """Take the listing; `opt` is what ModelScope's configuration says of it, which decides nothing here."""
+        """Store the items; `opt`, ModelScope's configuration, is accepted and ignored."""
         self.items = [dict(item) for item in dataset]
         self.opt = opt
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> VideoFrameInterpolationDataset:
-        """A folder with one folder a set, each with `frame1` to `frame4` and `framet` (or im1, im3, im5, im7 and im4).
+        """Find folders with `frame1` to `frame4` and `framet`, or with im1, im3, im5, im7 and im4.
 
         Raises:
-            MediaError: no such sets in it.
+            MediaError: there is none.
         """
         items = []
         for one in sorted(path for path in Path(folder).glob("**") if path.is_dir()):
@@ -219,7 +218,7 @@ class VideoFrameInterpolationDataset:
                     keys = [*(f"Input{i}:FILE" for i in range(1, 5)), "Output:FILE"]
                     items.append({key: files[name] for key, name in zip(keys, names, strict=True)})
         if not items:
-            raise MediaError(f"'{folder}' has no folders with frame1 ... frame4 and framet, or im1 ... im7")
+            raise MediaError(f"'{folder}' contains no folder with frame1 ... frame4 and framet, or im1 ... im7")
         return cls(items)
 
     def __len__(self) -> int:
@@ -228,44 +227,47 @@ class VideoFrameInterpolationDataset:
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """{'input': (4, 3, H, W), 'target': (3, H, W)}: RGB float32, 0..1."""
         item = self.items[index]
-        pictures = [_read(item[f"Input{i}:FILE"]) for i in range(1, 5)]
-        return {"input": torch.stack(pictures), "target": _read(item["Output:FILE"])}
+        frames = [_read(item[f"Input{i}:FILE"]) for i in range(1, 5)]
+        return {"input": torch.stack(frames), "target": _read(item["Output:FILE"])}
 
 
 def _read(path: str) -> Tensor:
     import cv2
 
     data = np.fromfile(path, np.uint8) if Path(path).is_file() else np.empty(0, np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if picture is None:
-        raise MediaError(f"'{path}' is no picture that can be read")
-    return torch.from_numpy(picture[:, :, ::-1].copy()).permute(2, 0, 1).float() / 255
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise MediaError(f"'{path}' is not a readable image")
+    return torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1).float() / 255
 
 
 class Trainer:
-    """Only the `evaluate` of ModelScope's trainer; it publishes no training for this task."""
+    """ModelScope's trainer, limited to `evaluate`: there is no published training for this task."""
 
     def __init__(self, model: Model, eval_dataset: VideoFrameInterpolationDataset, device: str = "auto") -> None:
-        """Take a model and what to evaluate it on."""
+        """Prepare a model and a data set."""
         self.engine, self.dataset = Engine(model.network, device), eval_dataset
 
     def evaluate(self) -> dict[str, float]:
-        """Means over the sets, by ModelScope's definitions: {'psnr': dB, 'ssim': ..., 'lpips': ...}.
+        """Return the means over the data set, by ModelScope's definitions: {'psnr': dB, 'ssim': ..., 'lpips': ...}.
 
-        The picture half way between the second and third of four frames, zero-padded to multiples of 32, neither
-        rounded nor clamped. 'lpips' is left out where its package or weights are absent.
+        The frame midway between the second and third of four frames is interpolated from inputs zero-padded to
+        multiples of 32, without rounding or clamping. 'lpips' is omitted if its package or weights are missing.
         """
         distance = metrics.load_lpips()
         rows: list[dict[str, float]] = []
         for i in range(len(self.dataset)):
             item = self.dataset[i]
             before, a, b, after = item["input"]
-            made = self.engine.between(a, b, [0.5], before, after)[0].cpu()
+            interpolated = self.engine.between(a, b, [0.5], before, after)[0].cpu()
             target = item["target"]
-            made = ops.crop(made, *target.shape[-2:])
-            row = {"psnr": metrics.psnr_modelscope(made, target), "ssim": metrics.ssim_modelscope(made, target)}
+            interpolated = ops.crop(interpolated, *target.shape[-2:])
+            row = {
+                "psnr": metrics.psnr_modelscope(interpolated, target),
+                "ssim": metrics.ssim_modelscope(interpolated, target),
+            }
             if distance is not None:
-                row["lpips"] = distance.modelscope(made, target)
+                row["lpips"] = distance.modelscope(interpolated, target)
             rows.append(row)
         if not rows:
             raise InputError("the evaluation set is empty")
@@ -273,15 +275,15 @@ class Trainer:
 
 
 def build_trainer(name: str | None = None, default_args: Mapping[str, Any] | None = None) -> Trainer:
-    """As ModelScope's, for evaluation.
+    """Return a trainer for evaluation, like ModelScope's `build_trainer`.
 
     Args:
-        name: of the trainer; there is one.
+        name: of the trainer; ignored, since there is only one.
         default_args: `model` (hub id, folder or `Model`), `eval_dataset` (its dataset class or a folder),
-            `device`; `train_dataset` and `work_dir` are taken, and None is trained.
+            `device`; `train_dataset` must be None; `work_dir` is ignored.
 
     Raises:
-        InputError: a set to train on, or nothing to evaluate on.
+        InputError: `train_dataset` is given, or `eval_dataset` is missing.
     """
     given = dict(default_args or {})
     if given.get("train_dataset") is not None:

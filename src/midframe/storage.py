@@ -1,7 +1,7 @@
-"""Files that may lie elsewhere: paths and fsspec URLs (`s3://bucket/film.mkv`, `file:///mnt/film.mkv`).
+"""Read and write files by path or fsspec URL (`s3://bucket/video.mkv`, `file:///mnt/video.mkv`).
 
-A plain path needs no library; a URL needs `fsspec` and, for most schemes, its driver (`s3fs` for `s3://`). What is
-written appears under its name only when it is whole.
+A path needs no library; a URL needs `fsspec` and, for most schemes, a driver (`s3fs` for `s3://`). A file appears under
+its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def is_url(name: str | os.PathLike[str]) -> bool:
-    """Whether a name is a URL, not a path."""
+    """Return whether a name is a URL."""
     return _URL.match(os.fspath(name)) is not None
 
 
 def name_in(folder: str, name: str) -> str:
-    """A name inside a folder that is a path or a URL."""
+    """Join a folder, path or URL, and a name."""
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder) / name)
 
 
 def suffix(name: str | os.PathLike[str]) -> str:
-    """The suffix of a path or URL: ".mkv"."""
+    """Return the suffix of a path or URL: ".mkv"."""
     return Path(os.fspath(name).split("?")[0]).suffix
 
 
 def fetch(url: str, folder: Path) -> Path:
-    """A local copy of a file behind a URL, made once: the second call for the same version costs no transfer.
+    """Download a URL and return the local copy; a version that is already there is not transferred again.
 
     Args:
-        url: what to copy.
-        folder: where copies are kept; made if absent.
+        url: the file to copy.
+        folder: the folder of the copies; created if missing.
 
     Raises:
-        MediaError: there is nothing, or it cannot be had.
+        MediaError: the file does not exist or cannot be read.
     """
     files, path = _open(url)
     try:
@@ -71,10 +71,10 @@ def fetch(url: str, folder: Path) -> Path:
 
 
 def store(local: Path, url: str) -> None:
-    """Put a local file behind a URL: under a temporary name, then renamed.
+    """Upload a local file to a URL under a temporary name, then rename it.
 
     Raises:
-        MediaError: it cannot be written.
+        MediaError: the URL cannot be written.
     """
     files, path = _open(url)
     part = f"{path}.{uuid.uuid4().hex}.part"
@@ -90,20 +90,20 @@ def store(local: Path, url: str) -> None:
 
 
 def exists(url: str) -> bool:
-    """Whether there is a file behind a URL."""
+    """Return whether a URL exists."""
     files, path = _open(url)
     return bool(files.exists(path))
 
 
 def remove(url: str) -> None:
-    """Remove a file or folder behind a URL, if it is there."""
+    """Remove the file or folder at a URL, if it exists."""
     files, path = _open(url)
     if files.exists(path):
         files.rm(path, recursive=True)
 
 
 def _open(url: str) -> tuple[Any, str]:
-    """(file system, path in it)."""
+    """Return (file system, path in it)."""
     try:
         import fsspec
     except ImportError as error:

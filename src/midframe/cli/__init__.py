@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from midframe.process import settle
+from midframe.process import configure
 
 # name -> (module in this package, one-line help); the command object in the module is `command`.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -95,7 +95,7 @@ def main() -> None:
     from midframe.cli.progress import said
     from midframe.errors import MidframeError
 
-    settle()
+    configure()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names that are not UTF-8 are shown with escapes
             stream.reconfigure(errors="backslashreplace")

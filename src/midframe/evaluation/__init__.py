@@ -1,1 +1,1 @@
-"""Measuring models on data sets, and showing the result."""
+"""Evaluate models on data sets and report the results."""

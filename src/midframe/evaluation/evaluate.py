@@ -1,9 +1,8 @@
-"""Methods x data sets -> a report: every made picture scored, every set summed up, the worst cases kept to look at.
+"""Evaluate methods on data sets: score every interpolated frame, summarise every set and keep the worst cases.
 
-A case is read once and put to all methods in turn. Nothing but the scores and the few worst cases is
-held. How a set is averaged is its protocol's affair (`DataSet.grouped`); PSNR of identical pictures counts as
-`PSNR_CAP`; PSNR inside regions is taken over all pixels of a set together, since a region may be a few
-pixels in one picture and most of the next.
+Each case is read once and given to all methods in turn; only the scores and the worst cases stay in memory. The
+protocol decides how a set is averaged (`DataSet.grouped`). PSNR of identical frames counts as `PSNR_CAP`. PSNR of a
+region is computed over all its pixels in a set because its area differs from frame to frame.
 """
 
 from __future__ import annotations
@@ -31,16 +30,17 @@ from midframe.evaluation.datasets import Case, DataSet, Target
 from midframe.evaluation.methods import Frames, Method
 from midframe.metrics import Lpips
 
-FORMAT = "midframe evaluation 1"
-PSNR_CAP = 100.0  # dB; what identical pictures count as in means, so that one of them does not make all infinite
-EXHIBIT_WIDTH, EXHIBIT_HEIGHT = 960, 720  # pixels; larger pictures are shown as a window around the worst place
+FORMAT = "midframe evaluation 2"
+_READ_FORMATS = ("midframe evaluation 1", FORMAT)
+PSNR_CAP = 100.0  # dB; PSNR of identical frames, which keeps means finite
+EXHIBIT_WIDTH, EXHIBIT_HEIGHT = 960, 720  # pixels; larger frames are cropped around the largest error
 WORST_SHARE = 0.05
 FLOW_KEYS = ("all", "masked", "outliers_percent", "zero", "short", "medium", "long")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The scores of one made picture."""
+    """The scores of one interpolated frame."""
 
     case: str
     t: str  # exact fraction
@@ -48,17 +48,17 @@ class Row:
     kind: str
     motion: float | None  # pixels
     psnr: float  # dB, at most PSNR_CAP
-    ssim: float | None  # None in pictures smaller than its window
+    ssim: float | None  # None for frames smaller than its window
     ie: float  # levels
     psnr_modelscope: float
     ssim_modelscope: float
     lpips: float | None
     lpips_modelscope: float | None
     regions: Mapping[str, tuple[int, float]]  # name -> (pixels, mean square error in levels)
-    static: Mapping[str, float] | None  # `metrics.StaticStability`, where a part of the picture is still
+    static: Mapping[str, float] | None  # `metrics.StaticStability`, if part of the frame is static
     psnr_luma: float | None = None  # dB, 8-bit BT.709
     gmsd: float | None = None
-    gradient_energy: float | None = None  # over the truth's
+    gradient_energy: float | None = None  # relative to the ground truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class CaseRow:
 
     case: str
     kind: str
-    seconds: float | None  # wall time for all pictures of the case; None where none were made
+    seconds: float | None  # wall time for all frames of the case; None without targets
     flicker: Mapping[str, float] | None  # `metrics.Flicker`
     steps: Mapping[str, float] | None  # `metrics.StepUniformity`, in pans
-    flow: Mapping[str, float | None] | None  # `metrics.FlowError`, where the true flow is known and the model has one
+    flow: Mapping[str, float | None] | None  # `metrics.FlowError`, if the true flow is known and the method has flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,47 +82,47 @@ class Result:
     rows: tuple[Row, ...]
     cases: tuple[CaseRow, ...]
     summary: Mapping[str, Any]  # see `summarise`
-    failure: str = ""  # why there is nothing, if so
+    failure: str = ""  # why the method failed, or ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exhibit:
-    """One case to look at: 8-bit RGB pictures (H, W, 3), of large ones the window around the worst place."""
+    """One case to show: 8-bit RGB frames (H, W, 3); large frames are cropped around the largest error."""
 
     set: str
     case: str
     t: str
-    where: str  # "", or which window is shown
+    where: str  # the crop shown, or ""
     a: np.ndarray[Any, Any]
     b: np.ndarray[Any, Any]
     truth: np.ndarray[Any, Any]
-    made: Mapping[str, np.ndarray[Any, Any]]  # by method
+    interpolated: Mapping[str, np.ndarray[Any, Any]]  # by method
     psnr: Mapping[str, float]
-    flow: Mapping[str, np.ndarray[Any, Any]]  # by method, (H, W, 2) float32, where it has one
+    flow: Mapping[str, np.ndarray[Any, Any]]  # by method, (H, W, 2) float32, if it has flow
     true_flow: np.ndarray[Any, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that was measured."""
+    """Scores of several methods on several data sets."""
 
-    made: Mapping[str, Any]  # versions, machine, date
+    environment: Mapping[str, Any]  # versions, machine, date
     focus: str  # the method whose worst cases are shown
     sets: tuple[Mapping[str, Any], ...]  # name, protocol, cases, note
     methods: tuple[str, ...]
     results: tuple[Result, ...]
-    notes: tuple[str, ...] = ()  # what a reader must know: why a column is empty
+    notes: tuple[str, ...] = ()  # remarks, such as the reason for an empty column
     exhibits: tuple[Exhibit, ...] = field(default=(), repr=False)
 
     def result(self, set_name: str, method: str) -> Result | None:
-        """The result of a method on a set."""
+        """Return the result of a method on a set, or None."""
         return next((r for r in self.results if r.set == set_name and r.method == method), None)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump(..., allow_nan=False)`; the exhibits are left out."""
+        """Convert to plain values for `json.dump(..., allow_nan=False)`, without the exhibits."""
         return {
             "format": FORMAT,
-            "made": dict(self.made),
+            "environment": dict(self.environment),
             "focus": self.focus,
             "notes": list(self.notes),
             "sets": [dict(s) for s in self.sets],
@@ -132,30 +132,36 @@ class Report:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
-        """What `as_json` gave, without exhibits.
+        """Read the result of `as_json`, of this or the previous format.
 
         Raises:
-            InputError: not such a report.
+            InputError: not an evaluation report.
         """
-        if data.get("format") != FORMAT:
-            raise InputError(f"not an evaluation report: format {data.get('format')!r}, {FORMAT!r} is read")
+        if data.get("format") not in _READ_FORMATS:
+            raise InputError(f"not an evaluation report: format {data.get('format')!r}, expected {FORMAT!r}")
         results = tuple(
             Result(
                 r["set"],
-                r["method"] if "method" in r else r["contestant"],  # the older key
+                r["method"] if "method" in r else r["contestant"],  # format 1
                 tuple(Row(**{**row, "regions": {k: tuple(v) for k, v in row["regions"].items()}}) for row in r["rows"]),
                 tuple(CaseRow(**row) for row in r["cases"]),
-                r["summary"],
+                _renamed(r["summary"], {"pictures": "frames"}),
                 r["failure"],
             )
             for r in data["results"]
         )
         notes = tuple(data["notes"])
         names = tuple(data["methods"] if "methods" in data else data["contestants"])
-        return cls(data["made"], data["focus"], tuple(data["sets"]), names, results, notes)
+        environment = data["environment"] if "environment" in data else data["made"]
+        return cls(environment, data["focus"], tuple(data["sets"]), names, results, notes)
 
 
-Progress = Callable[[str, str, int, int | None], None]  # set, case, cases done, cases in all where known
+def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Replace keys of format 1."""
+    return {names.get(key, key): value for key, value in values.items()}
+
+
+Progress = Callable[[str, str, int, int | None], None]  # set, case, cases done, number of cases if known
 
 
 def evaluate(
@@ -166,36 +172,36 @@ def evaluate(
     exhibits: int = 4,
     on_progress: Progress | None = None,
 ) -> Report:
-    """Put every case of every set to every method.
+    """Evaluate every method on every case of every set.
 
     Args:
-        methods: in the order of the tables; a method that fails on a set is left out of it, with its reason.
+        methods: in the order of the tables; a method that fails on a set has no scores there, only the reason.
         sets: read lazily, one case at a time.
-        focus: name of the method whose worst cases are kept to look at; the last one if not given.
-        lpips: from `metrics.load_lpips`; None leaves the column empty.
-        exhibits: worst cases to keep of each set.
+        focus: name of the method whose worst cases are kept; default: the last one.
+        lpips: from `metrics.load_lpips`; None omits LPIPS.
+        exhibits: number of worst cases to keep per set.
         on_progress: called before each case.
 
     Raises:
-        InputError: no methods, two of one name, or a focus that is none of them.
-        MidframeError: a set that cannot be read.
+        InputError: no methods, duplicate names, or an unknown focus.
+        MidframeError: a set cannot be read.
     """
     names = [c.name for c in methods]
     if not names or len(set(names)) != len(names):
-        raise InputError(f"methods {', '.join(names) or '(none)'}: at least one is needed, each name once")
+        raise InputError(f"methods {', '.join(names) or '(none)'}: give at least one, each name once")
     if focus and focus not in names:
-        raise InputError(f"focus {focus!r} is none of the methods {', '.join(names)}")
+        raise InputError(f"focus {focus!r} must be one of {', '.join(names)}")
     focus = focus or names[-1]
-    told, results, shown = [], [], []
+    described, results, shown = [], [], []
     for data in sets:
         found, kept, count = _one_set(methods, data, focus, lpips, exhibits, on_progress)
         results += found
         shown += kept
-        told.append({"name": data.name, "protocol": data.protocol, "cases": count, "note": data.note})
+        described.append({"name": data.name, "protocol": data.protocol, "cases": count, "note": data.note})
     notes = []
     if lpips is None:
-        notes.append(metrics.lpips_absence() or "no LPIPS: not asked for")
-    return Report(_made(), focus, tuple(told), tuple(names), tuple(results), tuple(notes), tuple(shown))
+        notes.append(metrics.lpips_absence() or "LPIPS was not requested")
+    return Report(_environment(), focus, tuple(described), tuple(names), tuple(results), tuple(notes), tuple(shown))
 
 
 def _one_set(
@@ -209,34 +215,34 @@ def _one_set(
     rows: dict[str, list[Row]] = {c.name: [] for c in methods}
     cases: dict[str, list[CaseRow]] = {c.name: [] for c in methods}
     failed: dict[str, str] = {}
-    worst: list[tuple[float, int, Exhibit]] = []  # a heap: the best of the kept ones on top
+    worst: list[tuple[float, int, Exhibit]] = []  # heap; its root is the best of the kept cases
     count = 0
     for case in data.cases():
         if on_progress is not None:
             on_progress(data.name, case.name, count, data.count)
         count += 1
-        made: dict[str, Tensor] = {}
+        interpolated: dict[str, Tensor] = {}
         for method in methods:
             if method.name in failed:
                 continue
             try:
-                pictures, case_row = _put(method, case)
+                frames, case_row = _run(method, case)
             except MidframeError as error:
                 failed[method.name] = str(error)
                 rows[method.name].clear()
                 cases[method.name].clear()
                 continue
-            made[method.name] = pictures
+            interpolated[method.name] = frames
             cases[method.name].append(case_row)
             rows[method.name] += [
-                _score(case, target, picture, lpips) for target, picture in zip(case.targets, pictures, strict=True)
+                _score(case, target, frame, lpips) for target, frame in zip(case.targets, frames, strict=True)
             ]
-        if focus in made and case.targets and exhibits > 0:
-            scores = {n: [r.psnr for r in rows[n][-len(case.targets) :]] for n in made}
+        if focus in interpolated and case.targets and exhibits > 0:
+            scores = {n: [r.psnr for r in rows[n][-len(case.targets) :]] for n in interpolated}
             k = min(range(len(case.targets)), key=lambda i: scores[focus][i])
             psnr = scores[focus][k]
             if len(worst) < exhibits or psnr < -worst[0][0]:
-                shown = _exhibit(methods, data.name, case, k, made, {n: s[k] for n, s in scores.items()}, focus)
+                shown = _exhibit(methods, data.name, case, k, interpolated, {n: s[k] for n, s in scores.items()}, focus)
                 heapq.heappush(worst, (-psnr, count, shown))
                 if len(worst) > exhibits:
                     heapq.heappop(worst)
@@ -254,46 +260,46 @@ def _one_set(
     return results, [e for _, _, e in sorted(worst, key=lambda w: -w[0])], count
 
 
-def _put(method: Method, case: Case) -> tuple[Tensor, CaseRow]:
-    """Ask one method, and score what concerns the case as a whole."""
+def _run(method: Method, case: Case) -> tuple[Tensor, CaseRow]:
+    """Interpolate one case and compute the scores of the case as a whole."""
     times = [target.t for target in case.targets]
     seconds = flicker = steps = flow = None
-    pictures = torch.empty(0)
+    frames = torch.empty(0)
     if times:
         start = time.perf_counter()
         if isinstance(method, Frames):
-            pictures = method.of(case)
+            frames = method.of(case)
         else:
-            pictures = method.between(case.a, case.b, times, case.before, case.after).cpu()
+            frames = method.between(case.a, case.b, times, case.before, case.after).cpu()
         seconds = time.perf_counter() - start
-        flicker = asdict(metrics.flicker(case.a, list(pictures), [float(t) for t in times], case.b))
+        flicker = asdict(metrics.flicker(case.a, list(frames), [float(t) for t in times], case.b))
         if case.pan:
-            steps = _steps(case, times, pictures)
+            steps = _steps(case, times, frames)
     if case.flow is not None:
         found = method.flow(case.a, case.b)
         if found is not None:
             flow = asdict(metrics.flow_error(found, case.flow.flow, case.flow.valid, case.flow.seen))
-    return pictures, CaseRow(case.name, case.kind, seconds, flicker, steps, flow)
+    return frames, CaseRow(case.name, case.kind, seconds, flicker, steps, flow)
 
 
-def _steps(case: Case, times: Sequence[Fraction], pictures: Tensor) -> dict[str, float] | None:
-    """Evenness of the steps a, made ..., b of a pan; None where the instants themselves are uneven."""
+def _steps(case: Case, times: Sequence[Fraction], frames: Tensor) -> dict[str, float] | None:
+    """Measure the uniformity of the steps of a pan from a to b; None for uneven instants."""
     instants = [Fraction(0), *times, Fraction(1)]
     if len({b - a for a, b in pairwise(instants)}) != 1:
         return None
     try:
-        return asdict(metrics.step_uniformity([case.a, *pictures, case.b]))
+        return asdict(metrics.step_uniformity([case.a, *frames, case.b]))
     except ValueError:
-        return None  # nothing moved that could be measured
+        return None  # no measurable motion
 
 
-def _score(case: Case, target: Target, picture: Tensor, lpips: Lpips | None) -> Row:
+def _score(case: Case, target: Target, frame: Tensor, lpips: Lpips | None) -> Row:
     truth = target.truth
-    square = (metrics.to_levels(picture) - metrics.to_levels(truth)).double().square().mean(0)  # (H, W)
+    square = (metrics.to_levels(frame) - metrics.to_levels(truth)).double().square().mean(0)  # (H, W)
     regions = {
         name: (int(mask.sum()), float(square[mask].mean())) for name, mask in target.regions.items() if mask.any()
     }
-    static = metrics.static_stability(case.a, picture, case.b, truth)
+    static = metrics.static_stability(case.a, frame, case.b, truth)
     large = min(truth.shape[-2:]) >= metrics.SSIM_TAPS
     return Row(
         case=case.name,
@@ -301,18 +307,18 @@ def _score(case: Case, target: Target, picture: Tensor, lpips: Lpips | None) -> 
         group=case.group,
         kind=case.kind,
         motion=case.motion,
-        psnr=_capped(metrics.psnr(picture, truth)),
-        ssim=metrics.ssim(picture, truth) if large else None,
-        ie=metrics.interpolation_error(picture, truth),
-        psnr_modelscope=_capped(metrics.psnr_modelscope(picture, truth)),
-        ssim_modelscope=metrics.ssim_modelscope(picture, truth),
-        lpips=None if lpips is None else lpips.usual(picture, truth),
-        lpips_modelscope=None if lpips is None else lpips.modelscope(picture, truth),
+        psnr=_capped(metrics.psnr(frame, truth)),
+        ssim=metrics.ssim(frame, truth) if large else None,
+        ie=metrics.interpolation_error(frame, truth),
+        psnr_modelscope=_capped(metrics.psnr_modelscope(frame, truth)),
+        ssim_modelscope=metrics.ssim_modelscope(frame, truth),
+        lpips=None if lpips is None else lpips.usual(frame, truth),
+        lpips_modelscope=None if lpips is None else lpips.modelscope(frame, truth),
         regions=regions,
         static=None if static is None else {**asdict(static), "psnr": _capped(static.psnr)},
-        psnr_luma=_capped(metrics.psnr_luma(picture, truth)),
-        gmsd=metrics.gmsd(picture, truth),
-        gradient_energy=metrics.gradient_energy_ratio(picture, truth),
+        psnr_luma=_capped(metrics.psnr_luma(frame, truth)),
+        gmsd=metrics.gmsd(frame, truth),
+        gradient_energy=metrics.gradient_energy_ratio(frame, truth),
     )
 
 
@@ -321,21 +327,21 @@ def _capped(value: float) -> float:
 
 
 def region_psnr(parts: Sequence[tuple[int, float]]) -> float:
-    """PSNR in dB over the pixels of several regions together: (pixels, mean square error in levels) each."""
+    """Return the PSNR in dB over all pixels of several regions: (pixels, mean square error in levels) each."""
     pixels = sum(count for count, _ in parts)
     error = sum(count * square for count, square in parts) / pixels
     return PSNR_CAP if error == 0 else _capped(10 * math.log10(metrics.LEVELS**2 / error))
 
 
 def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> dict[str, Any]:
-    """One set's figures of one method.
+    """Summarise the scores of one method on one set.
 
-    Keys: `pictures`; means `psnr`, `ssim`, `ie`, `psnr_modelscope`, `ssim_modelscope`, `lpips`,
+    Keys: `frames` (count); means `psnr`, `ssim`, `ie`, `psnr_modelscope`, `ssim_modelscope`, `lpips`,
     `lpips_modelscope`, `psnr_luma`, `gmsd`, `gradient_energy`; `interval` ({low, high, clips} of the mean PSNR: 95 %);
     `worst` (PSNR of the worst 5 %); `regions`, `kinds`, `instants` (name -> PSNR); `motion` (list
     of {low, high, psnr}, up to ten equal parts); `flicker` (sharpness_percent, luma_levels, colour_levels);
-    `static` (share, mean_levels, moved_percent); `steps` (deviation_percent, worst_percent); `flow` (all, masked,
-    outliers_percent, zero); `seconds` per picture, median. What does not apply is None.
+    `static` (share, mean_levels, moved_percent); `steps` (deviation_percent, worst_percent); `flow` (`FLOW_KEYS`);
+    `seconds` per frame, median. Values that do not apply are None.
     """
 
     def mean(values: Iterable[float | None]) -> float | None:
@@ -367,11 +373,11 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
     for r in rows:
         for name, part in r.regions.items():
             regions.setdefault(name, []).append(part)
-    # the first case of a set pays for caches and compiled graphs
+    # the first case of a set includes the time to compile
     timed = [c.seconds for c in cases if c.seconds is not None][1:]
     per_case = len(rows) / len(cases) if cases else 0
     return {
-        "pictures": len(rows),
+        "frames": len(rows),
         "psnr": by_protocol(lambda r: r.psnr),
         "ssim": by_protocol(lambda r: r.ssim),
         "ie": by_protocol(lambda r: r.ie),
@@ -386,7 +392,7 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
         "worst": metrics.worst_mean([r.psnr for r in rows], WORST_SHARE) if rows else None,
         "regions": {name: region_psnr(parts) for name, parts in regions.items()},
         "kinds": split(lambda r: r.kind),
-        # only where every case has every instant: means over different cases say nothing about t
+        # only if all cases share the same instants: otherwise the means are over different cases
         "instants": split(lambda r: r.t) if len({r.t for r in rows}) * len(cases) == len(rows) else {},
         "motion": _by_motion(rows),
         "flicker": means((c.flicker for c in cases), ("sharpness_percent", "luma_levels", "colour_levels")),
@@ -398,7 +404,7 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
 
 
 def _interval(rows: Sequence[Row]) -> dict[str, float] | None:
-    """95 % interval of the mean PSNR; clips are drawn, or cases where these belong to no clip."""
+    """Return the 95 % bootstrap interval of the mean PSNR, resampling clips, or cases without a clip."""
     clips: dict[str, list[float]] = {}
     for r in rows:
         clips.setdefault(r.group or r.case, []).append(r.psnr)
@@ -407,7 +413,7 @@ def _interval(rows: Sequence[Row]) -> dict[str, float] | None:
 
 
 def _by_motion(rows: Sequence[Row]) -> list[dict[str, float]]:
-    """PSNR in up to ten equally filled classes of motion, the smallest first."""
+    """Return PSNR in up to ten equally populated bins of motion, in ascending order."""
     known = sorted((r.motion, r.psnr) for r in rows if r.motion is not None)
     classes = min(10, len(known) // 5)
     parts = [known[len(known) * k // classes : len(known) * (k + 1) // classes] for k in range(classes)]
@@ -419,27 +425,27 @@ def _exhibit(
     set_name: str,
     case: Case,
     k: int,
-    made: Mapping[str, Tensor],
+    interpolated: Mapping[str, Tensor],
     psnr: Mapping[str, float],
     focus: str,
 ) -> Exhibit:
     truth = case.targets[k].truth
     height, width = truth.shape[-2:]
-    error = (made[focus][k].clamp(0, 1) - truth).abs().mean(0).numpy()
+    error = (interpolated[focus][k].clamp(0, 1) - truth).abs().mean(0).numpy()
     tall, wide = min(height, EXHIBIT_HEIGHT), min(width, EXHIBIT_WIDTH)
     total = cv2.blur(error, (wide // 2 * 2 + 1, tall // 2 * 2 + 1), borderType=cv2.BORDER_CONSTANT)
-    y, x = (float(where.mean()) for where in np.nonzero(total >= total.max() * 0.999))  # the middle of a plateau
+    y, x = (float(where.mean()) for where in np.nonzero(total >= total.max() * 0.999))  # the centre of a plateau
     top, left = min(max(int(y) - tall // 2, 0), height - tall), min(max(int(x) - wide // 2, 0), width - wide)
-    cut = (slice(top, top + tall), slice(left, left + wide))
+    crop = (slice(top, top + tall), slice(left, left + wide))
 
-    def shown(picture: Tensor) -> np.ndarray[Any, Any]:
-        return metrics.to_levels(picture).to(torch.uint8).permute(1, 2, 0).numpy()[cut].copy()
+    def shown(frame: Tensor) -> np.ndarray[Any, Any]:
+        return metrics.to_levels(frame).to(torch.uint8).permute(1, 2, 0).numpy()[crop].copy()
 
     def arrows(flow: Tensor) -> np.ndarray[Any, Any]:
-        return flow.permute(1, 2, 0).numpy()[cut].copy()
+        return flow.permute(1, 2, 0).numpy()[crop].copy()
 
     whole = (tall, wide) == (height, width)
-    flows = {c.name: c.flow(case.a, case.b) for c in methods if c.name in made}
+    flows = {c.name: c.flow(case.a, case.b) for c in methods if c.name in interpolated}
     return Exhibit(
         set_name,
         case.name,
@@ -448,14 +454,14 @@ def _exhibit(
         shown(case.a),
         shown(case.b),
         shown(truth),
-        {name: shown(pictures[k]) for name, pictures in made.items()},
+        {name: shown(frames[k]) for name, frames in interpolated.items()},
         psnr,
         {name: arrows(flow) for name, flow in flows.items() if flow is not None},
         None if case.flow is None else arrows(case.flow.flow),
     )
 
 
-def _made() -> dict[str, Any]:
+def _environment() -> dict[str, Any]:
     return {
         "midframe": version("midframe"),
         "torch": torch.__version__,
@@ -468,7 +474,7 @@ def _made() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name as the system gives it, or its kind."""
+    """Return the processor's name, or its architecture if the system gives no name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -480,7 +486,7 @@ def processor() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Values that JSON can hold: seven digits, no NaN, tuples as lists."""
+    """Convert to JSON values: seven digits, null for NaN and infinity, lists for tuples."""
     if isinstance(value, float):
         return None if math.isnan(value) or math.isinf(value) else float(f"{value:.7g}")
     if isinstance(value, Mapping):

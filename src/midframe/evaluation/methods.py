@@ -1,8 +1,7 @@
-"""The methods of an evaluation: the baselines, and any model behind an engine.
+"""Methods to evaluate: the baselines, frames of other programs, and any model run by an engine.
 
-Hold repeats the frame before, blend cross-fades, minterpolate is ffmpeg's motion compensation (when ffmpeg is on the
-PATH). A reader who knows these three can judge the rest. All answer the same question as
-`engine.Engine.between`; none knows a data set or a measure.
+hold repeats the previous frame, blend cross-fades, minterpolate is ffmpeg's motion compensation (if ffmpeg is on the
+PATH). All implement the interface of `engine.Engine.between`; none depends on data sets or metrics.
 """
 
 from __future__ import annotations
@@ -22,50 +21,50 @@ from torch import Tensor
 from midframe import ops
 from midframe.engine import Engine
 from midframe.errors import InputError, MediaError
-from midframe.evaluation.datasets import Case, read_picture
+from midframe.evaluation.datasets import Case, read_image
 from midframe.evaluation.peers import PEERS, VapourSynth
 from midframe.metrics import to_levels
 from midframe.models import BUILDERS, load_model
 
 
 class Method(Protocol):
-    """Whoever makes pictures between two."""
+    """An algorithm that interpolates between two frames."""
 
     @property
     def name(self) -> str:
-        """What the tables call it."""
+        """Return the name shown in tables."""
 
     def between(
         self, a: Tensor, b: Tensor, times: Sequence[Fraction], before: Tensor | None, after: Tensor | None
     ) -> Tensor:
-        """(N, 3, H, W) RGB float, about 0..1, at the instants `times` (0 < t < 1) between (3, H, W) a and b."""
+        """Return (N, 3, H, W) RGB float, about 0..1, at the instants `times` (0 < t < 1) between (3, H, W) a and b."""
 
     def flow(self, a: Tensor, b: Tensor) -> Tensor | None:
-        """The flow (2, H, W) float32 from a to b in pixels, or None."""
+        """Return the flow (2, H, W) float32 from a to b in pixels, or None."""
 
 
 class Hold:
-    """Repeats the frame before: what a player does."""
+    """Repeat the previous frame, as a player does."""
 
     name = "hold"
 
     def between(
         self, a: Tensor, b: Tensor, times: Sequence[Fraction], before: Tensor | None, after: Tensor | None
     ) -> Tensor:
-        """`a`, as often as asked."""
+        """Return `a` once for each instant."""
         return a.expand(len(times), *a.shape)
 
     def flow(self, a: Tensor, b: Tensor) -> Tensor | None:
-        """None."""
+        """Return None: there is no flow."""
         return None
 
 
 class Minterpolate:
-    """Ffmpeg's minterpolate filter in a process of its own, on full-range 4:4:4, its scene detector off.
+    """Run ffmpeg's minterpolate filter on full-range 4:4:4 video without its scene detector.
 
-    The filter wants two frames on either side of a gap; where there are no neighbours the ends are repeated. All
-    instants must be multiples of one 1/n, for the filter makes n - 1 evenly spaced pictures. The way through
-    8-bit Y'CbCr and back costs it about 0.01 dB at 33 dB.
+    The filter needs two frames on either side of a gap; missing neighbours are replaced by the ends. All instants must
+    be multiples of one 1/n because the filter outputs n - 1 evenly spaced frames. The conversion to 8-bit Y'CbCr and
+    back costs about 0.01 dB at 33 dB.
     """
 
     LARGEST_FACTOR = 64
@@ -81,11 +80,12 @@ class Minterpolate:
     def between(
         self, a: Tensor, b: Tensor, times: Sequence[Fraction], before: Tensor | None, after: Tensor | None
     ) -> Tensor:
-        """One run of the filter over four frames."""
+        """Run the filter once over four frames."""
         factor = math.lcm(*(Fraction(t).denominator for t in times))
         if factor > self.LARGEST_FACTOR:
             raise MediaError(
-                f"minterpolate cannot make instants {', '.join(map(str, times))}: they have no common step"
+                f"minterpolate cannot interpolate at {', '.join(map(str, times))}: "
+                f"no common step of at least 1/{self.LARGEST_FACTOR}"
             )
         height, width = a.shape[-2:]
         raw = b"".join(
@@ -98,41 +98,41 @@ class Minterpolate:
             f"minterpolate=fps={10 * factor}:{self.settings}:scd=none,"
             f"scale=in_color_matrix=bt709:in_range=pc:{exact},format=rgb24"
         )
-        picture = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
+        frame = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
         size = ["-s", f"{width}x{height}", "-r", "10", "-i", "-"]
-        command = [self.program, "-v", "error", *picture, *size, "-vf", chain, *picture, "-"]
+        command = [self.program, "-v", "error", *frame, *size, "-vf", chain, *frame, "-"]
         run = subprocess.run(command, input=raw, capture_output=True, check=False)
         if run.returncode != 0:
             raise MediaError(f"minterpolate failed: {run.stderr.decode(errors='replace').strip()[-300:]}")
         frames = np.frombuffer(run.stdout, np.uint8).reshape(-1, height, width, 3)
-        # output k is at k / factor of an input step, and a is input 1
+        # output k lies at k / factor input steps; a is input 1
         index = [factor + int(Fraction(t) * factor) for t in times]
         if max(index) >= len(frames):
-            raise MediaError(f"minterpolate gave {len(frames)} pictures, {max(index) + 1} were needed")
+            raise MediaError(f"minterpolate gave {len(frames)} frames; {max(index) + 1} are needed")
         return torch.from_numpy(frames[index].transpose(0, 3, 1, 2).astype(np.float32) / 255)
 
     def flow(self, a: Tensor, b: Tensor) -> Tensor | None:
-        """None: the filter keeps it to itself."""
+        """Return None: the filter does not expose its flow."""
         return None
 
 
 class Frames:
-    """Frames that another program made, in a folder: `CASE.png`, or `CASE/1.png`, `CASE/2.png` ... for several.
+    """Frames of another program in a folder: `CASE.png`, or `CASE/1.png`, `CASE/2.png` ... for several targets.
 
-    CASE is the name of the case in the report; a "/" in it is a folder.
+    CASE is the case's name in the report; a "/" in it separates folders.
     """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise InputError(f"--against '{folder}' is not a folder; it holds CASE.png for every case of the sets")
+            raise InputError(f"--against '{folder}' is not a folder; give one that holds CASE.png for every case")
         self.name = folder.name or "frames"
         self._folder = folder
 
     def of(self, case: Case) -> Tensor:
-        """The frames (N, 3, H, W) of a case, in the order of its targets.
+        """Return the frames (N, 3, H, W) of a case in the order of its targets.
 
         Raises:
-            MediaError: one is missing or of another size.
+            MediaError: a frame is missing or has another size.
         """
         count = len(case.targets)
         names = [f"{case.name}.png"] if count == 1 else [f"{case.name}/{n}.png" for n in range(1, count + 1)]
@@ -140,25 +140,27 @@ class Frames:
         for name in names:
             path = self._folder / name
             if not path.is_file():
-                raise MediaError(f"'{self._folder}' has no '{name}'; it holds one PNG for every frame of the set")
-            frame = read_picture(path)
+                raise MediaError(
+                    f"'{self._folder}' has no '{name}'; the folder needs one PNG for every target of the set"
+                )
+            frame = read_image(path)
             if frame.shape != case.a.shape:
-                raise MediaError(f"'{path}' is {_size(frame)}, and the set's frames are {_size(case.a)}")
+                raise MediaError(f"'{path}' is {_size(frame)}; the set's frames are {_size(case.a)}")
             frames.append(frame)
         return torch.stack(frames)
 
     def between(
         self, a: Tensor, b: Tensor, times: Sequence[Fraction], before: Tensor | None, after: Tensor | None
     ) -> Tensor:
-        """Frames are found by case alone.
+        """Raise MediaError: frames are found by case, not by content.
 
         Raises:
             MediaError: always.
         """
-        raise MediaError(f"'{self._folder}' holds frames of the set's cases, not of other ones")
+        raise MediaError(f"'{self._folder}' holds frames of the set's cases only")
 
     def flow(self, a: Tensor, b: Tensor) -> Tensor | None:
-        """None."""
+        """Return None: there is no flow."""
         return None
 
 
@@ -166,8 +168,8 @@ def _size(frame: Tensor) -> str:
     return f"{frame.shape[-1]}x{frame.shape[-2]}"
 
 
-class Modelled:
-    """A model behind an engine."""
+class ModelMethod:
+    """A model run by an engine."""
 
     def __init__(self, engine: Engine, name: str = ""):
         self.engine = engine
@@ -176,11 +178,11 @@ class Modelled:
     def between(
         self, a: Tensor, b: Tensor, times: Sequence[Fraction], before: Tensor | None, after: Tensor | None
     ) -> Tensor:
-        """The engine's `between`."""
+        """Interpolate with the engine."""
         return self.engine.between(a, b, times, before, after).cpu()
 
     def flow(self, a: Tensor, b: Tensor) -> Tensor | None:
-        """What the model says of its flow, cropped to the picture."""
+        """Return the model's flow, cropped to the frame."""
         model = self.engine.model
         height, width = a.shape[-2:]
         size = model.padded_size(height, width)
@@ -204,12 +206,12 @@ def make_method(
     flow_scale: float | None = None,
     peers: Path | None = None,
 ) -> Method:
-    """A method by name: "hold", "minterpolate", "minterpolate-best", or a model as `load_model` finds it.
+    """Return a method by name: "hold", "minterpolate", "minterpolate-best", a peer, or any name of `load_model`.
 
     Raises:
-        InputError: no method of that name.
+        InputError: unknown name.
         MediaError: minterpolate without ffmpeg.
-        WeightsError: a model whose weights are not on this machine.
+        WeightsError: the model's weights are missing.
     """
     if name == "hold":
         return Hold()
@@ -219,11 +221,11 @@ def make_method(
         return VapourSynth(name, peers)
     if name == "minterpolate-best":
         return Minterpolate(name, "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1")
-    # overlays are kept as in a film: what is measured is what a user gets
+    # static overlays are preserved as in `interpolate`, so that the default output is measured
     static = "off" if name in CLASSICAL else "auto"
-    return Modelled(Engine(load_model(name, weights), device, precision, flow_scale=flow_scale, static=static), name)
+    return ModelMethod(Engine(load_model(name, weights), device, precision, flow_scale=flow_scale, static=static), name)
 
 
 def known(name: str) -> bool:
-    """Whether `make_method` knows the name."""
+    """Return whether `make_method` accepts the name."""
     return name in (*CLASSICAL, "minterpolate-best", *PEERS, *BUILDERS)

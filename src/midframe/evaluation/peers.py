@@ -1,7 +1,7 @@
 """Interpolation filters of VapourSynth as methods: MVTools and open-svpflow.
 
-`vspipe` runs them in an environment of its own, which `benchmarks/peers/setup` makes. The filters work on 8-bit 4:2:0
-BT.709 video, so their luma PSNR is what compares; their RGB figures contain the chroma that 4:2:0 loses.
+`vspipe` runs them in a separate environment created by `benchmarks/peers/setup`. The filters work on 8-bit 4:2:0 BT.709
+video: compare their luma PSNR, since their RGB figures include the loss of chroma subsampling.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from midframe.types import PixelFormat
 
 _BLOCKS = "blksize=16, overlap=8, search=3, truemotion=True"
 _FINER = "blksize=8, overlap=4, search=3, truemotion=True"
-# Name -> (settings for the reader of a table, script lines that turn `clip` into `out` at `factor` times its rate).
+# Name -> (settings shown in reports, script that converts `clip` to `out` at `factor` times its frame rate).
 PEERS = {
     "mvtools-high": (
         "MVTools: pel 2, sharp 2, blocks 16 overlap 8, search 3, truemotion, recalculated 8/4, FlowFPS mask 2",
@@ -56,28 +56,28 @@ class VapourSynth:
     """One of `PEERS`."""
 
     def __init__(self, name: str, environment: Path | None) -> None:
-        """Check that `vspipe` is there.
+        """Find `vspipe`.
 
         Raises:
-            InputError: no environment was named, or it has no vspipe.
+            InputError: no environment is given, or it has no vspipe.
         """
         self.name = name
         self.settings, self._script = PEERS[name]
         if environment is None or not (environment / "bin" / "vspipe").is_file():
-            where = "none was named" if environment is None else f"'{environment}' has no bin/vspipe"
+            where = "none is given" if environment is None else f"'{environment}' has no bin/vspipe"
             raise InputError(
-                f"{name} needs the environment that benchmarks/peers/setup makes, and {where}; "
-                "name it with --peers DIR or MIDFRAME_PEERS"
+                f"{name} needs the environment created by benchmarks/peers/setup: {where}; "
+                "set it with --peers DIR or MIDFRAME_PEERS"
             )
         self._vspipe = environment / "bin" / "vspipe"
 
     def between(
         self, a: Tensor, b: Tensor, times: Sequence[Fraction], before: Tensor | None, after: Tensor | None
     ) -> Tensor:
-        """One run of the filter over a, b and their neighbours where there are any."""
+        """Run the filter once over a, b and the available neighbours."""
         factor = math.lcm(*(Fraction(t).denominator for t in times))
         if factor > _LARGEST_FACTOR:
-            raise MediaError(f"{self.name} cannot make instants {', '.join(map(str, times))}: no common step")
+            raise MediaError(f"{self.name} cannot interpolate at {', '.join(map(str, times))}: no common step")
         height, width = a.shape[-2:]
         high, wide = height + height % 2, width + width % 2
         around = [frame for frame in (before, a, b, after) if frame is not None]
@@ -98,11 +98,11 @@ class VapourSynth:
             run = subprocess.run([self._vspipe, script, "-"], capture_output=True, check=False)
         if run.returncode != 0:
             raise MediaError(f"{self.name} failed: {run.stderr.decode(errors='replace').strip()[-300:]}")
-        first = 0 if before is None else factor  # output frame that is a
+        first = 0 if before is None else factor  # index of a among the output frames
         index = [first + int(Fraction(t) * factor) for t in times]
         count = len(run.stdout) // size
         if max(index) >= count:
-            raise MediaError(f"{self.name} gave {count} frames, {max(index) + 1} were needed")
+            raise MediaError(f"{self.name} gave {count} frames; {max(index) + 1} are needed")
         frames = []
         for k in index:
             raw = torch.from_numpy(np.frombuffer(run.stdout, np.uint8, size, k * size).copy())
@@ -112,11 +112,11 @@ class VapourSynth:
         return torch.stack(frames)
 
     def flow(self, a: Tensor, b: Tensor) -> Tensor | None:
-        """None: the filters keep it to themselves."""
+        """Return None: the filters do not expose their flow."""
         return None
 
 
 def _even(frame: Tensor, height: int, width: int) -> Tensor:
-    """Sides made even by repeating the last row or column, as 4:2:0 needs."""
+    """Pad to even height and width by replicating the last row and column, as 4:2:0 requires."""
     down, right = height - frame.shape[-2], width - frame.shape[-1]
     return F.pad(frame[None].float(), (0, right, 0, down), mode="replicate")[0]

@@ -1,7 +1,6 @@
-"""A report as files: JSON for programs, Markdown for a repository, one self-contained HTML page for people.
+"""Write a report as JSON, Markdown and one self-contained HTML page.
 
-The page asks nothing of the network: pictures are inlined, plots are SVG drawn here. Knows how results look, and
-nothing of how they came about.
+The page needs no network: images are inlined, plots are SVG. This module only formats results.
 """
 
 from __future__ import annotations
@@ -25,16 +24,14 @@ import numpy as np
 from midframe.errors import InputError, MediaError
 from midframe.evaluation.evaluate import PSNR_CAP, WORST_SHARE, Exhibit, Report, Result
 
-# One hue a method, readable on light and on dark paper (after Okabe & Ito 2008, lightness evened out).
+# One colour per method, readable on light and dark backgrounds (after Okabe & Ito 2008, with equalised lightness).
 HUES = ("#8a8f98", "#b58a3c", "#c2622d", "#3b8ea5", "#4e9a4e", "#8a63c7", "#c7508a", "#5b74d6", "#7a9a2e", "#b0474a")
-ERROR_GAIN = 4  # error pictures show |made - truth| times this
+ERROR_GAIN = 4  # error images show |interpolated - truth| times this
 WEBP_QUALITY = 88
-WIDEST_TABLE = 7  # columns; wider ones are turned
-AXIS_END = (
-    60.0  # dB; better pictures are drawn there, so that identical ones at 100 dB do not press the others together
-)
+WIDEST_TABLE = 7  # columns; wider tables are transposed
+AXIS_END = 60.0  # dB; higher values are plotted here, so that identical frames at 100 dB do not compress the axis
 
-Picture = np.ndarray[Any, Any]
+Image = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class Column:
     title: str
     pick: Callable[[Mapping[str, Any]], float | None]
     digits: int
-    better: int  # 1: the largest is best, -1: the smallest, 0: neither
+    better: int  # 1: higher is better, -1: lower is better, 0: neither
 
 
 def _inside(outer: str, inner: str) -> Callable[[Mapping[str, Any]], float | None]:
@@ -80,14 +77,14 @@ QUALITY = (
     Column("IE, levels", _plain("ie"), 3, -1),
     Column("LPIPS", _plain("lpips"), 4, -1),
     Column("worst 5 %, dB", _plain("worst"), 2, 1),
-    Column("ms a picture", _milliseconds, 0, 0),
+    Column("ms per frame", _milliseconds, 0, 0),
 )
 TIME = (
-    Column("less sharp than kept frames, %", _inside("flicker", "sharpness_percent"), 1, -1),
-    Column("light pulses, levels", _inside("flicker", "luma_levels"), 3, -1),
-    Column("still parts: mean error, levels", _inside("static", "mean_levels"), 3, -1),
-    Column("still pixels that move, %", _inside("static", "moved_percent"), 3, -1),
-    Column("step varies, %", _inside("steps", "deviation_percent"), 2, -1),
+    Column("sharpness loss, %", _inside("flicker", "sharpness_percent"), 1, -1),
+    Column("brightness flicker, levels", _inside("flicker", "luma_levels"), 3, -1),
+    Column("static pixels: mean error, levels", _inside("static", "mean_levels"), 3, -1),
+    Column("static pixels changed, %", _inside("static", "moved_percent"), 3, -1),
+    Column("step deviation, %", _inside("steps", "deviation_percent"), 2, -1),
     Column("worst step, %", _inside("steps", "worst_percent"), 2, -1),
 )
 MODELSCOPE = (
@@ -102,15 +99,15 @@ FLOW = (
     Column("10 to 40 px, px", _inside("flow", "medium"), 2, -1),
     Column("above 40 px, px", _inside("flow", "long"), 2, -1),
     Column("Fl-all, %", _inside("flow", "outliers_percent"), 1, -1),
-    Column("of zero flow, px", _inside("flow", "zero"), 2, 0),
+    Column("zero flow, px", _inside("flow", "zero"), 2, 0),
 )
 
 
 def write(report: Report, folder: Path | str, title: str = "midframe evaluation") -> dict[str, Path]:
-    """Write report.json, report.md and report.html into a folder; each is written aside and then renamed.
+    """Write report.json, report.md and report.html into a folder, each atomically.
 
     Returns:
-        The paths by ending: "json", "md", "html".
+        The paths by suffix: "json", "md", "html".
 
     Raises:
         MediaError: the folder cannot be written.
@@ -124,22 +121,22 @@ def write(report: Report, folder: Path | str, title: str = "midframe evaluation"
     paths = {}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for ending, text in texts.items():
-            paths[ending] = target / f"report.{ending}"
-            aside = target / f".report.{ending}.{os.getpid()}"
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(paths[ending])
+        for suffix, text in texts.items():
+            paths[suffix] = target / f"report.{suffix}"
+            temporary = target / f".report.{suffix}.{os.getpid()}"
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(paths[suffix])
     except OSError as error:
         raise MediaError(f"{target}: the report cannot be written: {error.strerror}") from error
     return paths
 
 
 def load(path: Path | str) -> Report:
-    """A report.json, without its pictures.
+    """Read a report.json; it holds no images.
 
     Raises:
-        MediaError: not readable.
-        InputError: not such a report.
+        MediaError: the file cannot be read.
+        InputError: not an evaluation report.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -159,14 +156,14 @@ def _results(report: Report, set_name: str) -> list[Result]:
 
 
 def _columns(columns: Sequence[Column], results: Sequence[Result]) -> list[Column]:
-    """Those that say something here; LPIPS stays, for its note says why it is empty."""
+    """Return the columns that have values; LPIPS stays because a note explains its absence."""
     kept = []
     for column in columns:
         known = any(column.pick(r.summary) is not None for r in results)
-        pictures = any(r.summary.get("pictures") for r in results)
+        frames = any(r.summary.get("frames") for r in results)
         if known:
             kept.append(column)
-        elif pictures and column.title.startswith("LPIPS"):
+        elif frames and column.title.startswith("LPIPS"):
             kept.append(replace(column, title=f"{column.title} (absent)"))
     return kept
 
@@ -185,7 +182,7 @@ def _best(values: Sequence[float | None], better: int) -> float | None:
 
 
 def _named_columns(summaries: Sequence[Mapping[str, Any]], key: str, suffix: str = ", dB") -> list[Column]:
-    """One column for each name in a mapping of the summaries: regions, kinds, instants."""
+    """Return one column for each name in a mapping of the summaries: regions, kinds, instants."""
     names: list[str] = []
     for summary in summaries:
         names += [n for n in summary.get(key) or {} if n not in names]
@@ -193,37 +190,37 @@ def _named_columns(summaries: Sequence[Mapping[str, Any]], key: str, suffix: str
 
 
 def _tables(report: Report, set_name: str) -> list[tuple[str, list[Column], list[Result]]]:
-    """(caption, columns, results) of every table of a set."""
+    """Return (caption, columns, results) of every table of a set."""
     results = _results(report, set_name)
     good = [r for r in results if not r.failure]
     summaries = [r.summary for r in good]
     tables = [
-        ("Pictures against the truth", _columns(QUALITY, good), results),
+        ("Accuracy", _columns(QUALITY, good), results),
         ("Flow", _columns(FLOW, good), [r for r in good if r.summary.get("flow")]),
         (
-            "By region: PSNR over all its pixels together",
+            "By region: PSNR over all its pixels",
             _named_columns(summaries, "regions"),
             [r for r in good if r.summary.get("regions")],
         ),
         ("By kind of scene", _named_columns(summaries, "kinds"), [r for r in good if r.summary.get("kinds")]),
-        ("What is seen in motion", _columns(TIME, good), [r for r in good if r.summary.get("pictures")]),
+        ("Temporal stability", _columns(TIME, good), [r for r in good if r.summary.get("frames")]),
         (
-            "By ModelScope's definitions (not to be compared with the first table)",
+            "By ModelScope's definitions (not comparable with the first table)",
             _columns(MODELSCOPE, good),
-            [r for r in good if r.summary.get("pictures")],
+            [r for r in good if r.summary.get("frames")],
         ),
     ]
     return [(caption, columns, rows) for caption, columns, rows in tables if columns and rows]
 
 
 def _scored_sets(report: Report) -> list[str]:
-    """Sets with pictures to score, as against sets of flow only."""
-    return [s["name"] for s in report.sets if any(r.summary.get("pictures") for r in _results(report, s["name"]))]
+    """Return the sets with scored frames; the others have flow only."""
+    return [s["name"] for s in report.sets if any(r.summary.get("frames") for r in _results(report, s["name"]))]
 
 
 def markdown(report: Report, title: str = "midframe evaluation") -> str:
-    """The tables of a report as Markdown."""
-    lines = [f"# {title}", "", _made_line(report), ""]
+    """Format the tables of a report as Markdown."""
+    lines = [f"# {title}", "", _environment_line(report), ""]
     sets = _scored_sets(report)
     if sets:
         lines += ["PSNR in dB:", ""]
@@ -260,11 +257,11 @@ def markdown(report: Report, title: str = "midframe evaluation") -> str:
     return "\n".join(lines)
 
 
-def _made_line(report: Report) -> str:
-    made = report.made
+def _environment_line(report: Report) -> str:
+    used = report.environment
     return (
-        f"Made {made.get('date', '')} by midframe {made.get('midframe', '')} with torch {made.get('torch', '')}, "
-        f"{made.get('threads', '')} threads of {made.get('processor', '')}."
+        f"Evaluated {used.get('date', '')} with midframe {used.get('midframe', '')} and torch {used.get('torch', '')}, "
+        f"{used.get('threads', '')} threads of {used.get('processor', '')}."
     )
 
 
@@ -276,9 +273,9 @@ def _set_line(data: Mapping[str, Any]) -> str:
 def _note_lines(report: Report) -> list[str]:
     return [
         *report.notes,
-        f"PSNR, SSIM and IE are of pictures rounded to 8 bits, RGB; identical pictures count as {PSNR_CAP:.0f} dB; "
-        f"worst is the mean of the lowest {WORST_SHARE:.0%} of pictures.",
-        "Times were taken while scoring: for orientation only; benchmarks/ holds those that were measured with care.",
+        f"PSNR, SSIM and IE are computed on RGB rounded to 8 bits; identical frames count as {PSNR_CAP:.0f} dB; "
+        f"worst is the mean of the lowest {WORST_SHARE:.0%} of frames.",
+        "Times were measured while scoring and are approximate; see benchmarks/ for speed.",
     ]
 
 
@@ -286,7 +283,7 @@ def _note_lines(report: Report) -> list[str]:
 
 
 def html(report: Report, title: str = "midframe evaluation") -> str:
-    """One page with everything in it: tables, plots, worst cases."""
+    """Format a report as one page with tables, plots and worst cases."""
     hues = {name: HUES[k % len(HUES)] for k, name in enumerate(report.methods)}
     body = [_methods_table(report, hues)]
     for data in report.sets:
@@ -296,8 +293,8 @@ def html(report: Report, title: str = "midframe evaluation") -> str:
         )
         for k, (caption, columns, rows) in enumerate(_tables(report, name)):
             table = _html_table(caption, columns, rows, report.focus, hues)
-            quiet = caption.startswith("By ModelScope")
-            body.append(f"<details><summary>{escape(caption)}</summary>{table}</details>" if quiet else table)
+            collapsed = caption.startswith("By ModelScope")
+            body.append(f"<details><summary>{escape(caption)}</summary>{table}</details>" if collapsed else table)
             if k == 0:
                 body.append(_plots(report, name, hues))
         shown = [e for e in report.exhibits if e.set == name]
@@ -308,7 +305,7 @@ def html(report: Report, title: str = "midframe evaluation") -> str:
     page = Template(files("midframe.evaluation").joinpath("report.html").read_text(encoding="utf-8"))
     return page.substitute(
         title=escape(title),
-        made=escape(_made_line(report)),
+        environment=escape(_environment_line(report)),
         nav=nav,
         body="\n".join(body),
         notes="".join(f"<p>{escape(line)}</p>" for line in _note_lines(report)),
@@ -324,7 +321,7 @@ def _label(name: str, hues: Mapping[str, str]) -> str:
 
 
 def _methods_table(report: Report, hues: Mapping[str, str]) -> str:
-    """Methods down, sets across: PSNR, and the gain over blend where that was run."""
+    """Return the table of PSNR, methods by sets, with the gain over blend if that was run."""
     sets = _scored_sets(report)
     if not sets:
         return ""
@@ -346,7 +343,7 @@ def _methods_table(report: Report, hues: Mapping[str, str]) -> str:
         focus = " class=focus" if name == report.focus else ""
         rows.append(f"<tr{focus}><td>{_label(name, hues)}</td>{''.join(cells)}</tr>")
     gained = "; small: gain over blend" if "blend" in report.methods and len(report.methods) > 1 else ""
-    caption = f"PSNR in dB{gained}. The best of each set is coloured."
+    caption = f"PSNR in dB{gained}. The best of each set is highlighted."
     return (
         f'<div class="card scroll"><table><caption>{caption}</caption><thead><tr><th>method</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -354,12 +351,12 @@ def _methods_table(report: Report, hues: Mapping[str, str]) -> str:
 
 
 def _tall(columns: Sequence[Column]) -> bool:
-    """Whether a table of so many columns is better turned: methods across."""
+    """Return whether to transpose a table: methods as columns."""
     return len(columns) > WIDEST_TABLE
 
 
 def _html_tall(caption: str, columns: Sequence[Column], rows: Sequence[Result], hues: Mapping[str, str]) -> str:
-    """A table with what is measured down and the methods across."""
+    """Return a table with measures as rows and methods as columns."""
     head = "".join(f"<th>{_label(r.method, hues)}</th>" for r in rows)
     lines = []
     for c in columns:
@@ -407,7 +404,7 @@ def _plots(report: Report, set_name: str, hues: Mapping[str, str]) -> str:
     results = [r for r in _results(report, set_name) if not r.failure and r.rows]
     if not results:
         return ""
-    figures = [("PSNR of every picture: dots, the middle half, the median", _distribution(results, hues))]
+    figures = [("PSNR of every frame: dots, interquartile range, median", _distribution(results, hues))]
     over_motion = {
         r.method: [((p["low"] + p["high"]) / 2, p["psnr"]) for p in r.summary["motion"]]
         for r in results
@@ -441,7 +438,7 @@ def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:
 
 
 def _distribution(results: Sequence[Result], hues: Mapping[str, str]) -> str:
-    """A strip of dots a method over a PSNR axis; a fixed scatter, so that the same report gives the same page."""
+    """Plot one strip of dots per method over a PSNR axis; the jitter is deterministic."""
     width, row, left, right = 560, 40, 104, 14
     everything = [min(r.psnr, AXIS_END) for result in results for r in result.rows]
     low, high = min(everything), max(everything)
@@ -458,7 +455,7 @@ def _distribution(results: Sequence[Result], hues: Mapping[str, str]) -> str:
     for k, result in enumerate(results):
         middle, hue = row * k + row / 2, hues[result.method]
         rows = sorted(result.rows, key=lambda r: r.psnr)
-        every = max(1, len(rows) // 400)  # more dots than that are a smear
+        every = max(1, len(rows) // 400)  # more dots would overlap
         values = [r.psnr for r in rows]
         quarter = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
         parts.append(
@@ -470,10 +467,10 @@ def _distribution(results: Sequence[Result], hues: Mapping[str, str]) -> str:
         )
         for j, r in enumerate(rows[::every]):
             y = middle + 9 * math.sin(12.9898 * (j + 1) + k)
-            what = f"{r.case} t={r.t}: {r.psnr:.2f} dB"
+            label = f"{r.case} t={r.t}: {r.psnr:.2f} dB"
             parts.append(
                 f'<circle cx="{x(r.psnr):.1f}" cy="{y:.1f}" r="3" fill="{hue}" opacity=".75">'
-                f"<title>{escape(what)}</title></circle>"
+                f"<title>{escape(label)}</title></circle>"
             )
         parts.append(
             f'<line x1="{x(quarter[1]):.1f}" x2="{x(quarter[1]):.1f}" y1="{middle - 14}" y2="{middle + 14}" '
@@ -485,7 +482,7 @@ def _distribution(results: Sequence[Result], hues: Mapping[str, str]) -> str:
 def _lines(
     series: Mapping[str, Sequence[tuple[float, float]]], hues: Mapping[str, str], unit: str, logarithmic: bool = False
 ) -> str:
-    """One line a method, its name at its right end."""
+    """Plot one line per method, labelled at its right end."""
     width, height, left, right, bottom = 560, 280, 40, 112, 38
     xs = [px for points in series.values() for px, _ in points]
     ys = [py for points in series.values() for _, py in points]
@@ -523,17 +520,17 @@ def _lines(
                 f"<title>{escape(name)} at {px:.3g}: {py:.2f} dB</title></circle>"
             )
         end = y(points[-1][1])
-        end = max(end, taken[-1] + 14) if taken else end  # names do not lie on each other
+        end = max(end, taken[-1] + 14) if taken else end  # labels do not overlap
         taken.append(end)
         parts.append(f'<text class="name" x="{width - right + 10}" y="{end + 4:.1f}">{escape(name)}</text>')
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="PSNR lines">{"".join(parts)}</svg>'
 
 
-# Pictures -------------------------------------------------------------------------------------------------------
+# Frames -------------------------------------------------------------------------------------------------------
 
 
-def flow_picture(flow: Picture, largest: float) -> Picture:
-    """A flow (H, W, 2) as RGB (H, W, 3) uint8: hue is direction, strength is length up to `largest` pixels."""
+def flow_image(flow: Image, largest: float) -> Image:
+    """Visualise flow (H, W, 2) as RGB (H, W, 3) uint8: hue is direction, saturation is length / `largest` pixels."""
     dx, dy = flow[..., 0].astype(np.float32), flow[..., 1].astype(np.float32)
     length, angle = cv2.cartToPolar(dx, dy, angleInDegrees=True)
     strength = np.clip(np.nan_to_num(length) / max(largest, 1e-6), 0, 1)
@@ -541,50 +538,48 @@ def flow_picture(flow: Picture, largest: float) -> Picture:
     return np.asarray(cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB))
 
 
-def error_picture(made: Picture, truth: Picture) -> Picture:
-    """|made - truth| of (H, W, 3) uint8 pictures, the mean of the channels times `ERROR_GAIN`, black to yellow."""
-    error = np.abs(made.astype(np.float32) - truth.astype(np.float32)).mean(-1) * ERROR_GAIN
+def error_image(interpolated: Image, truth: Image) -> Image:
+    """Visualise |interpolated - truth| of (H, W, 3) uint8 images: channel mean times `ERROR_GAIN`, black to yellow."""
+    error = np.abs(interpolated.astype(np.float32) - truth.astype(np.float32)).mean(-1) * ERROR_GAIN
     coloured = cv2.applyColorMap(np.clip(error, 0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     return np.asarray(coloured[..., ::-1])
 
 
-def _inline(picture: Picture, widest: int) -> str:
-    """A data address of an RGB picture, at most `widest` pixels wide."""
-    if picture.shape[1] > widest:
-        size = (widest, max(1, round(picture.shape[0] * widest / picture.shape[1])))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    good, data = cv2.imencode(
-        ".webp", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]
-    )
+def _inline(image: Image, widest: int) -> str:
+    """Encode an RGB image as a data URL, at most `widest` pixels wide."""
+    if image.shape[1] > widest:
+        size = (widest, max(1, round(image.shape[0] * widest / image.shape[1])))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    good, data = cv2.imencode(".webp", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY])
     assert good
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode("ascii")
 
 
 def _exhibit(shown: Exhibit, focus: str) -> str:
-    """One case: a slider between any two pictures, and the strip of all of them with errors and flows."""
+    """Return one case: a slider between any two images and a strip of all images with errors and flows."""
     captions = {"truth": "truth", "frame a": "frame a", "frame b": "frame b"}
-    captions |= {name: f"{name}, {shown.psnr[name]:.2f} dB" for name in shown.made}
-    pictures = {"truth": shown.truth, **shown.made, "frame a": shown.a, "frame b": shown.b}
+    captions |= {name: f"{name}, {shown.psnr[name]:.2f} dB" for name in shown.interpolated}
+    images = {"truth": shown.truth, **shown.interpolated, "frame a": shown.a, "frame b": shown.b}
 
     def options(chosen: str) -> str:
         return "".join(
             f'<option value="{escape(name)}"{" selected" if name == chosen else ""}>{escape(captions[name])}</option>'
-            for name in pictures
+            for name in images
         )
 
-    def figure(picture: Picture, caption: str, name: str = "", widest: int = 960) -> str:
+    def figure(image: Image, caption: str, name: str = "", widest: int = 960) -> str:
         data = f' data-name="{escape(name)}"' if name else ""
         alt = f'alt="{escape(caption)}"'
         return (
-            f'<figure><img{data} {alt} loading="lazy" src="{_inline(picture, widest)}">'
+            f'<figure><img{data} {alt} loading="lazy" src="{_inline(image, widest)}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
 
-    strips = ["".join(figure(picture, captions[name], name) for name, picture in pictures.items())]
+    strips = ["".join(figure(image, captions[name], name) for name, image in images.items())]
     strips.append(
         "".join(
-            figure(error_picture(picture, shown.truth), f"{name}: error x{ERROR_GAIN}", widest=480)
-            for name, picture in shown.made.items()
+            figure(error_image(image, shown.truth), f"{name}: error x{ERROR_GAIN}", widest=480)
+            for name, image in shown.interpolated.items()
         )
     )
     flows = ({"true flow": shown.true_flow} if shown.true_flow is not None else {}) | {
@@ -597,13 +592,13 @@ def _exhibit(shown: Exhibit, focus: str) -> str:
         largest = max(float(np.percentile(np.linalg.norm(reference, axis=-1), 99)), 1.0)
         strips.append(
             "".join(
-                figure(flow_picture(flow, largest), f"{name}, full colour at {largest:.0f} px", widest=480)
+                figure(flow_image(flow, largest), f"{name}, full saturation at {largest:.0f} px", widest=480)
                 for name, flow in flows.items()
             )
         )
-    what = f"t = {shown.t}" + (f" · {shown.where}" if shown.where else "")
+    label = f"t = {shown.t}" + (f" · {shown.where}" if shown.where else "")
     return (
-        f'<div class="exhibit card"><h4>{escape(shown.case)} <span class="soft">{escape(what)}</span></h4>'
+        f'<div class="exhibit card"><h4>{escape(shown.case)} <span class="soft">{escape(label)}</span></h4>'
         f'<div class="bar"><label>left <select>{options(focus)}</select></label>'
         f'<label class="push">right <select>{options("truth")}</select></label></div>'
         f'<div class="slider" tabindex="0" role="slider" aria-label="compare" aria-valuemin="0" aria-valuemax="100">'
