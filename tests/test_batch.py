@@ -102,7 +102,7 @@ def test_a_list_says_what_is_wished_of_each_film(tmp_path: Path) -> None:
         ("source,fps\na.mp4,-3\n", "line 2"),
         ("source,speed\na.mp4,3\n", "line 2"),
         ("source\na.mp4,b,c\n", "more cells"),
-        ("source,fps\n,60\n", "no source"),
+        ("source,fps\n,60\n", "source is empty"),
     ],
 )
 def test_a_bad_list_is_refused_before_the_work(tmp_path: Path, text: str, said: str) -> None:

@@ -289,7 +289,7 @@ def test_flow_sets(tmp_path: Path) -> None:
     assert cases[0].flow.seen.all()
     assert cases[0].targets == ()
     (sintel / "final/alley/frame_0003.png").unlink()
-    with pytest.raises(MediaError, match="found 1 of 2 cases"):
+    with pytest.raises(MediaError, match="found 1 of 2 complete cases"):
         open_set("sintel", tmp_path / "sintel")
 
     middlebury_root = tmp_path / "mb"
