@@ -318,11 +318,11 @@ def test_a_full_standard_output_is_one_line(tmp_path: Path, words: list[str]) ->
 
 def test_plain_progress_is_a_line_now_and_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     now = [0.0]
-    teller = Plain(seconds=10, clock=lambda: now[0])
+    reporter = Plain(seconds=10, clock=lambda: now[0])
     progress = Progress(120, 480, 10.0, 12.0, 30.0, 0, 1, 2, Fraction(2))
     for seconds in (0, 5, 11, 15, 22):
         now[0] = seconds
-        teller.progress(progress)
+        reporter.progress(progress)
     line = "120 of 480 frames (25 %), 12.0 fps, 30 s left, 2 scene changes"
     assert capsys.readouterr().err.splitlines() == [line] * 2
     assert details(replace(progress, remaining=None, cuts=0)) == "12.0 fps"
@@ -332,4 +332,4 @@ def test_plain_progress_is_a_line_now_and_then(tmp_path: Path, capsys: pytest.Ca
         told.progress(progress)
     assert len(capsys.readouterr().out.splitlines()) == 2
     source = clips.make(tmp_path / "in.mp4", Clip(frames=2))
-    assert "4 frames (1 new), 0 scene changes" in result_text(interpolate(source, model="blend"))
+    assert "4 frames (1 interpolated), 0 scene changes" in result_text(interpolate(source, model="blend"))

@@ -46,6 +46,8 @@ ALLOWED = {
     "evaluation/evaluate.py": {"contestant", "contestants", "pictures"},  # keys of reports of format 1
     "models/midnet/architecture.py": {"carried", "judge", "guesses"},
     "models/midnet/checkpoint.py": {"judge", "verdict"},
+    "cli/interpolate.py": {"film"},  # a profile
+    "options.py": {"film"},  # tune=film of x264
     "profiles.py": {"film"},  # the profile for video shot on film
     "scenes/script.py": {"film"},  # film grain
     "scenes/textures.py": {"film"},
@@ -54,10 +56,8 @@ ALLOWED = {
 
 # Still to be written in the field's terms; this list only shrinks.
 PENDING = {
-    "cli/batch.py", "cli/compare.py", "cli/demo.py", "cli/eval.py", "cli/interpolate.py", "cli/probe.py",
-    "cli/progress.py", "cli/scene.py", "commit.py", "journal.py", "options.py", "pipeline.py", "plan.py", "segments.py",
-    "server/live_progress.py", "server/routes_jobs.py", "server/schemas.py", "server/settings.py", "server/store.py",
-    "streaming.py",
+    "cli/batch.py", "cli/compare.py", "cli/demo.py", "cli/eval.py", "cli/scene.py", "server/live_progress.py",
+    "server/routes_jobs.py", "server/schemas.py", "server/settings.py", "server/store.py",
 }  # fmt: skip
 
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if str(path.relative_to(SOURCE)) not in PENDING]

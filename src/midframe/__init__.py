@@ -5,7 +5,7 @@
     result = midframe.interpolate("in.mkv", "out.mkv", fps=60)
     middle = midframe.Interpolator().between(a, b)
 
-Names are loaded when they are first used, so that importing midframe costs nothing.
+Public names are imported on first use, to keep `import midframe` fast.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-# public name -> the module it lives in
-_HOMES = {
+# public name -> its module
+_MODULES = {
     "interpolate": "pipeline",
     "Interpolator": "interpolator",
     "load_model": "models",
@@ -82,9 +82,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name on first use."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'midframe' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"midframe.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"midframe.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

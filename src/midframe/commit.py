@@ -1,8 +1,7 @@
-"""Give finished output its name so that a process killed at any moment leaves work that the same command completes.
+"""Publish finished output by renames that the same command completes after a kill at any moment.
 
-The intent is written first, to `commit.json` in the journal: which file gets which name, what it replaces, and the
-report. Carrying it out is renames only, each of which may be repeated; a later process that finds an intent carries
-out what is left of it.
+The intent is written first, to `commit.json` in the journal: the renames, the files that they replace, and the report.
+Every rename may be repeated; a later process that finds an intent completes it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Move = tuple[str, str]  # (path inside the journal's folder, name inside the tar
 
 
 def content_mark(paths: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
-    """Size and hash by which an output is recognised: of samples of one file, of names and sizes of several.
+    """Return the size and hash that identify an output: from samples of one file, or names and sizes of several.
 
     Raises:
         OSError: one is missing.
@@ -39,11 +38,11 @@ def content_mark(paths: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
 def record_intent(
     journal: Journal, moves: Sequence[Move], *, remove: Sequence[str], report: tuple[Path, str], mark: dict[str, Any]
 ) -> None:
-    """Record what `carry_out` shall do.
+    """Record the renames for `carry_out`.
 
     Args:
-        journal: that holds the finished files.
-        moves: the files, and the names that they get.
+        journal: journal with the finished files.
+        moves: the files and their new names.
         remove: names in the target's folder that the output replaces.
         report: its path and text.
         mark: `content_mark` of the output.
@@ -60,15 +59,15 @@ def record_intent(
 
 
 def carry_out(journal: Journal, overwrite: bool) -> bool:
-    """Do what is left of the recorded intent; True if the output and its report are then complete.
+    """Complete the recorded intent; return True if the output and its report are then complete.
 
     Args:
         journal: with or without an intent.
-        overwrite: whether files that have appeared under the target's names may be replaced.
+        overwrite: whether new files under the names of the target may be replaced.
 
     Raises:
-        InputError: such a file is there and `overwrite` is false; nothing is changed.
-        OSError: the disk refuses; the intent stays.
+        InputError: such a file exists and `overwrite` is false; nothing is changed.
+        OSError: a rename failed; the intent stays.
     """
     intent = journal.intent()
     if intent is None:
@@ -92,7 +91,7 @@ def carry_out(journal: Journal, overwrite: bool) -> bool:
         complete = content_mark([target for _, target in moves], [target.name for _, target in moves]) == intent["mark"]
     except OSError:
         complete = False
-    if not complete:  # removed or replaced since: the segments decide what is to be done
+    if not complete:  # removed or replaced since: continue from the segments
         journal.drop_intent()
         return False
     _sync_folder(folder)
@@ -101,7 +100,7 @@ def carry_out(journal: Journal, overwrite: bool) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring renames to the disk, where a folder can be synced."""
+    """Sync renames to the disk, if the system can sync a folder."""
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:

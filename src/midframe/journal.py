@@ -1,15 +1,15 @@
-"""What a long run leaves on disk so that it can go on after any kind of end: the folder `OUT.midframe/`.
+"""Keep the state of a run in the folder `OUT.midframe/`, so that it can be resumed after any interruption.
 
-It holds a lock, a manifest (what is being made from what) and the finished segments. A segment is first written under
-a `.part` name; when it is whole its record is written, and only a segment with a record counts. Nothing here knows
-codecs or networks: a segment is a file (or a folder of images) and a record is plain JSON.
+The folder holds a lock, a manifest (source, options, segments) and the finished segments. A segment is first written
+under a `.part` name; its record is written when it is complete, and only segments with a record count. A segment is a
+file (or a folder of images) and a record is plain JSON; this module does not depend on codecs or networks.
 
     OUT.midframe/
-      lock             held by the running process; the system lets go of it however the process ends
+      lock             held by the running process; the system releases it when the process ends
       manifest.json    source, options, segments, the video's first instant
       00000.mkv        a finished segment
       00000.json       its record, written after it
-      commit.json      the output is complete and gets its name now, see `commit.py`
+      commit.json      the output is complete and being renamed, see `commit.py`
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from typing import IO, Any
 from midframe.errors import JobError
 from midframe.types import Segment
 
-# A source is known again by samples spread evenly over it: 8 MiB of a video, 64 kB of each of many images.
+# A source is recognised by samples spread evenly over it: 8 MiB of a video, 64 kB of each of many images.
 _SAMPLES = 128
-_SAMPLES_OF_PICTURE = 4
+_SAMPLES_PER_IMAGE = 4
 _SAMPLE_BYTES = 1 << 16
 
 
 def folder_of(target: Path) -> Path:
-    """The journal's folder for a target file or folder."""
+    """Return the folder of the journal of a target."""
     return target.with_name(target.name + ".midframe")
 
 
 def fingerprint(source: Path, size_bytes: int | None = None) -> dict[str, Any]:
-    """What tells a source from another version of itself: its size and a hash of samples from head to tail.
+    """Return the size of a source and a hash of samples spread over it.
 
-    Times of change say nothing: a copy, a move to another disk or a restored backup is the same video. A folder of
-    images is known by names, sizes and samples; for a pattern of names it is the folder around it.
+    Modification times are not used: a copy, a move to another disk or a restored backup is the same video. For a folder
+    of images the hash includes names and sizes; for a pattern the folder is used.
 
     Args:
         source: a file, a folder or a pattern.
-        size_bytes: of a file, how much of it counts: one that is still being recorded has grown since.
+        size_bytes: leading bytes of a file that count; it may have grown since if it is still being recorded.
     """
     digest = hashlib.sha256()
     if not source.exists():
@@ -59,12 +59,12 @@ def fingerprint(source: Path, size_bytes: int | None = None) -> dict[str, Any]:
     for entry in sorted(os.scandir(source), key=lambda e: e.name):
         digest.update(f"{entry.name}\0".encode(errors="surrogateescape"))
         if entry.is_file():
-            total += _sample(Path(entry.path), _SAMPLES_OF_PICTURE, digest)
+            total += _sample(Path(entry.path), _SAMPLES_PER_IMAGE, digest)
     return {"size": total, "sha256": digest.hexdigest()}
 
 
 def signature(source: Path) -> object:
-    """What changes whenever a source is written to: cheap to ask for, and no more than a hint."""
+    """Return file metadata that changes when a source is written; cheap, but only a hint."""
     if not source.exists():
         source = source.parent
     if not source.is_dir():
@@ -75,10 +75,10 @@ def signature(source: Path) -> object:
 
 
 def _sample(path: Path, count: int, digest: Any, most: int | None = None) -> int:
-    """Feed a file's size and `count` samples of it, the first and the last included, to a hash; all of a small file.
+    """Hash the size of a file and `count` samples, including the first and the last; all of a small file.
 
     Returns:
-        Its size in bytes, or `most` of them.
+        The size in bytes, at most `most`.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -97,7 +97,7 @@ def _sample(path: Path, count: int, digest: Any, most: int | None = None) -> int
 class Journal:
     """The folder beside one target, held by one run at a time. A context manager.
 
-    Leaving it without `discard` keeps the folder if a segment is finished, and removes it if none is.
+    Leaving it without `discard` keeps the folder if a segment is finished, and removes it otherwise.
     """
 
     def __init__(self, target: Path) -> None:
@@ -121,14 +121,14 @@ class Journal:
             # The holder before us may have removed the folder between our open and our lock.
             if _same_file(lock, self.folder / "lock"):
                 self._lock = lock
-                self._sweep()  # what a killed run was at
+                self._sweep()  # files of a killed run
                 return self
             lock.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the lock; remove the folder if it holds nothing worth keeping."""
+        """Release the lock; remove the folder if no segment is finished."""
         with contextlib.suppress(OSError):
             self._sweep()
             if (self._discard and error is None) or not any(self.folder.glob("[0-9]*.json")):
@@ -138,22 +138,22 @@ class Journal:
             self._lock = None
 
     def manifest(self) -> dict[str, Any] | None:
-        """What an earlier run left, or None: nothing, or nothing that can be read."""
+        """Return the manifest of an earlier run, or None if it is missing or unreadable."""
         return _read(self.folder / "manifest.json")
 
     def begin(self, manifest: Mapping[str, Any]) -> None:
-        """Start afresh with this manifest: whatever an earlier run left is removed."""
+        """Start a new run with this manifest; files of an earlier run are removed."""
         for entry in self.folder.iterdir():
             if entry.name != "lock":
                 _remove(entry)
         _write(self.folder / "manifest.json", manifest)
 
     def part(self, number: int, suffix: str) -> Path:
-        """Where segment `number` is written while it is not whole."""
+        """Return the path of segment `number` while it is incomplete."""
         return self.folder / f"{number:05d}.part{suffix}"
 
     def finish(self, number: int, suffix: str, record: Mapping[str, Any]) -> None:
-        """Segment `number` is whole: give it its name, then write its record. One without frames has no file."""
+        """Rename the complete segment `number`, then write its record. A segment without frames has no file."""
         part, whole = self.part(number, suffix), self.folder / f"{number:05d}{suffix}"
         _remove(whole)
         if not part.exists():
@@ -166,7 +166,7 @@ class Journal:
         _write(self.folder / f"{number:05d}.json", {**record, **known})
 
     def record(self, number: int) -> dict[str, Any] | None:
-        """The record of segment `number` if it is finished and still as it was, else None."""
+        """Return the record of segment `number` if it is finished and its size unchanged, else None."""
         record = _read(self.folder / f"{number:05d}.json")
         if record is None or "file" not in record:
             return None
@@ -175,7 +175,7 @@ class Journal:
         return record
 
     def intact(self, number: int) -> bool:
-        """Whether a finished segment still holds the bytes that it was written with; reads all of them."""
+        """Return whether a finished segment matches its checksum; reads all of it."""
         record = self.record(number)
         if record is None:
             return False
@@ -184,15 +184,15 @@ class Journal:
         return bool(_digest(self.folder / record["file"]) == record["sha256"])
 
     def drop(self, number: int) -> None:
-        """Forget segment `number`, so that it is made again."""
+        """Drop segment `number`, so that it is written again."""
         (self.folder / f"{number:05d}.json").unlink(missing_ok=True)
 
     def intend(self, intent: Mapping[str, Any]) -> None:
-        """Record that the output is complete, and how it gets its name."""
+        """Record that the output is complete, and the renames that publish it."""
         _write(self.folder / "commit.json", intent)
 
     def intent(self) -> dict[str, Any] | None:
-        """What `intend` recorded, or None."""
+        """Return the intent that `intend` recorded, or None."""
         return _read(self.folder / "commit.json")
 
     def drop_intent(self) -> None:
@@ -200,22 +200,22 @@ class Journal:
         (self.folder / "commit.json").unlink(missing_ok=True)
 
     def finished(self, count: int) -> int:
-        """How many of the first `count` segments are finished without a hole."""
+        """Count the finished segments before the first unfinished one, of `count` in all."""
         for number in range(count):
             if self.record(number) is None:
                 return number
         return count
 
     def held(self, count: int) -> set[int]:
-        """Which of the first `count` segments are finished; workers beside each other leave holes."""
+        """Return the finished ones of the first `count` segments; parallel workers leave holes."""
         return {number for number in range(count) if self.record(number) is not None}
 
     def discard(self) -> None:
-        """The target is whole: the folder goes when the journal is left."""
+        """Remove the folder on exit, because the target is complete."""
         self._discard = True
 
     def _remove_all(self) -> None:
-        """Remove the folder; an intent goes last, so that a run killed meanwhile is known to be complete."""
+        """Remove the folder; the intent last, so that a run killed meanwhile is recognised as complete."""
         last = [self.folder / "commit.json", self.folder / "lock"]
         for entry in self.folder.iterdir():
             if entry not in last:
@@ -225,23 +225,23 @@ class Journal:
         self.folder.rmdir()
 
     def _sweep(self) -> None:
-        """Remove what was not finished."""
+        """Remove unfinished files."""
         for entry in self.folder.glob("*.part*"):
             _remove(entry)
 
 
 def segments_to_json(segments: Sequence[Segment]) -> list[list[str | None]]:
-    """Plain pairs for a manifest."""
+    """Return plain pairs for a manifest."""
     return [[None if at is None else str(at) for at in (s.start, s.end)] for s in segments]
 
 
 def segments_from_json(pairs: Sequence[Sequence[str | None]]) -> tuple[Segment, ...]:
-    """The segments that `segments_to_json` wrote."""
+    """Return the segments that `segments_to_json` wrote."""
     return tuple(Segment(*(None if at is None else Fraction(at) for at in pair)) for pair in pairs)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, see it on the disk, then rename it."""
+    """Write a text file under a temporary name, sync it to the disk, then rename it."""
     temporary = path.with_name(path.name + ".part")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -273,7 +273,7 @@ def _size(path: Path) -> int:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of names and contents of the files in a folder."""
+    """Return the SHA-256 of a file, or of names and contents of the files in a folder."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -284,7 +284,7 @@ def _digest(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """See a file on the disk."""
+    """Sync a file to the disk."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
@@ -304,7 +304,7 @@ def _same_file(file: IO[str], path: Path) -> bool:
 
 
 def _take(lock: IO[str]) -> bool:
-    """Whether the lock could be had. The system frees it when the process ends, even by kill -9."""
+    """Try to take the lock; the system releases it when the process ends, even by kill -9."""
     try:
         if os.name == "nt":
             import msvcrt  # pragma: no cover

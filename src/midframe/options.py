@@ -1,7 +1,7 @@
 """The options of a run, checked once, before any work.
 
-`Options` is what all entry points fill in: the command line, Python, web jobs, cluster workers. It knows no file, no
-device and no model list; what depends on those is checked where they are known, still before the work.
+All entry points use `Options`: the command line, Python, web jobs, cluster workers. Checks that depend on the source,
+the device or the models are done elsewhere, also before the work.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from midframe.errors import InputError
 from midframe.speed import Stretch, written
 from midframe.speed import parse as parse_speed
 
-FASTEST = Fraction(1000)  # frames per second; no display shows more, and a typing error asks for it
+FASTEST = Fraction(1000)  # frames per second; beyond any display, probably a typing error
 SLOWEST = Fraction(1, 10)  # frames per second
 DEFAULT_MODEL = "midnet-m"  # better than dis by 0.7 dB and more on every set we have; dis is many times as fast
-HIGHEST_RATIO = Fraction(64)  # outputs per source frame; above it 8x in two steps is wanted, or it is a slip
+HIGHEST_RATIO = Fraction(64)  # outputs per source frame; more is probably a typing error
 
 # Rates that broadcasting writes as decimals and means as n * 1000/1001 (SMPTE ST 318). The tolerance takes 23.98.
 _NTSC = {n: Fraction(n * 1000, 1001) for n in (15, 24, 30, 48, 60, 72, 90, 96, 120, 144, 180, 240)}
@@ -49,9 +49,9 @@ Time = Fraction | float | str  # seconds, or "1:30", "01:02:03.5"
 
 
 class OptionKeywords(TypedDict, total=False):
-    """The options as keywords of `interpolate`, `plan` and `Options.parse`; what each means is said at `Options`."""
+    """The options as keywords of `interpolate`, `plan` and `Options.parse`; see `Options` for their meaning."""
 
-    options: Options  # all of them in one value, in place of the others
+    options: Options  # all of them in one value, instead of the others
     fps: Rate | None
     ratio: Fraction | float | str | None
     slowmo: Fraction | float | str | None
@@ -92,7 +92,7 @@ class OptionKeywords(TypedDict, total=False):
     strict: bool
 
 
-# These say how a run works, not what its frames are: a resumed run may change them.
+# Options that do not affect the output: a resumed run may change them.
 _CONDUCT = frozenset({"resume", "overwrite", "strict"})
 
 
@@ -108,7 +108,7 @@ class Options:
     slow_audio: str = "drop"  # audio in slow motion: "drop", "stretch" (pitch kept)
     shutter: Fraction | None = None  # degrees, 0 to 360; motion blur over that share of the frame interval
     loop: bool = False  # the last frame leads to the first, for seamless loops
-    in_fps: Fraction | None = None  # rate of an image sequence, which has none of its own
+    in_fps: Fraction | None = None  # rate of an image sequence; None: 24
     # scene changes and duplicates
     scene: str = "auto"
     scene_threshold: float | None = None  # 0..1; lower finds more scene changes; None: the detector's own
@@ -124,7 +124,7 @@ class Options:
     # run
     device: str = "auto"
     precision: str = "auto"
-    runtime: str = "auto"  # what runs the networks; "auto": openvino for rife on a CPU where it is installed
+    runtime: str = "auto"  # of the networks; "auto": openvino for rife on a CPU if installed
     tile: str = "auto"  # "auto", "off" or the side of a tile in pixels
     # range, half-open
     start: Fraction | None = None
@@ -147,7 +147,7 @@ class Options:
     strict: bool = False  # refuse a damaged source
 
     def __post_init__(self) -> None:
-        """Refuse invalid options in one line: what was given, what is allowed, what to try."""
+        """Refuse invalid options with one line: the value given, the values allowed, a suggestion."""
         for name, allowed in CHOICES.items():
             given = getattr(self, name)
             if given not in allowed:
@@ -214,9 +214,9 @@ class Options:
 
     @classmethod
     def parse(cls, **keywords: Any) -> Options:
-        """Options from loose values: numbers and text for rates and times, None for "not said".
+        """Parse options from loose values: numbers and text for rates and times; None is the default.
 
-        Besides the fields it takes `preview="5@00:10"` (seconds @ start) in place of start and end.
+        Besides the fields it takes `preview="5@00:10"` (seconds @ start) instead of start and end.
 
         Raises:
             InputError: an unknown name, or an invalid value.
@@ -264,23 +264,23 @@ class Options:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Options:
-        """The options that `to_json` wrote."""
+        """Return the options that `to_json` wrote."""
         return cls.parse(**record)
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides what the output is; equal across processes and machines."""
-        picture = {name: value for name, value in self.to_json().items() if name not in _CONDUCT}
-        return hashlib.sha256(json.dumps(picture, sort_keys=True).encode()).hexdigest()[:16]
+        """Return a hash of all options that affect the output; equal across processes and machines."""
+        affecting = {name: value for name, value in self.to_json().items() if name not in _CONDUCT}
+        return hashlib.sha256(json.dumps(affecting, sort_keys=True).encode()).hexdigest()[:16]
 
     def differences(self, record: Mapping[str, Any]) -> list[str]:
-        """What differs from options recorded by `to_json`, as "crf 16, now 20"; conduct left out."""
+        """List differences from options recorded by `to_json`, as "crf 16, now 20"; `_CONDUCT` is ignored."""
         mine = self.to_json()
         names = [n for n in mine if n not in _CONDUCT and mine[n] != record.get(n)]
 
-        def said(value: object) -> object:
+        def shown(value: object) -> object:
             return "default" if value is None else value
 
-        return [f"{n.replace('_', '-')} {said(record.get(n))}, now {said(mine[n])}" for n in names]
+        return [f"{n.replace('_', '-')} {shown(record.get(n))}, now {shown(mine[n])}" for n in names]
 
 
 def parse_number(given: object, name: str = "the number") -> Fraction:

@@ -1,9 +1,9 @@
 """Interpolate a video: plan, read, interpolate, write; the one visible loop.
 
-The output is made in segments of some hundred frames, each a file of its own in `OUT.midframe/` (`segments.py`). When
-the last is whole they are joined at packet level, audio and all else is copied from the source, and the video gets its
-name by one rename. One reader runs through the whole video, so segments cost no decoding, and a run that goes on after
-a crash starts reading a little before the first border that is left.
+The output is written in segments of some hundred frames, each a file in `OUT.midframe/` (`segments.py`). Complete
+segments are joined at packet level, audio and other streams are copied from the source, and one rename publishes the
+video. One reader decodes the whole video, so segments need no extra decoding; a resumed run starts reading a little
+before the first missing segment.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from midframe.video.writer import open_writer
 LEAD_FRAMES = 16
 LEAD_SECONDS = Fraction(1, 2)
 
-REPAIRS = 3  # times that damaged segments are made again before the disk is taken for broken
+REPAIRS = 3  # attempts to rewrite damaged segments before the disk is considered faulty
 
 PathLike = str | os.PathLike[str]
 
@@ -73,28 +73,28 @@ def interpolate(
     drain: threading.Event | None = None,
     **keywords: Unpack[OptionKeywords],
 ) -> Result:
-    """Interpolate a video: read `src`, write `dst` at another rate, everything else kept.
+    """Interpolate a video: write `src` to `dst` at another frame rate and keep everything else.
 
-    A run that was ended by anything goes on where it was when it is called again in the same way; one that is finished
-    is recognised, and nothing is done (`Result.finished_before`).
+    An interrupted run resumes when it is called again with the same arguments; a finished one is recognised and returns
+    at once (`Result.finished_before`).
 
     Args:
         src: a video file, a folder of images, or a pattern such as `shot_%04d.png`.
-        dst: the file to make; `clip.60fps.mp4` beside the source if None.
-        network: a model of your own in place of the one that `model` names.
-        on_plan: called with the `Plan` before the work.
+        dst: the file to write; `clip.60fps.mp4` beside the source if None.
+        network: a model of your own that replaces `model`.
+        on_plan: called with the `Plan` before the run.
         on_progress: called with a `Progress` after every frame, in this thread.
         cancel: set it to stop at once; the current segment is lost, finished ones stay.
         drain: set it to stop when the current segment is finished.
-        options: an `Options`, in place of the keywords that follow.
+        options: an `Options`, instead of the keywords below.
         fps: output rate; 60, "59.94", "60000/1001". The duration is kept.
         ratio: output rate over input rate; 2 if neither is given.
-        slowmo: times longer, at the same rate; with `fps` at that rate.
+        slowmo: slow-motion factor, at the rate of the source or at `fps`.
         speed: ranges of the source and their speeds: "0-2:1, 2-4:1>0.25, 4-:0.25". The audio is dropped.
         slow_audio: "drop" or "stretch" (pitch kept), with `slowmo`.
         shutter: motion blur over so many degrees of the frame interval, 0 to 360.
         loop: the last frame leads to the first.
-        in_fps: rate of an image sequence, which has none of its own.
+        in_fps: rate of an image sequence; 24 if None.
         scene: detect scene changes: "auto", "off", or "modelscope" (its rule, with vfinet).
         scene_threshold: 0 to 1; lower finds more.
         scene_fill: frames across a scene change: "hold", "nearest", "blend".
@@ -103,11 +103,11 @@ def interpolate(
         mask: path of an image; white is kept as in the nearest source frame.
         model: name; see `midframe models list`.
         weights: local folder or file with the model's weights.
-        flow_scale: size at which motion is estimated, over that of the frame: "auto", "1", "0.5", "0.25".
+        flow_scale: scale at which optical flow is estimated: "auto", "1", "0.5", "0.25".
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: of the convolutions: "auto", "fp32", "bf16", "fp16".
         runtime: of the network: "auto", "torch", "openvino" (rife on Intel CPUs).
-        tile: "auto" (when memory does not suffice), "off", or the side in pixels.
+        tile: "auto" (if memory runs out), "off", or the side in pixels.
         start: where to begin; seconds or "1:30".
         end: where to stop, on the same clock; the range is half-open.
         preview: "5@00:10" is five seconds from 0:10 on, in place of `start` and `end`.
@@ -120,18 +120,18 @@ def interpolate(
         subtitles: keep subtitles.
         chapters: keep chapters.
         deinterlace: "auto" (to the field rate) or "off".
-        vfr: "cfr", or "keep" for the source's own instants with interpolated ones between.
+        vfr: "cfr", or "keep" to keep source timestamps and interpolate between them.
         compat: "modelscope" for its clock and frame count; "off".
-        resume: go on with unfinished work.
-        overwrite: replace a file that is there.
+        resume: continue unfinished work.
+        overwrite: replace an existing file.
         strict: refuse a damaged source.
 
     Raises:
         InputError: an invalid option, or a target that exists.
         MediaError: a file that cannot be read or written.
         WeightsError, DeviceError: the model or the device is not available.
-        JobError: another run on the same target, or unfinished work that was made otherwise.
-        Interrupted: stopped by `cancel` or `drain`; the same call goes on.
+        JobError: another run on the same target, or unfinished work of other options.
+        Interrupted: stopped by `cancel` or `drain`; the same call resumes.
     """
     options = options_of(cast(dict[str, Any], keywords))
     engine = make_engine(options, network)
@@ -153,20 +153,20 @@ def interpolate(
             raise
 
 
-def options_of(wishes: dict[str, Any]) -> Options:
-    """The options from keywords: `options=Options(...)`, or one by one."""
-    given = wishes.pop("options", None)
+def options_of(keywords: dict[str, Any]) -> Options:
+    """Return the options given as `options=Options(...)` or as keywords."""
+    given = keywords.pop("options", None)
     if given is None:
-        return Options.parse(**wishes)
-    if wishes:
-        raise InputError(f"options= was given, and beside it {', '.join(wishes)}; put all into one")
+        return Options.parse(**keywords)
+    if keywords:
+        raise InputError(f"options= was given together with {', '.join(keywords)}; put all into one")
     if not isinstance(given, Options):
         raise InputError(f"options= takes an Options, not a {type(given).__name__}")
     return given
 
 
 def make_engine(options: Options, network: Model | None = None) -> Engine:
-    """The engine that the options ask for, with a model of the caller's own if there is one."""
+    """Create the engine for these options, with `network` as its model if given."""
     network = network if network is not None else load_model(options.model, options.weights)
     by_model = _scene_rule_of_model(options, network)
     if options.compat == "modelscope":
@@ -188,7 +188,7 @@ def make_engine(options: Options, network: Model | None = None) -> Engine:
 
 
 def _scene_rule_of_model(options: Options, network: Model) -> bool:
-    """Whether scene changes are found by the model's own rule, not by `shots.Thumbnails`.
+    """Return whether the model's own rule finds scene changes, instead of `shots.Thumbnails`.
 
     Raises:
         InputError: a rule that this model does not have.
@@ -210,7 +210,7 @@ def plan_run(
     precision: str,
     segment_outputs: int | None = None,
 ) -> Plan:
-    """What a run with this model, on this device in this precision, would do. Writes nothing."""
+    """Plan a run with this model, device and precision. Writes nothing."""
     info = probe(src, in_rate=options.in_fps)
     return make_plan(
         info,
@@ -231,7 +231,7 @@ def _plan_here(src: PathLike, dst: PathLike | None, options: Options, engine: En
 
 
 def estimate(plan: Plan, engine: Engine) -> float | None:
-    """Seconds that a plan will take, from earlier runs on this machine; None before the first one."""
+    """Estimate the seconds that a plan takes, from earlier runs on this machine; None before the first one."""
     if not plan.frames_out or plan.frames_in is None:
         return None
     each = machine_speed.seconds_per_frame(_speed(plan, engine, 0.0))
@@ -239,7 +239,7 @@ def estimate(plan: Plan, engine: Engine) -> float | None:
 
 
 def _speed(plan: Plan, engine: Engine, seconds: float) -> RunSpeed:
-    """A run of a plan that takes so many seconds per output frame, as `machine_speed` keeps it."""
+    """Return the record of `machine_speed` for a plan, at `seconds` per output frame."""
     out = plan.frames_out or 1
     share = max(0, out - (plan.frames_in or 0)) / out
     pixels = plan.info.width * plan.info.height
@@ -251,17 +251,17 @@ def _speed(plan: Plan, engine: Engine, seconds: float) -> RunSpeed:
 def plan(
     src: PathLike, dst: PathLike | None = None, *, network: Model | None = None, **keywords: Unpack[OptionKeywords]
 ) -> Plan:
-    """What `interpolate` would do with the same arguments. Writes nothing.
+    """Plan the run that `interpolate` would do with the same arguments. Writes nothing.
 
     Raises:
-        InputError, MediaError, WeightsError, DeviceError: as `interpolate` would before its work.
+        InputError, MediaError, WeightsError, DeviceError: as `interpolate` before its run.
     """
     options = options_of(cast(dict[str, Any], keywords))
     return _plan_here(src, dst, options, make_engine(options, network))
 
 
 def finished(src: PathLike, dst: PathLike | None, options: Options) -> Result | None:
-    """The result of an earlier run with these arguments, complete and unchanged; None if there is none.
+    """Return the result of an earlier run with these arguments if it is complete and unchanged, else None.
 
     Weights are compared by the name of the model alone.
     """
@@ -297,7 +297,7 @@ def between_files(a: Path, b: Path, dst: Path, options: Options, *, network: Mod
 
 
 class Run:
-    """One pass over what is left of a plan."""
+    """Process the unfinished segments of a plan."""
 
     def __init__(
         self,
@@ -322,7 +322,7 @@ class Run:
         self.warnings: list[str] = []
 
     def make(self) -> None:
-        """Make the segments that are not there yet: the heart of the program."""
+        """Write all missing segments."""
         for span in missing_spans(self.journal.held(len(self.plan.segments)), len(self.plan.segments)):
             self._make_span(span)
 
@@ -352,7 +352,7 @@ class Run:
             raise Interrupted(f"stopped; {kept(len(self.journal.held(count)), count)}")
 
     def join(self) -> Result:
-        """Join the segments into the target, with a report beside it; damaged ones are made again first.
+        """Join the segments into the target, with a report beside it; damaged ones are rewritten first.
 
         Raises:
             MediaError: segments are damaged again and again.
@@ -364,7 +364,7 @@ class Run:
             if not lost:
                 break
             names = ", ".join(f"{number:05d}" for number in lost)
-            self.warnings.append(f"damaged since it was written, and made again: segment {names}")
+            self.warnings.append(f"damaged after it was written, and written again: segment {names}")
             self.make()
             self.resumed = max(0, sum(self._frames(n) for n in range(len(self.plan.segments))) - self.made)
         else:
@@ -403,7 +403,7 @@ class Run:
 
 
 def missing_spans(held: set[int], count: int) -> Iterator[range]:
-    """Runs of neighbouring segments, of `count` in all, that are not in `held`."""
+    """Yield ranges of consecutive segments, of `count` in all, that are not in `held`."""
     first: int | None = None
     for number in range(count + 1):
         missing = number < count and number not in held
@@ -416,9 +416,7 @@ def missing_spans(held: set[int], count: int) -> Iterator[range]:
 
 @contextlib.contextmanager
 def reading(plan: Plan, start: Fraction | None) -> Iterator[Reader]:
-    """A reader from a little before `start`: far enough for neighbours and the scene-change detector, but not from the
-    first frame of the video unless that is near.
-    """
+    """Open a reader that starts before `start`, early enough for neighbours and the scene-change detector."""
     options, info = plan.options, plan.info
     segment = Segment()
     if start is not None:
@@ -434,10 +432,10 @@ def reading(plan: Plan, start: Fraction | None) -> Iterator[Reader]:
 
 
 def gaps_of(frames: Iterator[Frame], plan: Plan, context: int, todo: Segment) -> Iterator[Gap]:
-    """Gaps by the clock of the plan."""
+    """Yield the gaps between source frames with their output times."""
     if plan.options.compat == "modelscope":
-        assert plan.film.rate is not None  # or there would be no plan
-        rates = float(plan.film.rate), float(plan.rate)
+        assert plan.delivered.rate is not None  # or there would be no plan
+        rates = float(plan.delivered.rate), float(plan.rate)
         return compat.gaps(frames, *rates, rate=plan.rate, context=context, start=plan.start)
     return timeline.gaps(
         _looped(frames, plan) if plan.options.loop else frames,
@@ -447,7 +445,7 @@ def gaps_of(frames: Iterator[Frame], plan: Plan, context: int, todo: Segment) ->
         context=context,
         segment=todo,
         start=plan.start,
-        playback=timeline.Playback(_holds(plan.film), plan.shutter, plan.options.loop),
+        playback=timeline.Playback(_holds(plan.delivered), plan.shutter, plan.options.loop),
     )
 
 
@@ -466,7 +464,7 @@ def _looped(frames: Iterator[Frame], plan: Plan) -> Iterator[Frame]:
 
 
 def _holds(video: VideoInfo) -> timeline.Holds | None:
-    """Tell how long gaps of a source are recognised; missing numbers of an image sequence are always interpolated."""
+    """Return how long gaps of a source are detected; missing numbers of an image sequence are always interpolated."""
     if video.numbered:
         return None
     constant = None if video.vfr or video.rate is None else 1 / video.rate
@@ -474,7 +472,7 @@ def _holds(video: VideoInfo) -> timeline.Holds | None:
 
 
 def _detector(options: Options, engine: Engine) -> shots.Detector | None:
-    """The scene-change detector of these options."""
+    """Return the scene-change detector for these options."""
     if options.scene == "off":
         return None
     if _scene_rule_of_model(options, engine.model):
@@ -484,10 +482,10 @@ def _detector(options: Options, engine: Engine) -> shots.Detector | None:
 
 
 def labelled(frames: Reader, plan: Plan, engine: Engine) -> Iterator[Frame]:
-    """Frames with their clock put right, numbered by shot."""
+    """Yield frames with regular timestamps and shot numbers."""
     info, options = frames.info, plan.options
     stream: Iterator[Frame] = frames
-    if info.rate is not None:  # also where frames are left out: those that are there fall on the grid
+    if info.rate is not None:  # also with dropped frames: the others lie on the grid
         stream = timeline.regular(stream, info.rate, info.time_base, plan.start)
     stream = shots.label(stream, _detector(options, engine))
     return shots.dedup(stream) if options.dedup == "auto" else stream

@@ -1,7 +1,6 @@
-"""What a run will do, decided before it does anything: rates, counts, segments, names.
+"""Plan a run before it starts: rates, counts, segments, names.
 
-The borders of the segments depend on the source and the options alone: a run that goes on and workers that make one
-segment each find the same ones.
+Segment borders depend only on the source and the options, so that resumed runs and cluster workers find the same ones.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ from midframe.video.probe import probe
 from midframe.video.reader import deinterlaced
 from midframe.video.streams import plan_streams, stream_notes
 
-SEGMENT_OUTPUTS = 480  # frames per segment at least: what a crash can cost; x264 has a key frame every 250 anyway
-NAME_BYTES = 255  # of a file name, where the system does not tell
-LONGEST_SUFFIX = ".json.part"  # of those that are added to the name of a target
-# Containers that a target gets from its source's name; all others (.ts, .avi, .flv ...) become Matroska, which
-# holds every stream they can hold.
+SEGMENT_OUTPUTS = 480  # minimum per segment, at most lost in a crash; x264 sets a key frame every 250 anyway
+NAME_BYTES = 255  # of a file name, if the system does not report its limit
+LONGEST_SUFFIX = ".json.part"  # appended to the name of a target
+# Suffixes that a target keeps from its source; all others (.ts, .avi, .flv ...) become Matroska, which holds all of
+# their streams.
 SAME_SUFFIX = (".mp4", ".mkv", ".mov", ".webm", ".m4v")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will do."""
+    """Rates, counts, segments, encoder and names of a run."""
 
     source: str
     target: Path
@@ -49,26 +48,26 @@ class Plan:
     options: Options
     rate: Fraction  # frames per second of the output
     slowmo: Fraction  # how many times longer the output lasts
-    keep: int | None  # outputs in every gap where the source's own instants are kept, else None
+    keep: int | None  # output frames per source frame if source timestamps are kept, else None
     start: Fraction  # seconds; pts of the video's first frame, from which the output grid counts
     end: Fraction | None  # seconds; where the video ends; None: unknown
     segments: tuple[Segment, ...]  # cover the requested range once, in order
-    frames_in: int | None  # source frames of the requested range, as far as can be known beforehand
+    frames_in: int | None  # source frames of the requested range; None: unknown
     frames_out: int | None
     model: str
     device: str
     precision: str
     encoding: Encoding
-    notes: tuple[str, ...] = ()  # what the user should know first: streams that cannot be kept, ...
-    seconds: float | None = None  # how long it will take, roughly
+    notes: tuple[str, ...] = ()  # for the user before the run: streams that cannot be kept, ...
+    seconds: float | None = None  # estimated duration of the run
 
     def __str__(self) -> str:
-        """One line, said before the work."""
-        info, film = self.info, self.film
-        fields = f" interlaced ({film.rate} fields/s)" if info.rate and film.rate != info.rate else ""
+        """Summarise the plan in one line."""
+        info, delivered = self.info, self.delivered
+        fields = f" interlaced ({delivered.rate} fields/s)" if info.rate and delivered.rate != info.rate else ""
         parts = [f"{info.rate or 'rate unknown'}{fields} -> {'variable' if self.keep else self.rate} fps"]
-        if film.rate:
-            parts.append(f"x{self.rate * self.slowmo / film.rate}")
+        if delivered.rate:
+            parts.append(f"x{self.rate * self.slowmo / delivered.rate}")
         if self.slowmo != 1:
             parts.append(f"{float(self.slowmo):g} times slower")
         if self.options.speed:
@@ -97,11 +96,11 @@ class Plan:
         return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for the report."""
+        """Return plain values for the report."""
         return {
             "source": self.source,
             "target": str(self.target),
-            "rate_in": None if self.film.rate is None else str(self.film.rate),
+            "rate_in": None if self.delivered.rate is None else str(self.delivered.rate),
             "rate": str(self.rate),
             "slowmo": str(self.slowmo),
             "frames_in": self.frames_in,
@@ -116,65 +115,67 @@ class Plan:
         }
 
     @property
-    def film(self) -> VideoInfo:
-        """The source as its frames arrive: an interlaced video has one for each field."""
-        return film_of(self.info, self.options)
+    def delivered(self) -> VideoInfo:
+        """Description of the source as delivered: deinterlaced to the field rate if the options ask for it."""
+        return delivered_info(self.info, self.options)
 
     @property
     def tick(self) -> Fraction:
-        """Seconds that divide all output instants exactly, counted from `start`."""
+        """Seconds that divide all output times from `start` exactly."""
         if self.keep is None:
             return 1 / self.rate
-        step = self.film.time_base if self.film.vfr or self.film.rate is None else 1 / self.film.rate
+        step = (
+            self.delivered.time_base if self.delivered.vfr or self.delivered.rate is None else 1 / self.delivered.rate
+        )
         return step / self.keep
 
     @property
     def speed(self) -> SpeedMap:
-        """Speed of the source in the output, from its first frame on."""
+        """Speed of the source in the output, from its first frame."""
         return speed_map(self.options, self.start)
 
     @property
     def shutter(self) -> Fraction:
-        """Share of the output's frame interval for which the shutter is open, 0 to 1."""
+        """Fraction of the output frame interval during which the shutter is open, 0 to 1."""
         return (self.options.shutter or Fraction(0)) / 360
 
     def instant(self, pts: Fraction) -> Fraction:
-        """The instant of the source, in seconds, that an output shown at `pts` shows."""
+        """Return the source time, in seconds, of an output frame at `pts`."""
         if self.options.speed:
             return self.start + self.speed.source(pts - self.start)
         return self.start + (pts - self.start) / self.slowmo
 
 
-def film_of(info: VideoInfo, options: Options) -> VideoInfo:
-    """A source as its frames arrive with these options: what rates are counted against."""
+def delivered_info(info: VideoInfo, options: Options) -> VideoInfo:
+    """Describe a source as delivered with these options; rates are relative to it."""
     return deinterlaced(info) if options.deinterlace == "auto" else info
 
 
-def output_rate(film: VideoInfo, options: Options) -> Fraction:
-    """Frames per second of the output of a source as `film_of` describes it.
+def output_rate(delivered: VideoInfo, options: Options) -> Fraction:
+    """Return the frames per second of the output of a source described by `delivered_info`.
 
     Raises:
-        InputError: the source does not tell its rate, and it is needed.
+        InputError: the rate of the source is unknown and needed.
     """
     if options.fps is not None:
         return options.fps
-    if film.rate is None:
-        raise InputError(f"'{film.path}' does not tell its rate; give --fps")
-    return film.rate if options.slowmo is not None or options.speed else film.rate * (options.ratio or 2)
+    if delivered.rate is None:
+        raise InputError(f"'{delivered.path}' has no known frame rate; give --fps")
+    return delivered.rate if options.slowmo is not None or options.speed else delivered.rate * (options.ratio or 2)
 
 
 def output_name(source: Path, options: Options) -> Path:
-    """The default target of a source, whose header is read for it.
+    """Return the default target of a source; reads its header.
 
     Raises:
         InputError, MediaError: as `make_plan` and `probe` do.
     """
-    film = film_of(probe(source, in_rate=options.in_fps), options)
-    return default_target(source, options, output_rate(film, options))
+    delivered = delivered_info(probe(source, in_rate=options.in_fps), options)
+    return default_target(source, options, output_rate(delivered, options))
 
 
-def made_from(path: Path) -> tuple[str, ...]:
-    """The sources of a file that midframe made, as the report beside it tells; empty for all others."""
+def origins_of(path: Path) -> tuple[str, ...]:
+    """Return the sources of a file that midframe wrote, from the report beside it; empty for all others."""
     try:
         report = json.loads(report_of(path).read_text(encoding="utf-8"))
         if "midframe" not in report or Path(report["output"]).name != path.name:
@@ -205,25 +206,25 @@ def make_plan(
     """Decide everything that can be decided before the work.
 
     Args:
-        info: what the source is.
+        info: description of the source.
         dst: the target; a name beside the source if None.
         options: the options.
-        keys: gives the instants of the source's key frames, in seconds, at which segments may begin; called for
-            videos long enough for several segments.
-        model: name of the model, with device and precision as the engine settled them.
+        keys: returns the times of the key frames of the source, in seconds, at which segments may begin; called only
+            for videos long enough for several segments.
+        model: name of the model; with device and precision as chosen by the engine.
         device: see `model`.
         precision: see `model`.
-        segment_outputs: the least frames of a segment; `SEGMENT_OUTPUTS` if None.
+        segment_outputs: minimum frames per segment; `SEGMENT_OUTPUTS` if None.
 
     Raises:
-        InputError: an option that this source cannot have.
-        UnsupportedError: a codec or container that this build does not have.
+        InputError: an option that does not apply to this source.
+        UnsupportedError: a codec or container that this build of PyAV does not support.
     """
     slowmo = options.slowmo or Fraction(1)
     keep = None
-    # options count against the instants that the video has: 25 interlaced frames a second are 50 of them
-    film = film_of(info, options)
-    rate = output_rate(film, options)
+    # rates are relative to the delivered frames: 25 interlaced frames per second are 50 fields
+    delivered = delivered_info(info, options)
+    rate = output_rate(delivered, options)
     if options.vfr == "keep":
         keep = int(options.ratio or 2)
     if rate > FASTEST:
@@ -231,11 +232,11 @@ def make_plan(
 
     start = info.start
     end = None if info.duration is None else start + info.duration
-    wished = Segment(options.start or None, options.end)
-    if end is not None and wished.start is not None and wished.start >= end:
-        raise InputError(f"--start {float(wished.start):g} s is beyond the end of the video at {float(end):.6g} s")
-    first = start if wished.start is None else max(start, wished.start)
-    last = end if wished.end is None else wished.end if end is None else min(end, wished.end)
+    requested = Segment(options.start or None, options.end)
+    if end is not None and requested.start is not None and requested.start >= end:
+        raise InputError(f"--start {float(requested.start):g} s is beyond the end of the video at {float(end):.6g} s")
+    first = start if requested.start is None else max(start, requested.start)
+    last = end if requested.end is None else requested.end if end is None else min(end, requested.end)
     if last is not None and last <= first:
         raise InputError(f"--end {float(last):g} s is not after {float(first):.6g} s, the time of the first frame")
     outputs = segment_outputs or SEGMENT_OUTPUTS
@@ -243,15 +244,15 @@ def make_plan(
     density = rate / pace.slowest  # outputs per second of the source, at most
     short = last is not None and (last - first) * density < 2 * outputs
     segments = plan_segments(() if short else keys(), first, last, density, outputs)
-    # the outer ends are the requested ones: open where none was requested
-    segments = (replace(segments[0], start=wished.start), *segments[1:])
-    segments = (*segments[:-1], replace(segments[-1], end=wished.end))
+    # the outer ends are those requested, or open
+    segments = (replace(segments[0], start=requested.start), *segments[1:])
+    segments = (*segments[:-1], replace(segments[-1], end=requested.end))
 
     frames_in = frames_out = None
     if last is not None:
-        if film.rate is not None:
-            frames_in = timeline.segment_count(Segment(first, last), start, last, film.rate)
-        if wished == Segment() and info.header_frames and not info.interlaced:
+        if delivered.rate is not None:
+            frames_in = timeline.segment_count(Segment(first, last), start, last, delivered.rate)
+        if requested == Segment() and info.header_frames and not info.interlaced:
             frames_in = info.header_frames
         if keep is None:
             frames_out = timeline.segment_count(
@@ -260,10 +261,10 @@ def make_plan(
         elif frames_in is not None:
             frames_out = frames_in * keep - (0 if options.loop else keep - 1)
     if options.compat == "modelscope":
-        if film.rate is None:
-            raise InputError(f"'{info.path}' does not tell its rate, which --compat modelscope counts with")
+        if delivered.rate is None:
+            raise InputError(f"'{info.path}' has no known frame rate, which --compat modelscope needs")
         segments = (Segment(),)  # its clock counts from the first frame on
-        frames_out = None if frames_in is None else compat.count(frames_in, float(film.rate), float(rate))
+        frames_out = None if frames_in is None else compat.count(frames_in, float(delivered.rate), float(rate))
     target = Path(dst) if dst is not None else default_target(Path(info.path), options, rate)
     check_name_length(target)
     encoding = choose_encoder(
@@ -312,16 +313,16 @@ def plan_segments(
     outputs_per_second: Fraction,
     outputs: int | None = None,
 ) -> tuple[Segment, ...]:
-    """Cut a range of source time into segments of `outputs` frames or more, at key frames where there are any.
+    """Divide a range of source time into segments of at least `outputs` frames, at key frames if there are any.
 
-    A pure function of its arguments: a cluster plans with it, and a resumed run finds the same borders.
+    Deterministic: resumed runs and cluster workers find the same borders.
 
     Args:
-        keys: seconds; instants of the source's key frames, in order. Those outside the range are left out.
+        keys: times of the key frames of the source, in seconds, in order. Those outside the range are ignored.
         start: seconds; begin of the range.
         end: seconds; end of the range; None: unknown, and the last segment is open.
         outputs_per_second: outputs for each second of the source.
-        outputs: the least of a segment; `SEGMENT_OUTPUTS` if None.
+        outputs: minimum per segment; `SEGMENT_OUTPUTS` if None.
 
     Returns:
         Segments in order. The first has no start and the last no end: they reach to the ends of the range.
@@ -331,7 +332,7 @@ def plan_segments(
     at = start
 
     def fill(until: Fraction) -> None:
-        """Borders where key frames are very far apart, so that no segment grows without limit."""
+        """Add borders if key frames are very far apart, to limit the length of segments."""
         nonlocal at
         while until - at > 3 * least:
             at += 2 * least
@@ -351,7 +352,7 @@ def plan_segments(
 
 
 def default_target(source: Path, options: Options, rate: Fraction) -> Path:
-    """A name beside the source that says what was done: `clip.60fps.mp4`, `clip.slow4x.mkv`."""
+    """Return a name beside the source with the kind of conversion: `clip.60fps.mp4`, `clip.slow4x.mkv`."""
     if options.speed:
         mark = "ramp"
     elif options.slowmo is not None:
@@ -369,20 +370,20 @@ def default_target(source: Path, options: Options, rate: Fraction) -> Path:
 
 
 def report_of(target: Path) -> Path:
-    """Where the JSON report of a target stands: beside it."""
+    """Return the path of the JSON report, beside the target."""
     if is_pattern(target):  # beside the folder of images
         return target.parent.with_name(target.parent.name + ".json")
     return target.with_name(target.name + ".json")
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path means numbered images (`shot_%04d.png`) or a glob of them (`shot_*.png`), not one file."""
+    """Return whether a path means numbered images (`shot_%04d.png`) or a glob of them (`shot_*.png`), not one file."""
     text = path.name
     return path.suffix.lower() in SUFFIXES and bool(re.search(r"%0?\d*d|[*?]", text)) and not path.is_file()
 
 
 def numbered(target: Path) -> list[str]:
-    """Names of the files that a pattern such as `dir/%05d.png` matches now; of a single name, itself if it exists."""
+    """Return the existing file names that match a pattern such as `dir/%05d.png`, or a single name."""
     found = re.search(r"%0?\d*d", target.name)
     if found is None or target.is_file():
         return [target.name] if target.exists() else []
@@ -391,12 +392,12 @@ def numbered(target: Path) -> list[str]:
 
 
 def _pattern(target: Path) -> Path:
-    """A pattern of numbered images for a single name: `out/%06d.png` for `out.png`."""
+    """Return a pattern of numbered images for a single name: `out/%06d.png` for `out.png`."""
     return target.with_suffix("") / f"%06d{target.suffix}"
 
 
 def check_target(target: Path, source: Path, overwrite: bool) -> None:
-    """Refuse a target that must not be written, before the work. The folder of a pattern of images is made.
+    """Refuse a target that must not be written, before the run. Creates the folder of a pattern of images.
 
     Raises:
         InputError: it exists, or it is the source.
@@ -406,14 +407,14 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         if target.exists() and source.exists() and target.samefile(source):
             raise InputError(f"'{target}' is the source itself; give another -o")
         folder = target.parent
-        pictures = is_pattern(target)
+        images = is_pattern(target)
         check_name_length(target)
-        if pictures and folder.parent.is_dir():
+        if images and folder.parent.is_dir():
             folder.mkdir(exist_ok=True)
-        there = bool(numbered(target)) if pictures else target.exists()
+        there = bool(numbered(target)) if images else target.exists()
         if there and not overwrite:
-            what = f"'{folder}' holds images named like '{target.name}'" if pictures else f"'{target}' exists"
-            raise InputError(f"{what} already; -y replaces {'them' if pictures else 'it'}, or give another -o")
+            reason = f"'{folder}' holds images named like '{target.name}'" if images else f"'{target}' exists"
+            raise InputError(f"{reason} already; -y replaces {'them' if images else 'it'}, or give another -o")
         if not folder.is_dir():
             raise MediaError(f"the folder '{folder}' of the target does not exist; make it, or give another -o")
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -427,7 +428,7 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
 
 
 def check_name_length(target: Path) -> None:
-    """Refuse a name to which the suffixes of our own files cannot be added.
+    """Refuse a name that is too long for the suffixes of temporary files and reports.
 
     Raises:
         InputError: it is too long for the file system.
@@ -441,7 +442,7 @@ def check_name_length(target: Path) -> None:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds as a person says them: "40 s", "12 min", "3 h 05 min"."""
+    """Format a duration: "40 s", "12 min", "3 h 05 min"."""
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     minutes = math.ceil(seconds / 60)

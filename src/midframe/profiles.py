@@ -1,10 +1,10 @@
-"""Profiles: named bundles of options, ours and those in `~/.config/midframe/profiles.toml`.
+"""Profiles: named bundles of options, built in or from `~/.config/midframe/profiles.toml`.
 
     [tv]
     fps = "50"
     crf = 18
 
-A user's profile takes the place of ours of the same name. Options that are given beside a profile win over it.
+A profile of the user replaces a built-in one of the same name. Options on the command line override the profile.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ PROFILES: dict[str, dict[str, Any]] = {
     "screen": {"scene_threshold": 0.3, "crf": 12.0},  # switched windows; sharp text
     "phone": {"codec": "libx265", "crf": 20.0},  # small files
 }
-# of these options one at most decides the rate, so one that is given removes the others of a profile
+# alternatives: giving one of them removes the others from a profile
 _RATES = ("fps", "ratio", "slowmo", "speed")
 
 
 def user_file() -> Path:
-    """Where users keep profiles of their own: `$XDG_CONFIG_HOME/midframe/profiles.toml`."""
+    """Return the path of the user's profiles: `$XDG_CONFIG_HOME/midframe/profiles.toml`."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "midframe" / "profiles.toml"
 
 
 def user_profiles() -> dict[str, dict[str, Any]]:
-    """The profiles of the user's file, none if there is no file.
+    """Read the user's profiles; empty if there is no file.
 
     Raises:
         InputError: it is not TOML, or holds an option or value that is not valid.
@@ -60,10 +60,10 @@ def user_profiles() -> dict[str, dict[str, Any]]:
 
 
 def with_profile(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Options of a profile and those given beside it, which win; None counts as not given.
+    """Combine the options of a profile with the given ones, which take precedence; None is not given.
 
     Returns:
-        The options by name, and what the profile adds, as "profile anime: dedup auto".
+        The options by name, and a line with the options of the profile: "profile anime: dedup auto".
 
     Raises:
         InputError: no profile has this name.

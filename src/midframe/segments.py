@@ -1,7 +1,6 @@
-"""Segments of the output: written one after the other, kept across any end of a run, joined into the target.
+"""Write the output in segments, keep them if a run ends early, and join them into the target.
 
-A segment is a file of its own in `OUT.midframe/`. Only the writer changes files at the borders; one reader runs through
-the whole video, so segments cost no decoding.
+A segment is a file in `OUT.midframe/`. One reader decodes the whole video, so segments need no extra decoding.
 """
 
 from __future__ import annotations
@@ -43,22 +42,22 @@ from midframe.video.segment_files import segment_stamps, segment_suffix
 from midframe.video.streams import excluded_streams, plan_streams, stream_notes
 from midframe.video.writer import Writer, open_writer
 
-# Interpolated frames of which less is consistent are reported, one for each moment; their median PSNR was 25 dB.
+# Interpolated frames with less photometric consistency are reported, one per moment; their median PSNR was 25 dB.
 LOW_CONFIDENCE = 0.98
-MOMENT_SECONDS = Fraction(1, 2)  # of the output: who looks at one frame sees its neighbours too
+MOMENT_SECONDS = Fraction(1, 2)  # of the output; one report covers neighbouring frames
 MOST_LOW = 500
 
 
 class SegmentWriter:
-    """Puts frames into the segment they belong to: the next file begins where a border is crossed.
+    """Write frames to the file of their segment; a new file begins at each border.
 
-    It also keeps what the report says of each segment: kinds of the frames, scene changes, source frames.
+    It also records, for the report, the kinds of frames, scene changes and source frames of each segment.
     """
 
     def __init__(
         self, plan: Plan, journal: Journal, span: range, drain: threading.Event, source: SourceWatch | None = None
     ) -> None:
-        """Prepare to write the segments whose numbers are in `span`; `source` is looked at before each is finished."""
+        """Prepare to write the segments whose numbers are in `span`; `source` is checked before each is finished."""
         self.plan = plan
         self.journal = journal
         self.number = span.start
@@ -71,7 +70,7 @@ class SegmentWriter:
         self._open = contextlib.ExitStack()  # holds the writer of the current segment
         self._writer: Writer | None = None
         self._kinds: list[str] = []
-        self._low: dict[int, tuple[int, float]] = {}  # moment of the segment -> its frame of least confidence
+        self._low: dict[int, tuple[int, float]] = {}  # moment of the segment -> its frame with the lowest confidence
         self._cuts: dict[int, list[Fraction]] = {}
         self._sources: dict[int, int] = {}
         self._held: dict[int, list[tuple[Fraction, Fraction]]] = {}
@@ -82,15 +81,15 @@ class SegmentWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of a file that is not whole."""
+        """Close an incomplete file."""
         self._open.__exit__(kind, error, trace)
 
     def watch(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        """The same frames; counts them and notes where shots begin."""
-        wished = Segment(self.plan.segments[0].start, self.plan.segments[-1].end)
+        """Pass frames through; count them and record scene changes."""
+        requested = Segment(self.plan.segments[0].start, self.plan.segments[-1].end)
         shot: int | None = None
         for frame in frames:
-            if frame.pts in wished:
+            if frame.pts in requested:
                 home = self._home(frame.pts)
                 self._sources[home] = self._sources.get(home, 0) + 1
                 if shot is not None and frame.shot != shot:
@@ -101,9 +100,9 @@ class SegmentWriter:
 
     def watch_gaps(self, gaps: Iterable[Gap]) -> Iterator[Gap]:
         """Pass gaps through and record the stretches of the source in which a frame is held."""
-        wanted = Segment(self.plan.segments[0].start, self.plan.segments[-1].end)
+        requested = Segment(self.plan.segments[0].start, self.plan.segments[-1].end)
         for gap in gaps:
-            if gap.held and gap.a.pts in wanted:
+            if gap.held and gap.a.pts in requested:
                 held = self._held.setdefault(self._home(gap.a.pts), [])
                 stretch = (gap.a.pts, gap.a.pts + gap.held)
                 if stretch not in held[-1:]:  # a long gap comes in several pieces
@@ -130,17 +129,17 @@ class SegmentWriter:
         self._kinds.append(LETTERS[frame.kind])
 
     def finish(self) -> None:
-        """The video is at its end: the current segment is whole, and those behind it stay empty."""
+        """Finish the current segment at the end of the video; later ones stay empty."""
         while self.number < self._end:
             self._close_segment(last=self.number == self._end - 1)
 
     def _home(self, instant: Fraction) -> int:
-        """The segment that holds an instant of the source."""
+        """Return the segment that contains a time of the source."""
         return bisect.bisect_right(self._borders, instant)
 
     def _close_segment(self, last: bool = False) -> None:
         number = self.number
-        self._open.close()  # ends the file; raises what went wrong in it
+        self._open.close()  # ends the file; raises errors of its thread
         self._writer = None
         if self._source is not None:
             self._source.check()
@@ -164,7 +163,7 @@ class SegmentWriter:
 
 
 def segment_record(journal: Journal, number: int) -> dict[str, Any]:
-    """The record of a segment that must be there.
+    """Return the record of a finished segment.
 
     Raises:
         JobError: it is not.
@@ -179,17 +178,17 @@ def segment_record(journal: Journal, number: int) -> dict[str, Any]:
 
 
 class SourceWatch:
-    """Notices a source that is changed while it is read."""
+    """Detect changes of the source while it is read."""
 
     def __init__(self, source: Path, known: Mapping[str, Any]) -> None:
         """Compare with `known`, the fingerprint that was recorded when the run began."""
         self._source, self._known = source, known
-        self._seen: object = None  # cheap signature of the version that was last found to be the known one
+        self._seen: object = None  # signature of the last version that matched the fingerprint
 
     def check(self, needed_for: str | None = None) -> None:
-        """Raise MediaError if the source has changed, or if it is gone and still `needed_for` something.
+        """Raise MediaError if the source has changed, or if it is missing and still `needed_for` something.
 
-        One that is still being recorded has grown: what was there when the run began is what counts.
+        A source that is still being recorded may grow; only its content at the start of the run counts.
         """
         if not os.path.lexists(self._source) and not (is_pattern(self._source) and self._source.parent.is_dir()):
             if needed_for is None:
@@ -211,7 +210,7 @@ class SourceWatch:
 
 
 def damaged(plan: Plan, journal: Journal) -> list[int]:
-    """Numbers of the segments that no longer hold what was written; they are forgotten and have to be made again."""
+    """Return the numbers of damaged segments and drop them from the journal, so that they are written again."""
     found = [n for n in range(len(plan.segments)) if not journal.intact(n)]
     for number in found:
         journal.drop(number)
@@ -221,20 +220,20 @@ def damaged(plan: Plan, journal: Journal) -> list[int]:
 def join(
     plan: Plan, journal: Journal, warnings: Iterable[str], seconds: float, made: int, resumed: int, **statistics: float
 ) -> Result:
-    """Join finished segments into the target, with a report beside it; the journal is done.
+    """Join finished segments into the target, with a report beside it, and discard the journal.
 
     Args:
-        plan: whose segments are all finished, and not `damaged`.
-        journal: that holds them.
-        warnings: met while they were made.
-        seconds: of work in this run, for the statistics.
-        made: output frames made in this run.
-        resumed: output frames that were there before.
+        plan: plan whose segments are all finished, and not `damaged`.
+        journal: journal of the segments.
+        warnings: warnings of this run.
+        seconds: duration of this run, for the statistics.
+        made: output frames of this run.
+        resumed: output frames of earlier runs.
         statistics: further figures for the report.
 
     Raises:
         JobError: a segment is missing.
-        MediaError: a segment is damaged, the source has changed or its audio is gone, or the target cannot be written.
+        MediaError: a segment is damaged, the source has changed or lacks audio, or the target cannot be written.
         InputError: a file has appeared under the target's name.
     """
     records = [segment_record(journal, n) for n in range(len(plan.segments))]
@@ -289,7 +288,7 @@ def join(
 
 
 def _image_moves(folders: Sequence[Path], target: Path) -> tuple[list[commit.Move], list[str]]:
-    """Where the images of all segments go, numbered from 1; and the names of earlier images of the same pattern.
+    """Return the moves of all images to their names, numbered from 1, and earlier images of the same pattern.
 
     Raises:
         InputError: several images, and the target is one.
@@ -309,27 +308,27 @@ def _image_moves(folders: Sequence[Path], target: Path) -> tuple[list[commit.Mov
 
 
 def _images_of(part: Path) -> list[Path]:
-    """The images of a segment in order: files in a folder, or one file."""
+    """Return the images of a segment in order: files in a folder, or one file."""
     return sorted(part.iterdir(), key=natural_order) if part.is_dir() else [part]
 
 
 def finished_before(plan: Plan, model: Model | None = None) -> Result | None:
-    """The result of an earlier run of the same command that is complete, finishing what is left of its renames.
+    """Return the result of a completed earlier run of the same command; completes its renames if necessary.
 
     Args:
-        plan: what the command wants.
-        model: whose weights must be those of the earlier run; None: not compared.
+        plan: plan of this command.
+        model: model whose weights must match those of the earlier run; None: not compared.
 
     Returns:
-        None where there is work to do: nothing is there, it was made otherwise or changed since, or `-y` or
-        `--no-resume` ask for it to be made again.
+        None if there is work to do: no output, output of other options, output changed since, or `-y` or
+        `--no-resume`.
 
     Raises:
         JobError: another run holds the target.
-        InputError: a file has appeared under the name that finished output waits for.
+        InputError: another file has taken the name of the finished output.
     """
     completed = False
-    if folder_of(plan.target).exists():  # leaving the journal removes a folder that holds nothing worth keeping
+    if folder_of(plan.target).exists():  # leaving the journal removes a folder without finished segments
         with Journal(plan.target) as journal:
             completed = commit.carry_out(journal, plan.options.overwrite)
             if completed:
@@ -349,7 +348,7 @@ def finished_before(plan: Plan, model: Model | None = None) -> Result | None:
 
 
 def _low_confidence(records: Iterable[Mapping[str, Any]]) -> tuple[LowConfidence, ...]:
-    """The frames of low confidence of all segments, counted through the video, worst first."""
+    """Return the low-confidence frames of all segments, numbered through the video, worst first."""
     found, first = [], 0
     for record in records:
         found += [LowConfidence(first + frame, confidence) for frame, confidence in record["low_confidence"]]
@@ -358,7 +357,7 @@ def _low_confidence(records: Iterable[Mapping[str, Any]]) -> tuple[LowConfidence
 
 
 def weights_digest(model: Model) -> str:
-    """What tells one set of weights from another: a hash over all tensors of a model."""
+    """Return a hash of all tensors of a model."""
     digest = hashlib.sha256()
     for name, values in model.state_dict().items():
         digest.update(name.encode())
@@ -367,7 +366,7 @@ def weights_digest(model: Model) -> str:
 
 
 def identity(plan: Plan, model: Model | None) -> dict[str, Any]:
-    """What decides the frames of a run: source, mask, model and weights, options, segments; as JSON."""
+    """Return all that determines the output of a run, as JSON: source, mask, model, weights, options, segments."""
     source = Path(plan.source)
     return {
         "midframe": __version__,
@@ -383,7 +382,7 @@ def identity(plan: Plan, model: Model | None) -> dict[str, Any]:
 def changes(
     theirs: Mapping[str, Any], mine: Mapping[str, Any], options: Options, ignored: Sequence[str] = ()
 ) -> list[str]:
-    """What differs between the identities of two runs, in words; keys in `ignored` are not compared."""
+    """Describe the differences between the identities of two runs; keys in `ignored` are not compared."""
     found = options.differences(theirs.get("options", {}))
     if theirs.get("source") != mine["source"]:
         found.append("the source has changed")
@@ -393,7 +392,7 @@ def changes(
         found.append(f"midframe {theirs.get('midframe')}, now {mine['midframe']}")
     if "model" not in ignored and not any(text.startswith("model") for text in found):
         then, now = theirs.get("model") or [None] * 3, mine["model"]
-        # on a cluster the device is the workers' affair, and the plan says auto
+        # on a cluster the workers choose the device, and the plan has auto
         if any(a != b and "auto" not in (a, b) for a, b in zip(then, now, strict=True)):
             found.append(f"on {then}, now {now}")
     if mine["weights"] and theirs.get("weights") and theirs["weights"] != mine["weights"]:
@@ -402,15 +401,15 @@ def changes(
 
 
 def enter(journal: Journal, plan: Plan, model: Model | None = None) -> Plan:
-    """Go on with what an earlier run left, or begin.
+    """Resume the work of an earlier run, or begin a new one.
 
     Args:
-        journal: the target's.
-        plan: what shall be made.
-        model: the model at hand, whose weights must be those of the earlier run; None where workers load their own.
+        journal: journal of the target.
+        plan: plan of this run.
+        model: model whose weights must match those of the earlier run; None if workers load their own.
 
     Raises:
-        JobError: what is there was made from another source or with other options.
+        JobError: the finished segments are of another source or other options.
     """
     mine = identity(plan, model)
     theirs = journal.manifest()
@@ -427,16 +426,16 @@ def enter(journal: Journal, plan: Plan, model: Model | None = None) -> Plan:
 
 
 def kept(done: int, segments: int) -> str:
-    """What is said of the work when a run ends before its time."""
+    """Describe the finished segments of a run that ends early."""
     return f"{done} of {segments} segments are finished and kept: the same command goes on from there"
 
 
 @contextlib.contextmanager
 def disk_trouble(target: Path) -> Iterator[None]:
-    """What the system says of a disk inside becomes one clear line.
+    """Turn disk errors of the block into one clear line.
 
     Raises:
-        MediaError: in place of an OSError.
+        MediaError: instead of an OSError.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""Interpolate through a pipe: frames come from a stream that cannot be read twice, or go to one, as they are made.
+"""Interpolate through a pipe: from a stream that can be read only once, or to one.
 
-Nothing is kept for a resume, and memory does not depend on the length. Audio and other streams do not pass.
+Runs cannot be resumed, and memory does not depend on the length. Audio and other streams are dropped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from midframe import pipeline, shots, timeline
 from midframe.errors import InputError, Interrupted
 from midframe.models.base import Model
 from midframe.options import Options
-from midframe.plan import check_target, film_of, output_rate
+from midframe.plan import check_target, delivered_info, output_rate
 from midframe.result import OnProgress, Progress
 from midframe.types import Frame, VideoInfo
 from midframe.video.encoders import Encoding, choose_encoder
@@ -29,19 +29,19 @@ from midframe.video.probe import probe
 from midframe.video.reader import open_reader
 from midframe.video.writer import open_writer
 
-# Options that need a file: its length, its streams, or a second look.
+# Options that need a file: its length, its streams, or a second pass.
 _FOR_FILES = ("start", "end", "compat", "slow_audio", "speed", "loop", "shutter")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """What a run through a pipe will do."""
+    """Rates, encoder and model of a run through a pipe."""
 
     source: str
     target: str
     info: VideoInfo
     rate: Fraction  # frames per second of the output
-    keep: int | None  # outputs in every gap where the source's own instants are kept
+    keep: int | None  # output frames per source frame if source timestamps are kept, else None
     encoding: Encoding | None  # None: y4m
     model: str
     device: str
@@ -50,7 +50,7 @@ class StreamPlan:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """One line, said before the work."""
+        """Summarise the plan in one line."""
         info = self.info
         parts = [f"{info.rate or 'rate unknown'} -> {'variable' if self.keep else self.rate} fps"]
         parts.append(f"{info.width}x{info.height}")
@@ -61,13 +61,13 @@ class StreamPlan:
         return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `--progress json`."""
+        """Return plain values for `--progress json`."""
         return {"source": self.source, "target": self.target, "rate": str(self.rate), "model": self.model}
 
 
 @dataclass(frozen=True, slots=True)
 class StreamResult:
-    """What a run through a pipe made."""
+    """Outcome of a run through a pipe."""
 
     target: str
     frames_out: int
@@ -76,7 +76,7 @@ class StreamResult:
 
 
 def is_stream(source: str | os.PathLike[str], target: str | os.PathLike[str] | None) -> bool:
-    """Whether a run goes through a pipe: standard input or output, a FIFO, or a y4m file as target."""
+    """Return whether a run goes through a pipe: standard input or output, a FIFO, or a y4m file as target."""
     if is_pipe(source):
         return True
     return target is not None and (is_pipe(target) or Path(target).suffix.lower() == ".y4m")
@@ -97,16 +97,16 @@ def interpolate_stream(
 
     Args:
         src: `-`, a FIFO, or a video file.
-        dst: `-`, a FIFO, or a file to make.
+        dst: `-`, a FIFO, or a file to write.
         options: those that need the whole file are refused.
-        format: "y4m", "mkv" or "nut" of what goes to a pipe; None: y4m.
-        network: a model in place of the one that the options name.
-        on_plan: called with the plan when the first frame has come.
+        format: "y4m", "mkv" or "nut" for a pipe; None: y4m.
+        network: a model that replaces the one in the options.
+        on_plan: called with the plan after the first frame has arrived.
         on_progress: called after every frame.
         stop: set it to end after the current frame; the output is then complete up to there.
 
     Raises:
-        InputError: an option that a stream cannot have, or a target that exists.
+        InputError: an option that needs a file, or an existing target.
         MediaError: the stream cannot be read, or the target not written.
         Interrupted: by `stop`.
     """
@@ -118,10 +118,12 @@ def interpolate_stream(
     engine = pipeline.make_engine(options, network)
     began, count, closed = time.monotonic(), 0, False
     with _source(src, options, stop) as (info, frames):
-        film = film_of(info, options)
-        rate = output_rate(film, options)
+        delivered = delivered_info(info, options)
+        rate = output_rate(delivered, options)
         keep = int(options.ratio or 2) if options.vfr == "keep" else None
-        tick = 1 / rate if keep is None else (film.time_base if film.rate is None else 1 / film.rate) / keep
+        tick = (
+            1 / rate if keep is None else (delivered.time_base if delivered.rate is None else 1 / delivered.rate) / keep
+        )
         kind = kind_of(dst, format) if to_pipe or format or Path(dst).suffix.lower() == ".y4m" else None
         if kind == "y4m" and keep is not None:
             raise InputError("y4m has one rate, and --vfr keep has none; use --format mkv or nut")
@@ -154,7 +156,9 @@ def interpolate_stream(
         except BrokenPipeError:
             closed = True
     if stop.is_set():
-        raise Interrupted(f"stopped after {count} frames; what was written is complete, a pipe cannot go on later")
+        raise Interrupted(
+            f"stopped after {count} frames; the output is complete up to there, and a pipe cannot be resumed"
+        )
     return StreamResult(os.fspath(dst), count, time.monotonic() - began, closed)
 
 
@@ -188,7 +192,7 @@ def _source(
     info = probe(src, in_rate=options.in_fps)
     deinterlace = options.deinterlace == "auto"
     with open_reader(src, info=info, strict=options.strict, deinterlace=deinterlace) as frames:
-        yield film_of(info, options), iter(frames)
+        yield delivered_info(info, options), iter(frames)
 
 
 def _encoding(info: VideoInfo, dst: str | os.PathLike[str], kind: str | None, options: Options) -> Encoding:
@@ -201,7 +205,7 @@ def _encoding(info: VideoInfo, dst: str | os.PathLike[str], kind: str | None, op
 
 @contextlib.contextmanager
 def _writer(dst: str | os.PathLike[str], kind: str | None, plan: StreamPlan, tick: Fraction) -> Iterator[Any]:
-    """The writer of a target: a pipe as it is, a file under a temporary name that becomes its own at the end."""
+    """Open the writer of a target; a file is written under a temporary name and renamed at the end."""
     if kind is None:
         with open_writer(dst, plan.info, plan.encoding, rate=plan.rate, tick=tick, start=plan.info.start) as writer:
             yield writer

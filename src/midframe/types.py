@@ -34,7 +34,7 @@ class PixelFormat:
     siting: str = "left"  # chroma location: "left", "center", "topleft", ...
 
     def __post_init__(self) -> None:
-        """Refuse what no decoder makes."""
+        """Refuse values that no decoder produces."""
         if self.layout not in ("yuv", "rgb", "gray"):
             raise ValueError(f"layout {self.layout!r} is none of yuv, rgb, gray")
         if not 8 <= self.depth <= 16:

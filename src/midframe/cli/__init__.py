@@ -92,7 +92,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: runs a command and turns midframe's errors into one line and an exit code."""
-    from midframe.cli.progress import said
+    from midframe.cli.progress import error_text
     from midframe.errors import MidframeError
 
     configure()
@@ -103,7 +103,7 @@ def main() -> None:
         cli(standalone_mode=False)
         sys.stdout.flush()
     except MidframeError as error:
-        _say(said(error))
+        _say(error_text(error))
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
@@ -122,7 +122,7 @@ def main() -> None:
         _say(f"{error.filename or 'the standard output'} cannot be written: {error.strerror or error}")
         sys.exit(3)
     except MemoryError as error:
-        _say(said(error, "out of memory; try --tile 512, or a smaller frame"))
+        _say(error_text(error, "out of memory; try --tile 512, or a smaller frame"))
         sys.exit(5)
 
 

@@ -56,19 +56,21 @@ HEADINGS = {
 @click.command(cls=Section, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", metavar="OUT|DIR", help="Output file or folder. Default: beside the input.")
-@click.option("--format", "format_", type=click.Choice(["y4m", "mkv", "nut"]), help="Of -o - or a FIFO. Default: y4m.")
-@click.option("--fps", metavar="RATE", help="Output rate: 60, 59.94, 60000/1001. Duration kept.")
+@click.option(
+    "--format", "format_", type=click.Choice(["y4m", "mkv", "nut"]), help="Format for -o - or a FIFO. Default: y4m."
+)
+@click.option("--fps", metavar="RATE", help="Output rate: 60, 59.94, 60000/1001. Keeps the duration.")
 @click.option("--ratio", metavar="X", help="Output rate over input rate: 2, 2.5, 5/2. Default: 2.")
-@click.option("--slowmo", metavar="X", help="X times slower at the same rate, or at --fps.")
-@click.option("--speed", metavar="RANGES", help="Ramps: '0-2:1, 2-4:1>0.25, 4-:0.25'. The audio is dropped.")
+@click.option("--slowmo", metavar="X", help="Slow motion, X times slower, at the source rate or --fps.")
+@click.option("--speed", metavar="RANGES", help="Speed ramps: '0-2:1, 2-4:1>0.25, 4-:0.25'. Drops audio.")
 @click.option("--slow-audio", type=click.Choice(["drop", "stretch"]), help="Audio in slow motion. Default: drop.")
-@click.option("--shutter", metavar="ANGLE", help="Motion blur: 180 as in cinema, 360 at most. Default: 0, none.")
+@click.option("--shutter", metavar="ANGLE", help="Motion blur: shutter angle, 0 to 360; 180 as in cinema. Default: 0.")
 @click.option("--loop", is_flag=True, default=None, help="Seamless loop: the last frame leads to the first.")
 @click.option("--in-fps", metavar="RATE", help="Rate of an image sequence. Default: 24.")
 @click.option(
     "--scene",
     type=click.Choice(["auto", "off", "modelscope"]),
-    help="Detect scene changes. modelscope: its rule, with vfinet. Default: auto.",
+    help="Scene-change detection. modelscope: ModelScope's rule, with vfinet. Default: auto.",
 )
 @click.option("--scene-threshold", metavar="X", help="0 to 1; lower finds more scene changes.")
 @click.option(
@@ -80,29 +82,29 @@ HEADINGS = {
 @click.option(
     "--static", type=click.Choice(["auto", "off"]), help="Keep static overlays: logo, subtitle, HUD. Default: auto."
 )
-@click.option("--mask", metavar="PNG", help="Image; white is kept as in the nearest source frame.")
+@click.option("--mask", metavar="PNG", help="Image; white areas are kept from the nearest source frame.")
 @click.option("--model", metavar="NAME", help="See: midframe models list. Default: midnet-m. Faster: midnet-s, dis.")
 @click.option("--weights", metavar="PATH", help="Local folder or file with the model's weights.")
 @click.option(
     "--flow-scale",
     type=click.Choice(["auto", "1", "0.5", "0.25"]),
-    help="Size at which motion is estimated, over the frame's. Default: auto.",
+    help="Scale of the frame at which optical flow is estimated. Default: auto.",
 )
 @click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps; cuda:0,cuda:1 uses both. Default: auto.")
 @click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of the convolutions. Default: auto."
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Precision of convolutions. Default: auto."
 )
 @click.option("--runtime", type=click.Choice(["auto", "torch", "openvino"]),
-              help="Runs the network: openvino for rife on Intel CPUs, if installed (auto).")  # fmt: skip
+              help="Runtime of the network. auto: openvino for rife on Intel CPUs, if installed.")  # fmt: skip
 @click.option("--tile", metavar="N", help="auto (if memory runs out), off, or a side in pixels. Default: auto.")
 @click.option("--ray", metavar="ADDRESS", help="Spread over a Ray cluster: auto, local, HOST:PORT, ray://HOST:PORT.")
 @click.option("--workers", type=int, metavar="N",
               help="Segments in parallel on the cluster. Default: as many as CPUs, GPUs and memory allow.")  # fmt: skip
 @click.option("--gpus-per-worker", type=float, metavar="X", help="0.5 lets two workers share a GPU. Default: 1.")
-@click.option("--work", metavar="DIR|URL", help="A place that head and workers share, for sources and segments.")
+@click.option("--work", metavar="DIR|URL", help="Storage shared by coordinator and workers, for sources and segments.")
 @click.option("--profile", metavar="NAME", help="Bundle of options: anime, film, game, screen, phone, or your own.")
-@click.option("--start", metavar="T", help="Where to begin: 90, 1:30, 01:02:03.5.")
-@click.option("--end", metavar="T", help="Where to stop, on the same clock.")
+@click.option("--start", metavar="T", help="Start time: 90, 1:30, 01:02:03.5.")
+@click.option("--end", metavar="T", help="End time, on the same clock.")
 @click.option("--preview", metavar="N@T", help="A short sample: 5@00:10 is five seconds from 0:10.")
 @click.option("-c", "--codec", metavar="NAME", help="Encoder: auto, libx264, libx265, libsvtav1 ...")
 @click.option("--crf", metavar="N", help="Quality: lower is better and larger. Default: 16.")
@@ -112,14 +114,14 @@ HEADINGS = {
 @click.option("--audio/--no-audio", default=None, help="Keep audio. Default: yes.")
 @click.option("--subtitles/--no-subtitles", default=None, help="Keep subtitles. Default: yes.")
 @click.option("--chapters/--no-chapters", default=None, help="Keep chapters. Default: yes.")
+@click.option("--deinterlace", type=click.Choice(["auto", "off"]), help="Deinterlace to the field rate. Default: auto.")
 @click.option(
-    "--deinterlace", type=click.Choice(["auto", "off"]), help="Interlaced sources, to the field rate. Default: auto."
+    "--vfr",
+    type=click.Choice(["cfr", "keep"]),
+    help="keep: keep source timestamps and interpolate between them. Default: cfr.",
 )
 @click.option(
-    "--vfr", type=click.Choice(["cfr", "keep"]), help="keep: keep source timestamps, interpolate between. Default: cfr."
-)
-@click.option(
-    "--compat", type=click.Choice(["off", "modelscope"]), help="Clock and frame count of ModelScope's pipeline."
+    "--compat", type=click.Choice(["off", "modelscope"]), help="Timestamps and frame count of ModelScope's pipeline."
 )
 @click.option("--resume/--no-resume", default=None, help="Continue unfinished work. Default: yes.")
 @click.option("--strict", is_flag=True, default=None, help="Refuse damaged sources instead of warning.")
@@ -146,7 +148,7 @@ def command(
     workers: int | None,
     gpus_per_worker: float | None,
     work: str | None,
-    **wishes: Any,
+    **keywords: Any,
 ) -> None:
     """Interpolate video to a higher frame rate or into slow motion; audio, subtitles, metadata and colour are kept.
 
@@ -164,13 +166,13 @@ def command(
     from midframe.options import Options
     from midframe.profiles import with_profile
 
-    wishes["encoder"] = list(wishes["encoder"]) or None
+    keywords["encoder"] = list(keywords["encoder"]) or None
     if profile is not None:
-        wishes, text = with_profile(profile, wishes)
+        keywords, text = with_profile(profile, keywords)
         if not quiet and progress != "json":
             click.echo(text, err=True)
-    config = cluster_config_of(wishes, ray, workers, gpus_per_worker, work)
-    options = Options.parse(**wishes)
+    config = cluster_config_of(keywords, ray, workers, gpus_per_worker, work)
+    options = Options.parse(**keywords)
     _log_to_stderr(verbose)
     if any(is_stream(name, output) for name in inputs) or format_ is not None:
         through_pipe(inputs, output, options, format_, "off" if quiet else progress, dry_run or config is not None)
@@ -179,19 +181,19 @@ def command(
 
 
 def cluster_config_of(
-    wishes: dict[str, Any], ray: str | None, workers: int | None, gpus_per_worker: float | None, work: str | None
+    keywords: dict[str, Any], ray: str | None, workers: int | None, gpus_per_worker: float | None, work: str | None
 ) -> ClusterConfig | None:
-    """Configuration of the cluster that the options ask for, or None. A list of devices is taken out of `wishes`.
+    """Return the configuration of the cluster, or None. A list of devices is removed from `keywords`.
 
     Raises:
-        InputError: options of a cluster without one.
+        InputError: options of a cluster without --ray.
     """
     from midframe.errors import InputError
 
     devices: tuple[str, ...] = ()
-    if "," in (wishes.get("device") or ""):
-        devices = tuple(name.strip() for name in wishes["device"].split(","))
-        wishes["device"] = devices[0].split(":")[0]
+    if "," in (keywords.get("device") or ""):
+        devices = tuple(name.strip() for name in keywords["device"].split(","))
+        keywords["device"] = devices[0].split(":")[0]
     if ray is None and not devices:
         for name, given in (("workers", workers), ("gpus-per-worker", gpus_per_worker), ("work", work)):
             if given is not None:
@@ -217,21 +219,21 @@ def run(
     progress: str,
     config: ClusterConfig | None = None,
 ) -> None:
-    """Do what the command line asks, one input after the other; the exit code is that of the first failure."""
-    from midframe.cli.progress import teller
+    """Process the inputs one after the other; the exit code is that of the first failure."""
+    from midframe.cli.progress import open_reporter
     from midframe.errors import InputError, Interrupted, MidframeError
     from midframe.storage import is_url
 
     if any(is_url(name) for name in (*inputs, output or "")):
         if config is None:
-            raise InputError("a URL is for a cluster; add --ray auto or --ray local")
+            raise InputError("a URL needs a cluster; add --ray auto or --ray local")
         if dry_run:
-            raise InputError("--dry-run is for videos in folders; one behind a URL would have to be copied first")
+            raise InputError("--dry-run is for local files; a video at a URL would have to be copied first")
         urls(inputs, output, options, progress, config)
         return
     sources = [Path(name) for name in inputs]
-    if all(is_picture(source) for source in sources):
-        pictures(sources, output, options)
+    if all(is_image(source) for source in sources):
+        between_images(sources, output, options)
         return
     check_names(sources, output)
     jobs, skipped = find_jobs(sources)
@@ -240,27 +242,27 @@ def run(
     targets = names_of(jobs, target, options)
     first: MidframeError | None = None
     for source, name in zip(jobs, targets, strict=True):
-        with teller(progress) as told:
+        with open_reporter(progress) as reporter:
             for text in skipped:
-                told.note(text)
+                reporter.note(text)
             skipped = []
             try:
-                one(source, name, options, told, dry_run=dry_run, config=config, several=several)
+                one(source, name, options, reporter, dry_run=dry_run, config=config, several=several)
             except Interrupted:
                 raise
             except MidframeError as error:
                 if len(jobs) == 1 and progress != "json":
                     raise
-                told.failure(str(source), error)
+                reporter.failure(str(source), error)
                 first = first or error
     if first is not None:
         sys.exit(first.exit_code)
 
 
 def names_of(jobs: Sequence[Path], target: Path | None, options: Options) -> list[Path | None]:
-    """The output of every input: inside a folder, or beside it, a video keeps its default name.
+    """Return the output of every input: its default name, in the target folder or beside the input.
 
-    An input that cannot be read has None, and fails with its own reason when it is its turn.
+    An input that cannot be read has None, and fails with its own error when it is processed.
 
     Raises:
         InputError: two inputs would be written to one file, or one over another input.
@@ -296,29 +298,29 @@ def one(
     source: Path,
     target: Path | None,
     options: Options,
-    told: Any,
+    reporter: Any,
     *,
     dry_run: bool,
     config: ClusterConfig | None = None,
     several: bool = False,
 ) -> None:
-    """Interpolate one video, here or on a cluster; of `several`, one that is finished is not made again by `-y`."""
+    """Interpolate one video, locally or on a cluster; of `several`, finished ones are not repeated by `-y`."""
     from midframe import pipeline
 
     if dry_run:
-        told.plan(pipeline.plan(source, target, options=options))
+        reporter.plan(pipeline.plan(source, target, options=options))
         return
-    with stop_events(told.note) as (drain, cancel):
+    with stop_events(reporter.note) as (drain, cancel):
         if several and options.overwrite and (done := pipeline.finished(source, target, options)) is not None:
-            told.result(done)
+            reporter.result(done)
             return
-        told.result(
+        reporter.result(
             maker(config)(
                 source,
                 target,
                 options=options,
-                on_plan=told.plan,
-                on_progress=told.progress,
+                on_plan=reporter.plan,
+                on_progress=reporter.progress,
                 cancel=cancel,
                 drain=drain,
             )
@@ -326,7 +328,7 @@ def one(
 
 
 def is_stream(source: str, target: str | None) -> bool:
-    """Whether a run goes through a pipe; tells without loading torch."""
+    """Return whether a run goes through a pipe, without importing torch."""
     from midframe.video.files import is_pipe
 
     return is_pipe(source) or (target is not None and (is_pipe(target) or target.lower().endswith(".y4m")))
@@ -335,12 +337,12 @@ def is_stream(source: str, target: str | None) -> bool:
 def through_pipe(
     inputs: Sequence[str], output: str | None, options: Options, format: str | None, progress: str, planned: bool
 ) -> None:
-    """Interpolate one stream, from or to a pipe; messages go to the standard error.
+    """Interpolate one stream, from or to a pipe; messages go to standard error.
 
     Raises:
-        InputError: several inputs, no output, or an option that does not go with a pipe.
+        InputError: several inputs, no output, or an option that a pipe does not support.
     """
-    from midframe.cli.progress import stream_text, teller
+    from midframe.cli.progress import open_reporter, stream_text
     from midframe.errors import InputError
     from midframe.streaming import interpolate_stream
 
@@ -350,17 +352,20 @@ def through_pipe(
         raise InputError("a pipe is read once, on this machine: without --dry-run, --ray and several devices")
     if output == "-" and progress == "json":
         raise InputError("--progress json and the video would both go to the standard output; use plain")
-    with teller(progress) as told, stop_events(told.note, "stopping behind the current frame") as (drain, _):
+    with (
+        open_reporter(progress) as reporter,
+        stop_events(reporter.note, "stopping behind the current frame") as (drain, _),
+    ):
         result = interpolate_stream(
-            inputs[0], output, options, format=format, on_plan=told.plan, on_progress=told.progress, stop=drain
+            inputs[0], output, options, format=format, on_plan=reporter.plan, on_progress=reporter.progress, stop=drain
         )
-        told.note(stream_text(result))
+        reporter.note(stream_text(result))
     if result.closed:
         sys.exit(0)
 
 
 def maker(config: ClusterConfig | None) -> Callable[..., Any]:
-    """The function that processes a video: on this machine, or on the cluster."""
+    """Return the function that processes a video: on this machine, or on the cluster."""
     if config is None:
         from midframe import pipeline
 
@@ -371,38 +376,38 @@ def maker(config: ClusterConfig | None) -> Callable[..., Any]:
 
 
 def urls(inputs: Sequence[str], output: str | None, options: Options, progress: str, config: ClusterConfig) -> None:
-    """One video behind a URL, on a cluster.
+    """Interpolate one video at a URL, on a cluster.
 
     Raises:
-        InputError: several, or no place for the result.
+        InputError: several inputs, or no -o.
     """
-    from midframe.cli.progress import teller
+    from midframe.cli.progress import open_reporter
     from midframe.errors import InputError
 
     if len(inputs) != 1 or output is None:
         raise InputError("a URL is taken one at a time, with -o FILE|URL; midframe batch takes a list of them")
-    with teller(progress) as told, stop_events(told.note) as (drain, cancel):
-        told.result(
+    with open_reporter(progress) as reporter, stop_events(reporter.note) as (drain, cancel):
+        reporter.result(
             maker(config)(
                 inputs[0],
                 output,
                 options=options,
-                on_plan=told.plan,
-                on_progress=told.progress,
+                on_plan=reporter.plan,
+                on_progress=reporter.progress,
                 cancel=cancel,
                 drain=drain,
             )
         )
 
 
-def is_picture(source: Path) -> bool:
-    """Whether a path is one image file, not a pattern."""
+def is_image(source: Path) -> bool:
+    """Return whether a path is one image file, not a pattern."""
     from midframe.video.images import SUFFIXES
 
     return source.suffix.lower() in SUFFIXES and source.is_file()
 
 
-def pictures(sources: Sequence[Path], output: str | None, options: Options) -> None:
+def between_images(sources: Sequence[Path], output: str | None, options: Options) -> None:
     """Interpolate between two images.
 
     Raises:
@@ -413,22 +418,22 @@ def pictures(sources: Sequence[Path], output: str | None, options: Options) -> N
 
     if len(sources) != 2:
         raise InputError(
-            f"{len(sources)} images were given; between two, one is interpolated; for a sequence give its folder, or a "
-            "pattern such as shot_%04d.png, with --in-fps"
+            f"{len(sources)} images were given; give two to interpolate between; for a sequence give its folder, or "
+            "a pattern such as shot_%04d.png, with --in-fps"
         )
     a, b = sources
     target = Path(output) if output is not None else a.with_name(f"{a.stem}.{b.stem}.between{a.suffix}")
     if target.is_dir():
         target = target / f"{a.stem}.{b.stem}.between{a.suffix}"
-    for made in pipeline.between_files(a, b, target, options):
-        click.echo(f"wrote {made}")
+    for path in pipeline.between_files(a, b, target, options):
+        click.echo(f"wrote {path}")
 
 
 def check_names(sources: Sequence[Path], output: str | None) -> None:
-    """Refuse a name among several that is not there before the first video has taken its hours.
+    """Report missing inputs before any video is processed.
 
     Raises:
-        MediaError: one is missing; a pattern of images is looked at later.
+        MediaError: one is missing; patterns of images are checked later.
     """
     from midframe.errors import MediaError
 
@@ -436,41 +441,40 @@ def check_names(sources: Sequence[Path], output: str | None) -> None:
     if not missing or len(sources) == 1:
         return
     name = missing[-1]
-    wish = f"; to write to it, say -o {name}" if output is None and name == sources[-1] else "; check the name"
-    raise MediaError(f"'{name}' does not exist{wish}. Nothing was done")
+    hint = f"; to write to it, say -o {name}" if output is None and name == sources[-1] else "; check the name"
+    raise MediaError(f"'{name}' does not exist{hint}. Nothing was done")
 
 
 def find_jobs(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The videos that the inputs name: files as they are, folders of images as one, folders of videos one by one.
+    """Find the videos of the inputs: files, folders of images as one video, all videos of other folders.
 
     Returns:
-        The videos, and one line for each that is left out because midframe made it: in a folder, or, among several
-        inputs, from another one of them.
+        The videos, and one line for each that is skipped as output of midframe: in a folder, or of another input.
 
     Raises:
         MediaError: a folder that holds neither.
     """
     from midframe.errors import MediaError
-    from midframe.plan import made_from
+    from midframe.plan import origins_of
 
     jobs: list[Path] = []
     skipped: list[str] = []
     given = {os.path.realpath(source) for source in sources}
     for source in sources:
         if not source.is_dir():
-            origins = made_from(source) if len(sources) > 1 else ()
+            origins = origins_of(source) if len(sources) > 1 else ()
             if any(os.path.realpath(origin) in given for origin in origins):
-                skipped.append(f"note: skipped '{source}', which midframe made from another of these inputs")
+                skipped.append(f"note: skipped '{source}', which midframe wrote from another of these inputs")
             else:
                 jobs.append(source)
             continue
         entries = sorted(entry for entry in source.iterdir() if entry.is_file() and not entry.name.startswith("."))
         videos = [entry for entry in entries if entry.suffix.lower() in VIDEO_SUFFIXES]
-        made = [video for video in videos if made_from(video)]
-        skipped += [f"note: skipped '{video}', which midframe made" for video in made]
+        made = [video for video in videos if origins_of(video)]
+        skipped += [f"note: skipped '{video}', which midframe wrote" for video in made]
         if videos:
             jobs += [video for video in videos if video not in made]
-        elif any(is_picture(entry) for entry in entries):
+        elif any(is_image(entry) for entry in entries):
             jobs.append(source)
         else:
             raise MediaError(f"the folder '{source}' holds neither videos nor images")
@@ -478,11 +482,11 @@ def find_jobs(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def target_for(output: str | None, several: bool) -> Path | None:
-    """The target; a folder is made where several videos or a trailing slash want one.
+    """Return the target; several videos or a trailing slash create a folder.
 
     Raises:
         InputError: several videos into one file.
-        MediaError: the folder cannot be made.
+        MediaError: the folder cannot be created.
     """
     from midframe.errors import InputError, MediaError
 
@@ -495,7 +499,7 @@ def target_for(output: str | None, several: bool) -> Path | None:
         try:
             target.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise MediaError(f"the folder '{target}' cannot be made: {error.strerror}") from error
+            raise MediaError(f"the folder '{target}' cannot be created: {error.strerror}") from error
     return target
 
 

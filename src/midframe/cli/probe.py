@@ -1,4 +1,4 @@
-"""`midframe probe`: what a file is, what would happen to it, what it would cost."""
+"""`midframe probe`: the properties of a file and the plan for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--count", is_flag=True, help="Decode all of it and count the frames.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(file: str, count: bool, as_json: bool) -> None:
-    """What FILE is, and what `midframe interpolate FILE` would make of it."""
+    """Show the properties of FILE and the plan of `midframe interpolate FILE`."""
     from midframe import pipeline
     from midframe.errors import MidframeError
     from midframe.video.probe import probe
@@ -27,7 +27,7 @@ def command(file: str, count: bool, as_json: bool) -> None:
     try:
         plan = str(pipeline.plan(file))
     except MidframeError as error:
-        plan = f"not possible as it is: {error}"
+        plan = f"not possible: {error}"
     if as_json:
         click.echo(json.dumps({**facts(info), "streams": streams(info), "plan": plan}, ensure_ascii=False))
         return
@@ -48,16 +48,16 @@ def command(file: str, count: bool, as_json: bool) -> None:
 
 
 def facts(info: VideoInfo) -> dict[str, Any]:
-    """The facts by name, in the order in which they are shown; seconds and rates as exact text."""
+    """Return the properties by name, in display order; seconds and rates as text."""
     form = info.format
-    turned = f", shown turned by {info.rotation} degrees" if info.rotation else ""
+    turned = f", rotated by {info.rotation} degrees" if info.rotation else ""
     aspect = f", pixel aspect {info.sample_aspect}" if info.sample_aspect != 1 else ""
     assumed = sorted(name.replace("_", " ") for name in info.untagged)
     return {
         "file": info.path,
         "container": info.container,
         "codec": info.codec,
-        "picture": f"{info.width}x{info.height}{aspect}{turned}",
+        "size": f"{info.width}x{info.height}{aspect}{turned}",
         "pixels": f"{form.name}, {form.depth} bits, {'interlaced' if info.interlaced else 'progressive'}",
         "colour": f"{form.matrix}, {'full' if form.full_range else 'limited'} range, "
         f"primaries {form.primaries}, transfer {form.transfer}, chroma {form.siting}",
@@ -77,7 +77,7 @@ def facts(info: VideoInfo) -> dict[str, Any]:
 
 
 def streams(info: VideoInfo) -> list[dict[str, Any]]:
-    """Every stream: index, kind, codec, language, disposition."""
+    """Return index, kind, codec, language and disposition of every stream."""
     return [
         {
             "index": s.index,

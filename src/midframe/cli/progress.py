@@ -1,4 +1,4 @@
-"""How a run is told: a bar on a terminal, plain lines in a log, JSON lines for programs."""
+"""Report the progress of a run: a bar on a terminal, plain lines in a log, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ JSON_SECONDS = 0.5  # between two JSON lines
 MOST_LOW = 5  # frames of low confidence shown; the report has more
 
 
-class Teller:
-    """Says nothing: the base of the others, and what `-q` uses. A context manager around one run."""
+class Reporter:
+    """Print nothing (`-q`); base class of the reporters. A context manager around one run."""
 
-    def __enter__(self) -> Teller:
+    def __enter__(self) -> Reporter:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is held."""
+        """Release the terminal."""
 
     def plan(self, plan: Plan | StreamPlan) -> None:
-        """Before the work."""
+        """Report the plan, before the run."""
 
     def progress(self, progress: Progress) -> None:
-        """After every frame."""
+        """Report progress, after every frame."""
 
     def result(self, result: Result) -> None:
-        """After the work."""
+        """Report the result."""
 
     def note(self, text: str) -> None:
-        """Something the user should know meanwhile."""
+        """Show a note to the user."""
 
     def failure(self, source: str, error: Exception) -> None:
-        """One of several inputs failed; the others go on."""
-        click.echo(f"midframe: {said(error)}", err=True)
+        """Report the failure of one of several inputs."""
+        click.echo(f"midframe: {error_text(error)}", err=True)
 
 
-class Plain(Teller):
-    """Lines: the plan, how far it is now and then, the result."""
+class Plain(Reporter):
+    """Print lines: the plan, progress every few seconds, the result."""
 
     def __init__(self, seconds: float = PLAIN_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock = seconds, clock
         self._last: float | None = None
-        self._said: set[str] = set()
+        self._shown: set[str] = set()
 
     def plan(self, plan: Plan | StreamPlan) -> None:
-        """The plan, and what is to be known first."""
+        """Print the plan and its notes."""
         self.note(f"{plan.source} -> {plan.target}")
         self.note(str(plan))
         for text in (*plan.info.warnings, *getattr(plan, "notes", ())):
             self.note(f"note: {text}")
 
     def progress(self, progress: Progress) -> None:
-        """A line every few seconds."""
+        """Print a line every few seconds."""
         now = self._clock()
         if self._last is None:
             self._last = now
@@ -75,23 +75,23 @@ class Plain(Teller):
         self.note(progress_text(progress))
 
     def result(self, result: Result) -> None:
-        """What was made, what was lost."""
+        """Print the result, warnings and dropped streams."""
         for text in result.warnings:
-            if text not in self._said:
+            if text not in self._shown:
                 self.note(f"warning: {text}")
         for text in result.dropped:
-            if text not in self._said:
+            if text not in self._shown:
                 self.note(f"note: {text}")
         self.note(result_text(result))
 
     def note(self, text: str) -> None:
-        """One line on stderr."""
-        self._said.add(text.removeprefix("note: "))
+        """Print one line on stderr."""
+        self._shown.add(text.removeprefix("note: "))
         click.echo(text, err=True)
 
 
 class Bar(Plain):
-    """A bar with rate and remaining time, on a terminal."""
+    """Show a bar with rate and remaining time, on a terminal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Bar(Plain):
         from rich.progress import Progress as Columns
 
         self._bar = Columns(
-            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[said]}"),
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[details]}"),
             console=Console(stderr=True), transient=True, refresh_per_second=5,
         )  # fmt: skip
         self._task: Any = None
@@ -108,45 +108,45 @@ class Bar(Plain):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
 
     def progress(self, progress: Progress) -> None:
         """Move the bar."""
         if self._task is None:
-            self._task = self._bar.add_task("", total=progress.total, said="")
+            self._task = self._bar.add_task("", total=progress.total, details="")
             self._bar.start()
         self._bar.update(
             self._task,
             completed=progress.frames,
             description="joining" if progress.stage == "joining" else f"{progress.frames:,}".replace(",", " "),
-            said=details(progress),
+            details=details(progress),
         )
 
     def result(self, result: Result) -> None:
-        """Take the bar away, then say it."""
+        """Remove the bar, then print the result."""
         self._bar.stop()
         super().result(result)
 
     def note(self, text: str) -> None:
-        """A line above the bar."""
-        self._said.add(text.removeprefix("note: "))
+        """Print a line above the bar."""
+        self._shown.add(text.removeprefix("note: "))
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class Json(Teller):
-    """One JSON object a line on stdout: {"event": "plan" | "progress" | "note" | "result" | "error", ...}."""
+class Json(Reporter):
+    """Print one JSON object per line on stdout: {"event": "plan" | "progress" | "note" | "result" | "error", ...}."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last: float | None = None
 
     def plan(self, plan: Plan | StreamPlan) -> None:
-        """The plan as it is in the report, and as one line."""
+        """Print the plan as in the report, and as one line."""
         self._say("plan", text=str(plan), **plan.to_json())
 
     def progress(self, progress: Progress) -> None:
-        """Twice a second at most; the first and the joining always."""
+        """Print at most twice a second; always the first and the joining stage."""
         now = self._clock()
         if self._last is not None and now - self._last < JSON_SECONDS and progress.stage == "frames":
             return
@@ -165,7 +165,7 @@ class Json(Teller):
         )
 
     def result(self, result: Result) -> None:
-        """Where the video and its report are."""
+        """Print the paths and figures of the result."""
         self._say(
             "result",
             output=str(result.path),
@@ -180,35 +180,35 @@ class Json(Teller):
         )
 
     def note(self, text: str) -> None:
-        """A note."""
+        """Print a note."""
         self._say("note", text=text)
 
     def failure(self, source: str, error: Exception) -> None:
-        """An error, with its exit code."""
-        self._say("error", source=source, text=said(error), code=getattr(error, "exit_code", 1))
+        """Print an error with its exit code."""
+        self._say("error", source=source, text=error_text(error), code=getattr(error, "exit_code", 1))
 
-    def _say(self, event: str, **what: Any) -> None:
-        click.echo(json.dumps({"event": event, **what}, ensure_ascii=True))
+    def _say(self, event: str, **values: Any) -> None:
+        click.echo(json.dumps({"event": event, **values}, ensure_ascii=True))
 
 
-def said(error: BaseException, text: str = "") -> str:
-    """An error, in other words if given, and what was noted with it: how much of the work is kept."""
+def error_text(error: BaseException, text: str = "") -> str:
+    """Join the message of an error, or `text`, and its notes: the work that is kept."""
     return "; ".join([text or str(error), *getattr(error, "__notes__", ())])
 
 
-def teller(how: str) -> Teller:
-    """The teller for `--progress`: auto, plain, json or off."""
-    if how == "json":
+def open_reporter(form: str) -> Reporter:
+    """Return the reporter for `--progress`: auto, plain, json or off."""
+    if form == "json":
         return Json()
-    if how == "off":
-        return Teller()
-    if how == "auto" and sys.stderr.isatty():
+    if form == "off":
+        return Reporter()
+    if form == "auto" and sys.stderr.isatty():
         return Bar()
     return Plain()
 
 
 def details(progress: Progress) -> str:
-    """Rate, remaining time, scene changes: "12.3 fps, 4 min left, 3 scene changes"."""
+    """Format rate, remaining time and scene changes: "12.3 fps, 4 min left, 3 scene changes"."""
     from midframe.plan import duration_text
 
     parts = [f"{progress.fps:.1f} fps"]
@@ -220,7 +220,7 @@ def details(progress: Progress) -> str:
 
 
 def progress_text(progress: Progress) -> str:
-    """One plain line: how far, how fast, how long."""
+    """Format progress as one plain line."""
     if progress.stage == "joining":
         return "joining"
     share = f" ({100 * progress.frames // progress.total} %)" if progress.total else ""
@@ -229,24 +229,24 @@ def progress_text(progress: Progress) -> str:
 
 
 def stream_text(result: StreamResult) -> str:
-    """The last line of a run through a pipe."""
+    """Format the last line of a run through a pipe."""
     from midframe.plan import duration_text
 
-    where = "the standard output" if result.target == "-" else result.target
+    where = "standard output" if result.target == "-" else result.target
     end = "; its reader has closed it" if result.closed else ""
     return f"wrote {where}: {result.frames_out} frames, {duration_text(result.seconds)}{end}"
 
 
 def result_text(result: Result) -> str:
-    """The last lines: what was made, how long it took, and where to look first."""
+    """Format the last lines: frames, duration, and the times of low confidence."""
     from midframe.plan import duration_text
 
     if result.finished_before:
-        return f"{result.path} is finished already, by the same command; -y makes it again"
+        return f"{result.path} is finished already, by the same command; -y repeats it"
     seconds = result.statistics.get("seconds", 0.0)
     made = result.kinds.count("i")
     text = (
-        f"wrote {result.path}: {result.frames_out} frames ({made} new), {len(result.cuts)} "
+        f"wrote {result.path}: {result.frames_out} frames ({made} interpolated), {len(result.cuts)} "
         f"scene change{'' if len(result.cuts) == 1 else 's'}, {duration_text(seconds)}"
     )
     worst = [
