@@ -178,7 +178,7 @@ def test_suites_are_the_same_every_time_and_cut_short_evenly() -> None:
     assert all(torch.equal(x.a, y.a) and torch.equal(x.b, y.b) for x, y in zip(first, second, strict=True))
     assert "procedural" in one.note and "5 of" in one.note
     assert open_suite("rendered").count == 200
-    with pytest.raises(InputError, match="none of rendered, stress"):
+    with pytest.raises(InputError, match="there are rendered, stress"):
         open_suite("moving")
 
 
