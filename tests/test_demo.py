@@ -13,9 +13,9 @@ from midframe.cli.scene import Scene
 
 def test_the_scene_moves_but_for_the_overlay() -> None:
     scene = Scene()
-    a, b = scene.picture(0.5), scene.picture(0.5 + 1 / 24)
+    a, b = scene.frame(0.5), scene.frame(0.5 + 1 / 24)
     assert a.shape == (360, 640, 3) and a.dtype == np.uint8
-    assert np.array_equal(a, scene.picture(0.5)), "the same instant is the same picture"
+    assert np.array_equal(a, scene.frame(0.5)), "the same instant is the same frame"
     logo = scene.overlay()
     assert np.array_equal(a[logo], b[logo])
     assert np.abs(a.astype(int) - b).mean() > 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from midframe import colour
 from midframe.errors import InputError, UnsupportedError
 from midframe.types import Frame
 from midframe.video.build import encoders
-from midframe.video.encoders import choose_encoder, is_hardware
+from midframe.video.encoders import choose_encoder, is_hardware, opens_here
 from midframe.video.reader import open_reader
 from midframe.video.writer import open_writer
 from test_writer import PLAIN, flat, info_of
@@ -111,3 +112,11 @@ def test_listed_encoders_open_on_this_machine() -> None:
         encoding = choose_encoder(info_of(width=320, height=240), "a.mp4", name)  # raises where it cannot be opened
         assert encoding.codec == name
     assert all(name in listed or name == "nonsense" or is_hardware(name) for name in ("libx264", "h264_nvenc"))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies")
+def test_opening_an_encoder_keeps_the_scheduling_of_the_process() -> None:
+    """SVT-AV1 makes itself and its caller real-time threads where it may (as root)."""
+    if not opens_here("libsvtav1"):
+        pytest.skip("this build has no SVT-AV1")
+    assert {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")} == {os.SCHED_OTHER}

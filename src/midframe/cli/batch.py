@@ -16,12 +16,12 @@ from midframe.cli import PathCommand
 if TYPE_CHECKING:
     from midframe.batch import Entry
 
-FILMS_AT_ONCE = 4  # on a cluster: the end of one video leaves no worker idle
+VIDEOS_AT_ONCE = 4  # on a cluster: the end of one video leaves no worker idle
 TABLE_SECONDS = 0.5  # between two refreshes of the table
 
 
 @click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("films", metavar="LIST.csv|FOLDER")
+@click.argument("listing", metavar="LIST.csv|FOLDER")
 @click.option("-o", "--output", metavar="DIR|URL", help="Output folder. Default for a list: beside each video.")
 @click.option("--report", metavar="JSON", help="Default: batch.json in the output folder, else LIST.csv.json.")
 @click.option("--fps", metavar="RATE", help="Output rate of videos whose line gives none.")
@@ -34,14 +34,14 @@ TABLE_SECONDS = 0.5  # between two refreshes of the table
 @click.option("--gpus-per-worker", type=float, metavar="X", help="0.5 lets two workers share a GPU.")
 @click.option("--work", metavar="DIR|URL", help="A place that head and workers share.")
 def command(
-    films: str,
+    listing: str,
     output: str | None,
     report: str | None,
     ray: str | None,
     workers: int | None,
     gpus_per_worker: float | None,
     work: str | None,
-    **wishes: Any,
+    **keywords: Any,
 ) -> None:
     """Interpolate many videos, from a list or a folder.
 
@@ -57,13 +57,13 @@ def command(
     from midframe.options import Options
     from midframe.storage import is_url
 
-    config = cluster_config_of(wishes, ray, workers, gpus_per_worker, work)
+    config = cluster_config_of(keywords, ray, workers, gpus_per_worker, work)
     if config is None and output is not None and is_url(output):
         raise InputError(f"the URL '{output}' is for a cluster; add --ray auto or --ray local")
-    options = Options.parse(**wishes)
-    source = Path(films)
+    options = Options.parse(**keywords)
+    source = Path(listing)
     if source.is_dir() and output is None:
-        raise InputError(f"results cannot go into '{films}' itself; give another folder with -o")
+        raise InputError(f"results cannot go into '{listing}' itself; give another folder with -o")
     where = source.absolute().with_name(source.absolute().name + ".json")
     if output is not None and not is_url(output):
         where = Path(output) / "batch.json"
@@ -81,7 +81,7 @@ def command(
         entries,
         Path(report) if report is not None else where,
         maker(config),
-        at_once=1 if config is None else FILMS_AT_ONCE,
+        at_once=1 if config is None else VIDEOS_AT_ONCE,
         on_change=table.show,
     )
     with _connection(config), table, stop_events(note) as (drain, cancel):

@@ -83,8 +83,8 @@ def compare(a: Path, b: Path, target: Path, how: str = "side") -> None:
         with open_writer(target, info, encoding, rate=rate) as writer:
             for number, (p, q) in enumerate(paired(left, right, one.start, two.start, rate)):
                 share = (float(number / rate) % SLIDE_SECONDS) / SLIDE_SECONDS if number or one.duration else 0.5
-                picture = together(to_rgb(p.planes, p.format), to_rgb(q.planes, q.format), how, share)
-                frame = replace(p, planes=tuple(picture), format=form, pts=number / rate, duration=1 / rate)
+                joined = together(to_rgb(p.planes, p.format), to_rgb(q.planes, q.format), how, share)
+                frame = replace(p, planes=tuple(joined), format=form, pts=number / rate, duration=1 / rate)
                 writer.write(frame)
                 if encoding.container == "images" and target.suffix:
                     break

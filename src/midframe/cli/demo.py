@@ -28,8 +28,8 @@ def command(folder: str, model: str, seconds: float) -> None:
     """Render a short scene, interpolate it at 2x and from 24 to 60 frames per second, and compare.
 
     A camera that moves, a ball and posts in front, a repeated texture, a logo and a subtitle. The videos go into
-    FOLDER, with the source and the result side by side. Since the scene is drawn, the true frames are known, and
-    the made ones are measured against them.
+    FOLDER, with the source and the result side by side. Since the scene is rendered, the true frames are known, and
+    the interpolated ones are measured against them.
     """
     from midframe.cli.scene import Scene
     from midframe.errors import MediaError
@@ -60,12 +60,12 @@ def run(place: Path, scene: Scene, model: str) -> None:
         side = place / f"side-by-side.{rate}fps.mp4"
         compare(source, target, side)
         click.echo(f"wrote {side}: left {RATE} fps, right {rate} fps")
-    picture = place / "between.png"
-    still(scene, place / "scene.48fps.mp4", picture)
-    click.echo(f"wrote {picture}: the frame before, the new frame, and how far each is from the true one")
+    image = place / "between.png"
+    still(scene, place / "scene.48fps.mp4", image)
+    click.echo(f"wrote {image}: the frame before, the new frame, and how far each is from the true one")
 
 
-def still(scene: Scene, film: Path, target: Path, number: int = 33) -> None:
+def still(scene: Scene, video: Path, target: Path, number: int = 33) -> None:
     """A frame for looking: frame `number` - 1 of a 48 fps result above its difference from the truth at `number`,
     and beside it the interpolated frame `number` above its own difference, four times brighter.
     """
@@ -77,8 +77,8 @@ def still(scene: Scene, film: Path, target: Path, number: int = 33) -> None:
 
     number = min(number, 2 * int(scene.seconds * RATE) - 3) | 1
     columns = []
-    truth = scene.picture(float(number / (2 * RATE))).astype(np.int16)
-    with open_reader(film) as frames:
+    truth = scene.frame(float(number / (2 * RATE))).astype(np.int16)
+    with open_reader(video) as frames:
         for at, frame in enumerate(frames):
             if at in (number - 1, number):
                 rgb = (to_rgb(frame.planes, frame.format).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
@@ -100,17 +100,17 @@ def render(scene: Scene, target: Path, rate: Fraction = RATE) -> None:
     encoding = choose_encoder(info, target, crf=FINE)
     with open_writer(target, info, encoding, rate=rate) as writer:
         for number in range(int(scene.seconds * rate)):
-            writer.write(drawn(scene, number / rate, number, 1 / rate))
+            writer.write(rendered(scene, number / rate, number, 1 / rate))
 
 
-def drawn(scene: Scene, at: Fraction, number: int, duration: Fraction) -> Frame:
+def rendered(scene: Scene, at: Fraction, number: int, duration: Fraction) -> Frame:
     """The true frame at an instant, as a frame."""
     import torch
 
     from midframe.types import Frame, PixelFormat
 
     form = PixelFormat("gbrp", "rgb", 8, matrix="rgb", full_range=True)
-    planes = tuple(torch.from_numpy(scene.picture(float(at))[..., channel].copy()) for channel in range(3))
+    planes = tuple(torch.from_numpy(scene.frame(float(at))[..., channel].copy()) for channel in range(3))
     return Frame(planes, form, at, duration, number)
 
 
@@ -125,7 +125,7 @@ def scores(scene: Scene, source: Path, result: Result) -> str:
     def level(error: list[float]) -> float:
         return sum(min(each, 99.0) for each in error) / len(error) if error else 99.0
 
-    made: list[float] = []
+    interpolated: list[float] = []
     repeated: list[float] = []
     overlay: list[float] = []
     where = torch.from_numpy(scene.overlay())
@@ -137,12 +137,12 @@ def scores(scene: Scene, source: Path, result: Result) -> str:
                 shown, following = following, next(originals, None)
             if result.kinds[number] != "i" or following is None:
                 continue
-            truth = torch.from_numpy(scene.picture(float(number / result.rate))).permute(2, 0, 1) / 255
-            picture, before = to_rgb(frame.planes, frame.format), to_rgb(shown.planes, shown.format)
-            made.append(psnr(picture, truth))
+            truth = torch.from_numpy(scene.frame(float(number / result.rate))).permute(2, 0, 1) / 255
+            image, before = to_rgb(frame.planes, frame.format), to_rgb(shown.planes, shown.format)
+            interpolated.append(psnr(image, truth))
             repeated.append(psnr(before, truth))
-            overlay.append(psnr(picture, before, where))
+            overlay.append(psnr(image, before, where))
     return (
-        f"new frames against the true ones: {level(made):.2f} dB (repeating the last frame: "
+        f"new frames against the true ones: {level(interpolated):.2f} dB (repeating the last frame: "
         f"{level(repeated):.2f} dB); logo against the source: {level(overlay):.1f} dB"
     )

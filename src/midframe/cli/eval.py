@@ -74,7 +74,7 @@ def command(
     \b
     midframe eval dis --data middlebury-other=DIR --out report
     midframe eval midnet-m --suite rendered --suite stress
-    midframe eval midnet-m --data vimeo90k-triplet=DIR --data videos:4=FILMS
+    midframe eval midnet-m --data vimeo90k-triplet=DIR --data videos:4=VIDEOS
     """
     from midframe.errors import InputError
     from midframe.evaluation import datasets, report
@@ -95,14 +95,14 @@ def command(
     methods, notes = _methods(models, alone, given, make, scale)
     methods += [Frames(folder) for folder in against]
     notes += [f"{one.name}: {one.settings}" for one in methods if isinstance(one, VapourSynth | Minterpolate)]
-    with _Telling(quiet) as telling:
+    with _ProgressLine(quiet) as line:
         measured = evaluate(
             methods,
             sets,
             models[0] if models else methods[-1].name,
             lpips=load_lpips(),
             exhibits=worst,
-            on_progress=telling.progress,
+            on_progress=line.show,
         )
     if notes:
         from dataclasses import replace
@@ -127,7 +127,7 @@ def _pair(text: str, option: str, shape: str) -> tuple[str, str]:
 def _sets(
     data: tuple[str, ...], suites: tuple[str, ...], photos: tuple[str, ...], limit: int | None, partial: bool
 ) -> list[DataSet]:
-    """All sets are opened before any work: a missing folder is told at once."""
+    """All sets are opened before any work: a missing folder is reported at once."""
     from midframe.errors import InputError
     from midframe.evaluation.datasets import open_set
     from midframe.evaluation.suites import open_suite
@@ -188,7 +188,7 @@ def _table(report: Report) -> str:
     return "\n".join(lines)
 
 
-class _Telling:
+class _ProgressLine:
     """How far the evaluation is: a bar on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, quiet: bool) -> None:
@@ -203,7 +203,7 @@ class _Telling:
             self._bar = Progress(console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task("", total=None)
 
-    def __enter__(self) -> _Telling:
+    def __enter__(self) -> _ProgressLine:
         if self._bar is not None:
             self._bar.start()
         return self
@@ -212,8 +212,8 @@ class _Telling:
         if self._bar is not None:
             self._bar.stop()
 
-    def progress(self, set_name: str, case: str, done: int, total: int | None) -> None:
-        """Before every case."""
+    def show(self, set_name: str, case: str, done: int, total: int | None) -> None:
+        """Show a case before it is measured."""
         if self._bar is not None:
             self._bar.update(self._task, description=f"{set_name}: {case}", completed=done, total=total)
             return

@@ -1,4 +1,4 @@
-"""The demo's film: a street drawn exactly at any instant, with all that is hard for interpolation in it.
+"""The video of the demo: a street rendered exactly at any instant, with all that is hard for interpolation in it.
 
 A camera that pans and zooms a little, a wall with a repeated texture, fence posts that pass in front, a ball that
 flies and turns, and over it all a logo and a subtitle that stand still.
@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 
-OVERSAMPLING = 2  # drawn larger and averaged down, so that edges move by fractions of a pixel
+OVERSAMPLING = 2  # rendered larger and averaged down, so that edges move by fractions of a pixel
 FONT = cv2.FONT_HERSHEY_DUPLEX
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The film: `picture(seconds)` draws it at any instant."""
+    """The video: `frame(seconds)` renders it at any instant."""
 
     width: int = 640
     height: int = 360
     seconds: float = 3.0
 
-    def picture(self, at: float) -> Image:
+    def frame(self, at: float) -> Image:
         """(height, width, 3) uint8 RGB at an instant, 0 <= at <= seconds."""
         wide, high = self.width * OVERSAMPLING, self.height * OVERSAMPLING
         canvas = _seen(_wall(), at, 0.45 * wide, high, wide)
@@ -34,7 +34,7 @@ class Scene:
         _ball(canvas, at / self.seconds)
         small: Image = np.asarray(cv2.resize(canvas, (self.width, self.height), interpolation=cv2.INTER_AREA), np.uint8)
         _logo(small)
-        _subtitle(small, "Every picture between two pictures" if at < 1.6 else "made, not repeated")
+        _subtitle(small, "Every frame between two frames" if at < 1.6 else "interpolated, not repeated")
         return small
 
     def overlay(self) -> NDArray[np.bool_]:
@@ -45,7 +45,7 @@ class Scene:
         return mask
 
 
-_WALL: list[Image] = []  # drawn once
+_WALL: list[Image] = []  # rendered once
 
 
 def _wall() -> Image:
@@ -62,23 +62,23 @@ def _wall() -> Image:
     fine = cv2.resize(
         rng.normal(0, 1, (high // 6, wide // 6)).astype(np.float32), (wide, high), interpolation=cv2.INTER_CUBIC
     )
-    picture = sky + 9 * noise[..., None]
+    image = sky + 9 * noise[..., None]
     hills = 330 + 70 * np.sin(x / 310) + 35 * np.sin(x / 97 + 1)
     green = np.stack([70 + 10 * fine, 105 + 14 * fine + 12 * noise, 62 + 9 * fine], -1)
-    picture = np.where((y > hills)[..., None], green, picture)
+    image = np.where((y > hills)[..., None], green, image)
     brick = np.stack([166 + 9 * fine, 92 + 7 * fine, 70 + 6 * fine], -1) + 7 * noise[..., None]
     row = np.floor(y / 26)
     mortar = (np.mod(y, 26) < 4) | (np.mod(x + 32 * np.mod(row, 2), 64) < 4)
     brick = np.where(mortar[..., None], 186 + 5 * fine[..., None], brick)
-    picture = np.where((y > 440)[..., None], brick, picture)
+    image = np.where((y > 440)[..., None], brick, image)
     ground = np.stack([112 + 11 * fine] * 3, -1) + 6 * noise[..., None]
-    picture = np.where((y > 800)[..., None], ground, picture)
+    image = np.where((y > 800)[..., None], ground, image)
     for left in range(260, wide - 400, 760):
-        cv2.rectangle(picture, (left, 520), (left + 170, 690), (60, 64, 74), -1)
-        cv2.rectangle(picture, (left, 520), (left + 170, 690), (225, 220, 205), 9)
-        cv2.line(picture, (left + 85, 520), (left + 85, 690), (225, 220, 205), 7)
-        cv2.line(picture, (left, 605), (left + 170, 605), (225, 220, 205), 7)
-    _WALL.append(np.clip(picture, 0, 255).astype(np.uint8))
+        cv2.rectangle(image, (left, 520), (left + 170, 690), (60, 64, 74), -1)
+        cv2.rectangle(image, (left, 520), (left + 170, 690), (225, 220, 205), 9)
+        cv2.line(image, (left + 85, 520), (left + 85, 690), (225, 220, 205), 7)
+        cv2.line(image, (left, 605), (left + 170, 605), (225, 220, 205), 7)
+    _WALL.append(np.clip(image, 0, 255).astype(np.uint8))
     return _WALL[0]
 
 
@@ -109,7 +109,7 @@ def _posts(canvas: Image, at: float, speed: float) -> None:
 
 
 def _ball(canvas: Image, share: float) -> None:
-    """A ball with a pattern that flies through the picture and turns."""
+    """A ball with a pattern that flies through the frame and turns."""
     high, wide = canvas.shape[:2]
     shift, radius = 5, 0.115 * high
     x = (0.08 + 0.80 * share) * wide
@@ -127,20 +127,20 @@ def _ball(canvas: Image, share: float) -> None:
     cv2.circle(canvas, centre, round(0.22 * radius * 2**shift), (196, 62, 52), -1, cv2.LINE_AA, shift)
 
 
-def _logo(picture: Image) -> None:
+def _logo(image: Image) -> None:
     """A station logo in the corner."""
-    x, y = picture.shape[1] - 74, 18
-    cv2.rectangle(picture, (x, y), (x + 55, y + 23), (250, 250, 250), -1)
-    cv2.putText(picture, "MID", (x + 9, y + 18), FONT, 0.62, (200, 40, 50), 1, cv2.LINE_AA)
+    x, y = image.shape[1] - 74, 18
+    cv2.rectangle(image, (x, y), (x + 55, y + 23), (250, 250, 250), -1)
+    cv2.putText(image, "MID", (x + 9, y + 18), FONT, 0.62, (200, 40, 50), 1, cv2.LINE_AA)
 
 
-def _subtitle(picture: Image, text: str) -> None:
+def _subtitle(image: Image, text: str) -> None:
     """One line of white text with a dark edge at the bottom."""
     (wide, _), _ = cv2.getTextSize(text, FONT, 0.62, 1)
-    letters = np.zeros(picture.shape[:2], np.uint8)
-    where = ((picture.shape[1] - wide) // 2, picture.shape[0] - 22)
+    letters = np.zeros(image.shape[:2], np.uint8)
+    where = ((image.shape[1] - wide) // 2, image.shape[0] - 22)
     cv2.putText(letters, text, where, FONT, 0.62, 255, 1, cv2.LINE_AA)
     edge = cv2.GaussianBlur(cv2.dilate(letters, np.ones((5, 5), np.uint8)), (3, 3), 0)
     for mask, level in ((edge, 0), (letters, 255)):
         share = mask[..., None].astype(np.float32) / 255
-        picture[:] = np.rint(picture * (1 - share) + level * share).astype(np.uint8)
+        image[:] = np.rint(image * (1 - share) + level * share).astype(np.uint8)

@@ -171,7 +171,7 @@ def _check_opens(info: VideoInfo, encoding: Encoding) -> None:
     with av.open(os.devnull, "w", format="null") as nowhere:
         stream = add_encoder(nowhere, info, encoding, rate, 1 / rate)
         try:
-            stream.codec_context.open()
+            open_encoder(stream.codec_context)
             if encoding.codec not in _REFUSE_AT_OPENING:  # others refuse the first frame
                 width, height = encoded_size(info, encoding)
                 blank = av.VideoFrame(width, height, encoding.pixel_name or encoding.format.name)
@@ -197,7 +197,7 @@ def _trial_output(info: VideoInfo, encoding: Encoding) -> str | None:
     try:
         with av.open(buffer, "w", format=encoding.container) as out:
             stream = add_encoder(out, small, encoding, rate, 1 / rate)
-            stream.codec_context.open()
+            open_encoder(stream.codec_context)
             times = DecodingTimes(reorder_depth(stream.codec_context))
             blanks: list[Any] = [av.VideoFrame(320, 256, encoding.pixel_name or encoding.format.name) for _ in range(2)]
             for n, blank in enumerate([*blanks, None]):
@@ -243,6 +243,25 @@ def _silence(codec: str) -> None:
         os.environ.setdefault("SVT_LOG", "1")
 
 
+def open_encoder(context: Any) -> None:
+    """Open an encoder and keep the scheduling of this process.
+
+    SVT-AV1, run by root, puts its caller and its own threads under SCHED_FIFO at priority 99, which starves everything
+    else on the machine.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # macOS, Windows
+        context.open()
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        context.open()
+    finally:
+        with contextlib.suppress(OSError):  # no /proc, or a thread has ended
+            if os.sched_getscheduler(0) != policy:
+                for thread in os.listdir("/proc/self/task"):
+                    os.sched_setscheduler(int(thread), policy, priority)
+
+
 def is_hardware(codec: str) -> bool:
     """Return whether an encoder needs hardware, by its name."""
     return codec.endswith(HARDWARE_ENDINGS)
@@ -259,7 +278,7 @@ def opens_here(codec: str) -> bool:
         formats_listed = [pixel.name for pixel in found.video_formats or ()]
         context.pix_fmt = "yuv420p" if "yuv420p" in formats_listed or not formats_listed else formats_listed[0]
         context.options = {"x265-params": "log-level=none"} if found.name == "libx265" else {}
-        context.open()
+        open_encoder(context)
     except (av.error.FFmpegError, ValueError, OSError):
         return False
     return True

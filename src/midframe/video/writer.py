@@ -38,6 +38,7 @@ from midframe.video.encoders import (
     choose_encoder,
     encoded_size,
     image_encoding,
+    open_encoder,
     reorder_depth,
 )
 from midframe.video.files import named, write_error
@@ -214,7 +215,7 @@ class VideoWriter:
                     stream.codec_context.flags &= ~av.codec.context.Flags.global_header
             last = -1
             lengths: dict[int, int] = {}  # ticks, by pts: not every encoder returns them
-            stream.codec_context.open()
+            open_encoder(stream.codec_context)
             if self._counted:
                 container.metadata["MIDFRAME_PARAMETERS"] = parameters_tag(stream.codec_context)
             self._times = DecodingTimes(reorder_depth(stream.codec_context))
