@@ -279,7 +279,7 @@ def test_a_folder_given_twice_does_not_interpolate_its_own_results(tmp_path: Pat
         ]  # fmt: skip
     assert "skipped" in done.err and done.err.count("finished already") == 2
     done = call("interpolate", *sorted(tmp_path.glob("*.40fps.mp4")), *tmp_path.glob("???.mp4"), "--model", "blend")
-    assert done.code == 0 and done.err.count("made from another of these inputs") == 2
+    assert done.code == 0 and done.err.count("wrote from another of these inputs") == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux")

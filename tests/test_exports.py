@@ -11,7 +11,7 @@ import midframe
 
 
 def test_every_public_name_is_there() -> None:
-    assert set(midframe.__all__) == {*midframe._HOMES, "__version__"}
+    assert set(midframe.__all__) == {*midframe._MODULES, "__version__"}
     assert dir(midframe) == sorted(midframe.__all__)
     for name in midframe.__all__:
         assert getattr(midframe, name) is not None

@@ -125,7 +125,7 @@ def test_overlays_of_the_stress_suite() -> None:
     engine = Engine(Shaken(), static="auto")
     plain = Engine(Shaken())
     for sample in suites.stress(Textures(), range(16)):
-        case, drawn = sample.case(), sample.drawn[0]
+        case, drawn = sample.case(), sample.renderings[0]
         inside = sample.regions[0][sample.kind]
         scores = []
         for one in (engine, plain):
@@ -144,7 +144,7 @@ def test_thin_letters_are_found_by_what_they_are_written_in() -> None:
         rng = np.random.default_rng(root("evaluation", suites.STRESS_SEEDS + 1300 + seed))
         case = suites.static_subtitle(rng, Textures(), seed, 0)
         (inside,) = (mask for name, mask in case.regions[0].items() if name == "subtitle")
-        drawn = case.drawn[0]
+        drawn = case.renderings[0]
         pictures = [drawn.before, drawn.a, drawn.b, drawn.after]
         frames = [rgb_frame(x, n) for n, x in enumerate(pictures) if x is not None]
         found = overlays.find(*frames)

@@ -84,10 +84,15 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rife]:
     yield model
 
 
-def recorded() -> np.lib.npyio.NpzFile:
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def recorded() -> dict[str, np.ndarray]:
     if not RECORDED.is_file():
         pytest.skip(f"no recorded outputs at {RECORDED}; name the file with MIDFRAME_RIFE_PARITY")
-    return np.load(RECORDED, allow_pickle=False)
+    return arrays(RECORDED)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -114,12 +119,12 @@ def test_version_3_equals_the_original_program() -> None:
 
 def test_frames_equal_those_recorded_from_a_plain_graph(small: Rife) -> None:
     """`tests/rife_reference.py` writes the graph step by step at full size and made the file."""
-    record = np.load(OWN, allow_pickle=False)
+    record = arrays(OWN)
     for t in (0.5,) if small.version == "3.x" else (0.5, 0.3):
         compare(small, record, small.version, t, f"{small.version}_{t}")
 
 
-def compare(model: Rife, record: np.lib.npyio.NpzFile, case: str, t: float, out: str = "") -> None:
+def compare(model: Rife, record: dict[str, np.ndarray], case: str, t: float, out: str = "") -> None:
     a, b = (torch.from_numpy(record[f"{case}_{side}"]).float() / 255 for side in "ab")
     wanted = torch.from_numpy(record[out or f"{case}_out"])
     apart = (Engine(model).between(a, b, [t])[0].clamp(0, 1) - wanted).abs()

@@ -24,7 +24,7 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--no-first-run",
 ]  # fmt: skip
-WAIT_MS = 300_000  # waits end when the thing is there; this is for a busy machine
+WAIT_MS = 120_000  # waits end when the thing is there; this is for a busy machine
 
 
 def make_film(path: Path, frames: int, cut: int | None = None) -> Path:
@@ -152,6 +152,7 @@ def test_upload_preview_run_compare_download(page: Any, films: dict[str, Path], 
     page.focus(".handle")  # the slider by keyboard, then by mouse
     page.keyboard.press("End")
     assert page.get_attribute(".handle", "aria-valuenow") == "100"
+    page.locator(".stage").scroll_into_view_if_needed()
     box = page.locator(".stage").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 50)
     page.mouse.down()
