@@ -164,6 +164,7 @@ class StreamDecoder:
     def _replay(self) -> list[Any]:
         """Decode the kept packets with one thread and return the frames that were not returned yet."""
         last = self._last.pts if self._last is not None else None
+        begin = self._sent[0].packet.pts if self._sent else None  # leading frames of an open GOP lack references
         self._restart()
         found = []
         for packet, skip, counted in self._sent:
@@ -176,6 +177,8 @@ class StreamDecoder:
                 continue
             for frame in frames:
                 if last is not None and frame.pts is not None and frame.pts <= last:
+                    # returned before; threads may return a frame before its errors are known
+                    self.concealed += counted and frame.is_corrupt and begin is not None and frame.pts >= begin
                     continue
                 self._record_missing(self._overdue(frame))
                 if frame.is_corrupt:
