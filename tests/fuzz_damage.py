@@ -115,7 +115,9 @@ def read(path: Path, cores: set[int]) -> tuple[int, str]:
 
 def without_concealed(said: str) -> str:
     """The warning without the number of concealed frames: threads may return a frame before its errors are known."""
-    return re.sub(r"(, )?\d+ frames? (was|were) decoded with errors(, )?", "", said).removesuffix("the video is damaged: ")
+    return re.sub(r"(, )?\d+ frames? (was|were) decoded with errors(, )?", "", said).removesuffix(
+        "the video is damaged: "
+    )
 
 
 def check(path: Path, whole: int) -> str | None:
