@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from midframe.journal import write_whole
 from midframe.weights import cache_folder
 
 KEPT = 200  # runs
@@ -54,11 +54,9 @@ def record(run: RunSpeed, frames: int) -> None:
         return
     entries = [asdict(entry) for entry in (*recorded(), run)][-KEPT:]
     path = speed_file()
-    hidden = path.with_name(f".{path.name}-{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        hidden.write_text(json.dumps(entries))
-        hidden.replace(path)
+        write_whole(path, json.dumps(entries))
 
 
 def seconds_per_frame(like: RunSpeed) -> float | None:

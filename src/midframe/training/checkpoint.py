@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from midframe.errors import InputError
 from midframe.models.midnet.architecture import Architecture
@@ -30,11 +30,16 @@ class Training:
     best: float = float("-inf")  # evaluation score, dB
 
     def update_average(self) -> None:
-        """EMA update after a step; shorter at the beginning."""
-        decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            values = self.net.state_dict()
-            torch._foreach_lerp_(list(self.average.values()), [values[name] for name in self.average], 1.0 - decay)
+        """EMA update after a step."""
+        update_ema(self.average, self.net, self.step)
+
+
+def update_ema(average: dict[str, Tensor], net: nn.Module, step: int) -> None:
+    """Update the moving average of the weights in place after `step` steps; it is shorter at the beginning."""
+    decay = min(EMA_DECAY, (1 + step) / (10 + step))
+    with torch.no_grad():
+        values = net.state_dict()
+        torch._foreach_lerp_(list(average.values()), [values[name] for name in average], 1.0 - decay)
 
 
 def save_checkpoint(path: Path, training: Training) -> None:

@@ -12,10 +12,8 @@ import json
 import logging
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,9 @@ from midframe.models.flow.intermediate import LearnedMotion, synthesise
 from midframe.models.flow.matcher import Matched, Matcher
 from midframe.scenes import Mix, Textures, compose, render, stack
 from midframe.training import losses
+from midframe.training.checkpoint import update_ema
 from midframe.training.clip_flows import ClipFlows
+from midframe.training.processes import on_request_to_stop
 from midframe.training.shards import (
     FLOWS,
     FRAMES,
@@ -50,7 +50,6 @@ log = logging.getLogger(__name__)
 
 WARM_UP = 500  # steps
 FLOOR = 0.02  # of the learning rate, at the end of the cosine
-AVERAGE = 0.999  # inertia of the moving average of the weights
 # of the second stage's losses: matcher, interpolated frame, flow at t in pixels, visibility
 MATCHER_SHARE, FRAME_SHARE, FLOW_AT_T_SHARE, VISIBILITY_SHARE = 0.1, 100.0, 0.2, 0.1
 KEEP = 300.0  # seconds between checkpoints
@@ -287,8 +286,8 @@ def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.inf
     batches = Batches(open_sources(recipe), recipe.batch, crop, recipe.seed, state.samples)
     began, kept, noted = time.monotonic(), time.monotonic(), time.monotonic()
     sums: dict[str, float] = {}
-    with stop_requested() as stop, batches:
-        while state.samples < min(recipe.samples, recipe.stop_after or recipe.samples) and not stop():
+    with on_request_to_stop() as stop, batches:
+        while state.samples < min(recipe.samples, recipe.stop_after or recipe.samples) and not stop.is_set:
             if recipe.minutes is not None and time.monotonic() - began > recipe.minutes * 60:
                 break
             tick = time.monotonic()
@@ -311,10 +310,7 @@ def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.inf
             state.step += 1
             state.samples += recipe.batch
             state.seconds += time.monotonic() - tick
-            inertia = min(AVERAGE, (1 + state.step) / (10 + state.step))
-            with torch.no_grad():
-                values = net.state_dict()
-                torch._foreach_lerp_(list(average.values()), [values[key] for key in average], 1.0 - inertia)
+            update_ema(average, net, state.step)
             for key, value in {"loss": loss.detach(), "norm": norm, **notes}.items():
                 sums[key] = sums.get(key, 0.0) + float(value)
             if state.step % REPORT == 0:
@@ -377,22 +373,6 @@ def save_weights(path: Path, average: dict[str, Tensor]) -> Path:
     save_file({name: value.half().cpu().contiguous() for name, value in average.items()}, hidden)
     hidden.replace(path)
     return path
-
-
-@contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and SIGINT ask for a stop after the step at hand."""
-    stop = [False]
-
-    def handle(*_: Any) -> None:
-        stop[0] = True
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: stop[0]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # Evaluation
