@@ -15,6 +15,9 @@ from midframe.cli import PathCommand
 from midframe.cli.signals import stop_events
 
 if TYPE_CHECKING:
+    import threading
+
+    from midframe.cli.progress import Reporter
     from midframe.cluster import ClusterConfig
     from midframe.options import Options
 
@@ -314,17 +317,36 @@ def one(
         if several and options.overwrite and (done := pipeline.finished(source, target, options)) is not None:
             reporter.result(done)
             return
-        reporter.result(
-            maker(config)(
-                source,
-                target,
-                options=options,
-                on_plan=reporter.plan,
-                on_progress=reporter.progress,
-                cancel=cancel,
-                drain=drain,
-            )
+        report_run(reporter, (source, target), options, config, (drain, cancel))
+
+
+def report_run(
+    reporter: Reporter,
+    paths: tuple[str | Path, str | Path | None],
+    options: Options,
+    config: ClusterConfig | None,
+    events: tuple[threading.Event, threading.Event],
+) -> None:
+    """Interpolate the first path into the second, here or on a cluster, and report progress and result.
+
+    Args:
+        reporter: progress output.
+        paths: source and target; the target is chosen beside the source if it is None.
+        options: of the run.
+        config: of the cluster; None: this machine.
+        events: `drain` and `cancel`, see `stop_events`.
+    """
+    drain, cancel = events
+    reporter.result(
+        maker(config)(
+            *paths,
+            options=options,
+            on_plan=reporter.plan,
+            on_progress=reporter.progress,
+            cancel=cancel,
+            drain=drain,
         )
+    )
 
 
 def is_stream(source: str, target: str | None) -> bool:
@@ -387,17 +409,7 @@ def urls(inputs: Sequence[str], output: str | None, options: Options, progress: 
     if len(inputs) != 1 or output is None:
         raise InputError("a URL is taken one at a time, with -o FILE|URL; midframe batch takes a list of them")
     with open_reporter(progress) as reporter, stop_events(reporter.note) as (drain, cancel):
-        reporter.result(
-            maker(config)(
-                inputs[0],
-                output,
-                options=options,
-                on_plan=reporter.plan,
-                on_progress=reporter.progress,
-                cancel=cancel,
-                drain=drain,
-            )
-        )
+        report_run(reporter, (inputs[0], output), options, config, (drain, cancel))
 
 
 def is_image(source: Path) -> bool:

@@ -74,6 +74,11 @@ def save_checkpoint(path: Path, training: Training) -> None:
         "seconds": training.seconds,
         "best": training.best,
     }
+    write_checkpoint(path, content)
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write under a temporary name, then rename."""
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     torch.save(content, scratch)
     scratch.replace(path)

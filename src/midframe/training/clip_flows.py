@@ -19,11 +19,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from midframe.errors import InputError, MediaError
 from midframe.models.flow.bidirectional import estimate_bidirectional
 from midframe.models.flow.sampling import pixel_grid, sample
 from midframe.models.flow.types import DisConfig
-from midframe.training.clips import Clip, found_clips, read_run
+from midframe.training.clips import Clip, collect, found_clips, read_run
 from midframe.training.shards import FLOWS, FRAMES, Arrays
 
 Bytes = NDArray[np.uint8]
@@ -57,19 +56,14 @@ class ClipFlows:
             InputError: hardly any place of the clips is fit.
         """
         rng = np.random.default_rng([12, number])
-        clips = found_clips(self.folders, max(DISTANCES) + 1)
-        weight = np.sqrt([clip.length for clip in clips])
-        weight /= weight.sum()
-        kept: list[Arrays] = []
-        barren = 0
-        while len(kept) < samples:
-            clip = clips[int(rng.choice(len(clips), p=weight))]
-            new = labelled_crops(clip, rng, self.size, self.detail)
-            kept += new
-            barren = 0 if new else barren + 1
-            if barren > BARREN:
-                raise InputError(f"clips: {barren} places in a row without a frame pair that can be labelled")
-        kept = kept[:samples]
+        kept = collect(
+            found_clips(self.folders, max(DISTANCES) + 1),
+            rng,
+            samples,
+            lambda clip: labelled_crops(clip, rng, self.size, self.detail),
+            "a frame pair that can be labelled",
+            BARREN,
+        )
         return {name: np.stack([sample[name] for sample in kept]) for name in ("frames", "flows", "t")}
 
     def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> Arrays:
@@ -85,11 +79,7 @@ class ClipFlows:
 
 def labelled_crops(clip: Clip, rng: Generator, size: int, detail: int = 1) -> list[Arrays]:
     """Up to `PER_RUN` crops from one place of a clip."""
-    try:
-        frames = read_run(clip, rng)
-    except MediaError:
-        return []
-    frames = uncut(frames)
+    frames = uncut(read_run(clip, rng))
     if len(frames) < 3 or min(frames[0].shape[:2]) < detail * SHORT_SIDE[0]:
         return []
     short = min(frames[0].shape[:2]) // detail

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -30,6 +30,8 @@ from midframe.video.probe import probe
 from midframe.video.reader import open_reader
 
 log = logging.getLogger(__name__)
+
+Sample = TypeVar("Sample")
 
 Image = NDArray[np.uint8]
 Flow = NDArray[np.float32]
@@ -274,6 +276,46 @@ def _psnr(one: NDArray[Any], two: Image) -> float:
     return 10 * float(np.log10(255**2 / max(error, 1e-3)))
 
 
+def collect(
+    clips: Sequence[Clip],
+    rng: Generator,
+    count: int,
+    cut: Callable[[Clip], list[Sample]],
+    wanted: str,
+    tries: int = TRIES,
+) -> list[Sample]:
+    """Cut `count` samples from random clips.
+
+    Args:
+        clips: where to cut.
+        rng: source of all choices.
+        count: of samples.
+        cut: samples from one random place of a clip; an empty list if it is not fit.
+        wanted: description of a sample, for the error.
+        tries: places in a row without a sample before the clips are called unfit.
+
+    Raises:
+        InputError: hardly any place is fit.
+    """
+    # long clips have more to show, but not in proportion
+    weight = np.sqrt([clip.length for clip in clips])
+    weight /= weight.sum()
+    kept: list[Sample] = []
+    barren = 0
+    while len(kept) < count:
+        clip = clips[int(rng.choice(len(clips), p=weight))]
+        try:
+            new = cut(clip)
+        except MediaError as error:
+            log.warning("clips: %s: %s", clip.path.name, error)
+            new = []
+        kept += new
+        barren = 0 if new else barren + 1
+        if barren > tries:
+            raise InputError(f"clips: {barren} places in a row without {wanted}")
+    return kept[:count]
+
+
 # For the shards
 
 
@@ -298,29 +340,16 @@ class ClipSource:
             InputError: hardly any window of the clips is fit.
         """
         rng = np.random.default_rng([11, number])
-        clips = found_clips(self.folders, self.length)
-        # long clips have more to show, but not in proportion
-        weight = np.sqrt([clip.length for clip in clips])
-        weight /= weight.sum()
-        kept: list[Window] = []
-        barren = 0
-        while len(kept) < samples:
-            clip = clips[int(rng.choice(len(clips), p=weight))]
-            try:
-                new = windows(read_run(clip, rng), rng, self.size, self.length, self.limits)
-            except MediaError as error:
-                log.warning("clips: %s: %s", clip.path.name, error)
-                new = []
-            kept += new
-            barren = 0 if new else barren + 1
-            if barren > TRIES:
-                raise InputError(
-                    f"clips: {barren} places in a row without a fit window of {self.length} frames, {self.size} px; "
-                    "clips need motion, and a shorter side of that size"
-                )
+        kept = collect(
+            found_clips(self.folders, self.length),
+            rng,
+            samples,
+            lambda clip: windows(read_run(clip, rng), rng, self.size, self.length, self.limits),
+            f"a fit window of {self.length} frames, {self.size} px; clips need motion, and a shorter side of that size",
+        )
         return {
-            "frames": np.stack([w.frames for w in kept[:samples]]),
-            "motion": np.array([w.motion for w in kept[:samples]], np.float32),
+            "frames": np.stack([w.frames for w in kept]),
+            "motion": np.array([w.motion for w in kept], np.float32),
         }
 
     def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> dict[str, NDArray[Any]]:

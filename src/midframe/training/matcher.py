@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,9 +28,10 @@ from midframe.models.flow.intermediate import LearnedMotion, synthesise
 from midframe.models.flow.matcher import Matched, Matcher
 from midframe.scenes import Mix, Textures, compose, render, stack
 from midframe.training import losses
-from midframe.training.checkpoint import update_ema
+from midframe.training.checkpoint import update_ema, write_checkpoint
 from midframe.training.clip_flows import ClipFlows
 from midframe.training.processes import on_request_to_stop
+from midframe.training.recipe import learning_rate
 from midframe.training.shards import (
     FLOWS,
     FRAMES,
@@ -45,11 +44,11 @@ from midframe.training.shards import (
     cached_textures,
     packed,
 )
+from midframe.weights import save_half
 
 log = logging.getLogger(__name__)
 
 WARM_UP = 500  # steps
-FLOOR = 0.02  # of the learning rate, at the end of the cosine
 # of the second stage's losses: matcher, interpolated frame, flow at t in pixels, visibility
 MATCHER_SHARE, FRAME_SHARE, FLOW_AT_T_SHARE, VISIBILITY_SHARE = 0.1, 100.0, 0.2, 0.1
 KEEP = 300.0  # seconds between checkpoints
@@ -221,14 +220,6 @@ def open_sources(recipe: MatcherRecipe) -> list[Share]:
     return [Share(scenes, 1.0 - recipe.clip_share), Share(clips, recipe.clip_share)]
 
 
-def rate_at(recipe: MatcherRecipe, step: int, samples: int) -> float:
-    """Learning rate: linear warm-up, then a cosine over the samples of the whole run."""
-    progress = min(samples / recipe.samples, 1.0)
-    return (
-        recipe.rate * min(1.0, (step + 1) / WARM_UP) * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
-    )
-
-
 @dataclass
 class State:
     """All that a run resumes from."""
@@ -250,9 +241,7 @@ class State:
             "samples": self.samples,
             "seconds": self.seconds,
         }
-        hidden = path.with_name(f".{path.name}-{os.getpid()}")
-        torch.save(content, hidden)
-        hidden.replace(path)
+        write_checkpoint(path, content)
 
     def load(self, path: Path) -> None:
         """Resume."""
@@ -275,7 +264,7 @@ def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.inf
     optimiser = torch.optim.AdamW(net.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4)
     state = State(net, average, optimiser)
     name = "matcher" if recipe.stage == "flow" else "motion"
-    checkpoint = recipe.out / f"{name}.pt"
+    checkpoint, weights = recipe.out / f"{name}.pt", recipe.out / f"{name}.safetensors"
     if checkpoint.exists():
         state.load(checkpoint)
         report(f"resumed after {state.samples:,} samples, {state.seconds / 3600:.2f} hours")
@@ -300,7 +289,7 @@ def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.inf
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            rate = rate_at(recipe, state.step, state.samples)
+            rate = learning_rate(recipe.rate, state.step, state.samples / recipe.samples, WARM_UP)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             if torch.isfinite(norm):
@@ -328,9 +317,10 @@ def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.inf
             if time.monotonic() - kept > KEEP:
                 kept = time.monotonic()
                 state.save(checkpoint)
-                save_weights(recipe.out / f"{name}.safetensors", average)
+                save_half(weights, average)
     state.save(checkpoint)
-    return save_weights(recipe.out / f"{name}.safetensors", average)
+    save_half(weights, average)
+    return weights
 
 
 def begin_with_matcher(net: LearnedMotion, average: dict[str, Tensor], path: Path) -> None:
@@ -363,16 +353,6 @@ def load_matcher(path: Path) -> Matcher:
     except RuntimeError as error:
         raise InputError(f"train: {path} does not hold a matcher: {str(error).splitlines()[0]}") from error
     return net.eval()
-
-
-def save_weights(path: Path, average: dict[str, Tensor]) -> Path:
-    """The moving average in float16, as `.safetensors`."""
-    from safetensors.torch import save_file
-
-    hidden = path.with_name(f".{path.name}-{os.getpid()}")
-    save_file({name: value.half().cpu().contiguous() for name, value in average.items()}, hidden)
-    hidden.replace(path)
-    return path
 
 
 # Evaluation

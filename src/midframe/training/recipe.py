@@ -71,7 +71,7 @@ class Recipe:
         return max(by_steps, by_time)
 
 
-def learning_rate(highest: float, step: int, progress: float) -> float:
-    """Linear warm-up, then a cosine down to a low tail."""
-    warm = min(1.0, (step + 1) / WARM_UP)
+def learning_rate(highest: float, step: int, progress: float, warm_up: int = WARM_UP) -> float:
+    """Linear warm-up over `warm_up` steps, then a cosine over the progress 0..1 of the run down to a low tail."""
+    warm = min(1.0, (step + 1) / warm_up)
     return highest * warm * (FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))))

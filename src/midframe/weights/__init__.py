@@ -392,6 +392,15 @@ def _read_copy(copy: Path) -> dict[str, Tensor] | None:
     return None
 
 
+def save_half(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors in float16 as `.safetensors`, under a temporary name first."""
+    scratch = path.with_name(f".{path.name}-{os.getpid()}")
+    half = {name: value.detach().half().contiguous().cpu() for name, value in state.items()}
+    save_file(half, scratch, dict(metadata or {}))
+    scratch.chmod(0o644)  # safetensors makes it readable by its owner alone
+    scratch.replace(path)
+
+
 def _keep_copy(copy: Path, state: Mapping[str, Tensor], source: Path, digest: str) -> None:
     """Write the copy and its record under temporary names, then rename; a cache that cannot be written is none."""
     scratch = copy.with_name(f".{copy.name}.{os.getpid()}")

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from midframe.models.flow.matcher import SLOPE, Matched, Matcher, MatcherArchitecture, Residual, convolution
+from midframe.models.flow.matcher import Matched, Matcher, MatcherArchitecture
+from midframe.models.layers import SLOPE, Residual, convolution
 from midframe.ops import splat, warp
 
 FLOW_UNIT = 0.1  # flows are fed to convolutions in tens of pixels

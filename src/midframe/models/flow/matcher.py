@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from midframe.models.layers import SLOPE, Residual, convolution
 from midframe.ops import coordinates, warp
 
 RADIUS = 3  # of the local correlation, pixels of a level: 7x7 displacements
 LEVELS = (4, 8, 16)  # input pixels per feature pixel, fine to coarse
 ITERATIONS = (1, 2, 2)  # of the cell at each of them
 STRIDE = LEVELS[-1]  # the input's sides must be multiples of it
-SLOPE = 0.1  # of the leaky ReLUs
 
 
 class FlowAtLevel(NamedTuple):
@@ -109,24 +109,6 @@ def correlate(a: Tensor, b: Tensor) -> Tensor:
 def _window(radius: int) -> list[tuple[int, int]]:
     side = 2 * radius + 1
     return [(y, x) for y in range(side) for x in range(side)]
-
-
-def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution and leaky ReLU."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, size // 2), nn.LeakyReLU(SLOPE, inplace=True))
-
-
-class Residual(nn.Module):
-    """Two convolutions with a skip connection."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = convolution(channels, channels)
-        self.second = nn.Conv2d(channels, channels, 3, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> the same."""
-        return F.leaky_relu(x + self.second(self.first(x)), SLOPE)
 
 
 class UpdateCell(nn.Module):

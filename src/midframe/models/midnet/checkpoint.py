@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from midframe.errors import WeightsError
 from midframe.models.midnet.architecture import SIZES, Architecture
 from midframe.models.midnet.model import Midnet
-from midframe.weights import note_sum
+from midframe.weights import note_sum, save_half
 
 # Parameters in files written before they were called by the field's terms.
 _OLD_PREFIXES = {
@@ -44,13 +43,7 @@ def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def save_midnet(path: Path, state: Mapping[str, Tensor], architecture: Architecture, notes: Mapping[str, str]) -> None:
     """Write weights, architecture and notes under a temporary name, then rename."""
-    from safetensors.torch import save_file
-
-    half = {name: value.detach().half().contiguous().cpu() for name, value in state.items()}
-    scratch = path.with_name(f".{path.name}-{os.getpid()}")
-    save_file(half, scratch, {"architecture": json.dumps(architecture.to_json()), **notes})
-    scratch.chmod(0o644)  # safetensors makes it readable by its owner alone
-    scratch.replace(path)
+    save_half(path, state, {"architecture": json.dumps(architecture.to_json()), **notes})
     note_sum(path)
 
 

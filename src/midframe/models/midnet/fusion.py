@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from midframe.models.layers import SLOPE, Residual, convolution
 from midframe.models.midnet.architecture import PRIMARY, ZERO
 from midframe.models.midnet.features import BlockInput, HypothesisInput, fusion_inputs
 from midframe.models.midnet.hypotheses import active_tiles, expand_tiles, trivial_tiles
@@ -16,33 +17,9 @@ from midframe.models.midnet.types import FLOWS, CoverageChannel
 
 POOLED = 4  # features of the hypotheses that the context sees: their mean, maximum, the primary's and zero motion's
 PRIOR = {PRIMARY: 2.0, ZERO: -2.0}  # logit of a hypothesis before training; 1 for the others
-SLOPE = 0.1  # of the leaky ReLUs
 INACTIVE_LOGIT = -1e4
 # Outputs of the context beside the features of hypotheses: logits of a, of b and of zero motion.
 LOGIT_A, LOGIT_B, LOGIT_ZERO, LOGITS = -3, -2, -1, 3
-
-
-def activation() -> nn.Module:
-    """Leaky ReLU; cheap and fuses with the convolution before it."""
-    return nn.LeakyReLU(SLOPE, inplace=True)
-
-
-def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution and leaky ReLU."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, size // 2), activation())
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions with a skip connection."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = conv(channels, channels)
-        self.second = nn.Conv2d(channels, channels, 3, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) to the same."""
-        return F.leaky_relu_(x + self.second(self.first(x)), SLOPE)
 
 
 class FusionNetwork(nn.Module):
@@ -59,10 +36,10 @@ class FusionNetwork(nn.Module):
         self.hypothesis_bias = nn.Parameter(torch.zeros(len(hypotheses), each))
         self.input_layer = nn.Linear(len(HypothesisInput), each)
         self.hidden_layer = nn.Linear(each, each)
-        self.context_encoder = conv(POOLED * each + len(BlockInput), context, 1)
-        self.encoder8 = conv(context, coarse, 3, 2)
-        self.encoder16 = nn.Sequential(conv(coarse, coarse, 3, 2), Residual(coarse), Residual(coarse))
-        self.decoder8 = nn.Sequential(conv(coarse, coarse), nn.Conv2d(coarse, each + LOGITS, 1))
+        self.context_encoder = convolution(POOLED * each + len(BlockInput), context, 1)
+        self.encoder8 = convolution(context, coarse, 3, 2)
+        self.encoder16 = nn.Sequential(convolution(coarse, coarse, 3, 2), Residual(coarse), Residual(coarse))
+        self.decoder8 = nn.Sequential(convolution(coarse, coarse), nn.Conv2d(coarse, each + LOGITS, 1))
         self.context_decoder = nn.Conv2d(context, each + LOGITS, 1)
         self.output_layer = nn.Linear(each, each)
         self.head = nn.Linear(each, 2)
