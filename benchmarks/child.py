@@ -14,12 +14,12 @@ from fractions import Fraction
 from typing import Any
 
 
-def film(clip: str, target: str, model: str, ratio: str, precision: str = "auto", **wishes: Any) -> dict[str, Any]:
+def film(clip: str, target: str, model: str, ratio: str, precision: str = "auto", **options: Any) -> dict[str, Any]:
     from midframe import pipeline
 
     start = time.perf_counter()
     done = pipeline.interpolate(
-        clip, target, model=model, ratio=ratio, precision=precision, overwrite=True, resume=False, **wishes
+        clip, target, model=model, ratio=ratio, precision=precision, overwrite=True, resume=False, **options
     )
     seconds = time.perf_counter() - start
     done.report.unlink(missing_ok=True)

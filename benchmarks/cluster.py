@@ -172,7 +172,7 @@ def head(segments: int = 1000) -> dict[str, float]:
         config=cluster.ClusterConfig(workers=segments),
         on_plan=on_plan,
         on_progress=lambda progress: None,
-        **WISHES,
+        **OPTIONS,
     )
     seconds = time.process_time() - begun["seconds"]
     ray.shutdown()
@@ -241,7 +241,7 @@ def join(segments: int = 1000) -> dict[str, Any]:
     }
 
 
-WISHES: dict[str, Any] = {"ratio": "2", "model": "blend", "device": "cpu", "overwrite": True, "preset": "ultrafast"}
+OPTIONS: dict[str, Any] = {"ratio": "2", "model": "blend", "device": "cpu", "overwrite": True, "preset": "ultrafast"}
 
 
 def film(size: str, seconds: int) -> Path:
@@ -303,7 +303,7 @@ def started(cores: int, short: Path, target: Path) -> dict[str, float]:
     quiet = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
     init = timed(lambda: ray.init(address="local", num_cpus=cores, **quiet))
     first, second = (
-        timed(lambda: cluster.interpolate(short, target, config=cluster.ClusterConfig(workers=1), **WISHES))
+        timed(lambda: cluster.interpolate(short, target, config=cluster.ClusterConfig(workers=1), **OPTIONS))
         for _ in range(2)
     )
     return {"ray": init, "worker": first - second}
@@ -317,11 +317,11 @@ def overhead(size: str, seconds: int, swapped: bool, model: str) -> dict[str, An
 
     source, target = film(size, seconds), rig.storage() / "cluster-out.mkv"
     start = started(2, film(size, 2), target)
-    wishes = WISHES | {"model": model}
-    pipeline.interpolate(film(size, 2), target, **wishes)  # warm-up
+    options = OPTIONS | {"model": model}
+    pipeline.interpolate(film(size, 2), target, **options)  # warm-up
     runs = {
-        "plain": lambda: pipeline.interpolate(source, target, **wishes),
-        "cluster": lambda: cluster.interpolate(source, target, config=cluster.ClusterConfig(workers=1), **wishes),
+        "plain": lambda: pipeline.interpolate(source, target, **options),
+        "cluster": lambda: cluster.interpolate(source, target, config=cluster.ClusterConfig(workers=1), **options),
     }
     found: dict[str, float] = {}
     for name in reversed(runs) if swapped else runs:
@@ -362,10 +362,10 @@ def scaling(size: str, seconds: int, swapped: bool) -> dict[str, float]:
         claims.mkdir()
         started(workers, film(size, 2), target)
         cluster.interpolate(
-            film(size, 20), target, config=cluster.ClusterConfig(workers=workers), **WISHES
+            film(size, 20), target, config=cluster.ClusterConfig(workers=workers), **OPTIONS
         )  # wakes the second
         found[str(workers)] = timed(
-            lambda n=workers: cluster.interpolate(source, target, config=cluster.ClusterConfig(workers=n), **WISHES)
+            lambda n=workers: cluster.interpolate(source, target, config=cluster.ClusterConfig(workers=n), **OPTIONS)
         )
         ray.shutdown()
     target.unlink()
@@ -392,12 +392,12 @@ def costs(which: Sequence[tuple[str, str]], frames: int = 8) -> list[dict[str, A
     found = []
     target = rig.storage() / "costs-out.mkv"
     for model, size in which:
-        wishes: dict[str, Any] = {"ratio": "2", "model": model, "device": "cpu", "overwrite": True}
+        options: dict[str, Any] = {"ratio": "2", "model": model, "device": "cpu", "overwrite": True}
         spent = []
         for count in (frames, frames, 2 * frames):  # the first is the warm-up
             source = rig.clip(size, count)
             start = time.process_time()
-            pipeline.interpolate(source, target, **wishes)
+            pipeline.interpolate(source, target, **options)
             spent.append(time.process_time() - start)
         found.append({"model": model, "size": size, "seconds": (spent[2] - spent[1]) / (2 * frames)})
         print(found[-1], file=sys.stderr)
@@ -459,7 +459,7 @@ def show(stored: dict[str, Any]) -> str:
     if c := stored.get("costs"):
         parts.append(
             f"**Sizing**, the same video by measured costs (CPU seconds of a plain run for an output frame at "
-            f"twice the rate, H.264), for workers of {CORES} cores of which {CORES_USED:.0%} are used:"
+            f"twice the rate, H.264), for workers of {CORES} cores at {CORES_USED:.0%} load:"
         )
         parts.append(sizing(c, Assumptions(**stored["assumptions"])))
     if j := stored.get("join"):

@@ -13,7 +13,7 @@ from midframe.machine_speed import RunSpeed, record, recorded, seconds_per_frame
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MIDFRAME_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MIDFRAME_SPEED_FILE", str(tmp_path / "cache" / "speed.json"))
 
 
 RUN = RunSpeed("midnet-m", "cpu", "fp32", "libx264", 1280 * 720, 0.5, 0.1)

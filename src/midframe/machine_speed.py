@@ -1,6 +1,6 @@
 """Speed of earlier runs on this machine, from which plans estimate their time.
 
-Kept in `speed.json` in the cache folder: the latest runs with model, device, precision, encoder, frame size, share of
+Kept in `speed.json`: the latest runs with model, device, precision, encoder, frame size, share of
 interpolated frames and seconds per output frame. Nothing leaves the machine; a file that is damaged or cannot be
 written only costs the estimate.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,8 +37,8 @@ class RunSpeed:
 
 
 def speed_file() -> Path:
-    """Where runs are kept."""
-    return cache_folder() / "speed.json"
+    """Where runs are kept: `$MIDFRAME_SPEED_FILE`, else the cache folder. Tests keep theirs apart."""
+    return Path(os.environ.get("MIDFRAME_SPEED_FILE") or cache_folder() / "speed.json")
 
 
 def recorded() -> list[RunSpeed]:

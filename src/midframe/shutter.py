@@ -51,7 +51,7 @@ def fast_motion(flow: Tensor, height: int, width: int) -> float:
     Args:
         flow: (B, 2, h, w), in pixels of its own resolution.
         height: of the frame that the flow covers, in pixels.
-        width: likewise.
+        width: like `height`.
     """
     scale = torch.tensor([width / flow.shape[-1], height / flow.shape[-2]], device=flow.device).view(1, 2, 1, 1)
     length = torch.linalg.vector_norm(flow.float() * scale, dim=1).flatten()

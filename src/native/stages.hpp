@@ -53,7 +53,7 @@ struct FlowPair {
 };
 
 struct MotionHypotheses {
-    Array<float> features;  // (K, kFeatures, h, w), of which the flows are set
+    Array<float> features;  // (K, kFeatures, h, w); only the flows are set
     Array<bool> active;     // (K, h / kTile, w / kTile)
     Array<float> coverage;  // (3, h, w)
     i64 zero = 0;

@@ -16,7 +16,7 @@ class Limits:
     frames: int = 2_000_000  # of one result
     jobs_per_client: int = 50  # unfinished ones; a client is an address
     uploads_per_client: int = 20  # announced or incomplete uploads, and sources not probed yet
-    announced_seconds: float = 900.0  # an announced upload of which no byte came in this time is forgotten
+    announced_seconds: float = 900.0  # an announced upload without any byte in this time is forgotten
     upload_seconds: float = 86400.0  # an incomplete upload without news for this time is forgotten
     probe_seconds: float = 60.0  # by the clock; a usual look takes a tenth of a second
     probe_bytes: int | None = 6 * 1024**3  # address space of the process that looks at files

@@ -33,7 +33,7 @@ def estimate_bidirectional(
 
     Args:
         first: (h, w), already reduced by `config.downscale`.
-        second: likewise.
+        second: like `first`.
         config: of DIS.
         grid: frame pixels per grid pixel at which matching costs are compared.
         small_objects: whether `FlowPair.alternative` is wanted.

@@ -38,9 +38,9 @@ def select_flows(first: Gray, second: Gray, old: Sequence[Flow], new: Sequence[F
 
     Args:
         first: (h, w).
-        second: likewise.
+        second: like `first`.
         old: forward and backward flow, (h, w, 2).
-        new: likewise.
+        new: like `old`.
         grid: frame pixels per grid pixel at which costs are compared.
     """
     height, width = first.shape

@@ -131,7 +131,7 @@ def synthesise(a: Tensor, b: Tensor, motion: IntermediateFlow, t: Tensor) -> Ten
 
     Args:
         a: (B, 3, H, W) or twice as large as the motion; flow is enlarged then.
-        b: likewise.
+        b: like `a`.
         motion: at the matcher's input.
         t: (B, 1, 1, 1).
     """

@@ -33,7 +33,7 @@ def restart_initialisation(first: Plane, second: Plane, flows: Sequence[Flow]) -
 
     Args:
         first: of `matching_frame`.
-        second: likewise.
+        second: like `first`.
         flows: forward and backward, at any resolution.
     """
     forward = patch_vectors(first, second, resize_flow(flows[0], *first.shape))

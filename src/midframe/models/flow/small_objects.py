@@ -89,10 +89,10 @@ def rematched_patches(
 
     Args:
         first: (h, w).
-        second: likewise.
+        second: like `first`.
         residual: photometric residual of the first.
         unmatched: 1 where the first has no counterpart, otherwise 0.
-        other_unmatched: likewise of the second.
+        other_unmatched: like `unmatched` of the second.
     """
     parts, own, residuals = (patches(x)[::STRIDE, ::STRIDE] for x in (unmatched, first, residual))
     position = np.argwhere(parts.mean((2, 3)) > MIN_UNMATCHED)
@@ -126,9 +126,9 @@ def best_partial_matches(
 
     Args:
         templates: (N, PATCH, PATCH), 0 outside of the part, of mean 0 and norm 1.
-        parts: likewise, 1 within the part, otherwise 0.
+        parts: like `templates`, 1 within the part, otherwise 0.
         plane: (h, w).
-        other_unmatched: likewise; 1 where a part may land.
+        other_unmatched: like `plane`; 1 where a part may land.
 
     Returns:
         NCC score (N,), uniqueness margin, and position (N, 2) of the upper left corner, row and column.

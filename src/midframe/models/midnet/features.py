@@ -73,7 +73,7 @@ def matching_features(
 
     Args:
         a: K of (N, 4, H, W): R, G, B and luma of a, warped.
-        b: likewise.
+        b: like `a`.
         flows: K of (N, 4, h, w), to a and to b.
         occlusion: K pairs of logits (N, 1, h, w), of a and of b, warped.
     """

@@ -46,7 +46,7 @@ def estimate_flow(
 
     Args:
         a: luma (B, 1, H, W), 0..1.
-        b: likewise.
+        b: like `a`.
         config: of the estimation.
         small_objects: whether the alternative flows with small fast objects are wanted.
 

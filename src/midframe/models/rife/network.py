@@ -163,7 +163,7 @@ class Network(nn.Module):
 
         Args:
             a: what `encoded` returns for image 0, (B, C, H, W).
-            b: likewise for image 1.
+            b: like `a` for image 1.
             t: (B,) float32.
             flow_scale: the chain works at this scale of the images.
         """
