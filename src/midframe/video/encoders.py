@@ -18,6 +18,7 @@ import av
 import av.codec
 import av.codec.context
 import av.error
+import numpy as np
 
 from midframe.errors import InputError, UnsupportedError
 from midframe.types import PixelFormat, VideoInfo
@@ -199,11 +200,12 @@ def _trial_output(info: VideoInfo, encoding: Encoding) -> str | None:
             stream = add_encoder(out, small, encoding, rate, 1 / rate)
             open_encoder(stream.codec_context)
             times = DecodingTimes(reorder_depth(stream.codec_context))
-            blanks: list[Any] = [av.VideoFrame(320, 256, encoding.pixel_name or encoding.format.name) for _ in range(2)]
-            for n, blank in enumerate([*blanks, None]):
-                if blank is not None:
-                    blank.pts, blank.time_base = n, 1 / rate
-                for packet in stream.encode(blank):
+            name = encoding.pixel_name or encoding.format.name
+            trial: list[Any] = [_noise(320, 256, n, name) for n in range(2)]
+            for n, frame in enumerate([*trial, None]):
+                if frame is not None:
+                    frame.pts, frame.time_base = n, 1 / rate
+                for packet in stream.encode(frame):
                     packet.dts = min(times(packet.pts), packet.pts)
                     out.mux(packet)
         buffer.seek(0)
@@ -216,6 +218,15 @@ def _trial_output(info: VideoInfo, encoding: Encoding) -> str | None:
     except (av.error.FFmpegError, ValueError, OSError) as error:
         return str(getattr(error, "strerror", None) or error)
     return None
+
+
+def _noise(width: int, height: int, seed: int, pixel_name: str) -> av.VideoFrame:
+    """Return a frame of noise: blank ones make files of MPEG-TS too short to be recognised as such."""
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    try:
+        return av.VideoFrame.from_ndarray(values, format="rgb24").reformat(format=pixel_name)
+    except (av.error.FFmpegError, ValueError, OSError):  # swscale does not write this format
+        return av.VideoFrame(width, height, pixel_name)
 
 
 def _alternatives(info: VideoInfo, refused: Encoding) -> list[str]:
