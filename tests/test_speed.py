@@ -50,7 +50,7 @@ def test_what_is_refused(text: str, why: str) -> None:
 
 
 def test_other_options_that_it_excludes() -> None:
-    for other in ({"slowmo": 2}, {"ratio": 2}, {"vfr": "keep"}, {"slow_audio": "stretch"}, {"compat": "modelscope"}):
+    for other in ({"slowmo": 2}, {"ratio": 2}, {"vfr": "keep"}, {"compat": "modelscope"}):
         with pytest.raises(InputError, match=r"--speed|--compat"):
             Options.parse(speed="0-2:1", **other)
 

@@ -31,7 +31,7 @@ _NTSC = {n: Fraction(n * 1000, 1001) for n in (15, 24, 30, 48, 60, 72, 90, 96, 1
 _NTSC_TOLERANCE = Fraction(5, 1000)
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "slow_audio": ("drop", "stretch"),
+    "slow_audio": ("auto", "drop", "stretch"),
     "scene": ("auto", "off", "modelscope"),
     "scene_fill": ("hold", "nearest", "blend"),
     "dedup": ("off", "auto"),
@@ -56,7 +56,7 @@ class OptionKeywords(TypedDict, total=False):
     ratio: Fraction | float | str | None
     slowmo: Fraction | float | str | None
     speed: str | Sequence[Stretch] | None
-    slow_audio: Literal["drop", "stretch"]
+    slow_audio: Literal["auto", "drop", "stretch"]
     shutter: Fraction | float | str | None
     loop: bool
     in_fps: Rate | None
@@ -105,7 +105,7 @@ class Options:
     ratio: Fraction | None = None  # output rate over input rate; over the field rate of an interlaced source
     slowmo: Fraction | None = None  # the output lasts this many times longer; the rate is kept
     speed: tuple[Stretch, ...] = ()  # stretches of the source and their speeds; 1 elsewhere
-    slow_audio: str = "drop"  # audio in slow motion: "drop", "stretch" (pitch kept)
+    slow_audio: str = "auto"  # audio where the speed changes: "drop", "stretch" (pitch kept); auto: stretch with speed
     shutter: Fraction | None = None  # degrees, 0 to 360; motion blur over that share of the frame interval
     loop: bool = False  # the last frame leads to the first, for seamless loops
     in_fps: Fraction | None = None  # rate of an image sequence; None: 24
@@ -173,8 +173,6 @@ class Options:
             raise InputError(f"--speed and {other} both change the pace; drop one of them (--fps sets the output rate)")
         if self.speed and self.vfr == "keep":
             raise InputError("--speed needs a constant output rate; drop --vfr keep")
-        if self.speed and self.slow_audio == "stretch":
-            raise InputError("--slow-audio stretch is for --slowmo; --speed drops the audio")
         if self.loop and (self.start is not None or self.end is not None):
             raise InputError("--loop joins the end of the video to its start; drop --start and --end")
         if self.shutter and self.vfr == "keep":
@@ -211,6 +209,11 @@ class Options:
             raise InputError(f"--end {float(self.end):g} s is not after --start {float(self.start or 0):g} s")
         if self.crf is not None and not (math.isfinite(self.crf) and 0 <= self.crf <= 63):
             raise InputError(f"--crf {self.crf:g} is not within 0 (largest file) to 63 (smallest); 16 is usual")
+
+    @property
+    def stretches_audio(self) -> bool:
+        """Whether audio is stretched where the speed changes; else it is dropped."""
+        return self.slow_audio == "stretch" or (self.slow_audio == "auto" and bool(self.speed))
 
     @classmethod
     def parse(cls, **keywords: Any) -> Options:

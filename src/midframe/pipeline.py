@@ -90,8 +90,9 @@ def interpolate(
         fps: output rate; 60, "59.94", "60000/1001". The duration is kept.
         ratio: output rate over input rate; 2 if neither is given.
         slowmo: slow-motion factor, at the rate of the source or at `fps`.
-        speed: ranges of the source and their speeds: "0-2:1, 2-4:1>0.25, 4-:0.25". The audio is dropped.
-        slow_audio: "drop" or "stretch" (pitch kept), with `slowmo`.
+        speed: ranges of the source and their speeds: "0-2:1, 2-4:1>0.25, 4-:0.25".
+        slow_audio: "drop" or "stretch" (pitch kept) audio where the speed changes; "auto" drops it with `slowmo` and
+            stretches it with `speed`.
         shutter: motion blur over so many degrees of the frame interval, 0 to 360.
         loop: the last frame leads to the first.
         in_fps: rate of an image sequence; 24 if None.

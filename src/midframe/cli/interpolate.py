@@ -65,8 +65,10 @@ HEADINGS = {
 @click.option("--fps", metavar="RATE", help="Output rate: 60, 59.94, 60000/1001. Keeps the duration.")
 @click.option("--ratio", metavar="X", help="Output rate over input rate: 2, 2.5, 5/2. Default: 2.")
 @click.option("--slowmo", metavar="X", help="Slow motion, X times slower, at the source rate or --fps.")
-@click.option("--speed", metavar="RANGES", help="Speed ramps: '0-2:1, 2-4:1>0.25, 4-:0.25'. Drops audio.")
-@click.option("--slow-audio", type=click.Choice(["drop", "stretch"]), help="Audio in slow motion. Default: drop.")
+@click.option("--speed", metavar="RANGES", help="Speed ramps: '0-2:1, 2-4:1>0.25, 4-:0.25'.")
+@click.option("--slow-audio", type=click.Choice(["drop", "stretch"]),
+              help="Audio where the speed changes; stretch keeps its pitch. Default: drop with --slowmo, stretch with "
+              "--speed.")  # fmt: skip
 @click.option("--shutter", metavar="ANGLE", help="Motion blur: shutter angle, 0 to 360; 180 as in cinema. Default: 0.")
 @click.option("--loop", is_flag=True, default=None, help="Seamless loop: the last frame leads to the first.")
 @click.option("--in-fps", metavar="RATE", help="Rate of an image sequence. Default: 24.")

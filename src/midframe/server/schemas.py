@@ -49,9 +49,9 @@ class JobOptions(BaseModel):
     ratio: Number | None = Field(default=None, description="output rate over source rate")
     slowmo: Number | None = Field(default=None, description="the video lasts this many times longer")
     speed: Annotated[str, Field(max_length=2000)] | None = Field(
-        default=None, description="speeds of stretches of the source, as 0-2:1, 2-4:1>0.25, 4-:0.25; drops the audio"
+        default=None, description="speeds of stretches of the source, as 0-2:1, 2-4:1>0.25, 4-:0.25"
     )
-    slow_audio: Literal["drop", "stretch"] = "drop"
+    slow_audio: Literal["auto", "drop", "stretch"] = "auto"
     scene: Literal["auto", "off"] = Field(
         default="auto", description="detect scene changes and blend nothing across them"
     )

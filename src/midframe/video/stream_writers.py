@@ -12,7 +12,10 @@ import av.filter
 
 from midframe.video.files import is_cover, open_source, packets_of
 from midframe.video.streams import COVER_MEDIA_TYPES, StreamPlan
+from midframe.video.time_stretch import TimeStretch
 from midframe.video.timestamps import DecodingTimes, StampMap, TimestampMap
+
+_LONGEST_JITTER = Fraction(1, 20)  # seconds; later timestamps mean missing audio, which becomes silence
 
 # Tags that describe the encoding of the source, not ours.
 _STALE_TAGS = (
@@ -169,7 +172,7 @@ _PLAIN_ASS = (
 
 
 class AudioTranscoder(StreamCopier):
-    """Transcode audio: stretched for slow motion with its pitch kept, or to a codec that the container holds."""
+    """Transcode audio: stretched with the video and its pitch kept, or to a codec that the container holds."""
 
     def declare(self, out: Any, stream: Any) -> Any:
         """Add the target stream in the sample rate and layout of the source."""
@@ -186,36 +189,12 @@ class AudioTranscoder(StreamCopier):
             made.codec_context.bit_rate = 96_000 * max(1, context.layout.nb_channels)
         self.out_rate = rate
         self.stream = stream
-        self.graph: Any = None
-        self.at: int | None = None  # samples written so far, from output time 0
+        self.samples: AudioConverter | None = None  # to the samples that are stretched
+        self.stretch: TimeStretch | None = None
+        self.output: AudioConverter | None = None  # to the samples of the encoder
+        self.heard = 0  # index of the next source sample, counted from source time 0
+        self.at: int | None = None  # index of the next output sample, from output time 0
         return made
-
-    def _open(self, frame: Any) -> None:
-        """Open the filter graph: atempo slows down to half speed at most, so several are chained."""
-        graph = av.filter.Graph()
-        said = "channels" not in frame.layout.name
-        nodes = [
-            graph.add_abuffer(
-                sample_rate=frame.sample_rate,
-                format=frame.format.name,
-                layout=frame.layout.name if said else None,
-                channels=None if said else frame.layout.nb_channels,
-                time_base=Fraction(1, frame.sample_rate),
-            )
-        ]
-        speed = 1 / self.timestamps.slowmo
-        while speed < Fraction(1, 2):
-            nodes.append(graph.add("atempo", "0.5"))
-            speed *= 2
-        if speed != 1:
-            nodes.append(graph.add("atempo", f"{float(speed):.9f}"))
-        context = self.made.codec_context
-        wanted = f"sample_fmts={context.format.name}:sample_rates={self.out_rate}:channel_layouts={context.layout.name}"
-        nodes.append(graph.add("aformat", wanted))
-        nodes.append(graph.add("abuffersink"))
-        graph.link_nodes(*nodes)
-        graph.configure()
-        self.graph = graph
 
     def packets(self, packet: Any, origin: Fraction) -> Iterator[Any]:
         """Yield what the encoder returns for the samples of one packet."""
@@ -225,36 +204,118 @@ class AudioTranscoder(StreamCopier):
         except (av.error.FFmpegError, ValueError):  # a damaged packet is skipped
             return
         for frame in frames:
-            if self.graph is None:
-                self._open(frame)
-                stamp = frame.pts if frame.pts is not None else packet.pts or 0
-                self.at = round(self.timestamps.out(stamp * base - origin) * self.out_rate)
-            frame.pts = None
-            self.graph.push(frame)
-            yield from self._encoded()
+            stamp = frame.pts if frame.pts is not None else packet.pts if self.at is None else None
+            begin = self.heard if stamp is None else round((stamp * base - origin) * self.rate)
+            if self.at is None:
+                self._begin(frame, begin)
+            hole = begin - self.heard
+            while hole > self.rate * _LONGEST_JITTER and self.heard < begin:
+                yield from self._heard(silence(frame, min(begin - self.heard, frame.samples)))
+            yield from self._heard(frame)
 
-    def _encoded(self) -> Iterator[Any]:
+    def _begin(self, frame: Any, begin: int) -> None:
+        """Set the clocks by the first frame, whose first sample has index `begin` in the source."""
+        times, rate = self.timestamps, self.rate
+        self.heard = begin
+        self.at = round(times.out(Fraction(begin, rate)) * self.out_rate)
+        if times.changes_speed:
+            layout = self.made.codec_context.layout.name
+            self.samples = AudioConverter("fltp", rate, layout)
+
+            def source_of(sample: int) -> float:
+                return float(times.source(Fraction(sample, rate)) * rate)
+
+            self.stretch = TimeStretch(rate, begin, round(times.out(Fraction(begin, rate)) * rate), source_of)
         context = self.made.codec_context
-        while True:
-            try:
-                frame = self.graph.pull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-            context.open(strict=False)
-            if context.frame_size:
-                self.graph.set_audio_frame_size(context.frame_size)
-            frame.pts = self.at
-            frame.time_base = Fraction(1, self.out_rate)
-            self.at = (self.at or 0) + frame.samples
-            yield from self.made.encode(frame)
+        self.output = AudioConverter(context.format.name, self.out_rate, context.layout.name)
+
+    def _heard(self, frame: Any) -> Iterator[Any]:
+        """Yield the packets for the next frame of the source."""
+        frame.pts = None
+        self.heard += frame.samples
+        if self.stretch is None or self.samples is None:
+            yield from self._encoded(frame)
+            return
+        for part in self.samples.push(frame):
+            yield from self._stretched(self.stretch.push(part.to_ndarray()))
+
+    def _stretched(self, samples: Any) -> Iterator[Any]:
+        if samples.shape[1]:
+            made = av.AudioFrame.from_ndarray(samples, "fltp", self.made.codec_context.layout.name)
+            made.sample_rate = self.rate
+            yield from self._encoded(made)
+
+    def _encoded(self, frame: Any) -> Iterator[Any]:
+        """Yield the packets for one frame of the output, or with None for the rest."""
+        assert self.output is not None
+        context = self.made.codec_context
+        for made in self.output.push(frame, context):
+            made.pts = self.at
+            made.time_base = Fraction(1, self.out_rate)
+            self.at = (self.at or 0) + made.samples
+            yield from self.made.encode(made)
 
     def flush(self) -> Iterator[Any]:
-        """Yield what remains in the filter graph and the encoder."""
-        if self.graph is None:
+        """Yield what remains in the stretch, the converters and the encoder."""
+        if self.output is None:
             return
-        self.graph.push(None)
-        yield from self._encoded()
+        if self.stretch is not None and self.samples is not None:
+            for part in self.samples.push(None):
+                yield from self._stretched(self.stretch.push(part.to_ndarray()))
+            end = round(self.timestamps.out(Fraction(self.heard, self.rate)) * self.rate)
+            yield from self._stretched(self.stretch.finish(end))
+        yield from self._encoded(None)
         yield from self.made.encode(None)
+
+
+class AudioConverter:
+    """Convert frames of audio to a sample format, rate and channel layout, with a filter graph of libav."""
+
+    def __init__(self, format: str, rate: int, layout: str) -> None:
+        self._wanted = f"sample_fmts={format}:sample_rates={rate}:channel_layouts={layout}"
+        self._graph: Any = None
+
+    def push(self, frame: Any, context: Any = None) -> Iterator[Any]:
+        """Yield what is ready after a frame, or with None the rest; in the frame size of an encoder if one is given."""
+        if self._graph is None:
+            if frame is None:
+                return
+            self._open(frame)
+        self._graph.push(frame)
+        while True:
+            try:
+                made = self._graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            if context is not None:
+                context.open(strict=False)
+                if context.frame_size:
+                    self._graph.set_audio_frame_size(context.frame_size)
+            yield made
+
+    def _open(self, frame: Any) -> None:
+        graph = av.filter.Graph()
+        said = "channels" not in frame.layout.name
+        source = graph.add_abuffer(
+            sample_rate=frame.sample_rate,
+            format=frame.format.name,
+            layout=frame.layout.name if said else None,
+            channels=None if said else frame.layout.nb_channels,
+            time_base=Fraction(1, frame.sample_rate),
+        )
+        graph.link_nodes(source, graph.add("aformat", self._wanted), graph.add("abuffersink"))
+        graph.configure()
+        self._graph = graph
+
+
+def silence(like: Any, samples: int) -> Any:
+    """Return a silent frame of so many samples, in the format of another frame."""
+    made = av.AudioFrame(format=like.format.name, layout=like.layout.name, samples=samples)
+    quiet = 0x80 if like.format.name.startswith("u8") else 0
+    for plane in made.planes:
+        plane.update(bytes([quiet]) * plane.buffer_size)
+    made.sample_rate = like.sample_rate
+    return made
 
 
 def kept_tags(tags: Any, container: str) -> dict[str, str]:

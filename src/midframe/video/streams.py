@@ -106,8 +106,8 @@ def excluded_streams(info: VideoInfo, options: Options) -> Iterator[StreamPlan]:
         why = ""
         if stream.kind == "audio" and not options.audio:
             why = "--no-audio"
-        elif stream.kind == "audio" and slow and options.slow_audio == "drop":
-            why = "--speed" if options.speed else "slow motion; --slow-audio stretch keeps it"
+        elif stream.kind == "audio" and slow and not options.stretches_audio:
+            why = "slow motion; --slow-audio stretch keeps it" if options.slow_audio == "auto" else "--slow-audio drop"
         elif stream.kind == "subtitle" and not options.subtitles:
             why = "--no-subtitles"
         elif stream.kind == "video" and "attached_pic" not in stream.disposition and slow:
@@ -149,8 +149,7 @@ def _disposition(
     kind = stream.type
     cover = is_cover(stream)
     plan = StreamPlan(stream.index, "cover art" if cover else kind, codec, "copy")
-    slow = options.slowmo is not None and options.slowmo != 1
-    if kind == "audio" and slow:
+    if kind == "audio" and (options.speed or (options.slowmo is not None and options.slowmo != 1)):
         made = _audio_codec(codec, container)
         if context is None:
             return drop(plan, "this build has no decoder for it")

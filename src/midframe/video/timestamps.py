@@ -29,6 +29,16 @@ class TimestampMap:
             return self.start + self.speed.output(instant - self.start) - self.shift
         return self.start + (instant - self.start) * self.slowmo - self.shift
 
+    def source(self, instant: Fraction) -> Fraction:
+        """Map seconds of the output to seconds of the source; the inverse of `out`."""
+        at = instant + self.shift - self.start
+        return self.start + (self.speed.source(at) if self.speed is not None else at / self.slowmo)
+
+    @property
+    def changes_speed(self) -> bool:
+        """Whether the output is slower or faster than the source anywhere."""
+        return self.speed is not None or self.slowmo != 1
+
     def affine_maps(self, base: Fraction, origin: Fraction) -> tuple[StampMap, StampMap]:
         """Return the maps from timestamps in units of `base` to output seconds, and to output units of `base`."""
         if self.speed is not None:
