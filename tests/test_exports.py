@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import midframe
+from clips import Clip, make
 
 
 def test_every_public_name_is_there() -> None:
@@ -42,6 +45,23 @@ def test_importing_loads_nothing_heavy(code: str) -> None:
     check = f"import sys; {code}; found = {heavy} & set(sys.modules); sys.exit(str(found) if found else 0)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["probe", "{clip}"], ["interpolate", "{clip}", "--dry-run", "--device", "cpu"], ["models", "list"]]
+)
+def test_what_needs_no_torch_does_not_import_it(tmp_path: Path, words: list[str]) -> None:
+    clip = str(make(tmp_path / "clip.mp4", Clip(frames=4)))
+    check = (
+        f"import sys; from midframe.cli import main; sys.argv = {['midframe', *(w.format(clip=clip) for w in words)]}\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "sys.exit('torch is imported' if 'torch' in sys.modules else 0)"
+    )
+    environment = {**os.environ, "MIDFRAME_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "midnet-m" in done.stdout + done.stderr
 
 
 def test_help_loads_nothing_heavy() -> None:

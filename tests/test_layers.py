@@ -11,13 +11,13 @@ SOURCE = Path(__file__).parents[1] / "src" / "midframe"
 
 # docs/architecture.md draws the same picture
 LAYERS = {
-    "errors": -1, "speed": -1, "process": -1, "extras": -1, "_native": -1, "kernels": 0,
+    "errors": -1, "speed": -1, "process": -1, "devices": -1, "extras": -1, "_native": -1, "kernels": 0,
     "types": 0, "options": 0,
     "timeline": 1, "storage": 1, "ops": 1, "colour": 1, "metrics": 1, "weights": 1, "journal": 1,
     "compat": 1, "result": 1, "profiles": 1, "commit": 2,
     "video": 2, "machine_speed": 2, "models": 2, "shots": 2, "overlays": 2, "shutter": 2, "confidence": 2, "scenes": 2,
     "engine": 3, "plan": 3,
-    "segments": 4,
+    "segments": 4, "planning": 4,
     "pipeline": 5, "interpolator": 5, "evaluation": 5, "training": 5,
     "modelscope": 6, "streaming": 6, "vapoursynth": 6, "cluster": 6, "batch": 6, "server": 6,
     "cli": 7, "__main__": 8, "__init__": 8,

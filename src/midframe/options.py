@@ -25,6 +25,7 @@ FASTEST = Fraction(1000)  # frames per second; beyond any display, probably a ty
 SLOWEST = Fraction(1, 10)  # frames per second
 DEFAULT_MODEL = "midnet-m"  # better than dis by 0.7 dB and more on every set we have; dis is many times as fast
 HIGHEST_RATIO = Fraction(64)  # outputs per source frame; more is probably a typing error
+MOST_SAMPLES = 32  # of motion blur, per output frame
 
 # Rates that broadcasting writes as decimals and means as n * 1000/1001 (SMPTE ST 318). The tolerance takes 23.98.
 _NTSC = {n: Fraction(n * 1000, 1001) for n in (15, 24, 30, 48, 60, 72, 90, 96, 120, 144, 180, 240)}

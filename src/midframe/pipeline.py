@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -25,11 +24,11 @@ from midframe import compat, machine_speed, shots, timeline
 from midframe.engine import Engine
 from midframe.errors import InputError, Interrupted, MediaError, MidframeError
 from midframe.journal import Journal
-from midframe.machine_speed import RunSpeed
 from midframe.models import load_model
 from midframe.models.base import Model
 from midframe.options import OptionKeywords, Options
-from midframe.plan import Plan, check_target, make_plan
+from midframe.plan import Plan, check_target
+from midframe.planning import estimate, plan_run, run_speed
 from midframe.result import OnProgress, Progress, Result
 from midframe.segments import (
     SegmentWriter,
@@ -45,7 +44,6 @@ from midframe.segments import (
 from midframe.types import Frame, Gap, Segment, Slot, VideoInfo
 from midframe.video.encoders import choose_encoder
 from midframe.video.images import probe_sequence, read_sequence
-from midframe.video.probe import key_times, probe
 from midframe.video.reader import LONGEST_STEP, Reader, open_reader
 from midframe.video.writer import open_writer
 
@@ -201,52 +199,10 @@ def _scene_rule_of_model(options: Options, network: Model) -> bool:
     raise InputError(f"--scene {options.scene} is a rule that model {network.name} does not have; try --scene auto")
 
 
-def plan_run(
-    src: PathLike,
-    dst: PathLike | None,
-    options: Options,
-    *,
-    model: str,
-    device: str,
-    precision: str,
-    segment_outputs: int | None = None,
-) -> Plan:
-    """Plan a run with this model, device and precision. Writes nothing."""
-    info = probe(src, in_rate=options.in_fps)
-    return make_plan(
-        info,
-        dst,
-        options,
-        keys=partial(key_times, src, info),
-        model=model,
-        device=device,
-        precision=precision,
-        segment_outputs=segment_outputs,
-    )
-
-
 def _plan_here(src: PathLike, dst: PathLike | None, options: Options, engine: Engine) -> Plan:
     name, device = engine.model.name, str(engine.device)
     made = plan_run(src, dst, options, model=name, device=device, precision=engine.precision)
-    return replace(made, seconds=estimate(made, engine))
-
-
-def estimate(plan: Plan, engine: Engine) -> float | None:
-    """Estimate the seconds that a plan takes, from earlier runs on this machine; None before the first one."""
-    if not plan.frames_out or plan.frames_in is None:
-        return None
-    each = machine_speed.seconds_per_frame(_speed(plan, engine, 0.0))
-    return None if each is None else each * plan.frames_out
-
-
-def _speed(plan: Plan, engine: Engine, seconds: float) -> RunSpeed:
-    """Return the record of `machine_speed` for a plan, at `seconds` per output frame."""
-    out = plan.frames_out or 1
-    share = max(0, out - (plan.frames_in or 0)) / out
-    pixels = plan.info.width * plan.info.height
-    runtime = plan.options.runtime
-    device = str(engine.device) + (f" {runtime}" if runtime != "auto" else "")
-    return RunSpeed(plan.model, device, engine.precision, plan.encoding.codec, pixels, share, seconds)
+    return replace(made, seconds=estimate(made))
 
 
 def plan(
@@ -376,7 +332,7 @@ class Run:
         seconds = time.monotonic() - self.began
         result = join(self.plan, self.journal, self.warnings, seconds, self.made, self.resumed)
         if self.made:
-            speed = _speed(self.plan, self.engine, self.computing / self.made)
+            speed = run_speed(self.plan, self.computing / self.made)
             machine_speed.record(speed, round(self.made * speed.interpolated))
         return result
 

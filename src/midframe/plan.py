@@ -20,8 +20,7 @@ from typing import Any
 from midframe import compat, timeline
 from midframe.errors import InputError, MediaError
 from midframe.journal import segments_to_json
-from midframe.options import FASTEST, Options
-from midframe.shutter import MOST_SAMPLES
+from midframe.options import FASTEST, MOST_SAMPLES, Options
 from midframe.speed import SpeedMap, written
 from midframe.types import Segment, VideoInfo
 from midframe.video.encoders import GIF_FASTEST, Encoding, choose_encoder

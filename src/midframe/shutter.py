@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from midframe import colour
+from midframe.options import MOST_SAMPLES
 from midframe.types import PixelFormat
 
-MOST_SAMPLES = 32  # per output frame
 PIXELS_PER_SAMPLE = 2.0  # of motion; coarser sampling shows single edges instead of blur
 FAST_SHARE = 0.95  # quantile of the motion of all pixels that decides the number of samples
 SAMPLES_WITHOUT_FLOW = 8  # per output frame, of models that give no flow

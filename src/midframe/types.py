@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # planes are tensors, but values without planes need no torch
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class PixelFormat:
     @property
     def dtype(self) -> torch.dtype:
         """Sample type of the planes: uint8 up to 8 bits, uint16 above."""
+        import torch
+
         return torch.uint8 if self.depth == 8 else torch.uint16
 
     @property

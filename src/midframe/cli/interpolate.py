@@ -310,11 +310,13 @@ def one(
     several: bool = False,
 ) -> None:
     """Interpolate one video, locally or on a cluster; of `several`, finished ones are not repeated by `-y`."""
+    if dry_run:
+        from midframe.cli.plans import plan_of
+
+        reporter.plan(plan_of(source, target, options))
+        return
     from midframe import pipeline
 
-    if dry_run:
-        reporter.plan(pipeline.plan(source, target, options=options))
-        return
     with stop_events(reporter.note) as (drain, cancel):
         if several and options.overwrite and (done := pipeline.finished(source, target, options)) is not None:
             reporter.result(done)

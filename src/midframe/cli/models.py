@@ -23,23 +23,20 @@ def command() -> None:
 def list_models(as_json: bool) -> None:
     """Name, size, state of the weights, and what each is."""
     from midframe.errors import MidframeError, WeightsError
-    from midframe.models import BUILDERS, load_model
+    from midframe.models import ABOUT, BUILDERS
     from midframe.weights import RECORDS
 
     rows: list[dict[str, Any]] = []
     for name in BUILDERS:
-        row: dict[str, Any] = {"name": name, "parameters": 0, "state": "ready", "about": ""}
+        row: dict[str, Any] = {"name": name, "parameters": 0, "state": "ready", "about": ABOUT[name]}
         rows.append(row)
         try:
-            model = load_model(name)
+            row["parameters"] = _parameters(name)
         except WeightsError as error:
             absent = name in RECORDS and "has no weights here" in str(error)
             row["state"] = f"absent; get it: midframe models fetch {name}" if absent else str(error)
         except MidframeError as error:
             row["state"] = str(error)
-        else:
-            row["parameters"] = sum(p.numel() for p in model.parameters())
-            row["about"] = (type(model).__doc__ or "").strip().splitlines()[0].rstrip(".")
         if name in RECORDS:
             row["licence"] = RECORDS[name].licence
             row["address"] = RECORDS[name].address
@@ -48,8 +45,9 @@ def list_models(as_json: bool) -> None:
         return
     for row in rows:
         parameters = int(row["parameters"])
+        about = row["about"] if row["state"] == "ready" else ""
         size_text = f"{parameters / 1e6:.1f} M" if parameters else "-"
-        click.echo(f"{row['name']:14}{size_text:>8}  {row['state']:8}{row['about']}")
+        click.echo(f"{row['name']:14}{size_text:>8}  {row['state']:8}{about}")
 
 
 @command.command()
@@ -100,6 +98,21 @@ def verify(name: str | None, weights: Path | None) -> None:
             click.echo(f"{one}: good  {sha256(path) if path.is_file() else ''}  {path}")
     if failed is not None:
         sys.exit(failed.exit_code)
+
+
+def _parameters(name: str) -> int:
+    """Return how many parameters a model has; torch is imported only for weights that others publish, if they are here.
+
+    Raises:
+        WeightsError: missing or damaged.
+    """
+    from midframe.models import BUILT_IN, load_model
+    from midframe.weights import RECORDS, count_parameters, find, shipped
+
+    if name in BUILT_IN:
+        return 0 if (path := shipped(name)) is None else count_parameters(path)
+    find(RECORDS[name])
+    return sum(p.numel() for p in load_model(name).parameters())
 
 
 def _record(name: str) -> Record:

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(file: str, count: bool, as_json: bool) -> None:
     """Show the properties of FILE and the plan of `midframe interpolate FILE`."""
-    from midframe import pipeline
+    from midframe.cli.plans import plan_of
     from midframe.errors import MidframeError
+    from midframe.options import Options
     from midframe.video.probe import probe
 
     info = probe(file, count=count)
     try:
-        plan = str(pipeline.plan(file))
+        plan = str(plan_of(file, None, Options()))
     except MidframeError as error:
         plan = f"not possible: {error}"
     if as_json:

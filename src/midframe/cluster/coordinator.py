@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from midframe import pipeline, process, segments, storage
-from midframe import plan as planning
+from midframe import pipeline, planning, process, segments, storage
+from midframe import plan as plan_module
 from midframe.cluster import transfer, worker
 from midframe.cluster.config import ClusterConfig
 from midframe.cluster.resources import ClusterResources, connected, import_ray
@@ -99,8 +99,8 @@ def interpolate(
     with segments.disk_trouble(plan.target), Journal(plan.target) as journal, connected(ray, config):
         resources = ClusterResources(ray, config, plan)
         if plan.frames_out is not None and len(plan.segments) > 1:
-            outputs = segment_outputs_for(plan.frames_out, resources.parallel_tasks(), planning.SEGMENT_OUTPUTS)
-            if outputs != planning.SEGMENT_OUTPUTS:
+            outputs = segment_outputs_for(plan.frames_out, resources.parallel_tasks(), plan_module.SEGMENT_OUTPUTS)
+            if outputs != plan_module.SEGMENT_OUTPUTS:
                 plan = plan_run(source, target, wanted, outputs)
         plan = resolve_device(plan, resources)
         if on_plan is not None:
@@ -125,7 +125,7 @@ def plan_run(
 ) -> Plan:
     """Plan a run on a cluster. Each worker resolves the device, so the plan holds the option as given."""
     model = load_model(options.model, options.weights)  # missing weights are reported before the work
-    return pipeline.plan_run(
+    return planning.plan_run(
         src,
         dst,
         options,

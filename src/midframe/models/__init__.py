@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from midframe.errors import InputError, WeightsError
-from midframe.models.base import Model
+
+if TYPE_CHECKING:
+    from midframe.models.base import Model
 
 
 def _dis(weights: Path | None) -> Model:
@@ -75,6 +76,31 @@ BUILDERS: dict[str, Callable[[Path | None], Model]] = {
 }
 
 
+# what `midframe models list` says of each
+ABOUT = {
+    "dis": "Classical flow (DIS), frames by warping; any t in (0, 1)",
+    "blend": "Cross-fade without motion; needs no weights",
+    "midnet-s": "Classical flow, motion hypotheses at t, small learned fusion; the fastest network",
+    "midnet-m": "Classical flow, motion hypotheses at t, learned fusion; the default",
+    "vfinet": "ModelScope's network: RAFT, quadratic motion, Swin refinement",
+    "vfinet-first": "ModelScope's network, its first weights",
+    "rife": "RIFE 4: intermediate flow estimation",
+}
+BUILT_IN = ("dis", "blend", "midnet-s", "midnet-m")  # need nothing that midframe does not ship
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of no model.
+
+    Raises:
+        InputError: no model of that name.
+    """
+    if name not in BUILDERS:
+        close = difflib.get_close_matches(name, BUILDERS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(f"no model is called {name!r}; there are {', '.join(BUILDERS)}{hint}")
+
+
 def load_model(name: str, weights: str | Path | None = None) -> Model:
     """Load a model by name, in evaluation mode, on the CPU.
 
@@ -89,9 +115,8 @@ def load_model(name: str, weights: str | Path | None = None) -> Model:
         InputError: no model of that name.
         WeightsError: weights missing, damaged or of another architecture.
     """
-    if name not in BUILDERS:
-        close = difflib.get_close_matches(name, BUILDERS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"no model is called {name!r}; there are {', '.join(BUILDERS)}{hint}")
+    check_name(name)
+    import torch
+
     model = BUILDERS[name](Path(weights) if weights is not None else None).eval()
     return model.on_device(torch.device("cpu"))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import av.codec.context
-import torch
+import cv2
 
 from midframe.errors import InputError
 from midframe.types import Mastering, PixelFormat, VideoInfo
 
+CV_CPU_AVX_512F = 13  # OpenCV's number of the instruction set, which its Python module does not name
 # Presets that two cores can keep up with.
 _PRESETS = {"libx264": "veryfast", "libx264rgb": "veryfast", "libx265": "veryfast", "libsvtav1": "8"}
 # x265 4.2 writes beyond its buffers at widths of 33 to 48 pixels with mb-tree on (found with glibc's MALLOC_CHECK_=3;
@@ -190,7 +191,7 @@ def _x264(made: PixelFormat) -> dict[str, str]:
     found = _chromaloc(made)
     # Its AVX-512 code for mbtree gives one of several results at random (x264 165 in PyAV 18.1: 3 different files from
     # 6 encodes of equal frames; with AVX2 8 of 8 were equal). A resumed run must make the frames it would have made.
-    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+    if cv2.checkHardwareSupport(CV_CPU_AVX_512F):
         found["asm"] = "AVX2"
     return found
 

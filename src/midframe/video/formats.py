@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-import torch
 from av.video.reformatter import Interpolation
-from torch import Tensor
 
 from midframe.types import PixelFormat
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Code points of ITU-T H.273 under ffmpeg's names; values not listed are "unknown".
 MATRICES = {
@@ -142,7 +144,9 @@ def planes_of(frame: av.VideoFrame, format: PixelFormat) -> tuple[Tensor, ...]:
 
     The tensors keep the frame's buffer alive. They are read-only: the decoder may still refer to it.
     """
-    wide = format.dtype == torch.uint16
+    import torch
+
+    wide = format.depth > 8
     planes = []
     for plane in frame.planes:
         step = abs(plane.line_size)

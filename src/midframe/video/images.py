@@ -17,18 +17,19 @@ from fractions import Fraction
 from glob import escape, glob
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
-import torch
 
-from midframe import colour
 from midframe.errors import InputError, MediaError
 from midframe.types import Frame, PixelFormat, Segment, VideoInfo
 from midframe.video import formats, still_metadata, webp_animation
 from midframe.video.files import check_path, missing, named
 from midframe.video.source_format import format_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 DEFAULT_RATE = Fraction(24)  # frames per second, if the caller gives none
@@ -225,7 +226,7 @@ def read_sequence(info: VideoInfo, files: Sequence[Path], segment: Segment) -> I
         yield Frame(planes, info.format, pts, end - pts, number)
 
 
-def _planes_of(path: Path, info: VideoInfo) -> tuple[torch.Tensor, ...]:
+def _planes_of(path: Path, info: VideoInfo) -> tuple[Tensor, ...]:
     """Read the planes of an image, upright, in the format of the sequence."""
     image = read_image(path)
     turn = still_metadata.orientation(path)
@@ -240,4 +241,8 @@ def _planes_of(path: Path, info: VideoInfo) -> tuple[torch.Tensor, ...]:
     if turn != still_metadata.UPRIGHT:
         planes = tuple(still_metadata.upright(plane, turn) for plane in planes)
     found = _upright_format(stored, turn)
-    return planes if found == info.format else colour.convert(planes, found, info.format)
+    if found == info.format:
+        return planes
+    from midframe import colour
+
+    return colour.convert(planes, found, info.format)

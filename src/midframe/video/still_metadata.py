@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _HEAD_BYTES = 256 << 10  # EXIF and animation headers come before the pixels
 _MOTION_PHOTO_BYTES = 32 << 20  # within which the video of a motion photo begins, behind the image
@@ -59,7 +60,7 @@ def upright(plane: Tensor, orientation: int) -> Tensor:
     if orientation >= 5:
         plane = plane.T
     flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation)
-    return torch.flip(plane, flips) if flips else plane.contiguous()
+    return plane.flip(flips) if flips else plane.contiguous()
 
 
 def is_animated_png(path: str | os.PathLike[str]) -> bool:

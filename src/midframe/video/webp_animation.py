@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from midframe.errors import MediaError
 from midframe.types import Frame, Segment, VideoInfo
@@ -75,6 +74,8 @@ def probe_animation(path: Path) -> VideoInfo:
 
 def read_animation(path: Path, info: VideoInfo, segment: Segment) -> Iterator[Frame]:
     """Yield the frames of an animated WebP file, from the one shown at the start of the segment."""
+    import torch
+
     animation = _load(path)
     start = 0
     for number, (image, delay) in enumerate(zip(animation.images, animation.delays, strict=True)):

@@ -14,22 +14,23 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import pickle
 import shutil
 import tempfile
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from midframe.errors import WeightsError
 from midframe.extras import install_command
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -242,6 +243,8 @@ def _hub_client(record: Record) -> Callable[[Record, str, Path], Path]:
 
 def _download(record: Record, name: str, folder: Path) -> Path:
     """A file over HTTPS; a page in its place is an error."""
+    import urllib.request
+
     address = f"{record.downloads}/{name}"
     with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer, (folder / name).open("wb") as file:
         if "html" in (answer.headers.get("Content-Type") or ""):
@@ -312,7 +315,7 @@ def check(
                 f"'{path}' is of another architecture: '{name}' is {_said(tuple(value.shape))}, "
                 f"not {_said(expected[name])}"
             )
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if value.is_floating_point() and not bool(value.isfinite().all()):
             raise WeightsError(f"'{path}' is damaged: '{name}' holds numbers that are not finite")
         out[name] = value.float() if value.is_floating_point() else value
     # a counter of training steps decides nothing
@@ -348,8 +351,23 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise WeightsError(f"'{path}' is damaged or no safetensors file ({_reason(error)}); fetch it again") from error
 
 
+def count_parameters(path: Path) -> int:
+    """Numbers in all tensors of a safetensors file, by its header.
+
+    Raises:
+        WeightsError: damaged.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"'{path}' is damaged or no safetensors file ({_reason(error)}); fetch it again") from error
+
+
 def _read_pytorch(path: Path) -> dict[str, Tensor]:
     """Tensors of a file that `torch.save` wrote, without running anything in it."""
+    import torch
+
     try:
         with _quiet():
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -365,7 +383,7 @@ def _read_pytorch(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"'{path}' is damaged or cut short ({path.stat().st_size:,} bytes); fetch it again"
         ) from error
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise WeightsError(f"'{path}' holds a {type(content).__name__} that is no plain table of tensors")
     return {str(name): value for name, value in content.items()}
 
@@ -394,6 +412,8 @@ def _read_copy(copy: Path) -> dict[str, Tensor] | None:
 
 def save_half(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors in float16 as `.safetensors`, under a temporary name first."""
+    from safetensors.torch import save_file
+
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     half = {name: value.detach().half().contiguous().cpu() for name, value in state.items()}
     save_file(half, scratch, dict(metadata or {}))
@@ -403,6 +423,8 @@ def save_half(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, st
 
 def _keep_copy(copy: Path, state: Mapping[str, Tensor], source: Path, digest: str) -> None:
     """Write the copy and its record under temporary names, then rename; a cache that cannot be written is none."""
+    from safetensors.torch import save_file
+
     scratch = copy.with_name(f".{copy.name}.{os.getpid()}")
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
