@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from midframe.errors import InputError, MediaError
 from midframe.evaluation import datasets
-from midframe.evaluation.datasets import Case, DataSet, open_set, video_case, video_windows
+from midframe.evaluation.datasets import Case, DataSet, FlowTruth, Target, open_set, video_case, video_windows
 from midframe.types import Frame, PixelFormat
 
 HALF = Fraction(1, 2)
@@ -192,6 +193,23 @@ def test_limit_spreads_evenly(tmp_path: Path) -> None:
     data = open_set("middlebury-other", tmp_path, limit=3)
     assert [c.name for c in whole(data)] == ["scene10", "scene4", "scene8"]  # sorted: scene0, 1, 10, 11, 2 ...
     assert data.note == "3 of 12 cases"
+
+
+def test_scaled_down_averages_areas_and_leaves_small_frames() -> None:
+    tall, low = torch.rand(3, 64, 96), torch.rand(3, 32, 40)
+    data = DataSet(
+        "s", "p", 2, lambda: iter([Case("tall", tall, tall, (Target(HALF, tall),), tall), Case("low", low, low)])
+    )
+    first, second = datasets.scaled_down(data, 32).cases()
+    assert torch.allclose(first.a, F.avg_pool2d(tall, 2), atol=1e-6)
+    assert first.before is not None and first.before.shape == first.targets[0].truth.shape == (3, 32, 48)
+    assert second.a is low
+    assert "scaled down to 32 rows" in datasets.scaled_down(data, 32).note
+    flowed = DataSet("f", "p", 1, lambda: iter([Case("c", tall, tall, flow=FlowTruth(torch.zeros(2, 64, 96)))]))
+    with pytest.raises(InputError, match="true flow and regions are not scaled"):
+        next(datasets.scaled_down(flowed, 32).cases())
+    with pytest.raises(InputError, match="at least 16"):
+        datasets.scaled_down(data, 8)
 
 
 def test_pictures_of_different_sizes_are_refused(tmp_path: Path) -> None:

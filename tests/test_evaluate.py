@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -23,6 +25,7 @@ from midframe import metrics
 from midframe.engine import Engine
 from midframe.errors import InputError, MediaError
 from midframe.evaluation import evaluate as scoring
+from midframe.evaluation.cvvdp import Cvvdp
 from midframe.evaluation.datasets import Case, DataSet, Target
 from midframe.evaluation.evaluate import Report, Row, evaluate, region_psnr
 from midframe.evaluation.methods import Frames, Hold, Method, Minterpolate, ModelMethod, make_method
@@ -49,7 +52,7 @@ def summary(report: Report, name: str, set_name: str = "moving") -> dict[str, ob
 
 def test_worse_shows_as_worse_in_every_measure(report: Report) -> None:
     good, bad = summary(report, "good"), summary(report, "crippled")
-    for key in ("psnr", "ssim", "worst", "psnr_modelscope", "ssim_modelscope"):
+    for key in ("psnr", "ssim", "worst", "psnr_div", "psnr_modelscope", "ssim_modelscope"):
         assert good[key] > bad[key], key  # type: ignore[operator]
     assert good["ie"] < bad["ie"]  # type: ignore[operator]
     assert good["regions"]["pan"] > bad["regions"]["pan"] + 3  # type: ignore[index]
@@ -225,6 +228,75 @@ def test_lpips_column() -> None:
     truth = case(0, [Fraction(1, 3)]).targets[0].truth
     assert row.lpips_modelscope == pytest.approx(float((scene(0) - truth).abs().mean() * 2), rel=1e-4)
     assert row.lpips == pytest.approx(row.lpips_modelscope, rel=0.02)
+
+
+def with_fake_cvvdp(folder: Path, body: str) -> Path:
+    """A Python whose package `pycvvdp` is `body`."""
+    (folder / "pycvvdp.py").write_text(body)
+    start = "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    program = folder / "python"
+    program.write_text(f'#!/bin/sh\nshift\nPYTHONPATH={folder} exec {sys.executable} -c "{start}" "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+FAKE_CVVDP = """
+import numpy, torch
+class cvvdp:
+    def __init__(self, display_name, heatmap, device):
+        assert display_name == "standard_fhd"
+        print("a word that is no score")
+    def predict(self, test, reference, dim_order):
+        assert dim_order == "HWC" and test.shape == reference.shape and test.dtype == numpy.uint8
+        return torch.tensor(10 - numpy.abs(test.astype(float) - reference).mean()), None
+"""
+
+
+def test_cvvdp_scores_the_middle_target_in_another_python(tmp_path: Path) -> None:
+    judge = Cvvdp(with_fake_cvvdp(tmp_path, FAKE_CVVDP))
+    try:
+        found = evaluate([Hold()], [moving_set(4)], cvvdp=judge)
+    finally:
+        judge.close()
+    result = found.results[0]
+    for row in result.rows:
+        if row.t == "2/3":  # the middle one of two
+            assert row.cvvdp == pytest.approx(10 - row.ie, abs=1e-4)
+        else:
+            assert row.cvvdp is None
+    scores = [row.cvvdp for row in result.rows if row.cvvdp is not None]
+    assert result.summary["cvvdp"] == pytest.approx(fmean(scores))
+    assert result.summary["cvvdp_worst"] == pytest.approx(min(scores))
+    assert result.summary["cvvdp_frames"] == 4
+    assert result.summary["cvvdp_interval"] is None  # two clips are too few
+
+
+def test_a_python_without_cvvdp_is_refused_before_the_work(tmp_path: Path) -> None:
+    from midframe.cli import cli
+
+    program = with_fake_cvvdp(tmp_path, "raise ImportError('operator torchvision::nms does not exist')")
+    refused = CliRunner().invoke(cli, ["eval", "blend", "--suite", "stress", "--cvvdp", str(program)])
+    assert isinstance(refused.exception, InputError)
+    assert "torchvision::nms does not exist" in str(refused.exception)
+    assert "another Python with --cvvdp" in str(refused.exception)
+    with pytest.raises(InputError, match="cannot be started"):
+        Cvvdp(tmp_path / "none")
+
+
+def test_cvvdp_that_dies_says_why(tmp_path: Path) -> None:
+    dies = FAKE_CVVDP.replace("return ", "raise MemoryError('too large')\n        return ")
+    judge = Cvvdp(with_fake_cvvdp(tmp_path, dies))
+    with pytest.raises(MediaError, match="too large"):
+        judge.score(scene(0), scene(1))
+    judge.close()
+
+
+@pytest.mark.skipif("MIDFRAME_CVVDP" not in os.environ, reason="needs a Python with cvvdp in MIDFRAME_CVVDP")
+def test_the_real_cvvdp_prefers_the_truth() -> None:
+    judge = Cvvdp(Path(os.environ["MIDFRAME_CVVDP"]))
+    assert judge.score(scene(2), scene(2)) == 10
+    assert judge.score((scene(0) + scene(4)) / 2, scene(2)) < 9
+    judge.close()
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg on the PATH")

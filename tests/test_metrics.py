@@ -56,13 +56,46 @@ def test_interval_draws_clips_not_frames() -> None:
     assert even is not None and even[1] - even[0] == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.15)
 
 
-def test_flow_error_by_length_of_motion() -> None:
-    truth = torch.zeros(2, 3, 4)
-    truth[0, 1], truth[0, 2] = 20.0, 100.0
-    off = torch.stack([torch.zeros(3, 4), torch.tensor([1.0, 2, 3]).view(3, 1).expand(3, 4)])
-    error = metrics.flow_error(truth + off, truth)
+@pytest.mark.parametrize("rows", [720, 360])
+def test_flow_error_by_length_of_motion_at_720_rows(rows: int) -> None:
+    truth = torch.zeros(2, rows, 4)
+    part = rows // 3
+    truth[0, part : 2 * part], truth[0, 2 * part :] = 12.0 * rows / 720, 41.0 * rows / 720
+    lengths = torch.tensor([1.0, 2, 3]).repeat_interleave(part)[:, None].expand(rows, 4)
+    error = metrics.flow_error(truth + torch.stack([torch.zeros(rows, 4), lengths]), truth)
     assert (error.short, error.medium, error.long) == (1, 2, 3)
-    assert metrics.flow_error(truth[:, :1], truth[:, :1]).long is None
+    assert metrics.flow_error(truth[:, :part], truth[:, :part]).long is None
+
+
+def test_flow_outliers_inside_the_mask() -> None:
+    truth, mask = torch.zeros(2, 4, 5), torch.zeros(4, 5, dtype=torch.bool)
+    flow = truth.clone()
+    flow[0, :2] = 4.0
+    mask[1:] = True
+    error = metrics.flow_error(flow, truth, mask=mask)
+    assert (error.outliers_percent, error.outliers_masked_percent) == (50, pytest.approx(100 / 3))
+    assert metrics.flow_error(flow, truth).outliers_masked_percent is None
+
+
+def test_psnr_div_counts_errors_where_motion_diverges() -> None:
+    """A square moves over a static ground: only its surroundings diverge."""
+    generator = torch.Generator().manual_seed(3)
+    ground, square = (F.interpolate(torch.rand(1, 3, n, n, generator=generator), scale_factor=4)[0] for n in (40, 10))
+
+    def at(column: int) -> Tensor:
+        frame = ground.clone()
+        frame[:, 60:100, column : column + 40] = square
+        return frame
+
+    truth, following = at(60), at(64)
+    assert metrics.psnr_div(truth, truth, following) == math.inf
+    far, near = truth.clone(), truth.clone()
+    far[:, 4:24, 4:24] += 0.1
+    near[:, 70:90, 100:120] += 0.1
+    assert metrics.psnr_div(near, truth, following) < metrics.psnr(near, truth) - 3
+    assert metrics.psnr_div(near, truth, following) < metrics.psnr_div(far, truth, far + following - truth) - 3
+    flat = torch.zeros(3, 40, 40)
+    assert math.isnan(metrics.psnr_div(flat, flat + 0.1, flat))  # no motion at all
 
 
 def test_psnr_by_hand() -> None:

@@ -170,6 +170,22 @@ def test_wrong_period_is_told(ordeal: list[Sample]) -> None:
         wrong_period(next(s for s in ordeal if s.kind == "cut"), true)
 
 
+def test_the_motion_suite_moves_far_in_both_kinds() -> None:
+    """Figures and camera in turn; half of the scenes move somewhere by more than 40 px at 720 rows."""
+    found = list(open_suite("motion", limit=12).cases())
+    assert [case.kind for case in found] == ["articulated figures", "moving camera"] * 6
+    assert len({case.name for case in found}) == 12
+    fast = 0
+    for case in found:
+        assert case.flow is not None and case.flow.seen is not None
+        assert case.targets[0].t == Fraction(1, 2)
+        fast += bool((case.flow.flow.norm(dim=0) * 720 / case.a.shape[-2]).max() > 40)
+    assert fast >= 6
+    again = next(iter(open_suite("motion", limit=1).cases()))
+    assert torch.equal(again.targets[0].truth, found[0].targets[0].truth)
+    assert not torch.equal(again.a, next(iter(open_suite("rendered", limit=1).cases())).a)
+
+
 def test_suites_are_the_same_every_time_and_cut_short_evenly() -> None:
     one, two = open_suite("stress", limit=5), open_suite("stress", limit=5)
     first, second = list(one.cases()), list(two.cases())
@@ -178,7 +194,7 @@ def test_suites_are_the_same_every_time_and_cut_short_evenly() -> None:
     assert all(torch.equal(x.a, y.a) and torch.equal(x.b, y.b) for x, y in zip(first, second, strict=True))
     assert "procedural" in one.note and "5 of" in one.note
     assert open_suite("rendered").count == 200
-    with pytest.raises(InputError, match="there are rendered, stress"):
+    with pytest.raises(InputError, match="there are rendered, motion, stress"):
         open_suite("moving")
 
 

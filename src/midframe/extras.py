@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def install_command(extra: str) -> str:
-    """The command that adds the packages of an extra (`web`, `cluster`, `train`, `hub`, `lpips`) to this environment.
+    """Return the command that adds the packages of an extra (`web`, `lpips`, `perceptual` ...) to this environment.
 
     In a checkout whose `.venv` is running it is `scripts/setup EXTRA`; anywhere else it names the packages, since
     midframe itself may not be on a package index.

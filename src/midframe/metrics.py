@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +33,9 @@ from midframe.extras import install_command
 LEVELS = 255.0  # the largest 8-bit level
 HALF_UNITS = 4096  # per level: the grid to which levels are brought before they are rounded
 GMSD_C = 170.0  # stabilises the quotient, in squared levels; Xue et al. 2014
-FLOW_LENGTHS = (10.0, 40.0)  # pixels: motion is short, medium or long
+FLOW_LENGTHS = (10.0, 40.0)  # pixels in a frame of FLOW_ROWS rows: motion is short, medium or long
+FLOW_ROWS = 720
+DIVERGENCE_SHARE = 0.01  # of the largest divergence; above it a pixel counts in PSNR_DIV
 SSIM_TAPS = 11
 SSIM_SIGMA = 1.5  # pixels
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a range of 1
@@ -250,6 +254,32 @@ def gradient_energy_ratio(image: Tensor, truth: Tensor) -> float | None:
     return first / second if second > 0 else None
 
 
+def psnr_div(image: Tensor, truth: Tensor, following: Tensor) -> float:
+    """PSNR_DIV in dB (Daly et al. 2025, arXiv:2510.01361): luma PSNR where the interpolated motion diverges.
+
+    A pixel counts if |du/dx + dv/dy| of Farneback's flow from `image` to `following` exceeds a hundredth of its
+    maximum. `inf` where nothing differs there; `nan` if nothing diverges.
+
+    Args:
+        image: (3, H, W) float 0..1, rounded here to 8 bits.
+        truth: (3, H, W) float 0..1, rounded likewise.
+        following: the frame shown after `image`, interpolated or not.
+    """
+    _check_pair(image, truth)
+    _check_pair(image, following)
+    weights = torch.tensor([0.2126, 0.7152, 0.0722])[:, None, None]
+    first, true, second = ((to_levels(x) * weights).sum(0).floor().byte().numpy() for x in (image, truth, following))
+    start = np.zeros((*first.shape, 2), np.float32)
+    # the settings of the authors' implementation
+    flow = cv2.calcOpticalFlowFarneback(first, second, start, 0.5, 3, 15, 3, 5, 1.2, cv2.OPTFLOW_FARNEBACK_GAUSSIAN)
+    divergence = np.abs(np.gradient(flow[..., 0], axis=1) + np.gradient(flow[..., 1], axis=0))
+    where = divergence > DIVERGENCE_SHARE * divergence.max()
+    if not where.any():
+        return math.nan
+    error = float(np.square(first[where].astype(np.float64) - true[where]).mean())
+    return math.inf if error == 0 else 10 * math.log10(LEVELS**2 / error)
+
+
 def confidence_interval(groups: Sequence[Sequence[float]], draws: int = 1000) -> tuple[float, float] | None:
     """95 % bootstrap interval of the mean over all values, groups (clips) drawn with replacement.
 
@@ -276,9 +306,10 @@ class FlowError:
     masked: float | None  # pixels; the same inside the mask (seen in both, say); None without a mask
     outliers_percent: float  # KITTI's Fl: end-point error above 3 px and above 5 % of the true length
     zero: float  # pixels; the error of "nothing moves", to read the others by
-    short: float | None = None  # pixels; where the true motion is below 10 px
+    short: float | None = None  # pixels; where the true motion is below 10 px in a frame scaled to 720 rows
     medium: float | None = None  # from 10 to 40 px
     long: float | None = None  # above 40 px
+    outliers_masked_percent: float | None = None  # Fl inside the mask
 
 
 def flow_error(flow: Tensor, truth: Tensor, valid: Tensor | None = None, mask: Tensor | None = None) -> FlowError:
@@ -299,7 +330,7 @@ def flow_error(flow: Tensor, truth: Tensor, valid: Tensor | None = None, mask: T
         raise ValueError("the true flow is known nowhere")
     outlier = (error > FLOW_OUTLIER_PIXELS) & (error > FLOW_OUTLIER_SHARE * length)
     inside = known if mask is None else known & mask
-    low, high = FLOW_LENGTHS
+    low, high = (at * truth.shape[-2] / FLOW_ROWS for at in FLOW_LENGTHS)
     parts = (known & (length < low), known & (length >= low) & (length < high), known & (length >= high))
     short, medium, long = (float(error[part].double().mean()) if part.any() else None for part in parts)
     return FlowError(
@@ -310,6 +341,9 @@ def flow_error(flow: Tensor, truth: Tensor, valid: Tensor | None = None, mask: T
         short=short,
         medium=medium,
         long=long,
+        outliers_masked_percent=(
+            100 * float(outlier[inside].double().mean()) if mask is not None and inside.any() else None
+        ),
     )
 
 

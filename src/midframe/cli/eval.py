@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from midframe.evaluation.cvvdp import Cvvdp
     from midframe.evaluation.datasets import DataSet
     from midframe.evaluation.evaluate import Report
     from midframe.evaluation.methods import Method
@@ -25,7 +26,7 @@ LINE_SECONDS = 5.0  # between two lines of progress in a log
     "--data", "data", multiple=True, metavar="SET=DIR", help="A data set and its folder; several may be given."
 )
 @click.option(
-    "--suite", "suites", multiple=True, metavar="NAME", help="rendered or stress: our own scenes, no data needed."
+    "--suite", "suites", multiple=True, metavar="NAME", help="rendered, motion or stress: our own scenes, no data."
 )
 @click.option(
     "--photos", multiple=True, metavar="DIR", help="Photographs for the suites' surfaces; only held-out ones."
@@ -44,6 +45,10 @@ LINE_SECONDS = 5.0  # between two lines of progress in a log
               help="Environment of mvtools-high, mvtools-fast, svpflow, made by benchmarks/peers/setup.")  # fmt: skip
 @click.option("--against", type=click.Path(path_type=Path), multiple=True, metavar="DIR",
               help="Frames another program made: CASE.png, or CASE/1.png ... for several.")  # fmt: skip
+@click.option("--cvvdp", type=click.Path(path_type=Path), envvar="MIDFRAME_CVVDP", metavar="PYTHON",
+              help="Python with the package cvvdp, for scores in JOD. Default: this one if it has it.")  # fmt: skip
+@click.option("--max-rows", type=click.IntRange(min=16), metavar="N",
+              help="Scale taller frames of the data sets down to N rows.")  # fmt: skip
 @click.option("--worst", type=click.IntRange(min=0), default=4, metavar="N", help="Worst cases to show. Default: 4.")
 @click.option("--sets", "list_sets", is_flag=True, help="List the data sets and the layouts they are read in.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; the table only.")
@@ -62,6 +67,8 @@ def command(
     flow_scale: str,
     peers: Path | None,
     against: tuple[Path, ...],
+    cvvdp: Path | None,
+    max_rows: int | None,
     worst: int,
     list_sets: bool,
     quiet: bool,
@@ -88,13 +95,14 @@ def command(
         return
     if not models and not against:
         raise InputError("no model was named; try: midframe eval dis --data middlebury-other=DIR")
-    sets = _sets(data, suites, photos, limit, partial)
+    sets = _sets(data, suites, photos, limit, partial, max_rows)
     given = dict(_pair(text, "--weights", "MODEL=PATH") for text in weights)
     scale = None if flow_scale == "auto" else float(flow_scale)
     make = functools.partial(make_method, device=device, precision=precision, peers=peers)
     methods, notes = _methods(models, alone, given, make, scale)
     methods += [Frames(folder) for folder in against]
     notes += [f"{one.name}: {one.settings}" for one in methods if isinstance(one, VapourSynth | Minterpolate)]
+    judge, absence = _cvvdp(cvvdp)
     with _ProgressLine(quiet) as line:
         measured = evaluate(
             methods,
@@ -103,7 +111,11 @@ def command(
             lpips=load_lpips(),
             exhibits=worst,
             on_progress=line.show,
+            cvvdp=judge,
         )
+    if judge is not None:
+        judge.close()
+    notes += absence
     if notes:
         from dataclasses import replace
 
@@ -124,12 +136,35 @@ def _pair(text: str, option: str, shape: str) -> tuple[str, str]:
     return name, value
 
 
+def _cvvdp(python: Path | None) -> tuple[Cvvdp | None, list[str]]:
+    """Start cvvdp, or say why it is absent; a Python that was named must have it."""
+    from importlib.util import find_spec
+
+    from midframe.errors import InputError
+    from midframe.evaluation.cvvdp import Cvvdp
+    from midframe.extras import install_command
+
+    if python is None and find_spec("pycvvdp") is None:
+        return None, [f"no cvvdp: package absent ({install_command('perceptual')}, or --cvvdp PYTHON)"]
+    try:
+        return Cvvdp(python), []
+    except InputError as error:
+        if python is not None:
+            raise
+        return None, [f"no cvvdp: {error}"]
+
+
 def _sets(
-    data: tuple[str, ...], suites: tuple[str, ...], photos: tuple[str, ...], limit: int | None, partial: bool
+    data: tuple[str, ...],
+    suites: tuple[str, ...],
+    photos: tuple[str, ...],
+    limit: int | None,
+    partial: bool,
+    max_rows: int | None,
 ) -> list[DataSet]:
     """All sets are opened before any work: a missing folder is reported at once."""
     from midframe.errors import InputError
-    from midframe.evaluation.datasets import open_set
+    from midframe.evaluation.datasets import open_set, scaled_down
     from midframe.evaluation.suites import open_suite
 
     if not data and not suites:
@@ -138,7 +173,11 @@ def _sets(
         )
     if photos and not suites:
         raise InputError("--photos are the surfaces of the suites; name one with --suite")
+    if max_rows is not None and not data:
+        raise InputError("--max-rows is for the frames of --data; the suites have one size")
     found = [open_set(*_pair(text, "--data", "SET=DIR"), limit=limit, partial=partial) for text in data]
+    if max_rows is not None:
+        found = [scaled_down(one, max_rows) for one in found]
     return found + [open_suite(name, [Path(folder) for folder in photos], limit) for name in suites]
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial as partial_call
 from itertools import pairwise
@@ -34,6 +34,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from midframe import colour, shots
@@ -467,6 +468,39 @@ def _triplets(name: str, root: Path, factor: int | None, limit: int | None, part
             found.append(_Files(folder.relative_to(root).as_posix(), a, b, ((HALF, middle),)))
     expected_files = "folders of three images"
     return _set(name, "outer two of three -> middle", root, found, expected_files, limit, partial)
+
+
+def scaled_down(data: DataSet, rows: int) -> DataSet:
+    """Scale the frames of a set down to at most `rows` rows by area averaging; even sides, the aspect kept.
+
+    Raises:
+        InputError: `rows` is below 16; on reading, the set has true flow or regions, which are not scaled.
+    """
+    if rows < 16:
+        raise InputError(f"frames cannot be scaled to {rows} rows; give at least 16")
+
+    def smaller(frame: Tensor) -> Tensor:
+        height, width = frame.shape[-2:]
+        if height <= rows:
+            return frame
+        size = (rows // 2 * 2, max(2, round(width * rows / height / 2) * 2))
+        return F.interpolate(frame[None], size=size, mode="area")[0]
+
+    def scaled(case: Case) -> Case:
+        if case.flow is not None or any(target.regions for target in case.targets):
+            raise InputError(f"{data.name}: true flow and regions are not scaled; leave the row limit out for this set")
+        return replace(
+            case,
+            a=smaller(case.a),
+            b=smaller(case.b),
+            targets=tuple(Target(target.t, smaller(target.truth)) for target in case.targets),
+            before=None if case.before is None else smaller(case.before),
+            after=None if case.after is None else smaller(case.after),
+        )
+
+    note = f"taller frames scaled down to {rows} rows (area average)"
+    note = f"{data.note}; {note}" if data.note else note
+    return replace(data, cases=lambda: map(scaled, data.cases()), note=note)
 
 
 # Videos ----------------------------------------------------------------------------------------------------------

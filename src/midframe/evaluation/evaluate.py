@@ -26,6 +26,7 @@ from torch import Tensor
 
 from midframe import metrics
 from midframe.errors import InputError, MidframeError
+from midframe.evaluation.cvvdp import Cvvdp
 from midframe.evaluation.datasets import Case, DataSet, Target
 from midframe.evaluation.methods import Frames, Method
 from midframe.metrics import Lpips
@@ -35,7 +36,7 @@ _READ_FORMATS = ("midframe evaluation 1", FORMAT)
 PSNR_CAP = 100.0  # dB; PSNR of identical frames, which keeps means finite
 EXHIBIT_WIDTH, EXHIBIT_HEIGHT = 960, 720  # pixels; larger frames are cropped around the largest error
 WORST_SHARE = 0.05
-FLOW_KEYS = ("all", "masked", "outliers_percent", "zero", "short", "medium", "long")
+FLOW_KEYS = ("all", "masked", "outliers_percent", "outliers_masked_percent", "zero", "short", "medium", "long")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Row:
     psnr_luma: float | None = None  # dB, 8-bit BT.709
     gmsd: float | None = None
     gradient_energy: float | None = None  # relative to the ground truth
+    psnr_div: float | None = None  # dB; None where the interpolated motion has no divergence
+    cvvdp: float | None = None  # JOD, of the middle target of a case
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,7 @@ def evaluate(
     lpips: Lpips | None = None,
     exhibits: int = 4,
     on_progress: Progress | None = None,
+    cvvdp: Cvvdp | None = None,
 ) -> Report:
     """Evaluate every method on every case of every set.
 
@@ -181,6 +185,7 @@ def evaluate(
         lpips: from `metrics.load_lpips`; None omits LPIPS.
         exhibits: number of worst cases to keep per set.
         on_progress: called before each case.
+        cvvdp: scores the middle target of every case; None omits it.
 
     Raises:
         InputError: no methods, duplicate names, or an unknown focus.
@@ -194,7 +199,7 @@ def evaluate(
     focus = focus or names[-1]
     described, results, shown = [], [], []
     for data in sets:
-        found, kept, count = _one_set(methods, data, focus, lpips, exhibits, on_progress)
+        found, kept, count = _one_set(methods, data, focus, _Perceptual(lpips, cvvdp), exhibits, on_progress)
         results += found
         shown += kept
         described.append({"name": data.name, "protocol": data.protocol, "cases": count, "note": data.note})
@@ -204,11 +209,19 @@ def evaluate(
     return Report(_environment(), focus, tuple(described), tuple(names), tuple(results), tuple(notes), tuple(shown))
 
 
+@dataclass(frozen=True, slots=True)
+class _Perceptual:
+    """Perceptual metrics, where they are installed."""
+
+    lpips: Lpips | None
+    cvvdp: Cvvdp | None
+
+
 def _one_set(
     methods: Sequence[Method],
     data: DataSet,
     focus: str,
-    lpips: Lpips | None,
+    perceptual: _Perceptual,
     exhibits: int,
     on_progress: Progress | None,
 ) -> tuple[list[Result], list[Exhibit], int]:
@@ -234,9 +247,7 @@ def _one_set(
                 continue
             interpolated[method.name] = frames
             cases[method.name].append(case_row)
-            rows[method.name] += [
-                _score(case, target, frame, lpips) for target, frame in zip(case.targets, frames, strict=True)
-            ]
+            rows[method.name] += [_score(case, k, frames, perceptual) for k in range(len(case.targets))]
         if focus in interpolated and case.targets and exhibits > 0:
             scores = {n: [r.psnr for r in rows[n][-len(case.targets) :]] for n in interpolated}
             k = min(range(len(case.targets)), key=lambda i: scores[focus][i])
@@ -293,8 +304,12 @@ def _steps(case: Case, times: Sequence[Fraction], frames: Tensor) -> dict[str, f
         return None  # no measurable motion
 
 
-def _score(case: Case, target: Target, frame: Tensor, lpips: Lpips | None) -> Row:
-    truth = target.truth
+def _score(case: Case, k: int, frames: Tensor, perceptual: _Perceptual) -> Row:
+    target: Target = case.targets[k]
+    frame, truth, lpips = frames[k], target.truth, perceptual.lpips
+    following = frames[k + 1] if k + 1 < len(frames) else case.b
+    divergent = metrics.psnr_div(frame, truth, following)
+    middle = k == len(case.targets) // 2
     square = (metrics.to_levels(frame) - metrics.to_levels(truth)).double().square().mean(0)  # (H, W)
     regions = {
         name: (int(mask.sum()), float(square[mask].mean())) for name, mask in target.regions.items() if mask.any()
@@ -319,6 +334,8 @@ def _score(case: Case, target: Target, frame: Tensor, lpips: Lpips | None) -> Ro
         psnr_luma=_capped(metrics.psnr_luma(frame, truth)),
         gmsd=metrics.gmsd(frame, truth),
         gradient_energy=metrics.gradient_energy_ratio(frame, truth),
+        psnr_div=None if math.isnan(divergent) else _capped(divergent),
+        cvvdp=perceptual.cvvdp.score(frame, truth) if middle and perceptual.cvvdp is not None else None,
     )
 
 
@@ -337,11 +354,12 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
     """Summarise the scores of one method on one set.
 
     Keys: `frames` (count); means `psnr`, `ssim`, `ie`, `psnr_modelscope`, `ssim_modelscope`, `lpips`,
-    `lpips_modelscope`, `psnr_luma`, `gmsd`, `gradient_energy`; `interval` ({low, high, clips} of the mean PSNR: 95 %);
-    `worst` (PSNR of the worst 5 %); `regions`, `kinds`, `instants` (name -> PSNR); `motion` (list
-    of {low, high, psnr}, up to ten equal parts); `flicker` (sharpness_percent, luma_levels, colour_levels);
-    `static` (share, mean_levels, moved_percent); `steps` (deviation_percent, worst_percent); `flow` (`FLOW_KEYS`);
-    `seconds` per frame, median. Values that do not apply are None.
+    `lpips_modelscope`, `psnr_luma`, `gmsd`, `gradient_energy`, `psnr_div`, `cvvdp`; `interval` and `cvvdp_interval`
+    ({low, high, clips} of the mean PSNR and cvvdp: 95 %); `worst` and `cvvdp_worst` (mean of the worst 5 %);
+    `regions`, `kinds`, `instants` (name -> PSNR); `motion` (list of {low, high, psnr}, up to ten equal parts);
+    `flicker` (sharpness_percent, luma_levels, colour_levels); `static` (share, mean_levels, moved_percent); `steps`
+    (deviation_percent, worst_percent); `flow` (`FLOW_KEYS`); `seconds` per frame, median. Values that do not apply
+    are None.
     """
 
     def mean(values: Iterable[float | None]) -> float | None:
@@ -373,6 +391,7 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
     for r in rows:
         for name, part in r.regions.items():
             regions.setdefault(name, []).append(part)
+    judged = [r.cvvdp for r in rows if r.cvvdp is not None]
     # the first case of a set includes the time to compile
     timed = [c.seconds for c in cases if c.seconds is not None][1:]
     per_case = len(rows) / len(cases) if cases else 0
@@ -388,7 +407,12 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
         "psnr_luma": by_protocol(lambda r: r.psnr_luma),
         "gmsd": by_protocol(lambda r: r.gmsd),
         "gradient_energy": by_protocol(lambda r: r.gradient_energy),
-        "interval": _interval(rows),
+        "psnr_div": by_protocol(lambda r: r.psnr_div),
+        "cvvdp": by_protocol(lambda r: r.cvvdp),
+        "cvvdp_frames": len(judged),
+        "cvvdp_worst": metrics.worst_mean(judged, WORST_SHARE) if judged else None,
+        "cvvdp_interval": _interval(rows, lambda r: r.cvvdp),
+        "interval": _interval(rows, lambda r: r.psnr),
         "worst": metrics.worst_mean([r.psnr for r in rows], WORST_SHARE) if rows else None,
         "regions": {name: region_psnr(parts) for name, parts in regions.items()},
         "kinds": split(lambda r: r.kind),
@@ -403,11 +427,12 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
     }
 
 
-def _interval(rows: Sequence[Row]) -> dict[str, float] | None:
-    """Return the 95 % bootstrap interval of the mean PSNR, resampling clips, or cases without a clip."""
+def _interval(rows: Sequence[Row], pick: Callable[[Row], float | None]) -> dict[str, float] | None:
+    """Return the 95 % bootstrap interval of a mean score, resampling clips, or cases without a clip."""
     clips: dict[str, list[float]] = {}
     for r in rows:
-        clips.setdefault(r.group or r.case, []).append(r.psnr)
+        if (value := pick(r)) is not None:
+            clips.setdefault(r.group or r.case, []).append(value)
     found = metrics.confidence_interval(list(clips.values()))
     return None if found is None else {"low": found[0], "high": found[1], "clips": len(clips)}
 

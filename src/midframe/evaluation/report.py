@@ -67,6 +67,8 @@ def _milliseconds(summary: Mapping[str, Any]) -> float | None:
 
 
 QUALITY = (
+    Column("frames", _plain("frames"), 0, 0),
+    Column("clips or scenes", _inside("interval", "clips"), 0, 0),
     Column("PSNR, dB", _plain("psnr"), 2, 1),
     Column("95 % from", _inside("interval", "low"), 2, 0),
     Column("to", _inside("interval", "high"), 2, 0),
@@ -75,6 +77,11 @@ QUALITY = (
     Column("GMSD", _plain("gmsd"), 4, -1),
     Column("gradient energy / truth", _plain("gradient_energy"), 3, 0),
     Column("IE, levels", _plain("ie"), 3, -1),
+    Column("PSNR_DIV, dB", _plain("psnr_div"), 2, 1),
+    Column("cvvdp, JOD", _plain("cvvdp"), 3, 1),
+    Column("cvvdp 95 % from", _inside("cvvdp_interval", "low"), 3, 0),
+    Column("cvvdp to", _inside("cvvdp_interval", "high"), 3, 0),
+    Column("cvvdp, worst 5 %", _plain("cvvdp_worst"), 3, 1),
     Column("LPIPS", _plain("lpips"), 4, -1),
     Column("worst 5 %, dB", _plain("worst"), 2, 1),
     Column("ms per frame", _milliseconds, 0, 0),
@@ -99,6 +106,7 @@ FLOW = (
     Column("10 to 40 px, px", _inside("flow", "medium"), 2, -1),
     Column("above 40 px, px", _inside("flow", "long"), 2, -1),
     Column("Fl-all, %", _inside("flow", "outliers_percent"), 1, -1),
+    Column("Fl, seen in both, %", _inside("flow", "outliers_masked_percent"), 1, -1),
     Column("zero flow, px", _inside("flow", "zero"), 2, 0),
 )
 

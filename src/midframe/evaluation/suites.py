@@ -6,6 +6,7 @@ procedural and need no data; with folders of photographs, only the photographs h
 
     rendered   200 scenes of 384x256: PSNR of pixels visible in two, one or none of the frames, by length of motion
                and by kind of trajectory; end-point error of the flow, over all pixels and those visible in both
+    motion     64 scenes of large motion: articulated figures, and planes at many depths under one moving camera
     stress     a few cases of every known difficulty, with masks (`KINDS`)
 """
 
@@ -34,12 +35,23 @@ from midframe.scenes.textures import repeated
 
 SIZE = (256, 384)  # rows, columns
 RENDERED = 200  # scenes
+MOTION = 64  # scenes, half of each kind
+MOTION_SEEDS = 2_000_000  # the motion suite's seeds begin here
 STRESS_SEEDS = 1_000_000  # the stress suite's seeds begin here, above those of the rendered suite
 HALF = Fraction(1, 2)
 
 # As in training, but with less degradation, since no model can restore detail lost to noise, and with fewer static
 # scenes, which are easy for every model.
 MIX = Mix(static_scene=0.03, noise=0.1, compressed=0.1, halved_chroma=0.2, duplicate=0.02)
+
+_LARGE = Mix(
+    static_scene=0.0, static_layer=0.05, fast=0.4, medium=0.4, repeated=0.0, overlay=0.0, noise=0.1, compressed=0.1,
+    halved_chroma=0.2, duplicate=0.0,
+)  # fmt: skip
+MOTION_MIXES = {
+    "articulated figures": replace(_LARGE, articulated=1.0),
+    "moving camera": replace(_LARGE, perspective=1.0),
+}
 
 KIND_TAGS = ("static-scene", "duplicate", "repeated", "motion-blur", "shadow", "drift", "jerky", "quadratic", "linear")
 
@@ -107,6 +119,15 @@ def rendered(textures: Textures, count: int = RENDERED) -> Iterator[Sample]:
         yield Sample(f"scene {seed:03d}", kind, (t,), (rendering,), (seen_regions(rendering),))
 
 
+def motion(textures: Textures, count: int = MOTION) -> Iterator[Sample]:
+    """Yield the motion suite: `count` scenes with one target at 1/2, the kinds of `MOTION_MIXES` in turn."""
+    for k in range(count):
+        kind = tuple(MOTION_MIXES)[k % len(MOTION_MIXES)]
+        scene = compose(MOTION_SEEDS + k, textures, SIZE, "evaluation", MOTION_MIXES[kind], 0.5)
+        rendering = render(scene)
+        yield Sample(f"{kind} {k // 2:02d}", kind, (HALF,), (rendering,), (seen_regions(rendering),))
+
+
 def stress(textures: Textures, keep: Container[int] | None = None) -> Iterator[Sample]:
     """Yield the stress suite, all kinds of `KINDS` in turn; `keep` selects samples by index, from 0."""
     index = -1
@@ -124,9 +145,9 @@ def open_suite(name: str, photos: Sequence[Path] = (), limit: int | None = None)
     """Open a suite as a data set.
 
     Args:
-        name: "rendered" or "stress".
+        name: "rendered", "motion" or "stress".
         photos: folders of photographs; only the held-out ones are used. Without folders, surfaces are procedural.
-        limit: maximum number of cases: the first ones of the rendered suite, evenly spread ones of the stress suite.
+        limit: maximum number of cases: evenly spread ones of the stress suite, the first ones of the others.
 
     Raises:
         InputError: unknown name; a folder is missing or holds no held-out photograph.
@@ -134,13 +155,15 @@ def open_suite(name: str, photos: Sequence[Path] = (), limit: int | None = None)
     if name not in SUITES:
         raise InputError(f"suite {name!r} is unknown; there are {', '.join(SUITES)}")
     textures = Textures(find_photos(photos, evaluation=True)) if photos else Textures()
-    count = RENDERED if name == "rendered" else sum(cases for _, cases in KINDS.values())
+    count = {"rendered": RENDERED, "motion": MOTION}.get(name, sum(cases for _, cases in KINDS.values()))
     wanted = count if limit is None else min(limit, count)
     keep = {index * count // wanted for index in range(wanted)}
 
     def cases() -> Iterator[Case]:
         if name == "rendered":
             yield from (sample.case() for sample in islice(rendered(textures), wanted))
+        elif name == "motion":
+            yield from (sample.case() for sample in islice(motion(textures), wanted))
         else:
             yield from (sample.case() for sample in stress(textures, keep))
 
@@ -153,6 +176,7 @@ def open_suite(name: str, photos: Sequence[Path] = (), limit: int | None = None)
 
 SUITES = {
     "rendered": f"rendered scenes, {SIZE[1]}x{SIZE[0]}, exact truth, flow and occlusion; four frames given",
+    "motion": f"rendered scenes, {SIZE[1]}x{SIZE[0]}, of articulated figures and of a moving camera; exact truth",
     "stress": "overlays, repeated textures, thin lines, large motion, cuts, flashes; masked PSNR",
 }
 
