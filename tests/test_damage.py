@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 
 import fuzz_damage
+import midframe
 from clips import Clip, make
-from midframe.errors import MediaError
+from midframe import plan
+from midframe.errors import Interrupted, MediaError
+from midframe.types import Segment
 from midframe.video.pipes import PipeReader
 from midframe.video.probe import probe
 from midframe.video.reader import open_reader
@@ -62,6 +68,25 @@ def test_a_hole_in_matroska(tmp_path: Path) -> None:
     assert f"{240 - frames} of 240 frames are missing (the first at " in warnings[0]
     assert "broken at 1 place" in warnings[0]
     strict(holed)
+
+
+def test_frames_after_a_hole_in_avi_keep_their_instants(tmp_path: Path) -> None:
+    """libav numbers the chunks that it meets; the index says which are lost, also when it reads from the middle."""
+    whole = make(tmp_path / "a.avi", replace(LONG, codec="mpeg4"))
+    with av.open(str(whole)) as opened:
+        places = [packet.pos for packet in opened.demux(video=0) if packet.size]
+    data = bytearray(whole.read_bytes())
+    for number in (30, 100):
+        data[places[number] - 8 : places[number] + 20] = b"\xff" * 28
+    holed = tmp_path / "holed.avi"
+    holed.write_bytes(data)
+    with open_reader(holed) as reader:
+        times = [frame.pts * 24 for frame in reader]
+        assert f"{240 - len(times)} of 240 frames are missing (the first at 1.250 s)" in reader.warnings[0]
+    assert times[-1] == 239
+    assert {30, 100} == set(range(240)) - set(times)
+    with open_reader(holed, Segment(Fraction(5))) as reader:
+        assert [frame.pts * 24 for frame in reader] == list(range(120, 240))
 
 
 def test_the_same_frames_on_one_core_and_on_all(tmp_path: Path) -> None:
@@ -125,6 +150,38 @@ def test_damage_in_a_pipe(tmp_path: Path) -> None:
         assert sum(1 for _ in reader) == fuzz_damage.decode(tmp_path / "broken.mkv").frames
         assert any("the video is damaged" in text for text in reader.warnings)
     feeder.join()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_an_interrupted_run_reports_the_damage_of_all_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The result warns of the same faults, in the same lines, wherever the run was interrupted and resumed."""
+    monkeypatch.setattr(plan, "SEGMENT_OUTPUTS", 20)
+    clip = replace(fuzz_damage.SMALL, frames=96, codec="mpeg4" if name == "a.avi" else "libx264")
+    whole = make(tmp_path / name, replace(clip, muxer={"movflags": "faststart"} if name == "a.mp4" else {}))
+    begin, end = fuzz_damage.media(whole)
+    data = bytearray(whole.read_bytes())
+    for place in range(1, 6):
+        at = begin + (end - begin) * place // 6
+        data[at : at + 60] = b"\xff" * 60
+    broken = tmp_path / f"broken-{name}"
+    broken.write_bytes(data[: int(len(data) * 0.985)])
+    wanted = {"model": "blend", "device": "cpu", "static": "off"}
+    result = midframe.interpolate(broken, tmp_path / "whole.mkv", **wanted)
+    assert any("the video is damaged: " in text for text in result.warnings)
+    target = tmp_path / "out.mkv"
+    runs = 0
+    while True:
+        stop = threading.Event()
+        stop.set()  # ends the run when a segment is finished
+        with contextlib.suppress(Interrupted):
+            resumed = midframe.interpolate(broken, target, drain=stop, **wanted)
+            break
+        runs += 1
+    assert runs >= 5
+    assert resumed.warnings == result.warnings
+    assert (resumed.frames_out, resumed.kinds) == (result.frames_out, result.kinds)
 
 
 def mutations(folder: Path, first: int, count: int) -> list[str]:

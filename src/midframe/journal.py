@@ -9,6 +9,7 @@ file (or a folder of images) and a record is plain JSON; this module does not de
       manifest.json    source, options, segments, the video's first instant
       00000.mkv        a finished segment
       00000.json       its record, written after it
+      remarks.json     warnings that concern no segment
       commit.json      the output is complete and being renamed, see `commit.py`
 """
 
@@ -186,6 +187,15 @@ class Journal:
     def drop(self, number: int) -> None:
         """Drop segment `number`, so that it is written again."""
         (self.folder / f"{number:05d}.json").unlink(missing_ok=True)
+
+    def remark(self, text: str) -> None:
+        """Keep a warning for the result, also if another run finishes the work."""
+        if text not in (known := self.remarks()):
+            _write(self.folder / "remarks.json", {"remarks": [*known, text]})
+
+    def remarks(self) -> list[str]:
+        """Return the warnings that `remark` kept."""
+        return list((_read(self.folder / "remarks.json") or {}).get("remarks", []))
 
     def intend(self, intent: Mapping[str, Any]) -> None:
         """Record that the output is complete, and the renames that publish it."""

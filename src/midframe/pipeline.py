@@ -276,7 +276,6 @@ class Run:
         self.resumed = sum(segment_record(journal, n)["frames_out"] for n in journal.held(len(plan.segments)))
         self.made = 0
         self.computing = 0.0  # seconds in which frames were made
-        self.warnings: list[str] = []
 
     def make(self) -> None:
         """Write all missing segments."""
@@ -288,16 +287,16 @@ class Run:
         todo = Segment(plan.segments[span.start].start, plan.segments[span.stop - 1].end)
         with (
             reading(plan, todo.start) as frames,
-            SegmentWriter(plan, self.journal, span, self.drain, self.source) as writer,
+            SegmentWriter(plan, self.journal, span, self.drain, self.source, frames.findings) as writer,
         ):
-            gaps = gaps_of(writer.watch(labelled(frames, plan, self.engine)), plan, self.engine.context, todo)
+            source = labelled(writer.count(frames), frames.info, plan, self.engine)
+            gaps = gaps_of(writer.watch(source), plan, self.engine.context, todo)
             began = time.monotonic()
             for frame in self.engine.run(writer.watch_gaps(gaps)):
                 writer.write(frame)
                 self.report(frame, writer)
             writer.finish()
             self.computing += time.monotonic() - began
-            self.warnings += frames.warnings
 
     def report(self, frame: Frame, writer: SegmentWriter) -> None:
         """Count a frame, report progress, and stop if `cancel` is set."""
@@ -321,7 +320,7 @@ class Run:
             if not lost:
                 break
             names = ", ".join(f"{number:05d}" for number in lost)
-            self.warnings.append(f"damaged after it was written, and written again: segment {names}")
+            self.journal.remark(f"damaged after it was written, and written again: segment {names}")
             self.make()
             self.resumed = max(0, sum(self._frames(n) for n in range(len(self.plan.segments))) - self.made)
         else:
@@ -330,7 +329,7 @@ class Run:
                 "disk, or give another -o"
             )
         seconds = time.monotonic() - self.began
-        result = join(self.plan, self.journal, self.warnings, seconds, self.made, self.resumed)
+        result = join(self.plan, self.journal, seconds, self.made, self.resumed)
         if self.made:
             speed = run_speed(self.plan, self.computing / self.made)
             machine_speed.record(speed, round(self.made * speed.interpolated))
@@ -438,10 +437,9 @@ def _detector(options: Options, engine: Engine) -> shots.Detector | None:
     return shots.Thumbnails(options.scene_threshold)
 
 
-def labelled(frames: Reader, plan: Plan, engine: Engine) -> Iterator[Frame]:
-    """Yield frames with regular timestamps and shot numbers."""
-    info, options = frames.info, plan.options
-    stream: Iterator[Frame] = frames
+def labelled(stream: Iterator[Frame], info: VideoInfo, plan: Plan, engine: Engine) -> Iterator[Frame]:
+    """Yield frames with regular timestamps and shot numbers; `info` describes the frames as the reader yields them."""
+    options = plan.options
     if info.rate is not None:  # also with dropped frames: the others lie on the grid
         stream = timeline.regular(stream, info.rate, info.time_base, plan.start)
     stream = shots.label(stream, _detector(options, engine))

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -37,6 +37,7 @@ from midframe.result import (
 )
 from midframe.types import Frame, Gap, Segment
 from midframe.video import mux
+from midframe.video.damage import Findings
 from midframe.video.images import natural_order
 from midframe.video.segment_files import segment_stamps, segment_suffix
 from midframe.video.streams import excluded_streams, plan_streams, stream_notes
@@ -55,14 +56,31 @@ class SegmentWriter:
     """
 
     def __init__(
-        self, plan: Plan, journal: Journal, span: range, drain: threading.Event, source: SourceWatch | None = None
+        self,
+        plan: Plan,
+        journal: Journal,
+        span: range,
+        drain: threading.Event,
+        source: SourceWatch | None = None,
+        findings: Callable[[], Findings] | None = None,
     ) -> None:
-        """Prepare to write the segments whose numbers are in `span`; `source` is checked before each is finished."""
+        """Prepare to write segments.
+
+        Args:
+            plan: plan of the run.
+            journal: journal of the target.
+            span: numbers of the segments.
+            drain: set it to stop when the current segment is finished.
+            source: checked before each segment is finished.
+            findings: returns the faults of the source that were found so far.
+        """
         self.plan = plan
         self.journal = journal
         self.number = span.start
         self._end = span.stop
         self._source = source
+        self._findings = findings
+        self._recorded = Findings()  # in the records of finished segments
         self.cuts_met = 0
         self._drain = drain
         self._suffix = segment_suffix(plan.encoding)
@@ -72,6 +90,7 @@ class SegmentWriter:
         self._kinds: list[str] = []
         self._low: dict[int, tuple[int, float]] = {}  # moment of the segment -> its frame with the lowest confidence
         self._cuts: dict[int, list[Fraction]] = {}
+        self._decoded: dict[int, int] = {}
         self._sources: dict[int, int] = {}
         self._held: dict[int, list[tuple[Fraction, Fraction]]] = {}
 
@@ -83,6 +102,15 @@ class SegmentWriter:
     ) -> None:
         """Close an incomplete file."""
         self._open.__exit__(kind, error, trace)
+
+    def count(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Pass the reader's frames through and count them."""
+        requested = Segment(self.plan.segments[0].start, self.plan.segments[-1].end)
+        for frame in frames:
+            if frame.pts in requested:
+                home = self._home(frame.pts)
+                self._decoded[home] = self._decoded.get(home, 0) + 1
+            yield frame
 
     def watch(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """Pass frames through; count them and record scene changes."""
@@ -144,7 +172,8 @@ class SegmentWriter:
         if self._source is not None:
             self._source.check()
         part = self.journal.part(number, self._suffix)
-        record = {
+        record: dict[str, Any] = {
+            "frames_decoded": self._decoded.pop(number, 0),
             "frames_in": self._sources.pop(number, 0),
             "frames_out": len(self._kinds),
             "packets": len(segment_stamps(part)) if self._suffix and part.exists() else None,
@@ -153,6 +182,12 @@ class SegmentWriter:
             "held": [[str(start), str(end)] for start, end in self._held.pop(number, [])],
             "low_confidence": [[n, round(confidence_score(share), 4)] for n, share in self._low.values()],
         }
+        if self._findings is not None:
+            # the reader is ahead: frames that are missing after the segment may only be late
+            found = self._findings().without(self._recorded, self.plan.segments[number].end)
+            if found:
+                record["findings"] = found.to_json()
+                self._recorded = self._recorded.merged(found)
         self.journal.finish(number, self._suffix, record)
         self._kinds.clear()
         self._low.clear()
@@ -218,14 +253,13 @@ def damaged(plan: Plan, journal: Journal) -> list[int]:
 
 
 def join(
-    plan: Plan, journal: Journal, warnings: Iterable[str], seconds: float, made: int, resumed: int, **statistics: float
+    plan: Plan, journal: Journal, seconds: float, made: int, resumed: int, **statistics: float
 ) -> Result:
     """Join finished segments into the target, with a report beside it, and discard the journal.
 
     Args:
         plan: plan whose segments are all finished, and not `damaged`.
         journal: journal of the segments.
-        warnings: warnings of this run.
         seconds: duration of this run, for the statistics.
         made: output frames of this run.
         resumed: output frames of earlier runs.
@@ -262,7 +296,7 @@ def join(
         kinds="".join(r["kinds"] for r in records),
         cuts=tuple(Fraction(at) for r in records for at in r["cuts"]),
         held=tuple(Segment(Fraction(a), Fraction(b)) for r in records for a, b in r.get("held", ())),
-        warnings=tuple(dict.fromkeys([*plan.info.warnings, *plan.notes, *warnings])),
+        warnings=tuple(dict.fromkeys([*plan.info.warnings, *plan.notes, *_warnings(plan, journal, records)])),
         dropped=tuple(dropped),
         low_confidence=_low_confidence(records),
         statistics={
@@ -285,6 +319,18 @@ def join(
         raise MediaError(f"'{plan.target}' was changed while it got its name; give the same command again")
     journal.discard()
     return result
+
+
+def _warnings(plan: Plan, journal: Journal, records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the warnings of all runs that took part in the work."""
+    found, frames = Findings(), 0
+    for record in records:
+        found = found.merged(Findings.from_json(record.get("findings", {})))
+        frames += record.get("frames_decoded", record["frames_in"])
+    if plan.delivered is not plan.info:  # two fields of each frame
+        frames //= 2
+    requested = Segment(plan.segments[0].start, plan.segments[-1].end)
+    return [*found.texts(plan.info, frames, requested), *journal.remarks()]
 
 
 def _image_moves(folders: Sequence[Path], target: Path) -> tuple[list[commit.Move], list[str]]:

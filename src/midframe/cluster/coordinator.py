@@ -171,7 +171,6 @@ class Coordinator:
         self.resumed = sum(segments.segment_record(journal, n)["frames_out"] for n in done)
         self.made = 0
         self.cuts = 0
-        self.warnings: list[str] = []
         self.scheduler = SegmentScheduler([cost(plan, n) for n in range(len(plan.segments))], done)
         self.running: dict[int, _RunningTask] = {}  # by ticket
         self.deaths: list[tuple[float, int, int]] = []  # of workers: time, segment, frames done
@@ -235,7 +234,7 @@ class Coordinator:
                 f"{lost[0]:05d} first; the others are kept: the same command makes these again"
             )
         return segments.join(
-            self.plan, self.journal, self.warnings, seconds, self.made, self.resumed, workers=self.parallel_tasks
+            self.plan, self.journal, seconds, self.made, self.resumed, workers=self.parallel_tasks
         )
 
     def _submit(self) -> None:
@@ -331,7 +330,7 @@ class Coordinator:
         self.resources.ineligible.add(node)
         if not self.resources.capacity():
             raise error
-        self.warnings.append(f"a node was excluded: {error}")
+        self.journal.remark(f"a node was excluded: {error}")
         self.parallel_tasks = self.resources.parallel_tasks()
 
     def _store(self, attempt: _RunningTask, message: Mapping[str, Any]) -> None:
@@ -358,7 +357,6 @@ class Coordinator:
         self.largest = max(self.largest, segments.segment_record(self.journal, attempt.number).get("size", 0))
         self.made += record["frames_out"]
         self.cuts += len(record["cuts"])
-        self.warnings += message["warnings"]
         self._report("frames", self.plan.start, attempt.number)
 
     def _handle_error(self, ticket: int, error: Exception) -> None:

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def make_segment(task: SegmentTask, number: int) -> Iterator[dict[str, Any]]:
                 target=work / task.plan.target.name,
             )
             journal = stack.enter_context(Journal(plan.target))
-            run_warnings = yield from _run_in_thread(plan, journal, task.progress_frames)
+            yield from _run_in_thread(plan, journal, task.progress_frames)
             record = segments.segment_record(journal, 0)
         except DeviceError as error:  # out of memory after every fallback; another GPU may have more
             shutil.rmtree(work, ignore_errors=True)
@@ -65,7 +65,7 @@ def make_segment(task: SegmentTask, number: int) -> Iterator[dict[str, Any]]:
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
-        done = {"kind": "done", "record": record, "warnings": run_warnings, "packed": False}
+        done = {"kind": "done", "record": record, "packed": False}
         if record["file"] is None:
             yield {**done, "where": "nowhere"}
             if shared:
@@ -90,13 +90,9 @@ def make_segment(task: SegmentTask, number: int) -> Iterator[dict[str, Any]]:
         yield {**done, "where": "chunks", "packed": packed}
 
 
-def _run_in_thread(plan: Plan, journal: Journal, progress_frames: int) -> Generator[dict[str, Any], None, list[str]]:
-    """Make the plan's only segment in a thread and yield progress; closing the generator stops the thread.
-
-    Returns:
-        The warnings of the run.
-    """
-    messages: queue.Queue[dict[str, Any] | BaseException | list[str]] = queue.Queue()
+def _run_in_thread(plan: Plan, journal: Journal, progress_frames: int) -> Iterator[dict[str, Any]]:
+    """Make the plan's only segment in a thread and yield progress; closing the generator stops the thread."""
+    messages: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
     cancel = threading.Event()
 
     def on_progress(progress: Progress) -> None:
@@ -109,7 +105,7 @@ def _run_in_thread(plan: Plan, journal: Journal, progress_frames: int) -> Genera
                 segments.enter(journal, plan), journal, engine_for(plan.options), on_progress, cancel, threading.Event()
             )
             run.make()
-            messages.put(run.warnings)
+            messages.put(None)
         except BaseException as error:
             messages.put(error)
 
@@ -118,8 +114,8 @@ def _run_in_thread(plan: Plan, journal: Journal, progress_frames: int) -> Genera
     try:
         while True:
             message = messages.get()
-            if isinstance(message, list):
-                return message
+            if message is None:
+                return
             if isinstance(message, BaseException):
                 raise message
             yield message

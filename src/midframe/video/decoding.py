@@ -50,9 +50,10 @@ class StreamDecoder:
         self._in_order = True  # timestamps of frames increase; not where they are decoding times (AVI, VC-1)
         self.frames = 0  # handed out
         self.missing: list[int] = []  # timestamps of expected frames that were not decoded
-        self.failed_packets = 0  # rejected with an error
-        self.concealed = 0  # frames decoded with errors
-        self.broken_packets = 0  # marked by the demuxer as incomplete
+        self.failed: set[int] = set()  # timestamps of packets rejected with an error
+        self.concealed: set[int] = set()  # timestamps of frames decoded with errors
+        self.broken: set[int] = set()  # timestamps of packets marked by the demuxer as incomplete
+        self._packets = 0  # seen; the timestamp of packets without one
 
     def decode(self, packet: Any, skip: bool = False) -> list[Any]:
         """Decode `packet` and return the frames that are complete, in display order.
@@ -103,7 +104,9 @@ class StreamDecoder:
     def _expect(self, packet: Any, skip: bool) -> None:
         if not packet.size:
             return
-        self.broken_packets += packet.is_corrupt
+        self._packets += 1
+        if packet.is_corrupt:
+            self.broken.add(self._stamp(packet))
         if packet.pts is None:
             if self._first is None and packet.is_keyframe:
                 # without timestamps missing frames cannot be detected: one thread from the start
@@ -152,14 +155,19 @@ class StreamDecoder:
             return []
         except (av.error.FFmpegError, ValueError):
             if self._first is not None:
-                self.failed_packets += 1
+                self.failed.add(self._stamp(packet))
             return []
         for frame in found:
             self._record_missing(self._overdue(frame))
             if self._first is not None and frame.is_corrupt:
-                self.concealed += 1
+                self.concealed.add(self._stamp(frame))
             self._record_frame(frame)
         return found
+
+    def _stamp(self, item: Any) -> int:
+        """Return the timestamp of a packet or frame, or the number of packets so far if it has none."""
+        stamps = (item.pts, item.dts, self._packets)
+        return next(int(stamp) for stamp in stamps if stamp is not None)
 
     def _replay(self) -> list[Any]:
         """Decode the kept packets with one thread and return the frames that were not returned yet."""
@@ -173,16 +181,18 @@ class StreamDecoder:
             except av.error.EOFError:
                 continue
             except (av.error.FFmpegError, ValueError):
-                self.failed_packets += counted
+                if counted:
+                    self.failed.add(self._stamp(packet))
                 continue
             for frame in frames:
                 if last is not None and frame.pts is not None and frame.pts <= last:
                     # returned before; threads may return a frame before its errors are known
-                    self.concealed += counted and frame.is_corrupt and begin is not None and frame.pts >= begin
+                    if counted and frame.is_corrupt and begin is not None and frame.pts >= begin:
+                        self.concealed.add(frame.pts)
                     continue
                 self._record_missing(self._overdue(frame))
                 if frame.is_corrupt:
-                    self.concealed += 1
+                    self.concealed.add(self._stamp(frame))
                 self._record_frame(frame)
                 found.append(frame)
         self._sent.clear()

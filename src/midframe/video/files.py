@@ -29,6 +29,7 @@ _REFUSED = frozenset({
     "gdigrab", "vfwcap", "avfoundation", "decklink", "libdc1394", "iec61883", "xcbgrab", "android_camera",
 })  # fmt: skip
 OPEN_SECONDS = 60.0  # longer than any header takes to read, shorter than a person waits
+AVI_CHUNK_HEADER = 8  # bytes between the position in the index and that of the data
 MAX_PIXELS = 16384 * 8704  # 16K video; a damaged header may ask for any amount of memory
 _INVALID_DATA = 1094995529  # -AVERROR_INVALIDDATA
 
@@ -260,9 +261,31 @@ def packets_of(container: Any, stream: Any) -> Iterator[Any]:
     PyAV raises an IndexError for packets of a stream that libav finds only while reading.
     """
     try:
-        yield from container.demux(stream)
+        packets = container.demux(stream)
+        yield from _indexed(container, packets) if container.format.name == "avi" else packets
     except IndexError:
         raise av.error.InvalidDataError(_INVALID_DATA, "a stream begins in the middle of the file") from None
+
+
+def _indexed(container: Any, packets: Iterator[Any]) -> Iterator[Any]:
+    """Yield the packets of an AVI file with the video timestamps of its index.
+
+    libav numbers chunks as it meets them: after a damaged chunk all later frames come too early, unless it has seeked.
+    """
+    index = {
+        stream.index: {entry.pos + AVI_CHUNK_HEADER: entry.timestamp for entry in stream.index_entries}
+        for stream in container.streams.video
+    }
+    lag = dict.fromkeys(index, 0)  # ticks
+    for packet in packets:
+        number = packet.stream_index
+        if packet.dts is not None and number in index:
+            if packet.pos in index[number]:
+                lag[number] = index[number][packet.pos] - packet.dts
+            if lag[number]:
+                packet.dts += lag[number]
+                packet.pts = None if packet.pts is None else packet.pts + lag[number]
+        yield packet
 
 
 def write_error(path: str | os.PathLike[str], error: BaseException) -> MediaError:

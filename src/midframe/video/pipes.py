@@ -149,9 +149,9 @@ class PipeReader:
             damage = Damage(
                 frames=decoder.frames,
                 missing=len(decoder.missing),
-                failed_packets=decoder.failed_packets,
-                broken_packets=decoder.broken_packets,
-                concealed=decoder.concealed,
+                failed_packets=len(decoder.failed),
+                broken_packets=len(decoder.broken),
+                concealed=len(decoder.concealed),
             )
             if damage:
                 self.warnings.append(str(damage))

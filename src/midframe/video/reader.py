@@ -15,7 +15,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
@@ -29,9 +29,17 @@ import av.filter
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Frame, Segment, VideoInfo
 from midframe.video import formats, images
-from midframe.video.damage import Damage
+from midframe.video.damage import Damage, Findings, jumps_text, reordered_text
 from midframe.video.decoding import StreamDecoder
-from midframe.video.files import decoder_of, discard_others, named, open_source, packets_of, witness
+from midframe.video.files import (
+    AVI_CHUNK_HEADER,
+    decoder_of,
+    discard_others,
+    named,
+    open_source,
+    packets_of,
+    witness,
+)
 from midframe.video.probe import probe
 from midframe.video.structure import Structure, examine
 
@@ -40,7 +48,7 @@ QUEUE_FRAMES = 4  # prefetched; a 4K frame is 12 to 25 MB
 # Longer steps are faults: broadcast clocks wrap and jump at splices, damaged timestamps are arbitrary.
 LONGEST_STEP = Fraction(10)  # seconds; longer ones are accepted only within the duration of the file
 LONGEST_HOLD = Fraction(3600)  # seconds; never accepted: one damaged timestamp would cost days of work
-MAX_GAPS = 10_000  # steps of several frames, recorded at most
+MAX_STEPS = 10_000  # steps of several frames, recorded at most
 INEXACT_END = Fraction(1, 2)  # seconds by which audio may outlast the video, if only the duration of the file is known
 SKIMMED = Fraction(1)  # seconds before a segment; earlier, only reference frames are decoded
 BACK_STEPS = (Fraction(0), Fraction(1), Fraction(5), Fraction(30), Fraction(120))  # seconds before a requested start
@@ -74,13 +82,15 @@ class Reader:
         self._deinterlace = deinterlace and info.interlaced
         self._source = info
         self.info = deinterlaced(info) if deinterlace else info
-        self._warnings: list[str] = []
+        self._remarks: dict[str, tuple[Fraction, str]] = {}  # topic -> time and text of the first
+        self._reordered: list[Fraction] = []  # pts of frames whose timestamp was corrected
+        self._jumps: list[Fraction] = []  # pts of frames before which the clock jumps
         self._broken_off = False  # the file ends early: its last frame is not extended to the end in the header
         self._decoder: StreamDecoder | None = None  # of the current pass; counts the damage
         self._at_end = False  # the current pass has reached the end of the file
         self._undelivered: list[int | None] = []  # timestamps in the index of the file that have no packet
         self._structure = Structure()
-        self._gaps: list[tuple[Fraction, int]] = []  # (pts, frames left out before it) at a constant rate
+        self._steps: list[tuple[Fraction, int]] = []  # (pts, frames left out before it) at a constant rate
         self._late = Fraction(0)  # seconds by which the video ends before the end in its header
         self._promised_end: Fraction | None = None  # seconds; from the header of a truncated file
         self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(maxsize=queue_frames)
@@ -94,40 +104,40 @@ class Reader:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Faults found so far; complete when the last frame has been read."""
-        damage = self.damage
-        return (*self._warnings, str(damage)) if damage else tuple(self._warnings)
+        return self.findings().texts(self._source, self._frames_decoded, self.segment)
 
     @property
     def damage(self) -> Damage:
         """Missing and broken frames and packets so far; complete when the last frame has been read."""
-        decoder, source = self._decoder, self._source
-        if decoder is None:
-            return Damage()
-        stamps = [*decoder.missing, *(stamp for stamp in self._undelivered if stamp is not None)]
-        seconds = [stamp * source.time_base - source.origin for stamp in stamps]
-        times = sorted(at for at in seconds if at in self.segment)
-        missing = len(times) + self._undelivered.count(None)
-        first = times[0] if times else None
-        # a step of several frames is a fault only where the file is broken; with more of them the rate is variable
-        places = self._structure.holes + decoder.broken_packets
-        if places and (not source.vfr or len(self._gaps) <= places):
-            for pts, frames in self._gaps:
-                # frames of the gap that are counted already
-                known = sum(pts - (frames + 1) / source.rate < at < pts for at in times) if source.rate else 0
-                missing += max(0, frames - known)
-                first = pts if first is None else min(first, pts)
-        if self._late and source.rate and not source.vfr and not self._undelivered:
-            end = self._promised_end or source.start + (source.duration or 0)
-            known = sum(end - self._late <= at for at in times)
-            missing += max(0, round(self._late * source.rate) - known)
-            first = end - self._late if first is None else first
-        return Damage(
-            frames=decoder.frames,
-            missing=missing,
-            first_missing=first,
-            failed_packets=decoder.failed_packets,
-            broken_packets=decoder.broken_packets,
-            concealed=decoder.concealed,
+        return self.findings().damage(self._source, self._frames_decoded, self.segment)
+
+    @property
+    def _frames_decoded(self) -> int:
+        return 0 if self._decoder is None else self._decoder.frames
+
+    def findings(self) -> Findings:
+        """Return the faults found so far, by time; complete when the last frame has been read."""
+        decoder, undelivered = self._decoder, list(self._undelivered)
+
+        def seconds(stamps: Iterable[int]) -> frozenset[Fraction]:
+            return frozenset(stamp * self._source.time_base - self._source.origin for stamp in stamps)
+
+        of_decoder = {} if decoder is None else {
+            "missing": seconds(decoder.missing),
+            "failed": seconds(decoder.failed.copy()),
+            "broken": seconds(decoder.broken.copy()),
+            "concealed": seconds(decoder.concealed.copy()),
+        }  # fmt: skip
+        return Findings(
+            **of_decoder,
+            absent=seconds(stamp for stamp in undelivered if stamp is not None),
+            reordered=frozenset(self._reordered.copy()),
+            jumps=frozenset(self._jumps.copy()),
+            steps=frozenset(self._steps.copy()),
+            remarks=self._remarks.copy(),
+            untimed=undelivered.count(None),
+            late=self._late,
+            promised_end=self._promised_end,
             holes=self._structure.holes,
             cut_bytes=self._structure.cut_bytes,
         )
@@ -193,15 +203,20 @@ class Reader:
                 continue
         return False
 
-    def _warn(self, text: str) -> None:
+    def _remark(self, topic: str, at: Fraction, text: str) -> None:
+        """Keep the first remark on a topic, at a time of the video."""
+        self._refuse(text)
+        self._remarks.setdefault(topic, (at, text))
+
+    def _refuse(self, text: str) -> None:
+        """Raise if `strict`."""
         if self.strict:
             raise MediaError(f"{named(self.path)}: {text}; --strict refuses damaged files")
-        self._warnings.append(text)
 
     def _refuse_damage(self) -> None:
         """Raise at the first damage if `strict`."""
         if self.strict and (damage := self.damage):
-            raise MediaError(f"{named(self.path)}: {damage}; --strict refuses damaged files")
+            self._refuse(str(damage))
 
     def _frames(self) -> Iterator[Frame]:
         """Yield the frames of the segment; the duration of each is the time to the next."""
@@ -218,8 +233,8 @@ class Reader:
                 if self._whole_from is not None and waiting.pts < self._whole_from:
                     # in a gap of the video the held frame may be one that was skipped
                     self._whole_from = None
-                    self._warnings.clear()
-                    self._gaps.clear()
+                    for found in (self._remarks, self._reordered, self._jumps, self._steps):
+                        found.clear()
                     yield from self._frames()
                     return
                 yield self._frame(waiting, pts - waiting.pts)
@@ -257,9 +272,7 @@ class Reader:
         shift = Fraction(0)  # added to the clock of the file after a jump
         last: Fraction | None = None
         lasting = step
-        repaired = jumped = 0
         size = (info.width, info.height)
-        resized = repacked = False
         pixels: str | None = None
         for frame, stamp, tick in self._shown():
             seconds = (frame.duration or 0) * tick
@@ -271,38 +284,38 @@ class Reader:
             elif pts <= last:
                 if last - pts > LONGEST_STEP:
                     shift += last + step - pts
-                    jumped += 1
+                    self._jumps.append(last + step)
                 else:
-                    repaired += 1
+                    self._reordered.append(last + step)
                 pts = last + step
             elif pts - last > (LONGEST_STEP if pts > room else LONGEST_HOLD):
                 shift += last + step - pts
-                jumped += 1
+                self._jumps.append(last + step)
                 pts = last + step
-            elif info.rate and (pts - last) * info.rate > Fraction(3, 2) and len(self._gaps) < MAX_GAPS:
-                self._gaps.append((pts, round((pts - last) * info.rate) - 1))
+            elif info.rate and (pts - last) * info.rate > Fraction(3, 2) and len(self._steps) < MAX_STEPS:
+                self._steps.append((pts, round((pts - last) * info.rate) - 1))
             last = pts
             name = frame.format.name.replace("yuvj", "yuv")
             if pixels is None:
                 pixels = name
-            elif name != pixels and not repacked:
-                repacked = True
-                self._warnings.append(
+            elif name != pixels and "pixel format" not in self._remarks:
+                self._remarks["pixel format"] = pts, (
                     f"the pixel format changes from {pixels} to {name} at {float(pts):.3f} s; "
                     f"frames are converted to {info.format.name}"
                 )
-            if (frame.width, frame.height) != size and not resized:
-                resized = True
-                self._warn(
+            if (frame.width, frame.height) != size and "size" not in self._remarks:
+                self._remark(
+                    "size",
+                    pts,
                     f"the frame size changes from {size[0]}x{size[1]} to {frame.width}x{frame.height} at "
-                    f"{float(pts):.3f} s; it is scaled to the first size"
+                    f"{float(pts):.3f} s; it is scaled to the first size",
                 )
             lasting = seconds if 0 < seconds <= LONGEST_STEP else step
             yield frame, pts, seconds
-        if repaired:
-            self._warn(f"{repaired} frame(s) had timestamps out of order, which were corrected")
-        if jumped:
-            self._warn(f"the clock of the file jumps {jumped} time(s); the video goes on without a gap")
+        if self._reordered:
+            self._refuse(reordered_text(len(self._reordered)))
+        if self._jumps:
+            self._refuse(jumps_text(len(self._jumps)))
         if last is not None and self.segment.end is None and info.duration is not None:
             end = info.start + info.duration
             if self._promised_end is not None:
@@ -314,9 +327,11 @@ class Reader:
                 self._broken_off = True
                 self._late = missing
                 if (info.vfr or not info.rate) and not self._undelivered:
-                    self._warn(
+                    self._remark(
+                        "end",
+                        last,
                         f"it ends {float(missing):.2f} s early: {float(last + lasting - info.start):.2f} s of "
-                        f"{float(end - info.start):.2f} s could be read"
+                        f"{float(end - info.start):.2f} s could be read",
                     )
         self._refuse_damage()
 
@@ -370,7 +385,7 @@ class Reader:
             for item in found:
                 frame, stamp, tick = item
                 if stamp is not None and frame.key_frame and stamp * tick - self._source.origin <= start:
-                    exact = True
+                    exact = not frame.is_corrupt  # its concealment depends on the frames before it
                     held.append(item)
                     break
                 if stamp is not None and stamp * tick - self._source.origin > start:
@@ -402,7 +417,7 @@ class Reader:
             decoder = self._decoder = StreamDecoder(source.codec, open_decoder)
             packets = packets_of(container, stream)
             first_dts = last_dts = None
-            delivered = 0
+            delivered: list[int] = []  # positions of packets with a dts
             while not self._stop.is_set():
                 try:
                     packet = next(packets)
@@ -410,14 +425,15 @@ class Reader:
                     break
                 except (av.error.FFmpegError, OSError) as error:
                     check_still_there()
-                    self._warn(f"reading stops at a damaged place ({error.strerror or error})")
+                    at = source.start if last_dts is None else last_dts * tick - source.origin
+                    self._remark("stop", at, f"reading stops at a damaged place ({error.strerror or error})")
                     break
                 if not packet.size and packet.pts is not None:
                     continue  # AVI: the frame before is shown again
                 if packet.dts is not None:
                     first_dts = packet.dts if first_dts is None else first_dts
                     last_dts = packet.dts
-                    delivered += 1
+                    delivered.append(-1 if packet.pos is None else packet.pos)
                 early = (
                     self._whole_from is not None
                     and packet.pts is not None
@@ -456,22 +472,27 @@ class Reader:
             return Structure()
 
 
-def _undelivered(container: Any, stream: Any, span: tuple[int | None, int | None], delivered: int) -> list[int | None]:
+def _undelivered(
+    container: Any, stream: Any, span: tuple[int | None, int | None], delivered: Sequence[int]
+) -> list[int | None]:
     """Return the timestamps of frames in the index that have no packet; None for unknown timestamps.
 
     Args:
         container: the file, read to its end.
         stream: its video stream.
         span: dts of the first and the last packet.
-        delivered: packets with a dts.
+        delivered: positions of packets with a dts, in bytes.
     """
     first, last = span
     names = container.format.name.split(",")
     if first is None or last is None or not ("mp4" in names or "avi" in names):
         return []  # elsewhere an index holds key frames only
     promised = [entry for entry in stream.index_entries if entry.size and entry.timestamp >= first]
+    if "avi" in names:  # while libav searches for the next chunk, it may take other bytes for one
+        places = set(delivered)
+        return [entry.timestamp for entry in promised if entry.pos + AVI_CHUNK_HEADER not in places]
     behind: list[int | None] = [e.timestamp for e in promised if e.timestamp > last and not e.is_discard]
-    return behind + [None] * max(0, len(promised) - len(behind) - delivered)
+    return behind + [None] * max(0, len(promised) - len(behind) - len(delivered))
 
 
 def _sorted_stamps(frames: Iterator[tuple[Any, int | None, Fraction]]) -> Iterator[tuple[Any, int | None, Fraction]]:
