@@ -1,7 +1,7 @@
 """What a measured process does; `rig.child` starts it. The last line it prints is JSON.
 
-film      the whole way: file in, file out, as `midframe interpolate` does it
-model     the doors of a model alone, on RGB pictures that lie in memory
+film      a whole run: file in, file out, as `midframe interpolate` does it
+model     the methods of a model alone, on RGB frames in memory
 overhead  everything but encoder and model: read, cut detector, overlay finder, clock, engine with the blend model
 """
 
@@ -14,7 +14,9 @@ from fractions import Fraction
 from typing import Any
 
 
-def film(clip: str, target: str, model: str, ratio: str, precision: str = "auto", **options: Any) -> dict[str, Any]:
+def run(
+    clip: str, target: str, model: str, ratio: str, precision: str = "auto", **options: Any
+) -> dict[str, Any]:
     from midframe import pipeline
 
     start = time.perf_counter()
@@ -45,7 +47,7 @@ def model(clip: str, model: str, ratio: str, precision: str = "auto", limit: int
                 break
     step = Fraction(ratio)
     size = net.padded_size(*rgb[0].shape[-2:])
-    padded = [ops.pad(picture[None], *size, mode=net.pad_mode) for picture in rgb]
+    padded = [ops.pad(frame[None], *size, mode=net.pad_mode) for frame in rgb]
     plans = []
     for k in range(len(rgb) - 1):
         # output n lies at n / step source frames
@@ -120,5 +122,5 @@ if __name__ == "__main__":
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    answer = {"film": film, "model": model, "overhead": overhead}[sys.argv[1]](**json.loads(sys.argv[2]))
+    answer = {"film": run, "model": model, "overhead": overhead}[sys.argv[1]](**json.loads(sys.argv[2]))
     print(json.dumps(answer))

@@ -167,7 +167,7 @@ def head(segments: int = 1000) -> dict[str, float]:
         begun.update(seconds=time.process_time(), segments=len(made.segments))
 
     cluster.interpolate(
-        film("540p", segments * 4 // 24),
+        long_clip("540p", segments * 4 // 24),
         rig.storage() / "head-out.mkv",
         config=cluster.ClusterConfig(workers=segments),
         on_plan=on_plan,
@@ -229,10 +229,10 @@ def join(segments: int = 1000) -> dict[str, Any]:
     mux.join(files, folder / "joined.mkv", source, info, Options())
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with av.open(str(folder / "joined.mkv")) as film:
-        pictures = sum(1 for packet in film.demux(video=0) if packet.pts is not None)
+    with av.open(str(folder / "joined.mkv")) as joined:
+        frames = sum(1 for packet in joined.demux(video=0) if packet.pts is not None)
     shutil.rmtree(folder)
-    assert pictures == 24 * segments, pictures
+    assert frames == 24 * segments, frames
     return {
         "segments": segments,
         "seconds": seconds,
@@ -244,12 +244,12 @@ def join(segments: int = 1000) -> dict[str, Any]:
 OPTIONS: dict[str, Any] = {"ratio": "2", "model": "blend", "device": "cpu", "overwrite": True, "preset": "ultrafast"}
 
 
-def film(size: str, seconds: int) -> Path:
+def long_clip(size: str, seconds: int) -> Path:
     """An H.264 video of so many seconds at 24 fps: two seconds that run to and fro. Made once."""
     import av
     import cv2
 
-    path = rig.storage() / f"film-{size}-{seconds}.mkv"
+    path = rig.storage() / f"clip-{size}-{seconds}.mkv"
     if path.exists():
         return path
     width, height = rig.SIZES[size]
@@ -315,10 +315,10 @@ def overhead(size: str, seconds: int, swapped: bool, model: str) -> dict[str, An
 
     from midframe import cluster, pipeline
 
-    source, target = film(size, seconds), rig.storage() / "cluster-out.mkv"
-    start = started(2, film(size, 2), target)
+    source, target = long_clip(size, seconds), rig.storage() / "cluster-out.mkv"
+    start = started(2, long_clip(size, 2), target)
     options = OPTIONS | {"model": model}
-    pipeline.interpolate(film(size, 2), target, **options)  # warm-up
+    pipeline.interpolate(long_clip(size, 2), target, **options)  # warm-up
     runs = {
         "plain": lambda: pipeline.interpolate(source, target, **options),
         "cluster": lambda: cluster.interpolate(source, target, config=cluster.ClusterConfig(workers=1), **options),
@@ -340,7 +340,7 @@ def scaling(size: str, seconds: int, swapped: bool) -> dict[str, float]:
     from midframe import cluster
     from midframe.cluster import worker
 
-    source, target, claims = film(size, seconds), rig.storage() / "cluster-out.mkv", rig.storage() / "claims"
+    source, target, claims = long_clip(size, seconds), rig.storage() / "cluster-out.mkv", rig.storage() / "claims"
     make = worker.make_segment
 
     def pinned(job: Any, number: int) -> Any:
@@ -360,9 +360,9 @@ def scaling(size: str, seconds: int, swapped: bool) -> dict[str, float]:
     for workers in (2, 1) if swapped else (1, 2):
         shutil.rmtree(claims, ignore_errors=True)
         claims.mkdir()
-        started(workers, film(size, 2), target)
+        started(workers, long_clip(size, 2), target)
         cluster.interpolate(
-            film(size, 20), target, config=cluster.ClusterConfig(workers=workers), **OPTIONS
+            long_clip(size, 20), target, config=cluster.ClusterConfig(workers=workers), **OPTIONS
         )  # wakes the second
         found[str(workers)] = timed(
             lambda n=workers: cluster.interpolate(source, target, config=cluster.ClusterConfig(workers=n), **OPTIONS)

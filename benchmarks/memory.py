@@ -1,4 +1,4 @@
-"""Memory: peak resident size of a whole run, over the film's length and over the picture's size.
+"""Memory: peak resident size of a whole run, over the length of the video and the size of its frames.
 
     python benchmarks/memory.py                          1080p 2x of 200 and 2,000 frames; 540p to 2160p
     python benchmarks/memory.py --lengths 50 200 --length-size 540p --model blend
@@ -18,8 +18,8 @@ import av
 import rig
 
 
-def film(size: str, frames: int) -> Path:
-    """An H.264 clip: the y4m clip's pictures to and fro, so that the film is as long as wished."""
+def looped_clip(size: str, frames: int) -> Path:
+    """An H.264 clip of any length: the frames of the y4m clip to and fro."""
     width, height = rig.SIZES[size]
     path = rig.storage() / f"{size}-{frames}.mp4"
     if path.exists():
@@ -42,7 +42,7 @@ def film(size: str, frames: int) -> Path:
 
 def peak(model: str, size: str, frames: int, threads: int, timeout: float) -> dict[str, Any]:
     command = rig.child(
-        "film", clip=str(film(size, frames)), target=str(rig.storage() / "memory.mp4"), model=model, ratio="2",
+        "film", clip=str(looped_clip(size, frames)), target=str(rig.storage() / "memory.mp4"), model=model, ratio="2",
         codec="libx264", preset="ultrafast",
     )  # fmt: skip
     done = rig.run(command, threads, timeout)

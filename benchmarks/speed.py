@@ -26,7 +26,7 @@ MODELS = ("dis", "midnet-s", "midnet-m", "vfinet")
 PRESET = "veryfast"  # of libx264, on both sides: what two cores can spare
 
 
-def film_command(name: str, size: str, rate: str, frames: int, threads: int, precision: str) -> list[str]:
+def video_command(name: str, size: str, rate: str, frames: int, threads: int, precision: str) -> list[str]:
     """The whole way from clip to file."""
     clip, target = rig.clip(size, frames), rig.storage() / f"out-{name}.mp4"
     ratio = rig.RATES[rate]
@@ -59,7 +59,7 @@ def measure(size: str, rate: str, arguments: argparse.Namespace) -> dict[str, An
     named = [n for n in arguments.methods if n not in FILTERS or shutil.which("ffmpeg")]
     made = rig.new_pictures(frames, rig.RATES[rate])
     cell: dict[str, Any] = {}
-    for kind, command in (("film", film_command), ("model", model_command)):
+    for kind, command in (("film", video_command), ("model", model_command)):
         if arguments.what not in (kind, "both"):
             continue
         print(f"{size} {rate}, {frames} frames, {kind}", file=sys.stderr)

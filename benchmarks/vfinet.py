@@ -86,7 +86,7 @@ def child_twin(size: str) -> dict[str, object]:
     return {"seconds": seconds, "cpu_seconds": cpu, "gflop": counter.get_total_flops() / 1e9}
 
 
-def per_picture(stages: dict[str, float], ratio: int) -> float:
+def per_frame(stages: dict[str, float], ratio: int) -> float:
     """Cost of one new picture of a steady film."""
     return (stages["encode"] + stages["match"]) / (ratio - 1) + stages["render"]
 
@@ -124,9 +124,9 @@ def main() -> None:
             print(f"{case:22}{seconds:10.2f}{gflop:8.0f}{gflop / seconds:9.0f}{peak:9.2f}{'1':>9}{cpu:8.1f}")
             continue
         for ratio in given.ratios:
-            seconds, gflop = per_picture(row["seconds"], ratio), per_picture(row["gflop"], ratio)
+            seconds, gflop = per_frame(row["seconds"], ratio), per_frame(row["gflop"], ratio)
             faster = "" if twin is None else f"{twin['seconds'] / seconds:.1f}x"
-            cpu = per_picture(row["cpu_seconds"], ratio)
+            cpu = per_frame(row["cpu_seconds"], ratio)
             name = f"{case},{ratio}x"
             print(f"{name:22}{seconds:10.2f}{gflop:8.0f}{gflop / seconds:9.0f}{peak:9.2f}{faster:>9}{cpu:8.1f}")
 

@@ -1,4 +1,4 @@
-"""Smooth a film on a midframe server: python client.py film.mp4 60. Standard library only."""
+"""Interpolate a video on a midframe server: `python client.py in.mp4 60`. Standard library only."""
 
 import json
 import os
@@ -15,9 +15,9 @@ def call(method, path, data=None, kind="application/json"):
     return json.load(urllib.request.urlopen(request))
 
 
-def main(film, fps):
-    data = Path(film).read_bytes()
-    source = call("POST", "/sources", json.dumps({"name": Path(film).name, "size": len(data)}).encode())
+def main(video, fps):
+    data = Path(video).read_bytes()
+    source = call("POST", "/sources", json.dumps({"name": Path(video).name, "size": len(data)}).encode())
     call("PUT", f"/sources/{source['id']}/content", data, "application/octet-stream")
     while call("GET", f"/sources/{source['id']}")["state"] == "probing":
         time.sleep(0.2)

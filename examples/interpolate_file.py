@@ -1,4 +1,4 @@
-"""A film at 60 frames per second, with a line of progress: `python examples/interpolate_file.py in.mp4 out.mp4`."""
+"""Convert a video to 60 frames per second: `python examples/interpolate_file.py in.mp4 out.mp4`."""
 
 import sys
 

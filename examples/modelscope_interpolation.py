@@ -24,9 +24,9 @@ def drawn_clip(path: Path, frames: int = 4) -> Path:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
         for i in range(frames):
-            picture = np.stack([(x * 3 + y) % 200, (x + y * 2) % 180, (y * 3) % 160], -1).astype(np.uint8)
-            picture[(x - 30 - 6 * i) ** 2 + (y - 48) ** 2 < 400] = (230, 180, 40)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.stack([(x * 3 + y) % 200, (x + y * 2) % 180, (y * 3) % 160], -1).astype(np.uint8)
+            image[(x - 30 - 6 * i) ** 2 + (y - 48) ** 2 < 400] = (230, 180, 40)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
 

@@ -1,7 +1,7 @@
-"""A model of your own through the whole program: `python examples/own_model.py in.mp4 out.mp4`.
+"""Run a model of your own through the whole pipeline: `python examples/own_model.py in.mp4 out.mp4`.
 
-This one knows no motion: it shows whichever neighbour is nearer. A real one does its work per frame in `encode`, per
-pair in `match` and per picture in `render`, and is asked for 8 pictures of one pair with a single `match`.
+This one estimates no motion and shows the nearer neighbour. A real one works per frame in `encode`, per pair of frames
+in `match` and per output frame in `render`; 8 output frames of one pair share a single `match`.
 """
 
 import sys

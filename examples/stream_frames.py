@@ -1,6 +1,6 @@
-"""Frames in, more frames out, a few in memory at a time: `python examples/stream_frames.py in.mp4`.
+"""Interpolate a stream of frames, a few in memory at a time: `python examples/stream_frames.py in.mp4`.
 
-The same generator feeds an encoder, a network or a display; here the mean brightness of each picture is printed.
+The same generator feeds an encoder, a network or a display; here the mean luma of each frame is printed.
 """
 
 import sys

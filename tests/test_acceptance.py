@@ -34,7 +34,7 @@ def run(source: Path, target: Path | None = None, **wishes: Any) -> midframe.Res
     return midframe.interpolate(source, target, **{"model": "blend", "device": "cpu", **wishes})
 
 
-def film_of(path: Path, pictures: Sequence[np.ndarray[Any, Any]], rate: int = 24) -> Path:
+def video_of(path: Path, pictures: Sequence[np.ndarray[Any, Any]], rate: int = 24) -> Path:
     """A lossless film of grey pictures."""
     height, width = pictures[0].shape
     info = VideoInfo(
@@ -49,7 +49,7 @@ def film_of(path: Path, pictures: Sequence[np.ndarray[Any, Any]], rate: int = 24
     return path
 
 
-def pictures_of(path: Path) -> list[np.ndarray[Any, Any]]:
+def frames_of(path: Path) -> list[np.ndarray[Any, Any]]:
     with av.open(str(path)) as film:
         return [frame.to_ndarray(format="gray") for frame in film.decode(video=0)]
 
@@ -104,10 +104,10 @@ def test_5_at_a_cut_nothing_is_mixed_and_the_switch_is_on_time(tmp_path: Path) -
     cut = 13
     left, right = texture(1), texture(2)
     scene = [np.roll(left, n, 1) for n in range(cut)] + [np.roll(right, -n, 0) for n in range(cut, 24)]
-    source = film_of(tmp_path / "in.mkv", scene)
+    source = video_of(tmp_path / "in.mkv", scene)
     result = run(source, tmp_path / "out.mkv", fps=60, codec="ffv1")
     assert result.cuts == (Fraction(cut, 24),)
-    made = pictures_of(result.path)
+    made = frames_of(result.path)
     assert len(made) == 60
     for k, picture in enumerate(made):
         at = Fraction(k, 60)
@@ -122,7 +122,7 @@ def test_5_a_flash_is_no_cut(tmp_path: Path) -> None:
     left = texture(1)
     scene = [np.roll(left, n, 1) for n in range(24)]
     scene[11] = np.full_like(left, 255)
-    result = run(film_of(tmp_path / "in.mkv", scene), tmp_path / "out.mkv")
+    result = run(video_of(tmp_path / "in.mkv", scene), tmp_path / "out.mkv")
     assert result.cuts == ()
 
 
@@ -204,7 +204,7 @@ def test_7_many_streams_in_mkv(tmp_path: Path) -> None:
     with av.open(str(source)) as a, av.open(str(result.path)) as b:
         for one, other in zip(a.streams.audio, b.streams.audio, strict=True):
             assert one.metadata["title"] == other.metadata["title"]
-    assert sound_packets(source) == sound_packets(result.path), "sound is copied, not encoded again"
+    assert audio_packets(source) == audio_packets(result.path), "sound is copied, not encoded again"
 
 
 def test_7_many_streams_into_mp4_say_what_is_lost(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_7_many_streams_into_mp4_say_what_is_lost(tmp_path: Path) -> None:
         assert len(film.chapters()) == 3
 
 
-def sound_packets(path: Path) -> list[bytes]:
+def audio_packets(path: Path) -> list[bytes]:
     with av.open(str(path)) as film:
         return [bytes(packet) for packet in film.demux(film.streams.audio[0]) if packet.size]
 
@@ -258,12 +258,12 @@ def test_8_kill_9_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     if not target.exists():
         run(source, target, fps=60)
     assert kills > 1
-    assert pictures_equal(target, straight.path)
-    assert sound_packets(target) == sound_packets(straight.path)
+    assert frames_equal(target, straight.path)
+    assert audio_packets(target) == audio_packets(straight.path)
     assert not (tmp_path / "out.mkv.midframe").exists()
 
 
-def pictures_equal(a: Path, b: Path) -> bool:
+def frames_equal(a: Path, b: Path) -> bool:
     def decoded(path: Path) -> Iterator[bytes]:
         with av.open(str(path)) as film:
             for frame in film.decode(video=0):
@@ -306,7 +306,7 @@ def test_irregular_duplicates_become_even_motion(tmp_path: Path, runs: list[int]
     for run_length in runs:
         shown += [wide[:, 9 * at : 9 * at + 320]] * run_length
         at += run_length
-    result = run(film_of(tmp_path / "in.mkv", shown), tmp_path / "out.mkv", fps=24, dedup="auto", codec="ffv1")
+    result = run(video_of(tmp_path / "in.mkv", shown), tmp_path / "out.mkv", fps=24, dedup="auto", codec="ffv1")
     assert result.cuts == ()
     moved = result.kinds[: len(shown) - runs[-1]]
     assert set(moved) == {"s", "i"} and moved.count("s") == len(runs) - 1

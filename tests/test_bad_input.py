@@ -62,7 +62,7 @@ def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
             read(tmp_path / "a.y4m")
 
 
-def test_a_folder_without_pictures(tmp_path: Path, refused: Refused) -> None:
+def test_a_folder_without_images(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "empty").mkdir()
     assert "neither videos nor images" in refused(tmp_path / "empty", code=3).err
 
@@ -77,14 +77,14 @@ def test_a_folder_without_pictures(tmp_path: Path, refused: Refused) -> None:
         (b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n", "playlist"),
     ],
 )
-def test_no_film_at_all(tmp_path: Path, refused: Refused, content: bytes, words: str) -> None:
+def test_no_video_at_all(tmp_path: Path, refused: Refused, content: bytes, words: str) -> None:
     source = tmp_path / "film.mp4"
     source.write_bytes(content)
     done = refused(source, code=4 if words == "playlist" else 3)
     assert words in done.err
 
 
-def test_sound_only(tmp_path: Path, refused: Refused) -> None:
+def test_audio_only(tmp_path: Path, refused: Refused) -> None:
     source = tmp_path / "sound.m4a"
     with av.open(str(source), "w", format="mp4") as out:
         stream = out.add_stream("aac", rate=48000)
@@ -118,7 +118,7 @@ def test_two_rates(tmp_path: Path, refused: Refused) -> None:
     assert "drop the other" in refused(source, "--fps", "60", "--ratio", "2", code=2).err
 
 
-def test_pictures_of_different_sizes(tmp_path: Path, refused: Refused) -> None:
+def test_images_of_different_sizes(tmp_path: Path, refused: Refused) -> None:
     folder = tmp_path / "shots"
     folder.mkdir()
     for n in range(4):
@@ -127,7 +127,7 @@ def test_pictures_of_different_sizes(tmp_path: Path, refused: Refused) -> None:
     assert "40x24" in done.err and "32x24" in done.err
 
 
-def test_a_damaged_picture(tmp_path: Path, refused: Refused) -> None:
+def test_a_damaged_image(tmp_path: Path, refused: Refused) -> None:
     folder = tmp_path / "shots"
     folder.mkdir()
     for n in range(3):
@@ -136,7 +136,7 @@ def test_a_damaged_picture(tmp_path: Path, refused: Refused) -> None:
     assert "1.png" in refused(folder, "--in-fps", "12", code=3).err
 
 
-def test_a_truncated_film_is_a_shorter_film(tmp_path: Path, call: Call) -> None:
+def test_a_truncated_video_is_a_shorter_video(tmp_path: Path, call: Call) -> None:
     whole = clips.make(tmp_path / "whole.mkv", Clip(frames=120, options={"g": "12"}, sounds=1))
     source = tmp_path / "cut.mkv"
     source.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])

@@ -45,7 +45,7 @@ def go(batch: Batch) -> list[str]:
     return [entry.state for entry in batch.run(threading.Event(), threading.Event())]
 
 
-def test_a_film_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path: Path) -> None:
+def test_a_video_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path: Path) -> None:
     make, films = Maker(), entries(tmp_path, "a", "bad", "c")
     assert go(Batch(films, tmp_path / "batch.json", make)) == ["done", "failed", "done"]
     report = json.loads((tmp_path / "batch.json").read_text())
@@ -85,7 +85,7 @@ def test_a_stopped_batch_goes_on(tmp_path: Path) -> None:
     assert make.made == ["a", "b"]
 
 
-def test_a_list_says_what_is_wished_of_each_film(tmp_path: Path) -> None:
+def test_a_list_gives_the_options_of_each_video(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("source,target,fps,crf\na.mp4,,60,\nsub/b.mkv,out/b.mkv,,20\n")
     one, two = read_list(tmp_path / "list.csv", Options(ratio=Fraction(3)))
     assert one.source == str(tmp_path / "a.mp4") and one.target is None
@@ -111,7 +111,7 @@ def test_a_bad_list_is_refused_before_the_work(tmp_path: Path, text: str, said: 
         read_list(tmp_path / "list.csv", Options())
 
 
-def test_real_films_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_videos_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from click.testing import CliRunner
 
     from midframe.cli import cli

@@ -55,7 +55,7 @@ def test_json_is_one_object_a_line(tmp_path: Path, call: Call) -> None:
     assert json.loads(missing.out)["event"] == "error"
 
 
-def test_a_missing_name_among_several_is_told_before_any_work(tmp_path: Path, call: Call) -> None:
+def test_a_missing_name_among_several_is_reported_before_any_work(tmp_path: Path, call: Call) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(frames=6))
     done = call("interpolate", source, tmp_path / "out.mp4", "--model", "blend")  # as other programs have it
     assert done.code == 3
@@ -74,7 +74,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, call: Call) -> None:
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_several_films_and_folders(tmp_path: Path, call: Call) -> None:
+def test_several_videos_and_folders(tmp_path: Path, call: Call) -> None:
     films = tmp_path / "films"
     films.mkdir()
     for name in ("b.mp4", "a.mkv"):
@@ -119,7 +119,7 @@ def test_mistyped_words_are_suggested(call: Call) -> None:
     assert (done.code, "did you mean blend?" in done.err) == (2, True)
 
 
-def test_a_film_in_place_of_a_command_is_helped_on(tmp_path: Path, call: Call) -> None:
+def test_a_video_in_place_of_a_command_gets_a_hint(tmp_path: Path, call: Call) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(frames=2))
     done = call(source)
     assert done.code == 2
@@ -138,7 +138,7 @@ def test_probe_says_what_a_file_is(tmp_path: Path, call: Call) -> None:
 
 
 @pytest.mark.parametrize("how", ["side", "difference", "slider"])
-def test_compare_films(tmp_path: Path, call: Call, how: str) -> None:
+def test_compare_videos(tmp_path: Path, call: Call, how: str) -> None:
     a = clips.make(tmp_path / "a.mp4", Clip(frames=12))
     b = clips.make(tmp_path / "b.mp4", Clip(frames=24, rate=Fraction(48), width=32, height=24))
     out = tmp_path / "c.mp4"
@@ -150,7 +150,7 @@ def test_compare_films(tmp_path: Path, call: Call, how: str) -> None:
     assert call("compare", a, b, "-o", out).code == 2, "it exists"
 
 
-def test_compare_equal_films_differ_nowhere(tmp_path: Path, call: Call) -> None:
+def test_compare_equal_videos_differ_nowhere(tmp_path: Path, call: Call) -> None:
     a = clips.make(tmp_path / "a.mp4", Clip(frames=3))
     call("compare", a, a, "-o", tmp_path / "c.mkv", "--how", "difference")
     with av.open(str(tmp_path / "c.mkv")) as film:

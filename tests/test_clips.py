@@ -76,7 +76,7 @@ def test_what_is_no_clip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert "broken.mp4 is left out" in caplog.text
 
 
-def test_frames_come_as_the_film_shows_them(tmp_path: Path, ground: NDArray[np.uint8]) -> None:
+def test_frames_come_as_the_video_shows_them(tmp_path: Path, ground: NDArray[np.uint8]) -> None:
     """Colours within what coding costs, consecutive, without wrap-around at white; repeats dropped."""
     frames = pan(np.maximum(ground, 0), 3, 30)
     frames[5][:20] = 255

@@ -78,7 +78,7 @@ def truth(film: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
     return hashes(done.path)
 
 
-def test_two_nodes_make_the_same_film(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
+def test_two_nodes_make_the_same_video(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
     told: list[int] = []
     plans: list[Plan] = []
     result = cluster.interpolate(
@@ -205,7 +205,7 @@ def test_a_bad_segment_is_named_and_the_rest_is_kept(
     assert not target.exists()
 
 
-def test_a_wish_that_no_worker_can_fulfil_ends_at_once(nodes: Any, film: Path, tmp_path: Path) -> None:
+def test_an_option_that_no_worker_supports_ends_at_once(nodes: Any, film: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="no GPU"):
         cluster.interpolate(film, tmp_path / "out.mkv", **{**WISHES, "device": "cuda"})
 
@@ -410,7 +410,7 @@ class InProcess:
         return news
 
 
-def test_a_film_that_cannot_be_stored_is_joined_again_not_made_again(
+def test_a_video_that_cannot_be_stored_is_joined_again_not_made_again(
     film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coordinator, "import_ray", InProcess)
@@ -458,7 +458,7 @@ def test_everything_may_lie_behind_urls(
     assert [p for p in (tmp_path / "cache").rglob("*.mkv") if "sources" not in p.parts] == []
 
 
-def test_pictures_named_by_a_pattern(nodes: Any, film: Path, tmp_path: Path) -> None:
+def test_images_named_by_a_pattern(nodes: Any, film: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     wishes = {"model": "blend", "device": "cpu", "in_fps": 24, "codec": "ffv1"}
     pipeline.interpolate(film, folder / "%04d.png", model="blend", device="cpu", ratio=1, end="2")

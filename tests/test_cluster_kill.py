@@ -121,7 +121,7 @@ class Head:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_is_killed_the_film_is_whole(
+def test_whatever_is_killed_the_video_is_whole(
     nodes: Any, film: Path, truth: list[int], tmp_path: Path, seed: int
 ) -> None:
     dice, kind, target = random.Random(seed), KINDS[seed % 3], tmp_path / "out.mkv"

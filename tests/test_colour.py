@@ -220,7 +220,7 @@ def test_convert_keeps_what_both_formats_have() -> None:
     assert opaque[3].min() == 255
 
 
-def test_a_column_of_strips_equals_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_column_of_strips_equals_one_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     # strips are an arrangement in memory, not in the picture
     format = yuv("420", siting="topleft")
     planes = noise(format, 300, 40)

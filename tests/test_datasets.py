@@ -34,7 +34,7 @@ def level(picture: torch.Tensor | None) -> int | None:
     return None if picture is None else round(float(picture[0].mean()) * 255)
 
 
-def told(case: Case) -> tuple[int | None, int | None, int | None, int | None, dict[Fraction, int | None]]:
+def reported(case: Case) -> tuple[int | None, int | None, int | None, int | None, dict[Fraction, int | None]]:
     """before, a, b, after, truths: as levels."""
     truths = {target.t: level(target.truth) for target in case.targets}
     return level(case.before), level(case.a), level(case.b), level(case.after), truths
@@ -129,8 +129,8 @@ def test_layouts(
     data = open_set(name, tmp_path)
     assert data.count == count
     assert data.note == ""
-    assert told(next(data.cases())) == first
-    assert told(next(data.cases())) == first  # every call starts over
+    assert reported(next(data.cases())) == first
+    assert reported(next(data.cases())) == first  # every call starts over
 
 
 def whole(data: DataSet) -> list[Case]:
@@ -144,7 +144,7 @@ def test_davis_is_averaged_by_sequence(tmp_path: Path) -> None:
     assert [c.group for c in whole(data)][:3] == ["seq00", "seq00", "seq01"]
 
 
-def test_half_copied_is_told_and_may_be_taken(tmp_path: Path) -> None:
+def test_a_partial_copy_is_reported_and_can_be_used(tmp_path: Path) -> None:
     middlebury(tmp_path)
     (tmp_path / "other-data/scene3/frame11.png").unlink()
     with pytest.raises(MediaError, match=r"found 11 of 12 cases; first missing: .*scene3/frame11.png; --partial"):
@@ -175,7 +175,7 @@ def test_missing_says_what_was_looked_for(tmp_path: Path, name: str) -> None:
         assert "\n" not in str(raised.value)
 
 
-def test_wishes_that_cannot_be_meant(tmp_path: Path) -> None:
+def test_invalid_options(tmp_path: Path) -> None:
     for name, message in (
         ("nosuch", "unknown; there are vimeo90k-triplet"),
         ("davis:4", "takes no factor"),
@@ -212,14 +212,14 @@ def test_scaled_down_averages_areas_and_leaves_small_frames() -> None:
         datasets.scaled_down(data, 8)
 
 
-def test_pictures_of_different_sizes_are_refused(tmp_path: Path) -> None:
+def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
     triplets(tmp_path)
     put(tmp_path / "x/y/img3.png", 3, (12, 18))
     with pytest.raises(MediaError, match="different sizes"):
         whole(open_set("triplets", tmp_path))
 
 
-def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+def test_a_damaged_frame_is_named(tmp_path: Path) -> None:
     triplets(tmp_path)
     (tmp_path / "x/y/img2.png").write_bytes(b"not a picture")
     with pytest.raises(MediaError, match=r"img2.png: not an image"):
@@ -301,7 +301,7 @@ def test_flow_sets(tmp_path: Path) -> None:
     for k in (1, 2):
         write_flo(sintel / f"flow/alley/frame_{k:04d}.flo", flow)
     cases = whole(open_set("sintel", tmp_path / "sintel"))
-    assert [told(c)[:4] for c in cases] == [(None, 1, 2, 3), (1, 2, 3, None)]
+    assert [reported(c)[:4] for c in cases] == [(None, 1, 2, 3), (1, 2, 3, None)]
     assert cases[0].flow is not None
     assert cases[0].flow.seen is not None
     assert cases[0].flow.seen.all()
@@ -314,7 +314,7 @@ def test_flow_sets(tmp_path: Path) -> None:
     for k in (10, 11):
         put(middlebury_root / f"other-data/Venus/frame{k}.png", k)
     write_flo(middlebury_root / "other-gt-flow/Venus/flow10.flo", flow)
-    assert [told(c)[:3] for c in whole(open_set("middlebury-flow", middlebury_root))] == [(None, 10, 11)]
+    assert [reported(c)[:3] for c in whole(open_set("middlebury-flow", middlebury_root))] == [(None, 10, 11)]
 
     kitti = tmp_path / "kitti/training"
     for k in (10, 11):
@@ -335,7 +335,7 @@ def test_flow_sets(tmp_path: Path) -> None:
 GREY = PixelFormat("gray", "gray", 8, full_range=True)
 
 
-def film(count: int, cut: int = 1000) -> list[Frame]:
+def video(count: int, cut: int = 1000) -> list[Frame]:
     """Grey frames of growing level at a rate of 25, with a new shot from `cut` on."""
     step = Fraction(1, 25)
     return [
@@ -344,9 +344,9 @@ def film(count: int, cut: int = 1000) -> list[Frame]:
     ]
 
 
-def test_film_windows_drop_and_restore() -> None:
+def test_video_windows_drop_and_restore() -> None:
     found = [
-        (b.index if b else None, [f.index for f in w], a.index if a else None) for b, w, a in video_windows(film(9), 2)
+        (b.index if b else None, [f.index for f in w], a.index if a else None) for b, w, a in video_windows(video(9), 2)
     ]
     assert found == [
         (None, [0, 1, 2], 4),
@@ -354,18 +354,18 @@ def test_film_windows_drop_and_restore() -> None:
         (2, [4, 5, 6], 8),
         (4, [6, 7, 8], None),
     ]
-    assert [w[0].index for _, w, _ in video_windows(film(10), 4)] == [0, 4]
-    assert list(video_windows(film(2), 2)) == []
+    assert [w[0].index for _, w, _ in video_windows(video(10), 4)] == [0, 4]
+    assert list(video_windows(video(2), 2)) == []
 
 
-def test_film_case_knows_cuts_and_true_instants() -> None:
-    cases = [video_case("n", "g", *window) for window in video_windows(film(13, cut=5), 2)]
+def test_video_case_knows_cuts_and_true_instants() -> None:
+    cases = [video_case("n", "g", *window) for window in video_windows(video(13, cut=5), 2)]
     assert [c is None for c in cases] == [False, False, True, False, False, False]
     assert cases[0] is not None
-    assert told(cases[0]) == (None, 0, 20, 40, {HALF: 10})
+    assert reported(cases[0]) == (None, 0, 20, 40, {HALF: 10})
     assert cases[1] is not None
     assert cases[1].after is None  # frame 6 is of the next shot
-    uneven = film(3)
+    uneven = video(3)
     uneven[1] = Frame(uneven[1].planes, GREY, Fraction(1, 100), Fraction(1, 25), 1)
     late = video_case("n", "g", None, uneven, None)
     assert late is not None

@@ -132,7 +132,7 @@ def test_planes_move_as_rgb_does(format: PixelFormat, height: int) -> None:
     assert psnr(out[inside], Engine(Dis()).between(a, b, [0.3])[0][inside]) > 42
 
 
-def test_alpha_moves_with_its_picture_and_planes_stay_in_range() -> None:
+def test_alpha_moves_with_its_frame_and_planes_stay_in_range() -> None:
     form = PixelFormat("yuva420p10le", "yuv", 10, 1, 1, alpha=True)
     scene = clouds(8, 200, 280)
     sharp = (scene[:1] > 0.5).float()  # what bicubic interpolation overshoots
@@ -169,7 +169,7 @@ def test_alpha_that_stays_is_kept_and_alpha_that_fades_fades_over_still_colour()
     assert (faded.int() - 70).abs().max() <= 1
 
 
-def test_pictures_smaller_than_a_patch_go_the_long_way() -> None:
+def test_frames_smaller_than_a_patch_go_the_long_way() -> None:
     form = FORMATS[0]
     planes = [colour.from_rgb(clouds(seed, 12, 10), form) for seed in (1, 2)]
     frames = [Frame(p, form, Fr(n), Fr(1), n) for n, p in enumerate(planes)]
@@ -178,7 +178,7 @@ def test_pictures_smaller_than_a_patch_go_the_long_way() -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "scale"), [(720, 1280, 1.0), (1080, 1920, 0.5), (2160, 3840, 0.25)])
-def test_flow_scale_by_size_and_by_wish(height: int, width: int, scale: float) -> None:
+def test_flow_scale_by_size_and_by_option(height: int, width: int, scale: float) -> None:
     picture = torch.zeros(1, 3, height, width)
     assert Dis().encode(picture)[0].gray.shape == (height * scale, width * scale)
     wished = Dis()

@@ -45,7 +45,7 @@ def planes(format: PixelFormat, height: int, width: int, seed: int) -> tuple[Ten
     return tuple(out)
 
 
-def film(
+def video(
     count: int, format: PixelFormat = YUV, height: int = 18, width: int = 22, cuts: tuple[int, ...] = ()
 ) -> list[Frame]:
     return [
@@ -85,7 +85,7 @@ class Counting(RgbBlend):
 
 
 def test_source_frames_pass_untouched_and_times_are_the_slots() -> None:
-    frames = film(4)
+    frames = video(4)
     out = interpolate(frames, 60, Engine(Blend()))
     assert [f.pts for f in out] == [Fr(k, 60) for k in range(10)]
     assert {f.duration for f in out} == {Fr(1, 60)} and [f.index for f in out] == list(range(10))
@@ -97,9 +97,9 @@ def test_source_frames_pass_untouched_and_times_are_the_slots() -> None:
 
 @pytest.mark.parametrize("model", [Blend, RgbBlend])
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
-def test_equal_pictures_in_all_but_one_sample_stay_within_one_level(format: PixelFormat, model: type[Blend]) -> None:
+def test_equal_frames_in_all_but_one_sample_stay_within_one_level(format: PixelFormat, model: type[Blend]) -> None:
     """Acceptance test 4 at its hardest: noise in all planes; one sample differs, so the model is asked."""
-    frames = film(1, format) * 2
+    frames = video(1, format) * 2
     changed = [plane.clone() for plane in frames[0].planes]
     changed[0].view(torch.int16 if format.depth > 8 else torch.uint8)[0, 0] ^= 1
     second = Frame(tuple(changed), format, Fr(1, 24), Fr(1, 24), 1)
@@ -113,7 +113,7 @@ def test_equal_pictures_in_all_but_one_sample_stay_within_one_level(format: Pixe
 
 def test_equal_frames_are_repeated_without_inference() -> None:
     model = Counting()
-    frames = film(1)
+    frames = video(1)
     again = Frame(tuple(p.clone() for p in frames[0].planes), YUV, Fr(1, 24), Fr(1, 24), 1)
     out = interpolate([frames[0], again], 48, Engine(model))
     assert [f.kind for f in out] == ["source", "duplicate", "source", "held"]
@@ -122,7 +122,7 @@ def test_equal_frames_are_repeated_without_inference() -> None:
 
 def test_one_encode_a_frame_and_one_match_a_gap() -> None:
     model = Counting()
-    interpolate(film(6), 24 * 8, Engine(model, max_batch=3))
+    interpolate(video(6), 24 * 8, Engine(model, max_batch=3))
     assert model.calls["encode"] == 6 and model.calls["match"] == 5
     assert model.calls["slots"] == 35 and model.calls["render"] == 5 * 3  # 7 slots in batches of 3, 3, 1
 
@@ -151,7 +151,7 @@ def test_the_following_gap_is_prepared_by_another_thread(
     context: int, fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    frames = film(9, cuts=(5,))
+    frames = video(9, cuts=(5,))
     frames[3] = Frame(frames[2].planes, YUV, Fr(3, 24), Fr(1, 24), 3)  # nothing is made of two that are equal
     plain, model = Counting(context), Prefetching(context, fails)
     want, got = (interpolate(frames, 24 * 3, Engine(each, max_batch=1)) for each in (plain, model))
@@ -164,7 +164,7 @@ def test_the_following_gap_is_prepared_by_another_thread(
     assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
 
-def test_large_pictures_come_in_smaller_batches() -> None:
+def test_large_frames_come_in_smaller_batches() -> None:
     model = Counting()
     a, b = torch.rand(3, 1080, 1920), torch.rand(3, 1080, 1920)
     Engine(model).between(a, b, [0.1, 0.2, 0.3, 0.4, 0.5])
@@ -173,7 +173,7 @@ def test_large_pictures_come_in_smaller_batches() -> None:
 
 def test_context_gives_the_neighbours_motion_from_the_cache() -> None:
     model = Counting(context=1)
-    interpolate(film(7, cuts=(4,)), 48, Engine(model))
+    interpolate(video(7, cuts=(4,)), 48, Engine(model))
     # gaps 0-1, 1-2, 2-3, (3-4 cut), 4-5, 5-6
     assert model.around == [(False, True), (True, True), (True, False), (False, True), (True, False)]
     assert model.calls["encode"] == 7 and model.calls["match"] == 5
@@ -182,7 +182,7 @@ def test_context_gives_the_neighbours_motion_from_the_cache() -> None:
 @pytest.mark.parametrize("fill", ["hold", "nearest", "blend"])
 def test_cuts(fill: str) -> None:
     """Acceptance test 5: no picture mixes both sides, and the switch falls on the cut's pts."""
-    frames = film(4, cuts=(2,))
+    frames = video(4, cuts=(2,))
     out = interpolate(frames, 96, Engine(Blend(), fill=fill))
     cut = [f for f in out if frames[1].pts <= f.pts <= frames[2].pts]
     assert [f.kind for f in cut] == ["source", "held", "held", "held", "source"]
@@ -198,7 +198,7 @@ def test_cuts(fill: str) -> None:
 
 
 def test_a_change_of_size_holds() -> None:
-    frames = film(2)
+    frames = video(2)
     larger = Frame(planes(YUV, 20, 30, 9), YUV, Fr(2, 24), Fr(1, 24), 2)
     assert [f.kind for f in interpolate([*frames, larger], 48, Engine(Blend()))] == [
         "source", "interpolated", "source", "held", "source", "held",
@@ -215,11 +215,11 @@ def test_any_size_is_padded_and_cropped(size: tuple[int, int]) -> None:
             assert image.shape[-1] % 16 == 0 == image.shape[-2] % 16 and min(image.shape[-2:]) >= 48
             return image
 
-    out = interpolate(film(2, height=size[0], width=size[1]), 48, Engine(Strided()))
+    out = interpolate(video(2, height=size[0], width=size[1]), 48, Engine(Strided()))
     assert out[1].kind == "interpolated" and tuple(out[1].planes[0].shape) == size
 
 
-def test_alpha_moves_with_the_picture() -> None:
+def test_alpha_moves_with_the_frame() -> None:
     """A model that shifts everything by its motion shifts alpha too, by the motion found in the picture."""
 
     class Shift(RgbBlend):
@@ -229,7 +229,7 @@ def test_alpha_moves_with_the_picture() -> None:
         def render(self, request: RenderRequest) -> Tensor:
             return torch.roll(request.a, request.motion, -1).expand(len(request.t), -1, -1, -1)
 
-    frames = film(2, FORMATS["yuva420p"])
+    frames = video(2, FORMATS["yuva420p"])
     made = interpolate(frames, 48, Engine(Shift()))[1]
     assert torch.equal(made.planes[3], torch.roll(frames[0].planes[3], 3, -1))
 
@@ -266,8 +266,8 @@ class Hungry(RgbBlend):
         return super().render(request)
 
 
-def test_out_of_memory_steps_down_and_gives_the_same_pictures() -> None:
-    frames = film(2, height=300, width=640)
+def test_out_of_memory_steps_down_and_gives_the_same_frames() -> None:
+    frames = video(2, height=300, width=640)
     whole = interpolate(frames, 24 * 8, Engine(Blend()))
     engine = Engine(Hungry(256 * 256))
     made = interpolate(frames, 24 * 8, engine)
@@ -294,7 +294,7 @@ class Seeking(Hungry):
 
 
 def test_steps_down_are_batch_then_scale_then_tiles(caplog: pytest.LogCaptureFixture) -> None:
-    frames = film(2, height=300, width=640)
+    frames = video(2, height=300, width=640)
     model = Seeking(130 * 130)
     engine = Engine(model, max_batch=4)
     made = interpolate(frames, 24 * 8, engine)
@@ -330,11 +330,11 @@ def test_all_allocators_are_understood(error: Exception) -> None:
                 raise error
             return super().render(request)
 
-    assert len(interpolate(film(2), 24 * 4, Engine(Once()))) == 8
+    assert len(interpolate(video(2), 24 * 4, Engine(Once()))) == 8
 
 
 def test_out_of_memory_ends_in_one_clear_line() -> None:
-    frames = film(2, height=64, width=64)
+    frames = video(2, height=64, width=64)
     with pytest.raises(DeviceError, match="every step down"):
         interpolate(frames, 48, Engine(Hungry(10)))
     with pytest.raises(DeviceError, match="--tile auto"):
@@ -347,11 +347,11 @@ def test_other_errors_go_on_their_way() -> None:
             raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        interpolate(film(2), 48, Engine(Broken()))
+        interpolate(video(2), 48, Engine(Broken()))
 
 
 def test_tiles_on_request() -> None:
-    frames = film(2, height=200, width=330)
+    frames = video(2, height=200, width=330)
     whole, tiled = (interpolate(frames, 48, Engine(Blend(), tile=tile))[1] for tile in ("off", 64))
     for got, want in zip(tiled.planes, whole.planes, strict=True):
         assert (got.int() - want.int()).abs().max() <= 1
@@ -359,7 +359,7 @@ def test_tiles_on_request() -> None:
 
 def test_one_model_serves_two_threads() -> None:
     model = Blend()
-    films = [film(12, height=40 + n, width=50) for n in range(2)]
+    films = [video(12, height=40 + n, width=50) for n in range(2)]
     alone = [interpolate(frames, 60, Engine(model)) for frames in films]
     together: dict[int, list[Frame]] = {}
     threads = [
@@ -398,7 +398,7 @@ def test_precision_reaches_the_convolutions_and_auto_asks_the_model() -> None:
 
     for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         model = Convolving()
-        interpolate(film(2), 48, Engine(model, precision=precision))
+        interpolate(video(2), 48, Engine(model, precision=precision))
         assert model.seen == [kind, kind]
     assert torch.is_grad_enabled()
     assert pick_precision("auto", Blend(), torch.device("cpu")) == "fp32"
@@ -426,14 +426,14 @@ def test_devices() -> None:
         pick_device("tpu9000")
 
 
-def test_wishes_are_checked() -> None:
+def test_options_are_checked() -> None:
     for wish in ({"fill": "cross"}, {"tile": "big"}, {"max_batch": 0}):
         with pytest.raises(InputError):
             Engine(Blend(), **wish)  # type: ignore[arg-type]
 
 
 def test_memory_holds_only_the_frames_of_the_gap() -> None:
-    """Features of long-gone frames are let go: a film of any length needs the same memory."""
+    """Features of long-gone frames are let go: a video of any length needs the same memory."""
     import weakref
 
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -452,6 +452,6 @@ def test_memory_holds_only_the_frames_of_the_gap() -> None:
             return super().render(replace(request, a=request.a.image, b=request.b.image))
 
     most = 0
-    for _ in Engine(Boxed()).run(timeline.gaps(iter(film(20)), Fr(48))):
+    for _ in Engine(Boxed()).run(timeline.gaps(iter(video(20)), Fr(48))):
         most = max(most, len(alive))
     assert most == 2

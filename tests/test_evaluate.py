@@ -128,7 +128,7 @@ def test_region_psnr_weighs_pixels() -> None:
     assert region_psnr([(5, 0.0)]) == scoring.PSNR_CAP
 
 
-def test_identical_pictures_do_not_make_means_infinite() -> None:
+def test_identical_frames_do_not_make_means_infinite() -> None:
     def still() -> Iterator[Case]:
         yield Case("still", scene(0), scene(0), (Target(HALF, scene(0)),))
 
@@ -156,7 +156,7 @@ def test_an_empty_region_says_nothing(report: Report) -> None:
     assert list(summary(report, "good", "pan")["regions"]) == ["pan"]  # type: ignore[call-overload]
 
 
-def test_large_pictures_are_shown_where_they_are_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_frames_are_shown_where_they_are_worst(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "EXHIBIT_WIDTH", 16)
     monkeypatch.setattr(scoring, "EXHIBIT_HEIGHT", 12)
 
@@ -216,7 +216,7 @@ def test_json_round_trip(report: Report) -> None:
         Report.from_json({"format": "something else"})
 
 
-def test_progress_is_told_before_each_case() -> None:
+def test_progress_is_reported_before_each_case() -> None:
     said: list[tuple[str, str, int, int | None]] = []
     evaluate([Hold()], [moving_set(2)], on_progress=lambda *what: said.append(what))
     assert said == [("moving", "case0", 0, 2), ("moving", "case1", 1, 2)]
@@ -320,7 +320,7 @@ def test_minterpolate_without_ffmpeg_says_so(monkeypatch: pytest.MonkeyPatch) ->
         make_method("minterpolate")
 
 
-def test_flow_of_a_model_comes_back_in_the_pictures_size() -> None:
+def test_flow_of_a_model_comes_back_in_the_frames_size() -> None:
     class Shifted(RgbBlend):
         stride = 32
 

@@ -43,9 +43,9 @@ def test_interpolate_file(film: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out.mp4").exists()
 
 
-def test_between_pictures(tmp_path: Path) -> None:
+def test_frames_between(tmp_path: Path) -> None:
     a, b = clips.png(tmp_path / "a.png", 0, 64, 48), clips.png(tmp_path / "b.png", 1, 64, 48)
-    run("between_pictures.py", a, b, tmp_path / "made")
+    run("frames_between.py", a, b, tmp_path / "made")
     assert sorted(p.name for p in (tmp_path / "made").iterdir()) == ["1.png", "2.png", "3.png"]
 
 
@@ -59,8 +59,8 @@ def test_own_model(film: Path, tmp_path: Path) -> None:
     assert "48 frames" in run("own_model.py", film, tmp_path / "out.mp4")
 
 
-def test_put_back(film: Path) -> None:
-    assert run("put_back.py", film).startswith("5 pictures: ")
+def test_score_on_video(film: Path) -> None:
+    assert run("score_on_video.py", film).startswith("5 frames: ")
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,7 @@ def test_an_input_that_is_cut_off_while_it_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["gone", "cut off"])
-def test_an_input_that_is_lost_before_its_sound_is_copied(tmp_path: Path, how: str) -> None:
+def test_an_input_that_is_lost_before_its_audio_is_copied(tmp_path: Path, how: str) -> None:
     source, target = clips.make(tmp_path / "in.mkv", LARGE), tmp_path / "out.mkv"
     aside = tmp_path / "aside"
     whole = source.read_bytes()
@@ -206,7 +206,7 @@ def test_an_input_that_is_still_being_recorded(tmp_path: Path) -> None:
     assert run(source, target, on_progress=grow).path == target
 
 
-def test_a_film_without_sound_needs_its_source_no_more(tmp_path: Path) -> None:
+def test_a_video_without_audio_needs_its_source_no_more(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", Clip(frames=20))
 
     def lose(progress: Progress) -> None:

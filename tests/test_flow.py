@@ -149,7 +149,7 @@ def test_patches_spread_back_to_where_they_are() -> None:
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (17, 200), (24, 24), (16, 1000)])
-def test_small_and_narrow_pictures(shape: tuple[int, int]) -> None:
+def test_small_and_narrow_frames(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(9)
     one, two = (rng.integers(0, 256, shape).astype(np.uint8) for _ in range(2))
     for flow in both(estimate_bidirectional(one, two, CONFIG, 4)):

@@ -31,10 +31,10 @@ def damaged(folder: Path, first: int, count: int, seconds: float) -> list[str]:
     return bad
 
 
-def test_damaged_films(tmp_path: Path) -> None:
+def test_damaged_videos(tmp_path: Path) -> None:
     assert damaged(tmp_path, 0, 500, 240) == []
 
 
 @pytest.mark.slow
-def test_twenty_thousand_damaged_films(tmp_path: Path) -> None:
+def test_twenty_thousand_damaged_videos(tmp_path: Path) -> None:
     assert damaged(tmp_path, 500, 20_000, 3600) == []

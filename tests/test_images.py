@@ -34,7 +34,7 @@ def write(target: str | Path, frames: list[Frame], **more: object) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("kind", ["gbrp", "gbrap", "gray"])
-def test_lossless_pictures_come_back(tmp_path: Path, suffix: str, depth: int, kind: str) -> None:
+def test_lossless_images_come_back(tmp_path: Path, suffix: str, depth: int, kind: str) -> None:
     torch.manual_seed(0)
     name = kind + ("" if depth == 8 else "16le")
     format = PixelFormat(name, "gray" if kind == "gray" else "rgb", depth, alpha=kind == "gbrap", full_range=True)
@@ -53,7 +53,7 @@ def test_lossless_pictures_come_back(tmp_path: Path, suffix: str, depth: int, ki
         assert all(torch.equal(a, b) for a, b in zip(mine.planes, theirs.planes, strict=True))
 
 
-def test_deep_video_gives_deep_pictures(tmp_path: Path) -> None:
+def test_deep_video_gives_deep_images(tmp_path: Path) -> None:
     deep = replace(PLAIN, name="yuv420p10le", depth=10)
     write(f"{tmp_path / 'out'}/", [flat(deep, 0)])
     with av.open(str(tmp_path / "out" / "000001.png")) as opened:
@@ -73,7 +73,7 @@ def test_jpeg_and_webp(tmp_path: Path) -> None:
         assert (rgb - torch.tensor([200.0, 100, 50]).view(3, 1, 1)).abs().max() <= close + 0.5
 
 
-def test_a_turned_film_gives_upright_pictures(tmp_path: Path) -> None:
+def test_a_rotated_video_gives_upright_images(tmp_path: Path) -> None:
     source = make(tmp_path / "a.mov", Clip(rotation=90, frames=1))
     info = probe(source)
     with open_reader(source, info=info) as reader:
@@ -86,7 +86,7 @@ def test_a_turned_film_gives_upright_pictures(tmp_path: Path) -> None:
     assert np.array_equal(up, np.rot90(lying, -1))  # clockwise
 
 
-def test_one_picture_takes_one_frame(tmp_path: Path) -> None:
+def test_one_image_takes_one_frame(tmp_path: Path) -> None:
     write(tmp_path / "a.png", [flat(PLAIN, 1)])
     assert left(tmp_path) == ["a.png"]
     with pytest.raises(InputError, match="is one image"):
@@ -123,7 +123,7 @@ def test_order_and_choice_of_files(tmp_path: Path) -> None:
         images.files_of(tmp_path / "other_%d.png")
 
 
-def test_a_missing_or_broken_picture_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_broken_image_is_named(tmp_path: Path) -> None:
     for n in range(3):
         png(tmp_path / f"{n}.png", n)
     (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")

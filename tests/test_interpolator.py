@@ -75,7 +75,7 @@ def test_channels_keep_their_order(blend: Interpolator) -> None:
         ("a.png", "b.png", "numpy array or a torch tensor"),
     ],
 )
-def test_pictures_that_do_not_go_together(blend: Interpolator, a: Any, b: Any, words: str) -> None:
+def test_frames_that_do_not_go_together(blend: Interpolator, a: Any, b: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         blend.between(a, b)
 

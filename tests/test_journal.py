@@ -41,7 +41,7 @@ def test_only_a_segment_with_a_true_record_counts(tmp_path: Path) -> None:
         assert journal.finished(3) == 0, "a segment that changed does not count"
 
 
-def test_a_segment_without_pictures_is_finished_too(tmp_path: Path) -> None:
+def test_a_segment_without_frames_is_finished_too(tmp_path: Path) -> None:
     with Journal(tmp_path / "film.mp4") as journal:
         journal.begin({})
         journal.finish(0, ".mkv", {"frames": 0})

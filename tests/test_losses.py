@@ -12,32 +12,32 @@ from midframe.training import losses
 
 
 @pytest.fixture
-def picture() -> torch.Tensor:
+def frame() -> torch.Tensor:
     return torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("name", ["laplacian", "census", "sharpness"])
-def test_picture_losses_are_zero_for_equal_and_grow_with_the_difference(name: str, picture: torch.Tensor) -> None:
+def test_frame_losses_are_zero_for_equal_and_grow_with_the_difference(name: str, frame: torch.Tensor) -> None:
     loss = getattr(losses, name)
-    noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(2))
-    assert loss(picture, picture).item() == 0
-    assert 0 < loss(picture + 0.01 * noise, picture) < loss(picture + 0.05 * noise, picture)
+    noise = torch.randn(frame.shape, generator=torch.Generator().manual_seed(2))
+    assert loss(frame, frame).item() == 0
+    assert 0 < loss(frame + 0.01 * noise, frame) < loss(frame + 0.05 * noise, frame)
 
 
-def test_a_constant_shift_is_seen_by_the_coarsest_band_alone(picture: torch.Tensor) -> None:
+def test_a_constant_shift_is_seen_by_the_coarsest_band_alone(frame: torch.Tensor) -> None:
     # bands of a constant are 0, the rest has weight 0.25 * 2^4
-    assert losses.laplacian(picture + 0.1, picture).item() == pytest.approx(0.4, rel=1e-4)
-    assert losses.sharpness(picture + 0.1, picture).item() == pytest.approx(0, abs=1e-6)
+    assert losses.laplacian(frame + 0.1, frame).item() == pytest.approx(0.4, rel=1e-4)
+    assert losses.sharpness(frame + 0.1, frame).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_census_does_not_mind_a_change_of_brightness_but_a_shift(picture: torch.Tensor) -> None:
-    brighter = losses.census(picture * 0.9 + 0.05, picture)
-    shifted = losses.census(picture.roll(1, -1), picture)
+def test_census_does_not_mind_a_change_of_brightness_but_a_shift(frame: torch.Tensor) -> None:
+    brighter = losses.census(frame * 0.9 + 0.05, frame)
+    shifted = losses.census(frame.roll(1, -1), frame)
     assert brighter < 0.1 * shifted
 
 
-def test_charbonnier_is_the_absolute_difference_far_from_zero(picture: torch.Tensor) -> None:
-    assert losses.charbonnier(picture + 0.2, picture).item() == pytest.approx(0.2, rel=1e-3)
+def test_charbonnier_is_the_absolute_difference_far_from_zero(frame: torch.Tensor) -> None:
+    assert losses.charbonnier(frame + 0.2, frame).item() == pytest.approx(0.2, rel=1e-3)
 
 
 def test_flow_error_counts_full_size_pixels_where_weighted() -> None:

@@ -187,7 +187,7 @@ def test_the_two_ssims_differ_and_one_is_one() -> None:
     assert metrics.ssim_modelscope(truth, truth) == pytest.approx(1.0)
 
 
-def test_pictures_that_do_not_fit_are_refused() -> None:
+def test_frames_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
         metrics.psnr(torch.zeros(3, 4, 4), torch.zeros(3, 4, 5))
     with pytest.raises(ValueError, match="smaller than the window"):

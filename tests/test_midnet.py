@@ -222,7 +222,7 @@ def test_a_batch_equals_its_members_and_inputs_stay_as_they_were(net: Midnet, ba
     assert together.dtype == torch.float32
 
 
-def test_neighbours_change_the_picture_only_when_both_are_there(net: Midnet) -> None:
+def test_neighbours_change_the_frame_only_when_both_are_there(net: Midnet) -> None:
     image = texture(64, 96)
     frames = [net.encode(moved(image, x, 0.0)) for x in (-3.0, 0.0, 5.0, 12.0)]
     with torch.no_grad():
@@ -298,7 +298,7 @@ def test_weights_of_the_version_before_are_read(net: Midnet, tmp_path: Path) -> 
         load_midnet(tmp_path / "learned.safetensors")
 
 
-def test_bad_weights_are_told_apart(tmp_path: Path) -> None:
+def test_bad_weights_are_distinguished(tmp_path: Path) -> None:
     small = Midnet(SIZES["midnet-s"])
     with pytest.raises(WeightsError, match="no weights at"):
         load_midnet(tmp_path / "absent.safetensors")
@@ -685,7 +685,7 @@ def test_pixel_coordinates() -> None:
     assert coordinates(2, 3)[0, :, 1, 2].tolist() == [2, 1]
 
 
-def film_frames(form: PixelFormat, height: int, width: int) -> list[Frame]:
+def video_frames(form: PixelFormat, height: int, width: int) -> list[Frame]:
     pictures = (F.interpolate(x, size=(height, width), mode="bilinear")[0] for x in two_motions(96, 128))
     return [Frame(colour.from_rgb(x, form), form, Fraction(n), Fraction(1), n) for n, x in enumerate(pictures)]
 
@@ -700,11 +700,11 @@ def film_frames(form: PixelFormat, height: int, width: int) -> list[Frame]:
     ],
     ids=lambda form: form.name,
 )
-def test_planes_of_a_film_come_out_as_by_way_of_rgb(
+def test_planes_of_a_video_come_out_as_by_way_of_rgb(
     net: Midnet, form: PixelFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sides are multiples of nothing. Chroma is drawn at its own size, so where that is smaller it differs a little."""
-    frames = film_frames(form, 91, 121)
+    frames = video_frames(form, 91, 121)
     gap = Gap(frames[0], frames[1], (Slot(Fraction(1, 3), Fraction(1, 3)), Slot(Fraction(2, 3), Fraction(2, 3))))
     direct = list(Engine(net).run([gap]))
     monkeypatch.setattr(Midnet, "supports_planes", lambda *_: False)

@@ -77,7 +77,7 @@ def test_every_recorded_schedule_is_met(row: dict[str, Any]) -> None:
     assert calls == [[a, pytest.approx(t), kind] for a, t, kind in row["calls"]]
 
 
-def test_one_frame_is_one_picture() -> None:
+def test_one_frame_in_one_frame_out() -> None:
     (gap,) = compat.gaps(film(1, [], Fraction(25)), 25, 50, rate=Fraction(50))
     assert (gap.a.index, gap.b, len(gap.slots)) == (0, None, 1)
     assert compat.count(1, 25, 50) == 1

@@ -98,7 +98,7 @@ def test_the_join_is_exact(tmp_path: Path, name: str, rate: Fraction) -> None:
     assert left(tmp_path) == [name, "s"]
 
 
-def test_where_the_borders_lie_changes_no_picture_order(tmp_path: Path) -> None:
+def test_segment_borders_do_not_change_the_order_of_frames(tmp_path: Path) -> None:
     info = info_of()
     frames = [flat(PLAIN, n % 30) for n in range(60)]
     frames = [replace(frame, pts=Fraction(n, 24)) for n, frame in enumerate(frames)]
@@ -219,7 +219,7 @@ def test_mp4_to_mkv_and_webm(tmp_path: Path) -> None:
     assert abs(heard - 96_000) < 2500
 
 
-def test_wishes_decide_what_is_copied(tmp_path: Path) -> None:
+def test_options_decide_what_is_copied(tmp_path: Path) -> None:
     source = make(tmp_path / "a.mkv", FULL)
     lines = through(source, tmp_path / "b.mkv", Options(audio=False, subtitles=False, chapters=False))
     assert sum("--no-audio" in line for line in lines) == 3
@@ -272,7 +272,7 @@ def flash(path: Path) -> Fraction:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("target", ["b.mp4", "b.mkv", "b.mov"])
-def test_sound_and_picture_stay_together(tmp_path: Path, suffix: str, target: str) -> None:
+def test_audio_and_video_stay_in_sync(tmp_path: Path, suffix: str, target: str) -> None:
     source = with_onset(tmp_path / f"a{suffix}", 3.0)
     apart = flash(source) - onset(source)
     for options in (Options(), Options(start=Fraction(2)), Options(start=Fraction(5, 4), end=Fraction(7, 2))):
@@ -329,7 +329,7 @@ def test_transparency_comes_through(tmp_path: Path, name: str) -> None:
             assert apart.abs().mean() < 3
 
 
-def test_a_lost_source_costs_the_sound_and_not_the_film(tmp_path: Path) -> None:
+def test_a_lost_source_costs_the_audio_and_not_the_video(tmp_path: Path) -> None:
     source = make(tmp_path / "a.mkv", Clip(sounds=1))
     info = probe(source)
     with open_reader(source) as reader:
@@ -390,7 +390,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert left(tmp_path) == ["b.mp4", "s"] and (tmp_path / "b.mp4").read_bytes() == b"precious"
 
 
-def test_pictures_are_renumbered(tmp_path: Path) -> None:
+def test_images_are_renumbered(tmp_path: Path) -> None:
     info = info_of()
     target = tmp_path / "out"
     encoding = choose_encoder(info, f"{target}/")

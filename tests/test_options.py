@@ -82,7 +82,7 @@ def test_preview_is_a_range() -> None:
         ({"preste": "fast"}, ["did you mean preset?"]),
     ],
 )
-def test_a_wish_that_cannot_be_meant_is_one_line(wishes: dict[str, object], words: list[str]) -> None:
+def test_an_invalid_option_is_one_line(wishes: dict[str, object], words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         Options.parse(**wishes)
     text = str(caught.value)
@@ -104,7 +104,7 @@ def test_json_round_trip() -> None:
     assert Options.from_json(json.loads(json.dumps(options.to_json()))) == options
 
 
-def test_fingerprint_tells_pictures_apart_and_ignores_conduct() -> None:
+def test_fingerprint_distinguishes_outputs_and_ignores_conduct() -> None:
     base = Options.parse(fps=60)
     assert base.fingerprint() == Options.parse(fps="60").fingerprint()
     assert base.fingerprint() == Options.parse(fps=60, overwrite=True, resume=False).fingerprint()

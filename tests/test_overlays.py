@@ -60,7 +60,7 @@ def draw(picture: Array) -> Array:
     return out
 
 
-def film(pictures: list[Array], format: PixelFormat = YUV) -> list[Frame]:
+def video(pictures: list[Array], format: PixelFormat = YUV) -> list[Frame]:
     """(H, W, 3) Y, Cb, Cr -> frames of a 4:2:0 format."""
     frames, shift = [], format.depth - 8
     for n, picture in enumerate(pictures):
@@ -100,7 +100,7 @@ def test_logo_and_subtitle_over_a_pan(format: PixelFormat) -> None:
     """Acceptance test 6 with a model that drags everything along: at least 45 dB inside the overlay."""
     pictures = pan(5, 9, seed=3)
     where = [draw(p) for p in pictures].pop()
-    frames = film(pictures, format)
+    frames = video(pictures, format)
     engine = Engine(Shaken(), static="auto")
     assert engine.context == 1
     out = list(engine.run(timeline.gaps(frames, Fr(48), context=engine.context)))
@@ -155,21 +155,21 @@ def test_thin_letters_are_found_by_what_they_are_written_in() -> None:
 
 def test_nothing_is_found_where_there_is_none() -> None:
     for seed in range(1, 5):
-        assert overlays.find(*film(pan(4, 3 + 2 * seed, seed))) is None
+        assert overlays.find(*video(pan(4, 3 + 2 * seed, seed))) is None
     # a still scene
-    assert overlays.find(*film([texture(1, WIDTH)] * 4)) is None
+    assert overlays.find(*video([texture(1, WIDTH)] * 4)) is None
     # flat sky over a moving ground
     pictures = pan(4)
     for picture in pictures:
         picture[:90] = (180, 120, 120)
-    assert overlays.find(*film(pictures)) is None
+    assert overlays.find(*video(pictures)) is None
 
 
 def test_a_small_thing_flying_over_a_still_scene_freezes_nothing() -> None:
     pictures = [texture(3, WIDTH) for _ in range(4)]
     for n, picture in enumerate(pictures):
         cv2.circle(picture, (60 + 40 * n, 90), 10, (235, 60, 200), -1)
-    assert overlays.find(*film(pictures)) is None
+    assert overlays.find(*video(pictures)) is None
 
 
 def test_edges_along_the_motion_are_no_overlay() -> None:
@@ -181,10 +181,10 @@ def test_edges_along_the_motion_are_no_overlay() -> None:
         wide[77:83, left + 6 : left + 78] = (220, 120, 130)
         wide[46:114, left + 39 : left + 45] = (220, 120, 130)
     pictures = [wide[:, 7 * n : 7 * n + WIDTH].copy() for n in range(4)]
-    found = overlays.find(*film(pictures))
+    found = overlays.find(*video(pictures))
     assert found is None or not found.full.numpy()[40:104].any()  # the sills themselves may be copied
     where = [draw(p) for p in pictures].pop().astype(bool)
-    found = overlays.find(*film(pictures))
+    found = overlays.find(*video(pictures))
     assert found is not None and (found.full.numpy()[where] > 200).mean() > 0.95
     assert not found.full.numpy()[60:104].any()  # the logo is above
 
@@ -192,7 +192,7 @@ def test_edges_along_the_motion_are_no_overlay() -> None:
 def test_texture_that_repeats_with_its_motion_is_not_frozen() -> None:
     """Moving by a whole period everything agrees; nothing around moves either, so nothing is claimed to be overlay."""
     period = np.tile(texture(4, 160)[:, :16], (1, WIDTH // 16, 1))
-    assert overlays.find(*film([np.roll(period, 16 * n, 1).copy() for n in range(4)])) is None
+    assert overlays.find(*video([np.roll(period, 16 * n, 1).copy() for n in range(4)])) is None
 
 
 def test_a_scene_a_part_of_which_stands_still_is_no_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,16 +201,16 @@ def test_a_scene_a_part_of_which_stands_still_is_no_overlay(monkeypatch: pytest.
     for picture in pictures:
         for left in range(24, WIDTH, 80):
             picture[30:150, left : left + 24] = shelf[30:150, left : left + 24]
-    assert overlays.find(*film(pictures)) is None
+    assert overlays.find(*video(pictures)) is None
     monkeypatch.setattr(overlays, "_MAX_STATIC_DETAIL", 1.0)
-    found = overlays.find(*film(pictures))
+    found = overlays.find(*video(pictures))
     assert found is not None and found.full.float().mean() > 0.1 * 255, "the test does not test what it says"
 
 
 def test_three_frames_do_and_two_do_not() -> None:
     pictures = pan(3, 9, seed=2)
     where = [draw(p) for p in pictures].pop()
-    first, second, third = film(pictures)
+    first, second, third = video(pictures)
     for around in ((None, first, second, third), (first, second, third, None)):
         found = overlays.find(*around)
         assert found is not None and (found.full.numpy()[where.astype(bool)] > 200).mean() > 0.95
@@ -222,7 +222,7 @@ def test_painted_mask(tmp_path: Path) -> None:
     mask[40:120, 60:200] = 255
     path = tmp_path / "mask.png"
     cv2.imwrite(str(path), mask)
-    frames = film(pan(2))
+    frames = video(pan(2))
     out = list(Engine(Blend(), mask=path).run(timeline.gaps(frames, Fr(96))))
     for frame, source in ((out[1], frames[0]), (out[3], frames[1])):
         for n, (rows, columns) in enumerate(((slice(22, 58), slice(32, 98)), (slice(11, 29), slice(16, 49)))):
@@ -242,7 +242,7 @@ def test_sources_are_not_written_to() -> None:
     pictures = pan(3)
     for p in pictures:
         draw(p)
-    frames = film(pictures)
+    frames = video(pictures)
     kept = [[plane.clone() for plane in f.planes] for f in frames]
     list(Engine(Blend(), static="auto").run(timeline.gaps(frames, Fr(48), context=1)))
     assert all(torch.equal(p, q) for f, k in zip(frames, kept, strict=True) for p, q in zip(f.planes, k, strict=True))

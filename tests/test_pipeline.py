@@ -54,7 +54,7 @@ def hashes(path: Path) -> list[int]:
         return [hash(frame.to_ndarray().tobytes()) for frame in film.decode(video=0)]
 
 
-def test_a_film_comes_out_smoother_with_all_that_it_had(tmp_path: Path) -> None:
+def test_a_video_is_interpolated_and_everything_else_is_kept(tmp_path: Path) -> None:
     source = clips.make(
         tmp_path / "in.mkv",
         Clip(frames=48, sounds=3, subtitles=("ass",), chapters=2, attachment=True, tags={"title": "A film"}),
@@ -74,7 +74,7 @@ def test_a_film_comes_out_smoother_with_all_that_it_had(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mkv", "out.mkv", "out.mkv.json"]
 
 
-def test_the_report_says_the_kind_of_every_picture(tmp_path: Path) -> None:
+def test_the_report_says_the_kind_of_every_frame(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(frames=6))
     result = run(source)
     assert result.path == tmp_path / "in.48fps.mp4"
@@ -321,7 +321,7 @@ def test_draining_finishes_the_segment_at_hand(tmp_path: Path, small_segments: N
     assert seen[0] >= 21
 
 
-def test_changed_wishes_are_noticed(tmp_path: Path, small_segments: None) -> None:
+def test_changed_options_are_noticed(tmp_path: Path, small_segments: None) -> None:
     source, target = clips.make(tmp_path / "in.mp4", Clip(frames=48, options={"g": "12"})), tmp_path / "out.mp4"
     half_done(source, target)
     with pytest.raises(JobError, match=r"crf default, now 20.*--no-resume"):
@@ -470,7 +470,7 @@ def test_a_source_that_was_touched_or_copied_is_the_same(tmp_path: Path, small_s
     assert run(source, target).statistics["resumed_frames"] >= 20
 
 
-def test_an_interlaced_film_counts_by_its_fields(tmp_path: Path) -> None:
+def test_an_interlaced_video_counts_by_its_fields(tmp_path: Path) -> None:
     """25 interlaced frames a second are 50 instants: twice of that is 100, with a new picture between any two."""
     source = clips.make(tmp_path / "in.mkv", Clip(interlaced=True, height=64, rate=Fraction(25), frames=25, sounds=1))
     result = run(source)
@@ -523,7 +523,7 @@ def test_progress_counts_up_to_the_end(tmp_path: Path) -> None:
     assert seen[-2].latest is not None and seen[-2].latest.pts == Fraction(19, 48)
 
 
-def test_a_range_starts_and_ends_where_it_is_wished(tmp_path: Path) -> None:
+def test_a_range_starts_and_ends_where_it_is_requested(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(frames=48, sounds=1))
     result = run(source, tmp_path / "part.mp4", start="0.5", end="1.25")
     assert result.frames_out == 36
@@ -534,7 +534,7 @@ def test_a_range_starts_and_ends_where_it_is_wished(tmp_path: Path) -> None:
         run(source, tmp_path / "none.mp4", start=9)
 
 
-def test_an_end_before_the_first_picture_is_refused(tmp_path: Path) -> None:
+def test_an_end_before_the_first_frame_is_refused(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mkv", Clip(pts=range(24, 48)))
     with pytest.raises(InputError, match=r"--end 0\.5 s is not after 1 s, the time of the first frame"):
         run(source, end="0.5")
@@ -574,7 +574,7 @@ def test_slow_motion_lasts_longer(tmp_path: Path) -> None:
         assert abs(float(sound.duration * sound.time_base) - 2) < 0.1
 
 
-def test_pictures_in_and_out(tmp_path: Path) -> None:
+def test_images_in_and_out(tmp_path: Path) -> None:
     folder = tmp_path / "shots"
     folder.mkdir()
     for n in range(5):
@@ -591,7 +591,7 @@ def test_pictures_in_and_out(tmp_path: Path) -> None:
         run(folder, tmp_path / "one.png", in_fps=12)
 
 
-def test_two_pictures_give_the_one_between(tmp_path: Path) -> None:
+def test_two_images_give_the_one_between(tmp_path: Path) -> None:
     a, b = clips.png(tmp_path / "a.png", 0), clips.png(tmp_path / "b.png", 4)
     middle = tmp_path / "m.png"
     assert pipeline.between_files(a, b, middle, Options.parse(model="blend")) == [middle]
@@ -624,7 +624,7 @@ class TestSegments:
             Segment(Fraction(30), Fraction(40)), Segment(Fraction(40), Fraction(50)), Segment(Fraction(50), None),
         )  # fmt: skip
 
-    def test_a_short_film_is_one_segment(self) -> None:
+    def test_a_short_video_is_one_segment(self) -> None:
         assert plan_segments([Fraction(0)], Fraction(0), Fraction(4), Fraction(60)) == (Segment(),)
 
     def test_no_segment_grows_without_limit(self) -> None:

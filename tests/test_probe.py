@@ -115,7 +115,7 @@ def test_interlaced(tmp_path: Path) -> None:
     assert not probe(make(tmp_path / "b.mkv", Clip(height=64))).interlaced
 
 
-def test_cover_art_is_not_the_film(tmp_path: Path) -> None:
+def test_cover_art_is_not_the_video(tmp_path: Path) -> None:
     for suffix in (".mp4", ".mkv"):
         info = probe(make(tmp_path / f"a{suffix}", Clip(cover=True, sounds=1)))
         assert (info.codec, info.width) == ("h264", 64)
@@ -140,7 +140,7 @@ def test_key_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts", "avi"])
-def test_a_film_longer_than_the_look_is_not_taken_for_variable(
+def test_a_video_longer_than_the_look_is_not_taken_for_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     """The look ends amid frames that are decoded before those that are shown before them."""
@@ -178,7 +178,7 @@ def refused(path: Path | str, *words: str, kind: type[MidframeError] = MediaErro
         assert word in text, text
 
 
-def test_what_is_no_film_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     refused(tmp_path / "missing.mp4", "does not exist")
     (tmp_path / "empty.mp4").touch()
     refused(tmp_path / "empty.mp4", "is empty")
@@ -196,7 +196,7 @@ def test_what_is_no_film_is_refused_in_one_line(tmp_path: Path) -> None:
     refused("null\0character.mp4")
 
 
-def test_sound_alone_is_refused(tmp_path: Path) -> None:
+def test_audio_alone_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.m4a"
     with av.open(str(path), "w", format="mp4") as out:
         sound = out.add_stream("aac", rate=48000)
@@ -217,7 +217,7 @@ def test_a_header_without_frames_is_refused(tmp_path: Path) -> None:
         probe(path)
 
 
-def test_pictures_that_do_not_decode_are_no_part_of_the_length(tmp_path: Path) -> None:
+def test_frames_that_do_not_decode_are_no_part_of_the_length(tmp_path: Path) -> None:
     """As in a broadcast that was recorded from anywhere on: the first key frame comes half a second late."""
     whole = make(tmp_path / "a.ts", Clip(frames=72, options={"g": "12", "bf": "0", "x264-params": "scenecut=0"}))
     with av.open(str(whole)) as film, av.open(str(tmp_path / "b.ts"), "w") as out:
@@ -273,7 +273,7 @@ def test_only_the_named_file_is_opened(tmp_path: Path) -> None:
         pass
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_frames(tmp_path: Path) -> None:
     for n in range(12):
         png(tmp_path / f"shot_{n}.png", n)
     info = probe(tmp_path, in_rate=Fraction(12))

@@ -68,7 +68,7 @@ def test_both_directions_are_two_single_ones(basic: Raft) -> None:
     assert torch.allclose(backward, basic.flow(b, a, 3), atol=1e-3)
 
 
-def test_a_batch_is_its_pictures(basic: Raft) -> None:
+def test_a_batch_is_its_frames(basic: Raft) -> None:
     a, b = (torch.cat([texture(128, 128, seed), texture(128, 128, seed + 1)]) for seed in (0, 7))
     whole = basic.match(basic.encode(a), basic.encode(b), 2)
     for i in range(2):
@@ -156,7 +156,7 @@ def test_small_pictures_are_worked_on_in_float64(basic: Raft, monkeypatch: pytes
     assert torch.allclose(basic.flow(a, b, 3), flow, atol=1e-3)
 
 
-def test_norm_holds_where_most_of_a_picture_is_one_colour() -> None:
+def test_norm_holds_where_most_of_a_frame_is_one_colour() -> None:
     """Black bars: summed up in one float32, the variance would be off by percents."""
     x = torch.randn(1, 8, 360, 640, generator=torch.Generator().manual_seed(4)) + 3
     x[:, :, 60:] = x[:, :, 60:61, :1]

@@ -128,7 +128,7 @@ def test_repacking_loses_nothing(pixels: str, planar: str) -> None:
         (Clip(frames=40, codec="mpeg2video", options={"bf": "2", "g": "9"}), "a.mpg"),
     ],
 )
-def test_a_segment_is_a_cut_of_the_film(tmp_path: Path, clip: Clip, name: str) -> None:
+def test_a_segment_is_a_cut_of_the_video(tmp_path: Path, clip: Clip, name: str) -> None:
     path = make(tmp_path / name, clip)
     info = probe(path)
     whole = frames_of(path, info=info)
@@ -347,7 +347,7 @@ def test_alpha(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pixels", ["rgb24", "rgba", "rgb48be", "gray", "gray16be", "ya8"])
-def test_pictures(tmp_path: Path, pixels: str) -> None:
+def test_frames(tmp_path: Path, pixels: str) -> None:
     for n in range(12):
         png(tmp_path / f"p{n}.png", n, pixels=pixels)
     found = frames_of(tmp_path, in_rate=Fraction(10))
@@ -360,14 +360,14 @@ def test_pictures(tmp_path: Path, pixels: str) -> None:
     assert all(equal(a, b) for a, b in zip(part, found[3:7], strict=True)) and len(part) == 4
 
 
-def test_pictures_of_unequal_size_are_refused(tmp_path: Path) -> None:
+def test_frames_of_unequal_size_are_refused(tmp_path: Path) -> None:
     png(tmp_path / "a1.png", 0)
     png(tmp_path / "a2.png", 1, width=40)
     with pytest.raises(MediaError, match="one size"):
         frames_of(tmp_path)
 
 
-def test_pictures_of_unequal_kind_follow_the_first(tmp_path: Path) -> None:
+def test_frames_of_unequal_kind_follow_the_first(tmp_path: Path) -> None:
     png(tmp_path / "a1.png", 0)
     png(tmp_path / "a2.png", 1, pixels="rgb48be")
     png(tmp_path / "a3.png", 1, pixels="gray")

@@ -105,7 +105,7 @@ def test_page_asks_nothing_of_the_network(page: str, outline: Outline) -> None:
     assert not any(tag == "script" and "src" in attrs for tag, attrs in outline.tags)
 
 
-def test_exhibits_have_slider_strip_and_pictures_that_decode(outline: Outline, report: Report) -> None:
+def test_exhibits_have_slider_strip_and_frames_that_decode(outline: Outline, report: Report) -> None:
     sliders = [attrs for tag, attrs in outline.tags if attrs.get("class") == "slider"]
     assert len(sliders) == len(report.exhibits) == 2
     named = [str(attrs["data-name"]) for tag, attrs in outline.tags if tag == "img" and "data-name" in attrs]
@@ -123,7 +123,7 @@ def test_exhibits_have_slider_strip_and_pictures_that_decode(outline: Outline, r
         assert picture.shape == (48, 64, 3)
 
 
-def test_best_is_marked_and_failures_are_told(report: Report) -> None:
+def test_best_is_marked_and_failures_are_reported(report: Report) -> None:
     failed = replace(
         report,
         results=tuple(
@@ -201,7 +201,7 @@ def test_flow_colours_tell_direction_and_length() -> None:
     assert far == right
 
 
-def test_error_picture_is_dark_where_right() -> None:
+def test_error_image_is_dark_where_right() -> None:
     truth = np.full((2, 2, 3), 100, np.uint8)
     made = truth.copy()
     made[0, 0] = 160

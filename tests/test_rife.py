@@ -218,7 +218,7 @@ def test_version_3_reaches_other_instants_by_halving(tmp_path: Path) -> None:
         ("4.25-lite", {"encoded": 4, "widths": (192, 128, 96, 64, 24)}),
     ],
 )
-def test_versions_are_told_apart(version: str, shapes: dict[str, object]) -> None:
+def test_versions_are_distinguished(version: str, shapes: dict[str, object]) -> None:
     scales = (32, 16, 8, 4, 1) if version == "4.25-lite" else (16, 8, 4, 2, 1)
     made = Architecture(version, shapes["widths"], scales, ("cnn0", "cnn1", "cnn2", "cnn3"), 16, shapes["encoded"], 8)  # type: ignore[arg-type]
     assert recognise(Network.expected(made)) == made

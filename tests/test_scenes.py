@@ -59,7 +59,7 @@ PAIRS = [("a", "b"), ("b", "a"), ("t", "a"), ("t", "b"), ("a", "before"), ("b", 
 
 
 @pytest.mark.parametrize("block", range(3))
-def test_flow_carries_each_picture_onto_the_other(textures: Textures, block: int) -> None:
+def test_flow_maps_each_frame_onto_the_other(textures: Textures, block: int) -> None:
     """Where a pixel is seen in both, the other picture at the end of its flow has its colour."""
     checked = telling = 0
     for seed in range(block * 6, block * 6 + 6):
@@ -192,7 +192,7 @@ def test_trajectories() -> None:
     assert [jerky.along(s) for s in (-1, 0, 0.5, 1, 2)] == [0.7, 0, 0.5, 1, 3.0]
 
 
-def test_duplicates_repeat_the_picture_to_the_last_bit(textures: Textures) -> None:
+def test_duplicates_repeat_the_frame_to_the_last_bit(textures: Textures) -> None:
     scene = replace(
         square((8.0, 0.0)),
         clock=Clock((-1, 0, 0, 1)),
@@ -326,7 +326,7 @@ def test_brightness_follows_the_light() -> None:
     assert drawn.target[30, 30].mean() == pytest.approx(200 * np.exp(-0.05), abs=1)
 
 
-def test_pictures_are_as_sharp_as_photographs_and_do_not_alias() -> None:
+def test_frames_are_as_sharp_as_photographs_and_do_not_alias() -> None:
     """White noise as a texture: what the renderer passes of each frequency, at any phase."""
     from midframe.scenes.script import placed
     from midframe.scenes.textures import PREFILTER

@@ -215,7 +215,10 @@ def test_pause_resume_cancel_retry(api: Api) -> None:
     source = api.upload(server_fakes.film(steps=60, pause=0.02))["id"]
     job = api.add(source)["id"]
     server_fakes.wait_for(lambda: api.job(job), lambda j: j["progress"]["frames"] >= 3)
-    assert api.http.get(f"/api/v1/jobs/{job}/picture").content == server_fakes.JPEG
+    for name in ("frame", "picture"):  # the second is its former name
+        assert api.http.get(f"/api/v1/jobs/{job}/{name}").content == server_fakes.JPEG
+    progress = api.job(job)["progress"]
+    assert progress["latest_frame"] >= progress["picture"] > 0
     assert api.ask(job, "resume") == 409
     assert api.ask(job, "pause") == 200
     api.until(job, "paused")
@@ -258,7 +261,7 @@ def test_queued_jobs_wait_and_previews_go_first(api: Api) -> None:
     ]
 
 
-def test_a_failed_film_says_why(api: Api) -> None:
+def test_a_failed_video_says_why(api: Api) -> None:
     source = api.upload(server_fakes.film(fail="the picture at 3 s is damaged"))["id"]
     job = api.until(api.add(source)["id"], "failed")
     assert job["error"] == {"code": "unreadable", "message": "the picture at 3 s is damaged"}

@@ -153,7 +153,7 @@ def test_the_example_client(tmp_path: Path) -> None:
     assert (tmp_path / "film.60fps.mp4").read_bytes().startswith(b"result of ")
 
 
-def film_of_noise(path: Path) -> bytes:
+def video_of_noise(path: Path) -> bytes:
     """A small real film."""
     av = pytest.importorskip("av")
     import numpy as np
@@ -245,7 +245,7 @@ def test_twenty_clients_two_hundred_jobs_ten_kills(tmp_path: Path) -> None:
 
     choice = random.Random(int(os.environ.get("MIDFRAME_SEED", "0")))
     with Server(command, tmp_path / "data") as server:
-        sources = [server.upload(film_of_noise(tmp_path / "film.mp4")) for _ in range(3)]
+        sources = [server.upload(video_of_noise(tmp_path / "film.mp4")) for _ in range(3)]
         clients = Clients(server, sources, jobs=200)
         server_fakes.wait_for(lambda: len(clients.accepted), lambda n: n >= 200, 120.0)
         for _ in range(10):

@@ -27,7 +27,7 @@ FLAGS = [
 WAIT_MS = 120_000  # waits end when the thing is there; this is for a busy machine
 
 
-def make_film(path: Path, frames: int, cut: int | None = None) -> Path:
+def make_video(path: Path, frames: int, cut: int | None = None) -> Path:
     """A square that moves over a gradient; from frame `cut` on over another."""
     av = pytest.importorskip("av")
     import numpy as np
@@ -45,7 +45,7 @@ def make_film(path: Path, frames: int, cut: int | None = None) -> Path:
     return path
 
 
-def make_wild_film(path: Path) -> Path:
+def make_wild_video(path: Path) -> Path:
     """Its lower half is new in every frame: no neighbour bears that out."""
     av = pytest.importorskip("av")
     import numpy as np
@@ -67,9 +67,9 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("films")
     (folder / "holiday.mp4").write_text("a letter, not a film " * 100)
     return {
-        "short": make_film(folder / "short ride.mp4", 60, cut=30),
-        "long": make_film(folder / "long ride.mp4", 240),
-        "wild": make_wild_film(folder / "wild.mp4"),
+        "short": make_video(folder / "short ride.mp4", 60, cut=30),
+        "long": make_video(folder / "long ride.mp4", 240),
+        "wild": make_wild_video(folder / "wild.mp4"),
         "broken": folder / "holiday.mp4",
     }
 
@@ -425,7 +425,7 @@ def test_cancel_and_reload_in_mid_run(page: Any, films: dict[str, Path], server:
     page.click("button.whole")
     row = newest_job(page, "running")
     page.wait_for_function("(row) => row.querySelector('progress').value > 0.005", arg=row)
-    page.wait_for_function("(row) => row.querySelector('img').src.includes('/picture?')", arg=row)
+    page.wait_for_function("(row) => row.querySelector('img').src.includes('/frame?')", arg=row)
     page.reload()
     page.wait_for_selector("[data-rate='slowmo:8'][aria-checked=true]")  # the choice is still there
     row = newest_job(page, "running")  # still there, still going

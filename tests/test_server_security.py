@@ -181,7 +181,7 @@ def test_event_streams_take_their_place_when_they_are_sent(http: TestClient) -> 
     assert http.get("/api/v1/events?follow=false").status_code == 200
 
 
-def test_who_leaves_while_a_picture_waits_stops_nothing(http: TestClient) -> None:
+def test_a_client_that_leaves_while_a_frame_waits_stops_nothing(http: TestClient) -> None:
     source = http.post("/api/v1/sources", json={"path": "good-link.mp4"}).json()["id"]
     server_fakes.wait_for(lambda: http.get(f"/api/v1/sources/{source}").json()["state"], lambda state: state == "ready")
     services: Services = http.app.state.services  # type: ignore[attr-defined]

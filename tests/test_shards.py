@@ -115,7 +115,7 @@ def test_crops_hide_what_they_cut_off(scene_sample: dict[str, NDArray[Any]]) -> 
     assert not bool((extra[0] & ~outside).any())
 
 
-def test_colours_change_alike_in_all_pictures(scene_sample: dict[str, NDArray[Any]]) -> None:
+def test_colours_change_alike_in_all_frames(scene_sample: dict[str, NDArray[Any]]) -> None:
     plain = changed(scene_sample, Change(0, 0, 48, False, 0, False))
     tinted = changed(scene_sample, Change(0, 0, 48, False, 0, False, (1.1, 0.9, 1.0), 0.02, (2, 0, 1)))
     for name in FRAMES:
@@ -192,7 +192,7 @@ def test_workers_fill_the_folder_ahead(tmp_path: Path) -> None:
     assert not shards._processes
 
 
-def test_a_worker_that_dies_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_worker_that_dies_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with (
         Shards(tmp_path, Numbers(broken=True), samples=2) as shards,
         pytest.raises(JobError, match=r"shard 0 .* ended with code 1"),
@@ -222,7 +222,7 @@ def test_sources_are_mixed_by_their_shares(tmp_path: Path) -> None:
         assert not one["has_neighbours"].any()
 
 
-def test_wrong_wishes_are_refused(tmp_path: Path) -> None:
+def test_wrong_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="samples 0"):
         Shards(tmp_path, Numbers(), samples=0)
     with pytest.raises(InputError, match="0 sources"):

@@ -39,7 +39,7 @@ def frame(index: int, picture: Tensor, format: PixelFormat = YUV) -> Frame:
     return Frame(tuple(planes), format, Fr(index, 24), Fr(1, 24), index)
 
 
-def film(pictures: list[Tensor]) -> list[Frame]:
+def video(pictures: list[Tensor]) -> list[Frame]:
     return [frame(n, picture) for n, picture in enumerate(pictures)]
 
 
@@ -59,22 +59,22 @@ def pan(seed: int, count: int, pixels: int) -> list[Tensor]:
 
 def test_cuts_are_found_where_they_are() -> None:
     pictures = [scene(seed) for seed in (1, 2, 3, 4) for _ in range(5)]
-    assert cuts(film(pictures)) == [5, 10, 15]
-    assert cuts(film(pan(5, 6, 8) + pan(6, 6, 8))) == [6]
+    assert cuts(video(pictures)) == [5, 10, 15]
+    assert cuts(video(pan(5, 6, 8) + pan(6, 6, 8))) == [6]
 
 
 def test_shots_of_one_frame_and_cuts_at_the_ends() -> None:
-    assert cuts(film([scene(1), scene(2), scene(3), scene(3)])) == [1, 2]
-    assert cuts(film([scene(1), scene(1), scene(2)])) == [2]
-    assert cuts(film([scene(1)])) == [] == cuts([])
+    assert cuts(video([scene(1), scene(2), scene(3), scene(3)])) == [1, 2]
+    assert cuts(video([scene(1), scene(1), scene(2)])) == [2]
+    assert cuts(video([scene(1)])) == [] == cuts([])
 
 
 def test_flash_of_one_frame_is_no_cut() -> None:
     flash = scene(1) * 0.2 + 200
-    assert cuts(film([scene(1)] * 4 + [flash] + [scene(1)] * 4)) == []
-    assert cuts(film([scene(1)] * 4 + [scene(2)] + [scene(1)] * 4)) == []  # one odd frame, whatever it shows
+    assert cuts(video([scene(1)] * 4 + [flash] + [scene(1)] * 4)) == []
+    assert cuts(video([scene(1)] * 4 + [scene(2)] + [scene(1)] * 4)) == []  # one odd frame, whatever it shows
     # a flash on the cut itself: the flash belongs to either side, or to none
-    assert cuts(film([scene(1)] * 4 + [flash] + [scene(2)] * 4)) in ([4], [5], [4, 5])
+    assert cuts(video([scene(1)] * 4 + [flash] + [scene(2)] * 4)) in ([4], [5], [4, 5])
 
 
 @pytest.mark.parametrize(("gain", "black"), [(0.12, 16), (0.06, 17), (0.15, 190), (0.2, 100)])
@@ -87,15 +87,15 @@ def test_cuts_between_dark_or_flat_shots(gain: float, black: float, noise: float
         return torch.cat([black + gain * (picture[:1] - 16), 128 + gain * (picture[1:] - 128)]) + grain
 
     moving = [exposed(p) for p in pan(5, 6, 8) + pan(6, 6, 8)]
-    assert cuts(film(moving)) == [6]
+    assert cuts(video(moving)) == [6]
     flat = torch.full((3, HEIGHT, WIDTH), 128.0)
-    assert cuts(film([exposed(flat) for _ in range(8)])) == []
+    assert cuts(video([exposed(flat) for _ in range(8)])) == []
 
 
 def test_light_that_changes_is_no_cut() -> None:
     dim = torch.cat([16 + 0.45 * (scene(1)[:1] - 16), scene(1)[1:]])
-    assert cuts(film([scene(1)] * 4 + [dim] * 4)) == []
-    assert cuts(film([scene(1)] * 4 + [scene(1) * 0.2 + 200] * 2 + [scene(1)] * 4)) == []
+    assert cuts(video([scene(1)] * 4 + [dim] * 4)) == []
+    assert cuts(video([scene(1)] * 4 + [scene(1) * 0.2 + 200] * 2 + [scene(1)] * 4)) == []
 
 
 @pytest.mark.parametrize("runs", [[3] * 6, [1, 3, 2, 3, 1, 2], [4, 1, 4, 2, 4, 3], [2, 4, 2, 4, 3, 4]])
@@ -107,23 +107,23 @@ def test_leaps_after_runs_of_duplicates_are_no_cuts(runs: list[int]) -> None:
     for run in runs:
         shown += [moving[at]] * run
         at += run
-    assert cuts(film(shown)) == []
-    assert cuts(film(shown + [scene(4)] * 3)) == [count]
+    assert cuts(video(shown)) == []
+    assert cuts(video(shown + [scene(4)] * 3)) == [count]
 
 
 @pytest.mark.parametrize("pixels", [4, 12, 24])
 def test_pans_are_no_cuts(pixels: int) -> None:
     moving = pan(7, 12, pixels)
-    assert cuts(film([moving[0]] * 3 + moving + [moving[-1]] * 3)) == []
+    assert cuts(video([moving[0]] * 3 + moving + [moving[-1]] * 3)) == []
 
 
 def test_fades_dissolves_and_zooms_are_no_cuts() -> None:
     a, b = scene(1), scene(2)
     ramp = [n / 12 for n in range(13)]
-    assert cuts(film([16 + (a - 16) * t for t in ramp])) == []
-    assert cuts(film([torch.lerp(a, b, t) for t in ramp])) == []
+    assert cuts(video([16 + (a - 16) * t for t in ramp])) == []
+    assert cuts(video([torch.lerp(a, b, t) for t in ramp])) == []
     zoom = [a[:, 4 * n : HEIGHT - 4 * n, 7 * n : WIDTH - 7 * n] for n in range(8)]
-    assert cuts(film([F.interpolate(z[None], size=(HEIGHT, WIDTH), mode="bilinear")[0] for z in zoom])) == []
+    assert cuts(video([F.interpolate(z[None], size=(HEIGHT, WIDTH), mode="bilinear")[0] for z in zoom])) == []
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_sizes(size: tuple[int, int]) -> None:
 
 
 def test_threshold_and_known_cuts_and_none() -> None:
-    frames = film([scene(1)] * 3 + [scene(2)] * 3)
+    frames = video([scene(1)] * 3 + [scene(2)] * 3)
     assert cuts(frames, 0.95) == []
     known = shots.label(frames, shots.KnownSceneChanges({Fr(1, 24), Fr(4, 24)}))
     assert [f.shot for f in known] == [0, 1, 1, 1, 2, 2]
@@ -160,7 +160,7 @@ def test_reads_one_frame_ahead() -> None:
     read = []
 
     def watched() -> Iterator[Frame]:
-        for f in film(pan(1, 9, 4)):
+        for f in video(pan(1, 9, 4)):
             read.append(f.index)
             yield f
 
@@ -170,9 +170,9 @@ def test_reads_one_frame_ahead() -> None:
     assert read[-1] <= 5
 
 
-def test_a_detector_knows_in_a_segment_what_it_knows_in_the_film() -> None:
+def test_a_detector_knows_in_a_segment_what_it_knows_in_the_video() -> None:
     pictures = pan(1, 10, 20) + pan(2, 10, 3) + [scene(3)] * 6
-    frames = film(pictures)
+    frames = video(pictures)
     whole = cuts(frames)
     assert whole == [10, 20]
     for first in range(len(frames) - shots.REACH):
@@ -186,19 +186,19 @@ def noisy(picture: Tensor, seed: int) -> Tensor:
 
 def test_dedup_animation_on_twos_and_threes() -> None:
     drawings = pan(1, 6, 5)
-    twos = film([noisy(d, n * 9 + k) for n, d in enumerate(drawings) for k in range(2)])
+    twos = video([noisy(d, n * 9 + k) for n, d in enumerate(drawings) for k in range(2)])
     assert [f.index for f in shots.dedup(twos)] == [0, 2, 4, 6, 8, 10]
-    kept = list(shots.dedup(film([d for d in drawings for _ in range(3)])))
+    kept = list(shots.dedup(video([d for d in drawings for _ in range(3)])))
     assert [f.index for f in kept] == [0, 3, 6, 9, 12, 15] and {f.duration for f in kept} == {Fr(3, 24)}
-    pulldown = film([d for n, d in enumerate(drawings) for _ in range(2 + n % 2)])
+    pulldown = video([d for n, d in enumerate(drawings) for _ in range(2 + n % 2)])
     assert [f.index for f in shots.dedup(pulldown)] == [0, 2, 5, 7, 10, 12]
 
 
 def test_dedup_leaves_stills_and_motion() -> None:
     moving = pan(1, 6, 5)
-    frames = film(moving[:3] + [moving[3]] * 8 + moving[4:])
+    frames = video(moving[:3] + [moving[3]] * 8 + moving[4:])
     assert [f.index for f in shots.dedup(frames)] == [f.index for f in frames]
-    assert [f.index for f in shots.dedup(film(moving))] == [*range(6)]
+    assert [f.index for f in shots.dedup(video(moving))] == [*range(6)]
     assert list(shots.dedup([])) == []
 
 
@@ -206,12 +206,12 @@ def test_dedup_sees_a_small_thing_move() -> None:
     still = scene(1)
     blink = still.clone()
     blink[0, 60:66, 100:112] = 20
-    frames = film([still, blink, still, blink])
+    frames = video([still, blink, still, blink])
     assert [f.index for f in shots.dedup(frames)] == [0, 1, 2, 3]
 
 
 def test_dedup_keeps_cuts_apart() -> None:
-    frames = film([scene(1)] * 4)
+    frames = video([scene(1)] * 4)
     cut = [frames[0], frames[1], *(Frame(f.planes, YUV, f.pts, f.duration, f.index, 1) for f in frames[2:])]
     assert [f.index for f in shots.dedup(cut)] == [0, 2]
 

@@ -49,7 +49,7 @@ def marks() -> list[int]:
     return [round(at * RATE) for at in (*range(EVERY, SECONDS, EVERY), SECONDS - 1)]
 
 
-def long_film(path: Path) -> Path:
+def long_video(path: Path) -> Path:
     """A moving ramp; white pictures, and a beep that begins with each of them."""
     flashes = set(marks())
     y, x = np.mgrid[0:SIDE, 0:SIDE]
@@ -85,7 +85,7 @@ def stamps(path: Path, kind: str) -> list[Fraction]:
         return sorted(p.pts * p.time_base for p in film.demux(stream) if p.pts is not None and p.size)
 
 
-def sound_of(path: Path) -> list[bytes]:
+def audio_of(path: Path) -> list[bytes]:
     with av.open(str(path)) as film:
         return [bytes(packet) for packet in film.demux(film.streams.audio[0]) if packet.size]
 
@@ -103,7 +103,7 @@ def seen_at(path: Path, expected: Fraction) -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_two_hours(tmp_path: Path) -> None:
-    source, target = long_film(tmp_path / "in.mkv"), tmp_path / "out.mp4"
+    source, target = long_video(tmp_path / "in.mkv"), tmp_path / "out.mp4"
     words = [sys.executable, "-c", SOAK, str(source), str(target), str(FPS)]
     said = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
@@ -120,7 +120,7 @@ def test_two_hours(tmp_path: Path) -> None:
     count = -(-SECONDS * RATE // 1)
     assert said["frames"] == -(-count * FPS // RATE)
     assert stamps(target, "video") == [Fraction(k, FPS) for k in range(said["frames"])]
-    assert sound_of(target) == sound_of(source)
+    assert audio_of(target) == audio_of(source)
     assert all(
         abs(a - b) <= Fraction(1, 1000) for a, b in zip(*(stamps(p, "audio") for p in (source, target)), strict=True)
     )

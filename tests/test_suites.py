@@ -143,7 +143,7 @@ def test_every_kind_is_what_it_says(ordeal: list[Sample]) -> None:
         assert sample.pan and np.ptp(flow, axis=(0, 1)).max() < 1e-3 and len(sample.times) == 3
 
 
-def test_regions_part_the_picture(textures: Textures) -> None:
+def test_regions_partition_the_frame(textures: Textures) -> None:
     """Each pixel of the truth is seen in two, one or none; where seen in two, warping by the true flow finds it."""
     better = 0
     for sample in islice(rendered(textures), 6):
@@ -159,7 +159,7 @@ def test_regions_part_the_picture(textures: Textures) -> None:
     assert better >= 5
 
 
-def test_wrong_period_is_told(ordeal: list[Sample]) -> None:
+def test_wrong_period_is_reported(ordeal: list[Sample]) -> None:
     sample = next(s for s in ordeal if s.kind == "repeated 1.00")
     drawn = sample.renderings[0]
     true = torch.from_numpy(drawn.flow_ab).permute(2, 0, 1)

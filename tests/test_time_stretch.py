@@ -121,7 +121,7 @@ def test_audio_follows_a_ramp_to_the_sample(tmp_path: Path) -> None:
         assert not opened.streams.audio
 
 
-def test_every_sound_is_heard_when_its_frame_is_shown(tmp_path: Path) -> None:
+def test_every_tone_is_heard_when_its_frame_is_shown(tmp_path: Path) -> None:
     samples = np.zeros((1, 4 * 48000), np.float32)
     tone, instants = sine(48000, 0.1, 1000.0), [Fraction(n, 8) for n in range(1, 31, 3)]
     for at in instants:

@@ -34,7 +34,7 @@ def cfr(count: int, rate: Fr, start: Fr = Fr(0), first: int = 0) -> Iterator[Fra
     return (frame(n, start + n / rate, 1 / rate) for n in range(first, count))
 
 
-def film(lengths: list[Fr], start: Fr = Fr(0), cuts: frozenset[int] = frozenset()) -> list[Frame]:
+def video(lengths: list[Fr], start: Fr = Fr(0), cuts: frozenset[int] = frozenset()) -> list[Frame]:
     """Frames shown for these lengths; a cut before each index in `cuts`."""
     frames, pts, shot = [], start, 0
     for n, length in enumerate(lengths):
@@ -49,7 +49,7 @@ def shown(gaps: Iterator[Gap] | list[Gap]) -> list[tuple[Fr, int, Fr]]:
     return [(slot.pts, gap.a.index, slot.t) for gap in gaps for slot in gap.slots]
 
 
-def test_the_known_film() -> None:
+def test_the_known_video() -> None:
     got = shown(timeline.gaps(cfr(1441, Fr(24)), Fr(60)))
     assert len(got) == 3603
     assert [pts for pts, _, _ in got] == [Fr(k, 60) for k in range(3603)]
@@ -93,7 +93,7 @@ def test_fewer_frames_are_interpolated_too() -> None:
 
 
 def test_keep_shows_every_source_instant() -> None:
-    frames = film([Fr(1, 30), Fr(1, 24), Fr(1, 10), Fr(1, 30)], Fr(2))
+    frames = video([Fr(1, 30), Fr(1, 24), Fr(1, 10), Fr(1, 30)], Fr(2))
     gaps = list(timeline.gaps(frames, Fr(60), keep=3))
     assert [len(g.slots) for g in gaps] == [3, 3, 3, 1]
     got = shown(gaps)
@@ -104,7 +104,7 @@ def test_keep_shows_every_source_instant() -> None:
 
 
 def test_context_stops_at_ends_and_cuts() -> None:
-    frames = film([Fr(1, 24)] * 7, cuts=frozenset({3}))
+    frames = video([Fr(1, 24)] * 7, cuts=frozenset({3}))
     seen = [
         (g.before and g.before.index, g.a.index, g.b and g.b.index, g.after and g.after.index)
         for g in timeline.gaps(frames, Fr(48), context=1)
@@ -190,7 +190,7 @@ def test_acceptance_two_hours(rate: Fr) -> None:
             assert ks == list(range(int(k0), int(k0) + len(got)))
             for pts, a, t in got:
                 if a < count - 1:
-                    assert (a + t) / rate == pts  # the picture shown is the film at exactly this instant
+                    assert (a + t) / rate == pts  # the picture shown is the video at exactly this instant
                 else:
                     assert t == 0 and a / rate <= pts < end
             assert len(got) == timeline.segment_count(segment, Fr(0), end, fps)
@@ -226,7 +226,7 @@ def test_constant_rate_count(count: int, rate: Fr, ratio: Fr) -> None:
 
 @given(lengths, starts, rates, st.sampled_from([Fr(1), Fr(4), Fr(5, 2)]))
 def test_any_lengths_give_a_constant_rate(parts: list[Fr], start: Fr, rate: Fr, slowmo: Fr) -> None:
-    frames = film(parts, start)
+    frames = video(parts, start)
     gaps = list(timeline.gaps(frames, rate, slowmo=slowmo))
     got = shown(gaps)
     assert [pts for pts, _, _ in got] == [start + k / rate for k in range(len(got))]
@@ -253,7 +253,7 @@ def test_splitting_changes_nothing(
     parts: list[Fr], start: Fr, rate: Fr, data: st.DataObject, keep: int | None, context: int, slowmo: Fr
 ) -> None:
     cuts = frozenset(data.draw(st.sets(st.integers(1, max(1, len(parts) - 1)), max_size=3)))
-    frames = film(parts, start, cuts)
+    frames = video(parts, start, cuts)
     ends = sorted({frames[i].pts for i in data.draw(st.sets(st.integers(0, len(frames) - 1), max_size=4))} - {start})
     whole = list(timeline.gaps(frames, rate, keep=keep, context=context, slowmo=slowmo))
     pieces = []
@@ -269,7 +269,7 @@ def test_splitting_changes_nothing(
 
 @given(lengths, starts, st.integers(1, 5))
 def test_keep_is_gapless(parts: list[Fr], start: Fr, count: int) -> None:
-    frames = film(parts, start)
+    frames = video(parts, start)
     slots = [s for g in timeline.gaps(frames, Fr(24), keep=count) for s in g.slots]
     assert {f.pts for f in frames} <= {s.pts for s in slots}
     assert all(s.pts + s.duration == n.pts for s, n in pairwise(slots))
@@ -304,7 +304,7 @@ def paused(*pauses: int | Fr) -> list[Frame]:
     for pause in pauses:
         lengths[-1] = Fr(pause)
         lengths += [PAUSE] * 10
-    return film(lengths)
+    return video(lengths)
 
 
 @pytest.mark.parametrize("pause", [Fr(1), Fr(4), Fr(12), Fr(70), Fr(600)], ids=str)
@@ -339,7 +339,7 @@ def test_keep_holds_too() -> None:
 def holds_of(lengths: list[Fr], holds: timeline.Holds = FREE) -> list[Fr]:
     return [
         g.held
-        for g in timeline.gaps(film(lengths), Fr(6), keep=1, playback=timeline.Playback(holds=holds))
+        for g in timeline.gaps(video(lengths), Fr(6), keep=1, playback=timeline.Playback(holds=holds))
         if g.b is not None
     ]
 
@@ -364,7 +364,7 @@ def test_which_gaps_are_long() -> None:
     st.data(),
 )
 def test_a_reader_that_starts_late_finds_the_same_holds(lengths: list[Fr], data: st.DataObject) -> None:
-    frames = film(lengths)
+    frames = video(lengths)
     end = frames[-1].pts + frames[-1].duration
     cut = data.draw(st.fractions(0, end, max_denominator=30).filter(lambda at: 0 < at < end))
     first = max(i for i, f in enumerate(frames) if f.pts <= max(Fr(0), cut - 2 * timeline.NEIGHBOURHOOD))
@@ -401,7 +401,7 @@ def test_openings_are_centred_stay_in_their_shot_and_know_no_segments(
     parts: list[Fr], start: Fr, rate: Fr, data: st.DataObject, slowmo: Fr, share: Fr
 ) -> None:
     cuts = frozenset(data.draw(st.sets(st.integers(1, max(1, len(parts) - 1)), max_size=3)))
-    frames = film(parts, start, cuts)
+    frames = video(parts, start, cuts)
     whole = list(timeline.gaps(frames, rate, slowmo=slowmo, playback=timeline.Playback(shutter=share)))
     reach = share / (rate * slowmo) / 2
     begins = [start, *(f.pts for n, f in enumerate(frames) if n in cuts)]

@@ -111,7 +111,7 @@ def test_low_flow_is_the_recorded_one(network: VFINet) -> None:
 
 
 @pytest.mark.parametrize("kind", ["quadratic", "linear"])
-def test_pictures_are_the_recorded_ones(network: VFINet, recorded: Recorded, kind: str) -> None:
+def test_frames_are_the_recorded_ones(network: VFINet, recorded: Recorded, kind: str) -> None:
     """From frames to pictures, as a user gets them.
 
     Reversal of the flows is a step function: where a pixel's target lies within rounding of a whole number, 1e-4 px
@@ -253,7 +253,7 @@ def test_small_and_odd_sizes_are_as_the_twin_has_them(
     as_twin(network, twin, [smooth(height, width, seed) for seed in range(2)], t)
 
 
-def test_large_pictures_with_four_frames_are_as_the_twin_has_them(twin: vfinet_twin.Twin) -> None:
+def test_large_frames_with_four_frames_are_as_the_twin_has_them(twin: vfinet_twin.Twin) -> None:
     network = build()
     network.flow_scale = 0.5
     as_twin(network, twin, [smooth(250, 251, seed) for seed in range(4)], 0.3)
@@ -269,7 +269,7 @@ def test_one_neighbour_is_not_enough_for_a_curve(network: VFINet, recorded: Reco
     assert not torch.equal(network.render(RenderRequest(a, b, middle, t, before, after)), straight)
 
 
-def test_batches_are_their_pictures(network: VFINet) -> None:
+def test_batches_are_their_frames(network: VFINet) -> None:
     firsts, seconds = (torch.stack([smooth(128, 128, s), smooth(128, 128, s + 1)]) for s in (3, 9))
     a, b = network.encode(firsts), network.encode(seconds)
     t = torch.tensor([0.3, 0.6])
@@ -355,7 +355,7 @@ def test_sizes(large: str, height: int, width: int, padded: tuple[int, int], hal
     assert (features.full is not None) == halved
 
 
-def test_flow_of_a_large_picture_is_in_its_pixels() -> None:
+def test_flow_of_a_large_frame_is_in_its_pixels() -> None:
     ones = torch.ones(1, 2, 4, 6)
     flows = Flows(ones, ones, ones, ones, halved=True)
     with torch.device("meta"):
@@ -400,7 +400,7 @@ def test_recordings_are_whole() -> None:
 
 
 @pytest.mark.parametrize("frames", [2, 3])
-def test_films_too_short_for_four_frames(network: VFINet, tmp_path: Path, frames: int) -> None:
+def test_videos_too_short_for_four_frames(network: VFINet, tmp_path: Path, frames: int) -> None:
     """Two frames have no neighbours, three have one side of them: linear motion, and every picture is there."""
     source = clips.make(tmp_path / "in.mkv", Clip(frames=frames))
     made = midframe.interpolate(source, tmp_path / "out.mkv", network=network, device="cpu", scene="off")

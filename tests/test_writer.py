@@ -76,7 +76,7 @@ def test_times_are_exact(tmp_path: Path, rate: Fraction, name: str) -> None:
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4", "libvpx-vp9", "libsvtav1"])
 @pytest.mark.parametrize("frames", [1, 2, 3, 8])
-def test_films_of_a_few_frames(tmp_path: Path, codec: str, frames: int) -> None:
+def test_videos_of_a_few_frames(tmp_path: Path, codec: str, frames: int) -> None:
     # x265 makes up decoding times where it got fewer pictures than it delays
     info = info_of(width=64, height=64)
     for segment in (False, True):
@@ -182,7 +182,7 @@ def test_odd_and_tiny_sizes(tmp_path: Path, width: int, height: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(48, 48), (34, 64), (16, 16), (8, 8), (2, 2)])
-def test_small_deep_pictures(tmp_path: Path, width: int, height: int) -> None:
+def test_small_deep_frames(tmp_path: Path, width: int, height: int) -> None:
     # x265 4.2 damages its memory at widths of 33 to 48, and refuses less than 16
     deep = replace(PLAIN, name="yuv420p10le", depth=10)
     info = info_of(deep, width, height)
@@ -225,7 +225,7 @@ def test_hdr_is_carried(tmp_path: Path) -> None:
     assert (done.hdr, done.mastering) == ("HLG", None)
 
 
-def test_pictures_come_out_as_they_went_in(tmp_path: Path) -> None:
+def test_frames_come_out_as_they_went_in(tmp_path: Path) -> None:
     for format in (
         replace(PLAIN, name="yuva420p10le", depth=10, alpha=True),
         PixelFormat("gbrp12le", "rgb", 12, full_range=True),
@@ -240,7 +240,7 @@ def test_pictures_come_out_as_they_went_in(tmp_path: Path) -> None:
                 assert all(torch.equal(a, b) for a, b in zip(frame.planes, expected.planes, strict=True))
 
 
-def test_wishes_that_cannot_be(tmp_path: Path) -> None:
+def test_impossible_options(tmp_path: Path) -> None:
     info = info_of()
     for target, words, more in (
         ("a.xyz", "not a known container", {}),
@@ -265,7 +265,7 @@ def test_wishes_that_cannot_be(tmp_path: Path) -> None:
         choose_encoder(info, tmp_path / "a.mkv", "ffv1", preset="fast")
 
 
-def test_wishes_reach_the_encoder(tmp_path: Path) -> None:
+def test_options_reach_the_encoder(tmp_path: Path) -> None:
     info = info_of(width=256, height=256)
     sizes = []
     for crf in (10, 45):

@@ -20,7 +20,7 @@ class LiveProgress:
         with self._lock:
             if frame is not None:
                 self._frames[job] = (self._frames.get(job, (0, b""))[0] + 1, frame)
-            entry = {**progress, "picture": self._frames.get(job, (0, b""))[0]}
+            entry = {**progress, "latest_frame": self._frames.get(job, (0, b""))[0]}
             self._progress[job] = entry
             return entry
 

@@ -244,11 +244,8 @@ def delete_job(services: InServices, id: Id) -> Response:
     return Response(status_code=204)
 
 
-@router.get(
-    "/jobs/{id}/picture",
-    response_class=Response,
-    responses=JPEG,
-)
+@router.get("/jobs/{id}/picture", response_class=Response, responses=JPEG, deprecated=True)  # former name
+@router.get("/jobs/{id}/frame", response_class=Response, responses=JPEG)
 def latest_frame(services: InServices, id: Id, number: Annotated[int, Query(ge=0)] = 0) -> Response:
     """Latest frame of a running job as JPEG. `number` only makes a new address for browsers."""
     services.store.job(id)

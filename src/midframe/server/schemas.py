@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Path as PathParameter
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
 Id = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{16}$", description="16 hexadecimal digits")]
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
@@ -148,7 +148,17 @@ class ProgressState(BaseModel):
     stage: str = "frames"
     fps: float | None = None
     seconds_left: float | None = None
-    picture: int = Field(default=0, description="number of the latest frame; 0: none yet")
+    latest_frame: int = Field(
+        default=0,
+        validation_alias=AliasChoices("latest_frame", "picture"),  # as earlier versions stored it
+        description="number of the latest frame; 0: none yet",
+    )
+
+    @computed_field(description="former name of latest_frame; goes with the next version")  # type: ignore[prop-decorator]
+    @property
+    def picture(self) -> int:
+        """The former name of `latest_frame`, for clients of one version ago."""
+        return self.latest_frame
 
 
 class JobState(BaseModel):

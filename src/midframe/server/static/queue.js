@@ -63,8 +63,8 @@ function drawJob(job, jobs, page) {
   }
   if (job.error) parts.push(el("span", { class: "bad" }, errorText(job.error)));
   row.line.replaceChildren(...parts);
-  const picture = job.state === "running" && p.picture ? `${API}/jobs/${job.id}/picture?number=${p.picture}` : null;
-  const wanted = picture ?? row.image.getAttribute("src") ?? page.stillOf(job);
+  const latest = job.state === "running" && p.latest_frame ? `${API}/jobs/${job.id}/frame?number=${p.latest_frame}` : null;
+  const wanted = latest ?? row.image.getAttribute("src") ?? page.stillOf(job);
   if (wanted && row.image.getAttribute("src") !== wanted) row.image.src = wanted;
   const movable = job.state === "queued" && [...jobs.values()].filter((other) => other.state === "queued" && other.kind === job.kind).length > 1;
   const signature = `${job.state} ${job.requested} ${job.files} ${getLanguage()} ${movable}`;
