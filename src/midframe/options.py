@@ -27,6 +27,9 @@ DEFAULT_MODEL = "midnet-m"  # better than dis by 0.7 dB and more on every set we
 HIGHEST_RATIO = Fraction(64)  # outputs per source frame; more is probably a typing error
 MOST_SAMPLES = 32  # of motion blur, per output frame
 
+_SCALE = r"-?\d+:-?\d+"
+_SIDES = range(16, 16385)  # pixels
+
 # Rates that broadcasting writes as decimals and means as n * 1000/1001 (SMPTE ST 318). The tolerance takes 23.98.
 _NTSC = {n: Fraction(n * 1000, 1001) for n in (15, 24, 30, 48, 60, 72, 90, 96, 120, 144, 180, 240)}
 _NTSC_TOLERANCE = Fraction(5, 1000)
@@ -88,6 +91,8 @@ class OptionKeywords(TypedDict, total=False):
     deinterlace: Literal["auto", "off"]
     vfr: Literal["cfr", "keep"]
     compat: Literal["off", "modelscope"]
+    scale: str | None
+    max_size: int | None
     resume: bool
     overwrite: bool
     strict: bool
@@ -140,6 +145,8 @@ class Options:
     subtitles: bool = True
     chapters: bool = True
     deinterlace: str = "auto"
+    scale: str | None = None  # size as displayed, "1280:720"; "1280:-2" keeps the shape, to an even height
+    max_size: int | None = None  # pixels of the longer side at most
     vfr: str = "cfr"
     compat: str = "off"  # "modelscope": clock, frame count and scene change rule of its pipeline, see `midframe.compat`
     # job
@@ -195,6 +202,17 @@ class Options:
             for name, given in against.items():
                 if given is not None:
                     raise InputError(f"--compat {self.compat} knows no {_flag(name)}; drop one of the two")
+        if self.scale is not None and self.max_size is not None:
+            raise InputError(f"both --scale {self.scale} and --max-size {self.max_size} were given; drop one of them")
+        if self.scale is not None:
+            sides = [int(side) for side in self.scale.split(":")] if re.fullmatch(_SCALE, self.scale) else []
+            if len(sides) != 2 or max(sides) < 0 or not all(side in _SIDES or -2 <= side <= -1 for side in sides):
+                raise InputError(
+                    f"--scale {self.scale} is not a size; try 1280x720, or 1280:-2 to keep the shape; sides have "
+                    f"{_SIDES[0]} to {_SIDES[-1]} pixels"
+                )
+        if self.max_size is not None and self.max_size not in _SIDES:
+            raise InputError(f"--max-size {self.max_size} is not within {_SIDES[0]} to {_SIDES[-1]} pixels; try 1920")
         if self.scene_threshold is not None and not 0 <= self.scene_threshold <= 1:
             raise InputError(
                 f"--scene-threshold {self.scene_threshold:g} is not within 0 to 1; lower finds more scene changes"
@@ -246,6 +264,13 @@ class Options:
         for name in ("flow_scale", "tile", "mask", "weights"):
             if name in given:
                 given[name] = f"{given[name]:g}" if isinstance(given[name], float) else str(given[name])
+        if "scale" in given:
+            given["scale"] = str(given["scale"]).strip().lower().replace("x", ":")
+        if "max_size" in given:
+            size = parse_number(given["max_size"], "--max-size")
+            if size.denominator != 1:
+                raise InputError(f"--max-size {given['max_size']} is not a whole number of pixels; try 1920")
+            given["max_size"] = int(size)
         for name in ("crf", "scene_threshold"):
             if name in given:
                 given[name] = float(parse_number(given[name], _flag(name)))

@@ -45,6 +45,7 @@ from midframe.types import Frame, Gap, Segment, Slot, VideoInfo
 from midframe.video.encoders import choose_encoder
 from midframe.video.images import probe_sequence, read_sequence
 from midframe.video.reader import LONGEST_STEP, Reader, open_reader
+from midframe.video.scaling import Scaling
 from midframe.video.writer import open_writer
 
 # Read before the first border of a run: neighbours, the window of the scene-change detector, runs of duplicates,
@@ -118,6 +119,8 @@ def interpolate(
         audio: keep audio.
         subtitles: keep subtitles.
         chapters: keep chapters.
+        scale: size of the output as displayed: "1280x720", or "1280:-2" to keep the shape.
+        max_size: pixels of the longer side at most.
         deinterlace: "auto" (to the field rate) or "off".
         vfr: "cfr", or "keep" to keep source timestamps and interpolate between them.
         compat: "modelscope" for its clock and frame count; "off".
@@ -243,12 +246,13 @@ def between_files(a: Path, b: Path, dst: Path, options: Options, *, network: Mod
     check_target(dst, a, options.overwrite)
     check_target(dst, b, options.overwrite)
     info = probe_sequence([a, b], Fraction(1))
-    left, right = read_sequence(info, [a, b], Segment())
+    scaling = Scaling.of(info, options)
+    left, right = scaling.before(iter(read_sequence(info, [a, b], Segment())))
     count = int(ratio) - 1
     slots = tuple(Slot(Fraction(i, count + 1), Fraction(i, count + 1)) for i in range(1, count + 1))
-    encoding = choose_encoder(info, dst, options.codec)
-    with open_writer(dst, info, encoding, rate=ratio) as writer:
-        for frame in make_engine(options, network).run([Gap(left, right, slots)]):
+    encoding = choose_encoder(scaling.output, dst, options.codec)
+    with open_writer(dst, scaling.output, encoding, rate=ratio) as writer:
+        for frame in scaling.after(make_engine(options, network).run([Gap(left, right, slots)])):
             writer.write(frame)
     return [dst]
 
@@ -292,7 +296,7 @@ class Run:
             source = labelled(writer.count(frames), frames.info, plan, self.engine)
             gaps = gaps_of(writer.watch(source), plan, self.engine.context, todo)
             began = time.monotonic()
-            for frame in self.engine.run(writer.watch_gaps(gaps)):
+            for frame in plan.scaling.after(self.engine.run(writer.watch_gaps(gaps))):
                 writer.write(frame)
                 self.report(frame, writer)
             writer.finish()
@@ -415,7 +419,7 @@ def _looped(frames: Iterator[Frame], plan: Plan) -> Iterator[Frame]:
         return not [begins for _, begins in shots.Thumbnails(options.scene_threshold).mark(recent)][-1]
 
     with reading(plan, None) as start:
-        first = next(start)
+        first = next(plan.scaling.before(start))
     yield from timeline.looped(frames, first, same_shot)
 
 
@@ -440,6 +444,7 @@ def _detector(options: Options, engine: Engine) -> shots.Detector | None:
 def labelled(stream: Iterator[Frame], info: VideoInfo, plan: Plan, engine: Engine) -> Iterator[Frame]:
     """Yield frames with regular timestamps and shot numbers; `info` describes the frames as the reader yields them."""
     options = plan.options
+    stream = plan.scaling.before(stream)
     if info.rate is not None:  # also with dropped frames: the others lie on the grid
         stream = timeline.regular(stream, info.rate, info.time_base, plan.start)
     stream = shots.label(stream, _detector(options, engine))

@@ -27,6 +27,7 @@ from midframe.video.encoders import GIF_FASTEST, Encoding, choose_encoder
 from midframe.video.images import SUFFIXES
 from midframe.video.probe import probe
 from midframe.video.reader import deinterlaced
+from midframe.video.scaling import Scaling
 from midframe.video.streams import plan_streams, stream_notes
 
 SEGMENT_OUTPUTS = 480  # minimum per segment, at most lost in a crash; x264 sets a key frame every 250 anyway
@@ -80,7 +81,7 @@ class Plan:
                 f"up to {MOST_SAMPLES} instants a frame"
             )
         parts.append(f"{_count(self.frames_in)} -> {_count(self.frames_out)} frames")
-        parts.append(f"{info.width}x{info.height}")
+        parts.append(str(self.scaling))
         parts.append("VFR yes" if info.vfr else "VFR no")
         if info.interlaced and self.options.deinterlace == "auto":
             parts.append("deinterlaced to the field rate")
@@ -101,6 +102,7 @@ class Plan:
             "target": str(self.target),
             "rate_in": None if self.delivered.rate is None else str(self.delivered.rate),
             "rate": str(self.rate),
+            "size": f"{self.scaling.width}x{self.scaling.height}",
             "slowmo": str(self.slowmo),
             "frames_in": self.frames_in,
             "frames_out": self.frames_out,
@@ -117,6 +119,11 @@ class Plan:
     def delivered(self) -> VideoInfo:
         """Description of the source as delivered: deinterlaced to the field rate if the options ask for it."""
         return delivered_info(self.info, self.options)
+
+    @property
+    def scaling(self) -> Scaling:
+        """Size of the output, and the point at which frames are scaled."""
+        return Scaling.of(self.info, self.options)
 
     @property
     def tick(self) -> Fraction:
@@ -267,7 +274,7 @@ def make_plan(
     target = Path(dst) if dst is not None else default_target(Path(info.path), options, rate)
     check_name_length(target)
     encoding = choose_encoder(
-        info,
+        Scaling.of(info, options).output,
         target,
         options.codec,
         crf=options.crf,

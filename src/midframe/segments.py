@@ -146,7 +146,13 @@ class SegmentWriter:
             plan, part = self.plan, self.journal.part(self.number, self._suffix)
             self._writer = self._open.enter_context(
                 open_writer(
-                    part, plan.info, plan.encoding, rate=plan.rate, tick=plan.tick, start=plan.start, segment=True
+                    part,
+                    plan.scaling.output,
+                    plan.encoding,
+                    rate=plan.rate,
+                    tick=plan.tick,
+                    start=plan.start,
+                    segment=True,
                 )
             )
         self._writer.write(frame)
@@ -252,9 +258,7 @@ def damaged(plan: Plan, journal: Journal) -> list[int]:
     return found
 
 
-def join(
-    plan: Plan, journal: Journal, seconds: float, made: int, resumed: int, **statistics: float
-) -> Result:
+def join(plan: Plan, journal: Journal, seconds: float, made: int, resumed: int, **statistics: float) -> Result:
     """Join finished segments into the target, with a report beside it, and discard the journal.
 
     Args:
@@ -283,7 +287,7 @@ def join(
     else:
         whole = journal.folder / f"whole{plan.target.suffix}"
         counts = [r.get("packets") for r in records if r["file"]]
-        dropped = mux.join(files, whole, plan.source, plan.info, plan.options, counts)
+        dropped = mux.join(files, whole, plan.source, plan.scaling.output, plan.options, counts)
         source.check()
         sync(whole)
         moves, replaced = [(whole.name, plan.target.name)], [plan.target.name] if plan.target.exists() else []

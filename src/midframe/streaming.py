@@ -27,6 +27,7 @@ from midframe.video.files import is_pipe
 from midframe.video.pipes import STREAM_FORMATS, PipeReader, StreamWriter, Y4MWriter, kind_of, y4m_format
 from midframe.video.probe import probe
 from midframe.video.reader import open_reader
+from midframe.video.scaling import Scaling
 from midframe.video.writer import open_writer
 
 # Options that need a file: its length, its streams, or a second pass.
@@ -39,7 +40,8 @@ class StreamPlan:
 
     source: str
     target: str
-    info: VideoInfo
+    info: VideoInfo  # of the source, at the size of the output
+    scaling: Scaling
     rate: Fraction  # frames per second of the output
     keep: int | None  # output frames per source frame if source timestamps are kept, else None
     encoding: Encoding | None  # None: y4m
@@ -53,7 +55,7 @@ class StreamPlan:
         """Summarise the plan in one line."""
         info = self.info
         parts = [f"{info.rate or 'rate unknown'} -> {'variable' if self.keep else self.rate} fps"]
-        parts.append(f"{info.width}x{info.height}")
+        parts.append(str(self.scaling))
         parts.append(f"y4m, {y4m_format(info.format).name}" if self.encoding is None else str(self.encoding))
         parts.append(f"{self.model} on {self.device} {self.precision}")
         parts.append(f"{self.latency_frames} source frames of latency")
@@ -127,15 +129,17 @@ def interpolate_stream(
         kind = kind_of(dst, format) if to_pipe or format or Path(dst).suffix.lower() == ".y4m" else None
         if kind == "y4m" and keep is not None:
             raise InputError("y4m has one rate, and --vfr keep has none; use --format mkv or nut")
-        encoding = None if kind == "y4m" else _encoding(info, dst, kind, options)
+        scaling = Scaling.of(info, options)
+        encoding = None if kind == "y4m" else _encoding(scaling.output, dst, kind, options)
         plan = StreamPlan(
-            source=os.fspath(src), target=os.fspath(dst), info=info, rate=rate, keep=keep, encoding=encoding,
+            source=os.fspath(src), target=os.fspath(dst), info=scaling.output, scaling=scaling, rate=rate, keep=keep,
+            encoding=encoding,
             model=engine.model.name, device=str(engine.device), precision=engine.precision,
             latency_frames=1 + (options.scene != "off") + engine.context,
         )  # fmt: skip
         if on_plan is not None:
             on_plan(plan)
-        stream: Iterator[Frame] = iter(frames)
+        stream = scaling.before(iter(frames))
         if info.rate is not None:
             stream = timeline.regular(stream, info.rate, info.time_base, info.start)
         stream = shots.label(stream, None if options.scene == "off" else shots.Thumbnails(options.scene_threshold))
@@ -146,7 +150,7 @@ def interpolate_stream(
         try:
             with _writer(dst, kind, plan, tick) as writer:
                 # without prefetch: outputs of a gap do not wait for the next one to arrive
-                for frame in engine.run(gaps, prefetch=not is_pipe(src)):
+                for frame in scaling.after(engine.run(gaps, prefetch=not is_pipe(src))):
                     writer.write(frame)
                     count += 1
                     if on_progress is not None:

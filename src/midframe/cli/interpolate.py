@@ -50,7 +50,7 @@ HEADINGS = {
     "Range": ("start", "end", "preview"),
     "Output": (
         "output", "format_", "overwrite", "codec", "crf", "preset", "pix_fmt", "encoder", "audio", "subtitles",
-        "chapters", "deinterlace", "vfr", "compat",
+        "chapters", "scale", "max_size", "deinterlace", "vfr", "compat",
     ),
     "Run": ("profile", "resume", "strict", "dry_run", "progress", "quiet", "verbose", "help"),
 }  # fmt: skip
@@ -119,6 +119,8 @@ HEADINGS = {
 @click.option("--audio/--no-audio", default=None, help="Keep audio. Default: yes.")
 @click.option("--subtitles/--no-subtitles", default=None, help="Keep subtitles. Default: yes.")
 @click.option("--chapters/--no-chapters", default=None, help="Keep chapters. Default: yes.")
+@click.option("--scale", metavar="WxH", help="Size as displayed: 1280x720, or 1280:-2 to keep the shape.")
+@click.option("--max-size", metavar="N", help="Longer side at most N pixels; smaller videos are left as they are.")
 @click.option("--deinterlace", type=click.Choice(["auto", "off"]), help="Deinterlace to the field rate. Default: auto.")
 @click.option(
     "--vfr",
