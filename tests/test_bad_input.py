@@ -67,6 +67,16 @@ def test_a_folder_without_images(tmp_path: Path, refused: Refused) -> None:
     assert "neither videos nor images" in refused(tmp_path / "empty", code=3).err
 
 
+@pytest.mark.parametrize("name", ["shots/a_0001.exr", "shots/a_%04d.exr", "shots"])
+def test_images_of_floating_point_samples(tmp_path: Path, refused: Refused, name: str) -> None:
+    (tmp_path / "shots").mkdir()
+    (tmp_path / "shots" / "a_0001.exr").write_bytes(b"v/1\x01")
+    assert "floating-point samples" in refused(tmp_path / name, code=4).err
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=2))
+    with pytest.raises(MediaError, match=r"ffmpeg -apply_trc iec61966_2_1 -i %04d\.exr"):
+        midframe.interpolate(source, tmp_path / "out" / "%04d.exr", model="blend", device="cpu")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

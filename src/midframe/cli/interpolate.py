@@ -474,6 +474,7 @@ def find_jobs(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """
     from midframe.errors import MediaError
     from midframe.plan import origins_of
+    from midframe.video.files import refuse_float
 
     jobs: list[Path] = []
     skipped: list[str] = []
@@ -495,6 +496,7 @@ def find_jobs(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
         elif any(is_image(entry) for entry in entries):
             jobs.append(source)
         else:
+            refuse_float(source)
             raise MediaError(f"the folder '{source}' holds neither videos nor images")
     return jobs, skipped
 

@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,7 @@ OPEN_SECONDS = 60.0  # longer than any header takes to read, shorter than a pers
 AVI_CHUNK_HEADER = 8  # bytes between the position in the index and that of the data
 MAX_PIXELS = 16384 * 8704  # 16K video; a damaged header may ask for any amount of memory
 _INVALID_DATA = 1094995529  # -AVERROR_INVALIDDATA
+FLOAT_SUFFIXES = (".exr", ".hdr", ".pfm")  # images of floating-point samples
 
 
 def is_pipe(name: str | os.PathLike[str]) -> bool:
@@ -81,6 +82,22 @@ def check_path(path: str | os.PathLike[str]) -> None:
         raise missing(path) from error
     except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
         raise MediaError(f"{named(path)} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+
+
+def refuse_float(path: str | os.PathLike[str]) -> None:
+    """Raise an `UnsupportedError` if `path` names floating-point images, or a folder of them."""
+    file = Path(path)
+    names = [file.name]
+    if file.is_dir():
+        with suppress(OSError):
+            names = sorted(os.listdir(file))
+    suffix = next((Path(name).suffix for name in names if Path(name).suffix.lower() in FLOAT_SUFFIXES), None)
+    if suffix is not None:
+        raise UnsupportedError(
+            f"{named(path)}: {suffix} holds floating-point samples, and midframe processes integers of up to 16 bits; "
+            f"convert first, which clips beyond white: ffmpeg -apply_trc iec61966_2_1 -i %04d{suffix} -pix_fmt rgb48be "
+            "%04d.png"
+        )
 
 
 @contextmanager

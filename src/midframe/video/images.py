@@ -25,7 +25,7 @@ import av.error
 from midframe.errors import InputError, MediaError
 from midframe.types import Frame, PixelFormat, Segment, VideoInfo
 from midframe.video import formats, still_metadata, webp_animation
-from midframe.video.files import check_path, missing, named
+from midframe.video.files import check_path, missing, named, refuse_float
 from midframe.video.source_format import format_of
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
         found = [entry for entry in here.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
         found = [entry for entry in found if not entry.name.startswith(".")]
         if not found:
+            refuse_float(path)
             raise MediaError(f"the folder {named(text)} holds no images; allowed: {' '.join(SUFFIXES)}")
         kinds = Counter(entry.suffix.lower() for entry in found)
         kind = kinds.most_common(1)[0][0]

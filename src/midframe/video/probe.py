@@ -36,6 +36,7 @@ from midframe.video.files import (
     open_source,
     origin_of,
     packets_of,
+    refuse_float,
 )
 from midframe.video.rates import measure_rate
 from midframe.video.source_format import format_of
@@ -201,6 +202,8 @@ def probe(path: str | os.PathLike[str], count: bool = False, in_rate: Fraction |
         MediaError: missing, a folder, not a video, audio only, encrypted, or no frame can be decoded.
         UnsupportedError: a codec or container that this build of PyAV does not support.
     """
+    if not os.path.isdir(path):
+        refuse_float(path)
     if images.is_sequence(path):
         return images.probe_sequence(path, in_rate)
     with open_source(path) as container:
