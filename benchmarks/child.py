@@ -1,8 +1,8 @@
-"""What a measured process does; `rig.child` starts it. The last line it prints is JSON.
+"""The work of a measured process; `rig.child` starts it. The last line it prints is JSON.
 
-film      a whole run: file in, file out, as `midframe interpolate` does it
+file      file in, file out, as `midframe interpolate` does it
 model     the methods of a model alone, on RGB frames in memory
-overhead  everything but encoder and model: read, cut detector, overlay finder, clock, engine with the blend model
+overhead  everything but encoder and model: reader, scene changes, overlays, timeline, engine with the blend model
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 
-def run(
-    clip: str, target: str, model: str, ratio: str, precision: str = "auto", **options: Any
-) -> dict[str, Any]:
+def file(clip: str, target: str, model: str, ratio: str, precision: str = "auto", **options: Any) -> dict[str, Any]:
     from midframe import pipeline
 
     start = time.perf_counter()
@@ -25,10 +23,12 @@ def run(
     )
     seconds = time.perf_counter() - start
     done.report.unlink(missing_ok=True)
-    return {"seconds": seconds, "frames": done.frames_out, "made": done.kinds.count("i")}
+    return {"seconds": seconds, "frames": done.frames_out, "interpolated": done.kinds.count("i")}
 
 
-def model(clip: str, model: str, ratio: str, precision: str = "auto", limit: int = 0) -> dict[str, Any]:
+def model(
+    clip: str, model: str, ratio: str, precision: str = "auto", limit: int = 0, weights: str | None = None
+) -> dict[str, Any]:
     import torch
 
     from midframe import colour, ops
@@ -37,7 +37,7 @@ def model(clip: str, model: str, ratio: str, precision: str = "auto", limit: int
     from midframe.models.base import RenderRequest
     from midframe.video.reader import open_reader
 
-    engine = Engine(load_model(model), "auto", precision)
+    engine = Engine(load_model(model, weights), "auto", precision)
     net = engine.model
     with open_reader(clip) as frames:
         rgb = []
@@ -55,7 +55,7 @@ def model(clip: str, model: str, ratio: str, precision: str = "auto", limit: int
         plans.append([float(t) for t in inside if 0 < t < 1])
 
     def once() -> tuple[int, float]:
-        made = 0
+        count = 0
         start = time.perf_counter()
         with engine._arithmetic():
             motions: dict[int, Any] = {}
@@ -78,18 +78,18 @@ def model(clip: str, model: str, ratio: str, precision: str = "auto", limit: int
                 beside = (match(k - 1), match(k + 1)) if net.context else (None, None)
                 for first in range(0, len(times), engine.max_batch):
                     t = torch.tensor(times[first : first + engine.max_batch], device=engine.device)
-                    made += len(net.render(RenderRequest(features[k], features[k + 1], here, t, *beside)))
+                    count += len(net.render(RenderRequest(features[k], features[k + 1], here, t, *beside)))
                 features.pop(k - 1, None)
                 motions.pop(k - 1, None)
         if engine.device.type == "cuda":
             torch.cuda.synchronize()
-        return made, time.perf_counter() - start
+        return count, time.perf_counter() - start
 
     plans_all, plans = plans, plans[:2]
     once()  # warm-up inside the process: allocator, compiled graphs
     plans = plans_all
-    made, seconds = once()
-    return {"seconds": seconds, "made": made, "precision": engine.precision, "device": str(engine.device)}
+    count, seconds = once()
+    return {"seconds": seconds, "interpolated": count, "precision": engine.precision, "device": str(engine.device)}
 
 
 def overhead(clip: str, ratio: str) -> dict[str, Any]:
@@ -122,5 +122,5 @@ if __name__ == "__main__":
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    answer = {"film": run, "model": model, "overhead": overhead}[sys.argv[1]](**json.loads(sys.argv[2]))
+    answer = {"file": file, "model": model, "overhead": overhead}[sys.argv[1]](**json.loads(sys.argv[2]))
     print(json.dumps(answer))

@@ -253,7 +253,7 @@ def long_clip(size: str, seconds: int) -> Path:
     if path.exists():
         return path
     width, height = rig.SIZES[size]
-    there = [cv2.cvtColor(one, cv2.COLOR_BGR2YUV_I420) for one in rig.pictures(width, height, 48)]
+    there = [cv2.cvtColor(one, cv2.COLOR_BGR2YUV_I420) for one in rig.frames_of(width, height, 48)]
     loop = [*there, *there[-2:0:-1]]
     aside = path.with_suffix(".part")
     with av.open(str(aside), "w", format="matroska") as out:

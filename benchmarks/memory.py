@@ -19,12 +19,12 @@ import rig
 
 
 def looped_clip(size: str, frames: int) -> Path:
-    """An H.264 clip of any length: the frames of the y4m clip to and fro."""
+    """Write an H.264 clip of any length: the y4m clip's frames to and fro."""
     width, height = rig.SIZES[size]
     path = rig.storage() / f"{size}-{frames}.mp4"
     if path.exists():
         return path
-    some = rig.pictures(width, height, min(frames, 24))
+    some = rig.frames_of(width, height, min(frames, 24))
     order = [*range(len(some)), *range(len(some) - 2, 0, -1)]
     aside = path.with_suffix(".part.mp4")
     with av.open(str(aside), "w") as out:
@@ -32,9 +32,9 @@ def looped_clip(size: str, frames: int) -> Path:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = Fraction(1, rig.CLIP_RATE)
         for k in range(frames):
-            picture = av.VideoFrame.from_ndarray(some[order[k % len(order)]], format="bgr24")
-            picture.pts = k
-            out.mux(stream.encode(picture))
+            frame = av.VideoFrame.from_ndarray(some[order[k % len(order)]], format="bgr24")
+            frame.pts = k
+            out.mux(stream.encode(frame))
         out.mux(stream.encode())
     aside.replace(path)
     return path
@@ -42,7 +42,7 @@ def looped_clip(size: str, frames: int) -> Path:
 
 def peak(model: str, size: str, frames: int, threads: int, timeout: float) -> dict[str, Any]:
     command = rig.child(
-        "film", clip=str(looped_clip(size, frames)), target=str(rig.storage() / "memory.mp4"), model=model, ratio="2",
+        "file", clip=str(looped_clip(size, frames)), target=str(rig.storage() / "memory.mp4"), model=model, ratio="2",
         codec="libx264", preset="ultrafast",
     )  # fmt: skip
     done = rig.run(command, threads, timeout)

@@ -2,9 +2,10 @@
 
     python benchmarks/quality.py --data DIR            or MIDFRAME_DATA=DIR
     python benchmarks/quality.py --data DIR --models dis --only middlebury-other
+    python benchmarks/quality.py --add REPORT.json ...     takes the summaries of `midframe eval`
 
 DIR holds eval/<set>/ as listed in `AT_HAND`; sets that are not there are left out. The suites need
-no folder. The report with its pictures goes to --out; results/quality.json keeps the sums.
+no folder. The report with its images goes to --out; results/quality.json keeps the summaries.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from midframe.errors import MidframeError
 from midframe.evaluation import report as reports
 from midframe.evaluation.datasets import DataSet, open_set
-from midframe.evaluation.evaluate import evaluate
+from midframe.evaluation.evaluate import Report, evaluate, paired_differences
 from midframe.evaluation.methods import METHODS, make_method
 from midframe.evaluation.suites import open_suite
 from midframe.metrics import load_lpips
@@ -51,18 +52,19 @@ AT_HAND = {
     "xiph-4k": "eval/xiph",
     "x-test": "eval/x-test",
 }
-FILM_WINDOWS = 48  # of a folder of films: enough to rank, short enough to repeat
+PEERS_FOLDER = Path(os.environ["MIDFRAME_PEERS"]) if "MIDFRAME_PEERS" in os.environ else None
+VIDEO_WINDOWS = 48  # of a folder of videos: enough to rank, short enough to repeat
 
 
 def find(root: Path | None, only: list[str] | None, limit: int | None) -> list[DataSet]:
-    """The sets that are there; why others are not."""
+    """Open the sets that are there; print the reason for others."""
     found: list[DataSet] = []
     for name, folder in AT_HAND.items():
         if (only and name not in only) or root is None or not (root / folder).is_dir():
             continue
         try:
-            films = name.startswith("videos")
-            found.append(open_set(name, root / folder, limit or (FILM_WINDOWS if films else None), partial=True))
+            videos = name.startswith("videos")
+            found.append(open_set(name, root / folder, limit or (VIDEO_WINDOWS if videos else None), partial=True))
         except MidframeError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
     return found
@@ -77,13 +79,24 @@ def main() -> None:
     parser.add_argument("--focus", help="whose worst cases are shown; the last model if not given")
     parser.add_argument("--out", default="quality-report", help="folder of the full report")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--add", nargs="+", type=Path, metavar="REPORT", help="report.json of midframe eval; no work")
     arguments = parser.parse_args()
+    if arguments.add:
+        stored = rig.load("quality")
+        measured = [reports.load(path) for path in arguments.add]
+        for one in measured:
+            add(stored, one.as_json())
+        compare(stored, measured)
+        stored["machine"] = rig.machine(arguments.threads)
+        rig.store("quality", stored)
+        return
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
     methods = []
+    weights = os.environ.get("MIDFRAME_RIFE_HDV3")
     for name in arguments.models:
         try:
-            methods.append(make_method(name))
+            methods.append(make_method(name, weights if name == "rife" else None, peers=PEERS_FOLDER))
         except MidframeError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
     sets = find(Path(arguments.data) if arguments.data else None, arguments.only, arguments.limit)
@@ -94,10 +107,9 @@ def main() -> None:
     stored = rig.load("quality")
     parts = []
     for data in sets:
-        start = time.perf_counter()
         part = evaluate(methods, [data], arguments.focus or "", load_lpips())
         parts.append(part)
-        add(stored, part.as_json(), time.perf_counter() - start)
+        add(stored, part.as_json())
         stored["machine"] = rig.machine(arguments.threads)
         rig.store("quality", stored)
     whole = parts[0]
@@ -114,47 +126,108 @@ def main() -> None:
     print(show(stored))
 
 
-def add(stored: dict[str, Any], report: dict[str, Any], seconds: float) -> None:
-    """Keep the sums of a set; of methods measured before, those that were measured again are replaced."""
-    (told,) = report["sets"]
-    entry = stored.setdefault("sets", {}).setdefault(told["name"], {"summaries": {}})
-    if entry.get("note", told["note"]) != told["note"]:
-        entry["summaries"] = {}  # another part of the set: not to be mixed
-    entry |= {"protocol": told["protocol"], "cases": told["cases"], "note": told["note"], "seconds": round(seconds, 1)}
-    for result in report["results"]:
-        if not result["failure"]:
-            entry["summaries"][result["method"]] = {**result["summary"], "commit": rig.commit()}
-    stored["notes"] = report["notes"]
+def add(stored: dict[str, Any], report: dict[str, Any]) -> None:
+    """Keep the summaries of a report; methods measured again replace their former figures."""
+    for described in report["sets"]:
+        entry = stored.setdefault("sets", {}).setdefault(described["name"], {"summaries": {}})
+        if entry.get("note", described["note"]) != described["note"]:
+            entry["summaries"] = {}  # another part of the set: not to be mixed
+        entry |= {key: described[key] for key in ("protocol", "cases", "note")}
+        entry["date"] = report["environment"]["date"]
+        for result in report["results"]:
+            if result["set"] == described["name"] and not result["failure"]:
+                entry["summaries"][result["method"]] = {**result["summary"], "commit": rig.commit()}
+
+
+def compare(stored: dict[str, Any], measured: Sequence[Report]) -> None:
+    """Store the paired differences from `FOCUS` of methods that were measured in different reports."""
+    rows = {(r.set, r.method): r.rows for one in measured for r in one.results if not r.failure}
+    for (name, method), found in rows.items():
+        reference = rows.get((name, FOCUS))
+        if reference is not None and method != FOCUS:
+            stored["sets"][name]["summaries"][method]["paired"] = paired_differences(found, reference)
+
+
+FOCUS = "midnet-m"  # the method that others are compared with
+ORDER = ("hold", "blend", "svpflow", "mvtools-fast", "mvtools-high", "minterpolate", "minterpolate-best",
+         "rife", "vfinet", "dis", "midnet-s", "midnet-m")  # fmt: skip
 
 
 def _rank(name: str) -> tuple[int, str]:
-    return (METHODS.index(name) if name in METHODS else len(METHODS), name)
+    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+def _interval(summary: dict[str, Any], key: str, interval: str, digits: int) -> str:
+    value, found = summary.get(key), summary.get(interval)
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" + (f" ({found['low']:.{digits}f} to {found['high']:.{digits}f})" if found else "")
+
+
+def _value(summary: dict[str, Any], key: str, digits: int) -> str:
+    value = summary.get(key)
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _difference(summary: dict[str, Any], score: str, digits: int) -> str:
+    found = (summary.get("paired") or {}).get(score)
+    if not found:
+        return "-"
+    return f"{found['mean']:+.{digits}f} ({found['low']:+.{digits}f} to {found['high']:+.{digits}f})"
+
+
+def set_line(name: str, entry: dict[str, Any]) -> str:
+    """Describe a set: protocol, number of cases, clips and frames."""
+    summaries = list(entry["summaries"].values())
+    clips = next((s["interval"]["clips"] for s in summaries if s.get("interval")), entry["cases"])
+    note = f"; {entry['note']}" if entry["note"] else ""
+    first = summaries[0] if summaries else {}
+    frames = first.get("frames", first.get("pictures", 0))  # "pictures": results of before 2026-11-30
+    parts = [f"{entry['cases']} cases"]
+    if clips != entry["cases"]:
+        parts.append(f"{clips} clips")
+    if frames and frames != entry["cases"]:
+        parts.append(f"{frames} interpolated frames")
+    return f"**{name}**: {entry['protocol']}; n = {', '.join(parts)}{note}; {entry.get('date', '2026-11-26')}."
+
+
+def set_tables(name: str, entry: dict[str, Any]) -> list[str]:
+    """Format a set: one line about it, accuracy, and flow where the truth is known."""
+    summaries = {n: entry["summaries"][n] for n in sorted(entry["summaries"], key=_rank)}
+    parts = [set_line(name, entry)]
+    scored = {n: s for n, s in summaries.items() if s["psnr"] is not None}
+    if scored:
+        head = ["", "PSNR, dB (95 %)", "worst 5 %", "luma PSNR", "SSIM", "GMSD", "gradient energy", "PSNR_DIV"]
+        head += ["cvvdp, JOD (95 %)", "worst 5 %"]
+        head += [f"luma PSNR less {FOCUS}'s (95 %)", f"cvvdp less {FOCUS}'s (95 %)"]
+        rows = [
+            [
+                n, _interval(s, "psnr", "interval", 2), _value(s, "worst", 2), _value(s, "psnr_luma", 2),
+                _value(s, "ssim", 4), _value(s, "gmsd", 4), _value(s, "gradient_energy", 3), _value(s, "psnr_div", 2),
+                _interval(s, "cvvdp", "cvvdp_interval", 2), _value(s, "cvvdp_worst", 2),
+                _difference(s, "psnr_luma", 2), _difference(s, "cvvdp", 3),
+            ]
+            for n, s in scored.items()
+        ]  # fmt: skip
+        kept = [k for k in range(len(head)) if k == 0 or any(row[k] != "-" for row in rows)]
+        parts.append(rig.table([head[k] for k in kept], [[row[k] for k in kept] for row in rows]))
+    flowed = {n: s["flow"] for n, s in summaries.items() if s.get("flow")}
+    if flowed:
+        keys = {
+            "masked": "seen in both, px", "short": "below 10 px", "medium": "10 to 40 px", "long": "above 40 px",
+            "all": "all pixels, px", "outliers_masked_percent": "Fl seen in both, %", "outliers_percent": "Fl-all, %",
+        }  # fmt: skip
+        keys = {k: v for k, v in keys.items() if any(f.get(k) is not None for f in flowed.values())}
+        rows = [[n, *(_value(f, k, 2) for k in keys)] for n, f in flowed.items()]
+        zero = next(iter(flowed.values()))["zero"]
+        rows.append(["zero flow", *(f"{zero:.2f}" if k == "all" else "-" for k in keys)])
+        parts += ["Flow, end-point error by length of motion at 720 rows:", rig.table(["", *keys.values()], rows)]
+    return parts
 
 
 def show(stored: dict[str, Any]) -> str:
-    """PSNR and the worst 5 % of every method on every set; end-point errors apart."""
-    sets = stored["sets"]
-    names = sorted({n for s in sets.values() for n in s["summaries"]}, key=_rank)
-    pictured = [s for s in sets if any(v["psnr"] is not None for v in sets[s]["summaries"].values())]
-    rows = []
-    for name in names:
-        row = [name]
-        for s in pictured:
-            v = sets[s]["summaries"].get(name)
-            row.append("-" if v is None or v["psnr"] is None else f"{v['psnr']:.2f} ({v['worst']:.1f})")
-        rows.append(row)
-    text = "PSNR in dB, in brackets the mean of the worst 5 %\n\n" + rig.table(["", *pictured], rows)
-    flowed = [s for s in sets if any(v["flow"] for v in sets[s]["summaries"].values())]
-    if flowed:
-        rows = []
-        for name in names:
-            found = [sets[s]["summaries"].get(name, {}).get("flow") for s in flowed]
-            if any(found):
-                rows.append([name, *(f"{f['all']:.2f} ({f['outliers_percent']:.0f} %)" if f else "-" for f in found)])
-        zero = [next(v["flow"]["zero"] for v in sets[s]["summaries"].values() if v["flow"]) for s in flowed]
-        rows.append(["nothing moves", *(f"{z:.2f}" for z in zero)])
-        text += "\n\nEnd-point error in px, in brackets Fl-all\n\n" + rig.table(["", *flowed], rows)
-    return text
+    """Format all sets."""
+    return "\n\n".join(part for name in sorted(stored["sets"]) for part in set_tables(name, stored["sets"][name]))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Write benchmarks/README.md, and the numbers in README.md between their markers, from results/*.json.
+"""Write benchmarks/README.md, and the figures of README.md, docs/evaluation.md and the chart, from results/*.json.
 
     python benchmarks/report.py
     python benchmarks/report.py --check      fails if they are not what the results say
 
-Nothing is typed by hand: a number without a JSON file behind it does not appear.
+Every number in them comes from a JSON file.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
+import chart
 import memory
 import quality
 import rig
@@ -21,12 +21,20 @@ import speed
 import stages
 
 BEGIN, END = "<!-- numbers: written by benchmarks/report.py -->", "<!-- /numbers -->"
-README = rig.HERE.parent / "README.md"
-HEADLINE_SETS = ("middlebury-other", "vimeo90k-septuplet", "videos:2", "rendered", "stress")
+ROOT = rig.HERE.parent
+README, EVALUATION = ROOT / "README.md", ROOT / "docs" / "evaluation.md"
+CHART = ROOT / "docs" / "images" / "speed-quality.svg"
+LEAST_CASES = 12  # of a set in README.md
+HEADLINE = {  # set -> title in README.md and in the chart
+    "middlebury-other": "Middlebury",
+    "videos:4": "real clips",
+    "motion": "large motion",
+}
+SPEED_CELL = "720p:2x"
 
 
 def commands() -> str:
-    """Which script makes what, from the first lines of the scripts."""
+    """Return the table of the scripts, from their first lines."""
     rows = []
     for name, module in (
         ("speed", speed),
@@ -35,9 +43,9 @@ def commands() -> str:
         ("stages", stages),
         ("quality", quality),
     ):
-        said = (module.__doc__ or "").split("\n\n", 1)[0].replace("\n", " ").rstrip(".")
-        rows.append([f"`python benchmarks/{name}.py`", said])
-    return rig.table(["command", "what"], rows)
+        line = (module.__doc__ or "").split("\n\n", 1)[0].replace("\n", " ").rstrip(".")
+        rows.append([f"`python benchmarks/{name}.py`", line])
+    return rig.table(["command", "measures"], rows)
 
 
 def machine_line(stored: dict[str, Any]) -> str:
@@ -49,16 +57,16 @@ def machine_line(stored: dict[str, Any]) -> str:
 
 
 def page() -> str:
-    """The whole of benchmarks/README.md."""
+    """Return the text of benchmarks/README.md."""
     parts = [
         "# Benchmarks",
         "Written by `python benchmarks/report.py` from `results/*.json`; every number was taken by the scripts here.",
         commands(),
     ]
     if quality_data := rig.load("quality"):
-        parts += ["## Quality", machine_line(quality_data), quality.show(quality_data), quality_notes(quality_data)]
+        parts += ["## Quality", quality.show(quality_data)]
     if speed_data := rig.load("speed"):
-        parts += ["## Speed", machine_line(speed_data), speed_text()]
+        parts += ["## Speed", machine_line(speed_data), speed_text(speed_data)]
         if "overhead" in speed_data:
             parts.append(overhead_line(speed_data))
         parts += [speed.show(key, cell) for key, cell in sorted(speed_data.get("cells", {}).items(), key=cell_rank)]
@@ -81,87 +89,122 @@ def cell_rank(item: tuple[str, Any]) -> tuple[int, int]:
     return list(rig.SIZES).index(size), list(rig.RATES).index(rate)
 
 
-def speed_text() -> str:
+def speed_text(data: dict[str, Any]) -> str:
     return (
-        f"Clips of {rig.CLIP_RATE} frames a second in memory-backed storage, a warm-up each, methods taking turns, "
-        'medians. "Output fps" is the whole command from y4m to H.264 (libx264, crf 16, '
-        f'{speed.PRESET}, both sides alike), the start of the process included; "without start" leaves out '
-        'starting Python and importing torch, which a longer film does not notice. "Model alone" has no decoder or '
-        'encoder; for ffmpeg it is the filter into the null muxer. "Cpu ms" is processor time per output picture, '
-        'all threads; "others" is how many processors other processes kept busy during the worst repeat kept. Above '
-        f"{rig.DISTURBED} the machine was busy: such rows show that the script runs, and are not to be quoted."
+        f"Clips of {rig.CLIP_RATE} frames a second in memory-backed storage, methods taking turns after a warm-up, "
+        'medians. "Output fps": the whole command from y4m to H.264 (libx264, crf 16, '
+        f'{speed.PRESET}, for every method), its start included; "spread": slowest less fastest repeat; "without '
+        'start" leaves out the start of Python and torch, which matters for short clips only. "Alone": no encoder, for '
+        'models no decoder either. "CPU ms": processor time per output frame, all threads. "Others": processors that '
+        f"other processes kept busy during the worst repeat; above {rig.DISTURBED} the machine was not quiet."
     )
-
-
-def quality_notes(data: dict[str, Any]) -> str:
-    lines = []
-    for name, entry in data["sets"].items():
-        note = f"; {entry['note']}" if entry["note"] else ""
-        lines.append(f"- {name}: {entry['protocol']}; {entry['cases']} cases{note}.")
-    return "\n".join(lines + [f"- {note}." for note in data.get("notes", [])])
 
 
 def overhead_line(data: dict[str, Any]) -> str:
     each = rig.median(data["overhead"]["milliseconds"])
     return (
-        "The pipeline itself (1080p 2x, blend model, encoder excluded: decode, cut detector, overlay finder, clock, "
-        f"mixture of planes): {each:.1f} ms of wall time per output picture, "
+        "The pipeline itself (1080p 2x, blend model, encoder excluded): "
+        f"{each:.1f} ms of wall time per output frame, "
         f"{len(data['overhead']['milliseconds'])} repeats, others {max(data['overhead']['others']):.2f}."
     )
 
 
+def headline_sets(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the sets for README.md that were measured and have enough cases."""
+    sets = data.get("sets", {})
+    return {name: sets[name] for name in HEADLINE if name in sets and sets[name]["cases"] >= LEAST_CASES}
+
+
+def file_figures(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the figures from file to file of every method in `SPEED_CELL`."""
+    methods = data.get("cells", {}).get(SPEED_CELL, {"methods": {}})["methods"]
+    return {name: kinds["file"] for name, kinds in methods.items() if "file" in kinds}
+
+
 def headline() -> str:
-    """The block of README.md: quality of the methods on the sets at hand, speed at 720p 2x."""
-    parts = []
-    if data := rig.load("quality"):
-        sets = [s for s in HEADLINE_SETS if s in data["sets"]]
-        names = sorted({n for s in sets for n in data["sets"][s]["summaries"]}, key=quality._rank)
-        rows = []
-        for name in names:
-            found = [data["sets"][s]["summaries"].get(name) for s in sets]
-            if any(found):
-                rows.append([name, *(f"{v['psnr']:.2f}" if v else "-" for v in found)])
-        parts += ["PSNR in dB:", rig.table(["", *sets], rows)]
-    data = rig.load("speed")
-    cell = data.get("cells", {}).get("720p:2x", {"methods": {}})
-    quiet = {n: k for n, k in cell["methods"].items() if "film" in k and max(k["film"]["others"]) <= rig.DISTURBED}
-    if quiet:  # what a busy machine gave stays in benchmarks/README.md, marked
-        rows = []
-        for name, kinds in quiet.items():
-            whole, inside = speed.rates(kinds["film"])
-            rows.append([name, f"{whole:.1f}", f"{inside:.1f}", f"{kinds['film']['peak_bytes'] / 1e6:.0f}"])
-        parts += [
-            f"Speed at 1280x720, 2x, file to file, {machine_line(data).rstrip('.')}:",
-            rig.table(["", "output fps", "without start", "peak MB"], rows),
+    """Return the figures of README.md: quality on the headline sets, speed from file to file."""
+    data, speeds = rig.load("quality"), rig.load("speed")
+    sets, figures = headline_sets(data), file_figures(speeds)
+    names = sorted({n for s in sets.values() for n in s["summaries"]} - {"hold"}, key=quality._rank)
+    head, columns = [""], []
+    for name, entry in sets.items():
+        summaries = entry["summaries"]
+        for key, unit, digits in (("psnr_luma", "luma PSNR, dB", 2), ("cvvdp", "cvvdp, JOD", 2)):
+            if any(s.get(key) is not None for s in summaries.values()):
+                head.append(f"{HEADLINE[name]} (n = {entry['cases']}), {unit}")
+                columns.append({n: quality._value(s, key, digits) for n, s in summaries.items()})
+    if figures:
+        head.append("output fps, 720p 2x")
+        columns.append({n: f"{speed.rates(f)[0]:.1f}" for n, f in figures.items()})
+    return rig.table(head, [[name, *(column.get(name, "-") for column in columns)] for name in names])
+
+
+def figures_page() -> str:
+    """Return the tables of docs/evaluation.md."""
+    data = rig.load("quality")
+    parts: list[str] = []
+    for name in (*HEADLINE, "videos:6", "videos:8"):
+        if name in data.get("sets", {}):
+            parts += quality.set_tables(name, data["sets"][name])
+    return "\n\n".join(parts)
+
+
+def picture() -> str:
+    """Return the chart of speed against quality, or "" without figures."""
+    data, speeds = rig.load("quality"), rig.load("speed")
+    figures = file_figures(speeds)
+    panels = []
+    for name, key, axis in (
+        ("middlebury-other", "psnr_luma", "luma PSNR, dB"),
+        ("videos:4", "cvvdp", "cvvdp, JOD"),
+    ):
+        entry = headline_sets(data).get(name)
+        if entry is None:
+            continue
+        points = [
+            chart.Point(n, speed.rates(figures[n])[0], s[key])
+            for n, s in entry["summaries"].items()
+            if n in figures and s.get(key) is not None
         ]
-    if not parts:
+        if points:
+            panels.append(chart.Panel(f"{HEADLINE[name]}, n = {entry['cases']}", axis, tuple(points)))
+    if not panels:
         return ""
-    return "\n\n".join([*parts, "More, and how it was measured: [benchmarks](benchmarks/README.md)."])
+    m = speeds["machine"]
+    caption = (
+        f"Speed: 1280x720, 2x, file to file, start included, {m['threads']} threads of {m['processor']}, {m['date']}."
+    )
+    return chart.draw(panels, caption)
 
 
-def with_numbers(text: str) -> str:
-    """README.md with its block replaced; unchanged without markers."""
+def with_block(text: str, block: str) -> str:
+    """Replace the block between the markers; unchanged without markers."""
     if BEGIN not in text or END not in text:
         return text
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{headline()}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is out of date")
     arguments = parser.parse_args()
-    readme = README.read_text(encoding="utf-8")
-    if BEGIN not in readme:
-        print(f"README.md has no line {BEGIN}: its numbers are left alone", file=sys.stderr)
+    texts = {rig.HERE / "README.md": page()}
+    for path, block in ((README, headline()), (EVALUATION, figures_page())):
+        text = path.read_text(encoding="utf-8")
+        if BEGIN not in text:
+            print(f"{path.name} has no line {BEGIN}: its numbers are left alone", file=sys.stderr)
+        texts[path] = with_block(text, block)
+    if drawn := picture():
+        texts[CHART] = drawn
     stale = []
-    for path, text in ((rig.HERE / "README.md", page()), (README, with_numbers(readme))):
+    for path, text in texts.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(path)
             if not arguments.check:
-                Path(path).write_text(text, encoding="utf-8")
-    names = ", ".join(p.relative_to(rig.HERE.parent).as_posix() for p in stale)
+                path.write_text(text, encoding="utf-8")
+    names = ", ".join(p.relative_to(ROOT).as_posix() for p in stale)
     if arguments.check and stale:
         sys.exit(f"out of date: {names}; run python benchmarks/report.py")
     print(f"written: {names}" if stale else "up to date", file=sys.stderr)

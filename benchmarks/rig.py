@@ -1,8 +1,8 @@
-"""The measuring rig: clips in memory-backed storage, pinned processes, interleaved repeats, tables, JSON.
+"""Measure processes: clips in memory-backed storage, pinned processes, interleaved repeats, tables, JSON.
 
 A method is run as a process of its own, so that its peak memory is its own and its start is part of what
 a user waits for. Methods take turns, A B C A B C, after one warm-up each, so that a machine that slows down slows
-all of them. What is reported is the median; all repeats are kept in the JSON.
+all of them. Reports give the median; all repeats are kept in the JSON.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return (total * 255).astype(np.uint8)
 
 
-def pictures(width: int, height: int, count: int) -> list[np.ndarray]:
+def frames_of(width: int, height: int, count: int) -> list[np.ndarray]:
     """BGR frames of a pan of 6 px a frame (at 720p) behind two objects that move otherwise; always the same."""
     rng = np.random.default_rng(7)
     scale = height / 720
@@ -83,7 +83,7 @@ def pictures(width: int, height: int, count: int) -> list[np.ndarray]:
 
 
 def clip(size: str, frames: int) -> Path:
-    """A y4m file (4:2:0, 8 bits) of so many frames, made once a machine start."""
+    """A y4m file (4:2:0, 8 bits) of so many frames, written once per start of the machine."""
     width, height = SIZES[size]
     path = storage() / f"{size}-{frames}.y4m"
     if path.exists():
@@ -91,31 +91,31 @@ def clip(size: str, frames: int) -> Path:
     aside = path.with_suffix(".part")
     with aside.open("wb") as file:
         file.write(f"YUV4MPEG2 W{width} H{height} F{CLIP_RATE}:1 Ip A1:1 C420mpeg2\n".encode())
-        for frame in pictures(width, height, frames):
+        for frame in frames_of(width, height, frames):
             file.write(b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420).tobytes())
     aside.replace(path)
     return path
 
 
 def outputs(frames: int, ratio: Fraction) -> int:
-    """Output pictures of a clip at a ratio: the duration is kept."""
+    """Count the output frames of a clip at a ratio; its duration is kept."""
     return -(-frames * ratio.numerator // ratio.denominator)
 
 
-def new_pictures(frames: int, ratio: Fraction) -> int:
-    """How many of them are not source frames, and lie between two: what has to be made."""
+def new_frames(frames: int, ratio: Fraction) -> int:
+    """Count the output frames between two source frames: those to be interpolated."""
     return sum((k / ratio).denominator > 1 and k / ratio < frames - 1 for k in range(outputs(frames, ratio)))
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one process did."""
+    """Measurements of one process."""
 
     seconds: float  # wall, from start to end of the process
     cpu_seconds: float  # of all its threads
-    others: float  # processors that others kept busy meanwhile, on average: what disturbs a timing
+    others: float  # processors that others kept busy meanwhile, on average: disturbance of the timing
     peak_bytes: int
-    told: dict[str, Any] = field(default_factory=dict)  # the JSON on the last line of its output, if any
+    answer: dict[str, Any] = field(default_factory=dict)  # the JSON on the last line of its output, if any
 
 
 def busy_seconds() -> float:
@@ -164,9 +164,9 @@ def run(command: Sequence[str], threads: int, timeout: float = 900) -> Run:
             said = err.read().decode(errors="replace").strip().splitlines()
             raise RuntimeError(f"exit {process.returncode}: {said[-1] if said else 'no word'}")
         lines = out.read().decode(errors="replace").strip().splitlines()
-    told = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    answer = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
     cpu = usage.ru_utime + usage.ru_stime
-    return Run(seconds, cpu, max(0.0, (busy - cpu) / seconds), usage.ru_maxrss * 1024, told)
+    return Run(seconds, cpu, max(0.0, (busy - cpu) / seconds), usage.ru_maxrss * 1024, answer)
 
 
 def child(mode: str, **what: Any) -> list[str]:
@@ -174,15 +174,28 @@ def child(mode: str, **what: Any) -> list[str]:
     return [sys.executable, str(HERE / "child.py"), mode, json.dumps(what)]
 
 
-def interleave(commands: dict[str, list[str]], repeats: int, threads: int) -> dict[str, list[Run]]:
-    """Warm-up of each, then A B C A B C; a method that fails is left out and says why.
+@dataclass(frozen=True)
+class Rounds:
+    """How often methods take turns."""
 
-    A round in which others kept more than `DISTURBED` processors busy is made good by another, up to twice as many
-    rounds in all; of each method the least disturbed runs are kept, in the order in which they were made.
+    repeats: int
+    warm_up: bool = True
+    budget_seconds: float | None = None  # no round is begun that would probably end later
+
+
+def interleave(commands: dict[str, list[str]], plan: Rounds, threads: int) -> dict[str, list[Run]]:
+    """Run a warm-up of each, then A B C A B C; a method that fails is left out and says why.
+
+    A round in which others kept more than `DISTURBED` processors busy is repeated, up to twice as many rounds in all;
+    the least disturbed runs of each method are kept, in their order.
     """
+    start, longest, repeats = time.perf_counter(), 0.0, plan.repeats
     alive = dict(commands)
     found: dict[str, list[Run]] = {name: [] for name in commands}
-    for k in range(2 * repeats + 1):
+    for k in range(0 if plan.warm_up else 1, 2 * repeats + 1):
+        begun = time.perf_counter()
+        if plan.budget_seconds is not None and k > 1 and begun - start + longest > plan.budget_seconds:
+            break
         if k > repeats and all(sum(r.others <= DISTURBED for r in found[n]) >= repeats for n in alive):
             break
         for name, command in list(alive.items()):
@@ -197,6 +210,7 @@ def interleave(commands: dict[str, list[str]], repeats: int, threads: int) -> di
             print(f"  {what} {name}: {done.seconds:.2f} s, cpu {done.cpu_seconds:.2f} s{said}", file=sys.stderr)
             if k:
                 found[name].append(done)
+        longest = max(longest, time.perf_counter() - begun)
     for name, runs in found.items():
         least = sorted(range(len(runs)), key=lambda i: runs[i].others)[:repeats]
         found[name] = [runs[i] for i in sorted(least)]
@@ -208,7 +222,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Describe the machine."""
     import torch
 
     from midframe.evaluation.evaluate import processor
@@ -235,7 +249,7 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Short name of the commit that was measured, or nothing outside a checkout."""
+    """Return the short name of the measured commit, or "" outside a checkout."""
     done = subprocess.run(
         ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
@@ -243,7 +257,7 @@ def commit() -> str:
 
 
 def load(name: str) -> dict[str, Any]:
-    """What is stored under a name, or nothing."""
+    """Read results/<name>.json; {} without it."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 

@@ -1,4 +1,4 @@
-"""Scaling: time per new picture of a model alone, over picture size, ratio and threads.
+"""Scaling: time per interpolated frame of a model alone, over frame size, ratio and threads.
 
 python benchmarks/scaling.py --models dis
 python benchmarks/scaling.py --models dis --over size --repeats 2 --frames 8
@@ -35,11 +35,11 @@ def main() -> None:
     for size, rate, threads in dict.fromkeys(cells):
         clip = str(rig.clip(size, arguments.frames))
         commands = {m: rig.child("model", clip=clip, model=m, ratio=str(rig.RATES[rate])) for m in arguments.models}
-        for model, runs in rig.interleave(commands, arguments.repeats, threads).items():
+        for model, runs in rig.interleave(commands, rig.Rounds(arguments.repeats), threads).items():
             rows[model, size, rate, threads] = {
                 "model": model, "size": size, "rate": rate, "threads": threads, "commit": rig.commit(),
                 "others": [round(r.others, 3) for r in runs],
-                "milliseconds": [1000 * r.told["seconds"] / r.told["made"] for r in runs],
+                "milliseconds": [1000 * r.answer["seconds"] / r.answer["interpolated"] for r in runs],
             }  # fmt: skip
         stored = {"rows": [rows[k] for k in sorted(rows)], "machine": rig.machine(arguments.threads)}
         rig.store("scaling", stored)
@@ -54,7 +54,7 @@ def show(stored: dict[str, Any]) -> str:
         rows.append(
             [r["model"], r["size"], r["rate"], str(r["threads"]), f"{each:.0f}", f"{each / (width * height / 1e6):.0f}"]
         )
-    return rig.table(["model", "size", "rate", "threads", "ms per new picture", "ms per megapixel"], rows)
+    return rig.table(["model", "size", "rate", "threads", "ms per new frame", "ms per megapixel"], rows)
 
 
 if __name__ == "__main__":

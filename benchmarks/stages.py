@@ -60,7 +60,7 @@ def measure(model: str, size: str, mode: str, arguments: argparse.Namespace) -> 
             *net.padded_size(height, width),
             mode=net.pad_mode,
         )
-        for p in rig.pictures(width, height, 2)
+        for p in rig.frames_of(width, height, 2)
     )
     methods = {"encode": net.encode, "match": net.match, "render": net.render}
     if mode in COMPILE:
@@ -128,7 +128,7 @@ def show(stored: dict[str, Any]) -> str:
         each = {name: rig.median(values) for name, values in r["milliseconds"].items()}
         cells = [f"{each[n]:.1f}" if n in each else "-" for n in ("encode", "match", "render", "render 7")]
         fps = ["-", "-"]
-        if len(each) == 4:  # a gap costs one encode, one match and its pictures
+        if len(each) == 4:  # a gap costs one encode, one match and its frames
             shared = each["encode"] + each["match"]
             fps = [f"{1000 / (shared + each['render']):.2f}", f"{7000 / (shared + each['render 7']):.2f}"]
         rows.append([r["model"], r["size"], r["mode"], r["precision"], r["device"], *cells, *fps])

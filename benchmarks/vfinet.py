@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from rig import RESULTS, pictures, run
+from rig import RESULTS, frames_of, run
 from torch.utils.flop_counter import FlopCounterMode
 
 SIZES = {"480p": (854, 480), "720p": (1280, 720), "1080p": (1920, 1080)}
@@ -29,7 +29,7 @@ def frames(size: str, count: int) -> list[torch.Tensor]:
     width, height = SIZES[size]
     return [
         torch.from_numpy(p[:, :, ::-1].copy()).permute(2, 0, 1)[None].float() / 255
-        for p in pictures(width, height, count)
+        for p in frames_of(width, height, count)
     ]
 
 
@@ -112,7 +112,7 @@ def main() -> None:
     rows = json.loads(given.out.read_text()) if given.out.exists() else {}
     for case in cases:
         done = run([sys.executable, __file__, "--child", case, "--threads", str(given.threads)], given.threads, 1500)
-        rows[case] = {**done.told, "peak_bytes": done.peak_bytes, "others": done.others, "threads": given.threads}
+        rows[case] = {**done.answer, "peak_bytes": done.peak_bytes, "others": done.others, "threads": given.threads}
         given.out.write_text(json.dumps(rows, indent=1))
     print(f"{'case':22}{'s/picture':>10}{'GFLOP':>8}{'GFLOP/s':>9}{'peak GB':>9}{'of twin':>9}{'cpu s':>8}")
     for case, row in rows.items():

@@ -212,6 +212,15 @@ def test_scaled_down_averages_areas_and_leaves_small_frames() -> None:
         datasets.scaled_down(data, 8)
 
 
+def test_middle_only_keeps_the_farthest_target() -> None:
+    frame = torch.zeros(3, 16, 16)
+    targets = tuple(Target(Fraction(k, 6), frame) for k in range(1, 6))
+    data = DataSet("s", "p", 1, lambda: iter([Case("c", frame, frame, targets)]), note="a subset")
+    (case,) = datasets.middle_only(data).cases()
+    assert [target.t for target in case.targets] == [HALF]
+    assert datasets.middle_only(data).note == "a subset; the middle target only"
+
+
 def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
     triplets(tmp_path)
     put(tmp_path / "x/y/img3.png", 3, (12, 18))

@@ -25,6 +25,7 @@ from midframe import metrics
 from midframe.engine import Engine
 from midframe.errors import InputError, MediaError
 from midframe.evaluation import evaluate as scoring
+from midframe.evaluation import report as reports
 from midframe.evaluation.cvvdp import Cvvdp
 from midframe.evaluation.datasets import Case, DataSet, Target
 from midframe.evaluation.evaluate import Report, Row, evaluate, region_psnr
@@ -104,6 +105,24 @@ def test_summary_counts_and_parts(report: Report) -> None:
     motion = told["motion"]
     assert isinstance(motion, list)
     assert [len(motion), motion[0]["low"], motion[-1]["high"]] == [2, 4.0, 9.0]
+
+
+def test_methods_are_compared_with_the_focus_frame_by_frame() -> None:
+    def clips() -> Iterator[Case]:
+        for k in range(4):
+            yield replace(case(k, (HALF,)), group=f"clip {k}")
+
+    found = evaluate([Mover(0.5, "crippled"), Mover(1.0, "good")], [DataSet("s", "p", 4, clips)], focus="good")
+    rows = {r.method: r.rows for r in found.results}
+    paired = summary(found, "crippled", "s")["paired"]
+    difference = paired["psnr_luma"]  # type: ignore[index]
+    each = [bad.psnr_luma - good.psnr_luma for bad, good in zip(rows["crippled"], rows["good"], strict=True)]  # type: ignore[operator]
+    assert difference["mean"] == pytest.approx(fmean(each))
+    assert min(each) <= difference["low"] < difference["mean"] < difference["high"] <= max(each) < 0
+    assert difference["clips"] == 4
+    assert summary(found, "good", "s")["paired"] == {}
+    assert "cvvdp" not in paired  # type: ignore[operator]
+    assert "Difference from good" in reports.markdown(found)
 
 
 def test_group_means_come_first() -> None:

@@ -49,6 +49,7 @@ LINE_SECONDS = 5.0  # between two lines of progress in a log
               help="Python with the package cvvdp, for scores in JOD. Default: this one if it has it.")  # fmt: skip
 @click.option("--max-rows", type=click.IntRange(min=16), metavar="N",
               help="Scale taller frames of the data sets down to N rows.")  # fmt: skip
+@click.option("--middle", is_flag=True, help="Interpolate only the middle target of every case of the data sets.")
 @click.option("--worst", type=click.IntRange(min=0), default=4, metavar="N", help="Worst cases to show. Default: 4.")
 @click.option("--sets", "list_sets", is_flag=True, help="List the data sets and the layouts they are read in.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; the table only.")
@@ -69,6 +70,7 @@ def command(
     against: tuple[Path, ...],
     cvvdp: Path | None,
     max_rows: int | None,
+    middle: bool,
     worst: int,
     list_sets: bool,
     quiet: bool,
@@ -95,7 +97,7 @@ def command(
         return
     if not models and not against:
         raise InputError("no model was named; try: midframe eval dis --data middlebury-other=DIR")
-    sets = _sets(data, suites, photos, limit, partial, max_rows)
+    sets = _sets(data, suites, photos, limit, partial, max_rows, middle)
     given = dict(_pair(text, "--weights", "MODEL=PATH") for text in weights)
     scale = None if flow_scale == "auto" else float(flow_scale)
     make = functools.partial(make_method, device=device, precision=precision, peers=peers)
@@ -161,10 +163,11 @@ def _sets(
     limit: int | None,
     partial: bool,
     max_rows: int | None,
+    middle: bool,
 ) -> list[DataSet]:
     """All sets are opened before any work: a missing folder is reported at once."""
     from midframe.errors import InputError
-    from midframe.evaluation.datasets import open_set, scaled_down
+    from midframe.evaluation.datasets import middle_only, open_set, scaled_down
     from midframe.evaluation.suites import open_suite
 
     if not data and not suites:
@@ -176,6 +179,8 @@ def _sets(
     if max_rows is not None and not data:
         raise InputError("--max-rows is for the frames of --data; the suites have one size")
     found = [open_set(*_pair(text, "--data", "SET=DIR"), limit=limit, partial=partial) for text in data]
+    if middle:
+        found = [middle_only(one) for one in found]
     if max_rows is not None:
         found = [scaled_down(one, max_rows) for one in found]
     return found + [open_suite(name, [Path(folder) for folder in photos], limit) for name in suites]

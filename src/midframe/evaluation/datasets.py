@@ -503,6 +503,17 @@ def scaled_down(data: DataSet, rows: int) -> DataSet:
     return replace(data, cases=lambda: map(scaled, data.cases()), note=note)
 
 
+def middle_only(data: DataSet) -> DataSet:
+    """Keep the middle target of every case: the frame farthest from both inputs, the hardest of them."""
+
+    def kept(case: Case) -> Case:
+        middle = len(case.targets) // 2
+        return replace(case, targets=case.targets[middle : middle + 1])
+
+    note = f"{data.note}; the middle target only" if data.note else "the middle target only"
+    return replace(data, cases=lambda: map(kept, data.cases()), note=note)
+
+
 # Videos ----------------------------------------------------------------------------------------------------------
 
 

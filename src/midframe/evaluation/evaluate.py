@@ -36,6 +36,7 @@ _READ_FORMATS = ("midframe evaluation 1", FORMAT)
 PSNR_CAP = 100.0  # dB; PSNR of identical frames, which keeps means finite
 EXHIBIT_WIDTH, EXHIBIT_HEIGHT = 960, 720  # pixels; larger frames are cropped around the largest error
 WORST_SHARE = 0.05
+PAIRED_SCORES = ("psnr", "psnr_luma", "cvvdp")  # compared with the focus frame by frame
 FLOW_KEYS = ("all", "masked", "outliers_percent", "outliers_masked_percent", "zero", "short", "medium", "long")
 
 
@@ -263,7 +264,12 @@ def _one_set(
             c.name,
             tuple(rows[c.name]),
             tuple(cases[c.name]),
-            {} if c.name in failed else summarise(rows[c.name], cases[c.name], data.grouped),
+            {}
+            if c.name in failed
+            else {
+                **summarise(rows[c.name], cases[c.name], data.grouped),
+                "paired": paired_differences(rows[c.name], rows[focus]) if c.name != focus else {},
+            },
             failed.get(c.name, ""),
         )
         for c in methods
@@ -359,7 +365,7 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
     `regions`, `kinds`, `instants` (name -> PSNR); `motion` (list of {low, high, psnr}, up to ten equal parts);
     `flicker` (sharpness_percent, luma_levels, colour_levels); `static` (share, mean_levels, moved_percent); `steps`
     (deviation_percent, worst_percent); `flow` (`FLOW_KEYS`); `seconds` per frame, median. Values that do not apply
-    are None.
+    are None. `evaluate` adds `paired`: `paired_differences` from the focus.
     """
 
     def mean(values: Iterable[float | None]) -> float | None:
@@ -425,6 +431,30 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
         "flow": means((c.flow for c in cases), FLOW_KEYS),
         "seconds": statistics.median(timed) / per_case if timed and per_case else None,
     }
+
+
+def paired_differences(rows: Sequence[Row], reference: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Compare two methods frame by frame: mean differences of `PAIRED_SCORES`, 95 % bootstrap intervals over clips.
+
+    Clips differ more than methods do, so two intervals of means overlap even where every clip prefers one method.
+
+    Returns:
+        {mean, low, high, clips} by score: `rows` less `reference`. A score with fewer than three clips is left out.
+    """
+    known = {(r.case, r.t): r for r in reference}
+    found = {}
+    for score in PAIRED_SCORES:
+        clips: dict[str, list[float]] = {}
+        for r in rows:
+            other = known.get((r.case, r.t))
+            ours, theirs = getattr(r, score), getattr(other, score, None)
+            if ours is not None and theirs is not None:
+                clips.setdefault(r.group or r.case, []).append(ours - theirs)
+        interval = metrics.confidence_interval(list(clips.values()))
+        if interval is not None:
+            mean = statistics.fmean(value for values in clips.values() for value in values)
+            found[score] = {"mean": mean, "low": interval[0], "high": interval[1], "clips": len(clips)}
+    return found
 
 
 def _interval(rows: Sequence[Row], pick: Callable[[Row], float | None]) -> dict[str, float] | None:

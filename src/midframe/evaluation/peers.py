@@ -24,32 +24,42 @@ from midframe.types import PixelFormat
 
 _BLOCKS = "blksize=16, overlap=8, search=3, truemotion=True"
 _FINER = "blksize=8, overlap=4, search=3, truemotion=True"
-# Name -> (settings shown in reports, script that converts `clip` to `out` at `factor` times its frame rate).
+# Name -> (settings shown in reports, script that converts `clip` to `out` of frame rate `rate`, a Fraction).
 PEERS = {
     "mvtools-high": (
         "MVTools: pel 2, sharp 2, blocks 16 overlap 8, search 3, truemotion, recalculated 8/4, FlowFPS mask 2",
         f"""sup = core.mv.Super(clip, pel=2, sharp=2)
 to_left = core.mv.Recalculate(sup, core.mv.Analyse(sup, isb=True, {_BLOCKS}), {_FINER})
 to_right = core.mv.Recalculate(sup, core.mv.Analyse(sup, isb=False, {_BLOCKS}), {_FINER})
-out = core.mv.FlowFPS(clip, sup, to_left, to_right, num=10 * factor, den=1, mask=2)""",
+out = core.mv.FlowFPS(clip, sup, to_left, to_right, num=rate.numerator, den=rate.denominator, mask=2)""",
     ),
     "mvtools-fast": (
         "MVTools: pel 1, blocks 16, FlowFPS",
         """sup = core.mv.Super(clip, pel=1)
 to_left = core.mv.Analyse(sup, isb=True, blksize=16)
 to_right = core.mv.Analyse(sup, isb=False, blksize=16)
-out = core.mv.FlowFPS(clip, sup, to_left, to_right, num=10 * factor, den=1)""",
+out = core.mv.FlowFPS(clip, sup, to_left, to_right, num=rate.numerator, den=rate.denominator)""",
     ),
     "svpflow": (
         "open-svpflow: on the CPU (gpu:0), otherwise defaults, algo 13",
         """sup = core.svp1.Super(clip, "{gpu:0}")
 found = core.svp1.Analyse(sup["clip"], sup["data"], clip, "{}")
-settings = "{rate:{num:%d,den:1},algo:13}" % factor
+settings = "{rate:{num:%d,den:%d,abs:true},algo:13}" % (rate.numerator, rate.denominator)
 out = core.svp2.SmoothFps(clip, sup["clip"], sup["data"], found["clip"], found["data"], settings)""",
     ),
 }
 _LARGEST_FACTOR = 64
+_RATE = 10  # frames per second of the clips that are written
 _FORMAT = PixelFormat("yuv420p", "yuv", 8, chroma_w=1, chroma_h=1)
+
+
+def script(name: str, source: Path, rate: Fraction) -> str:
+    """Return the VapourSynth script by which one of `PEERS` converts a video to a frame rate."""
+    return (
+        "from fractions import Fraction\nimport vapoursynth as vs\ncore = vs.core\n"
+        f"rate = Fraction({rate.numerator}, {rate.denominator})\n"
+        f"clip = core.bs.VideoSource({str(source)!r}, cachemode=0)\n{PEERS[name][1]}\nout.set_output()\n"
+    )
 
 
 class VapourSynth:
@@ -62,7 +72,7 @@ class VapourSynth:
             InputError: no environment is given, or it has no vspipe.
         """
         self.name = name
-        self.settings, self._script = PEERS[name]
+        self.settings, _ = PEERS[name]
         if environment is None or not (environment / "bin" / "vspipe").is_file():
             where = "none is given" if environment is None else f"'{environment}' has no bin/vspipe"
             raise InputError(
@@ -83,19 +93,15 @@ class VapourSynth:
         around = [frame for frame in (before, a, b, after) if frame is not None]
         size = high * wide * 3 // 2
         with tempfile.TemporaryDirectory(prefix="midframe-peer-") as folder:
-            source, script = Path(folder) / "in.y4m", Path(folder) / "filter.vpy"
+            source, path = Path(folder) / "in.y4m", Path(folder) / "filter.vpy"
             with source.open("wb") as file:
-                file.write(b"YUV4MPEG2 W%d H%d F10:1 Ip A1:1 C420mpeg2\n" % (wide, high))
+                file.write(b"YUV4MPEG2 W%d H%d F%d:1 Ip A1:1 C420mpeg2\n" % (wide, high, _RATE))
                 for frame in around:
                     file.write(b"FRAME\n")
                     for plane in colour.from_rgb(_even(frame, high, wide), _FORMAT):
                         file.write(plane.contiguous().numpy().tobytes())
-            script.write_text(
-                "import vapoursynth as vs\ncore = vs.core\n"
-                f"factor = {factor}\nclip = core.bs.VideoSource({str(source)!r}, cachemode=0)\n{self._script}\n"
-                "out.set_output()\n"
-            )
-            run = subprocess.run([self._vspipe, script, "-"], capture_output=True, check=False)
+            path.write_text(script(self.name, source, Fraction(_RATE * factor)))
+            run = subprocess.run([self._vspipe, path, "-"], capture_output=True, check=False)
         if run.returncode != 0:
             raise MediaError(f"{self.name} failed: {run.stderr.decode(errors='replace').strip()[-300:]}")
         first = 0 if before is None else factor  # index of a among the output frames

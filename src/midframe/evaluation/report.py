@@ -53,6 +53,14 @@ def _inside(outer: str, inner: str) -> Callable[[Mapping[str, Any]], float | Non
     return pick
 
 
+def _paired(score: str, part: str) -> Callable[[Mapping[str, Any]], float | None]:
+    def pick(summary: Mapping[str, Any]) -> float | None:
+        value = ((summary.get("paired") or {}).get(score) or {}).get(part)
+        return None if value is None else float(value)
+
+    return pick
+
+
 def _plain(key: str) -> Callable[[Mapping[str, Any]], float | None]:
     def pick(summary: Mapping[str, Any]) -> float | None:
         value = summary.get(key)
@@ -200,10 +208,23 @@ def _named_columns(summaries: Sequence[Mapping[str, Any]], key: str, suffix: str
 def _tables(report: Report, set_name: str) -> list[tuple[str, list[Column], list[Result]]]:
     """Return (caption, columns, results) of every table of a set."""
     results = _results(report, set_name)
+    focus = report.focus
+    paired = [
+        Column(f"{title} less {focus}'s", _paired(score, "mean"), digits, 0)
+        if part == "mean"
+        else Column(f"95 % {part}", _paired(score, {"from": "low", "to": "high"}[part]), digits, 0)
+        for title, score, digits in (("luma PSNR", "psnr_luma", 2), ("cvvdp", "cvvdp", 3))
+        for part in ("mean", "from", "to")
+    ]
     good = [r for r in results if not r.failure]
     summaries = [r.summary for r in good]
     tables = [
         ("Accuracy", _columns(QUALITY, good), results),
+        (
+            f"Difference from {focus}, frame by frame, bootstrap over clips",
+            _columns(paired, good),
+            [r for r in good if r.summary.get("paired")],
+        ),
         ("Flow", _columns(FLOW, good), [r for r in good if r.summary.get("flow")]),
         (
             "By region: PSNR over all its pixels",
