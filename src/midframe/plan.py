@@ -25,6 +25,7 @@ from midframe.speed import SpeedMap, written
 from midframe.types import Segment, VideoInfo
 from midframe.video.encoders import GIF_FASTEST, Encoding, choose_encoder
 from midframe.video.images import SUFFIXES
+from midframe.video.immersive import lost_immersive
 from midframe.video.probe import probe
 from midframe.video.reader import deinterlaced
 from midframe.video.scaling import Scaling
@@ -112,7 +113,7 @@ class Plan:
             "precision": self.precision,
             "codec": str(self.encoding),
             "options": self.options.to_json(),
-            "notes": list(self.notes),
+            "notes": [*self.info.warnings, *self.notes],
         }
 
     @property
@@ -308,7 +309,7 @@ def make_plan(
         device=device,
         precision=precision,
         encoding=encoding,
-        notes=(*encoding.notes, *notes),
+        notes=(*encoding.notes, *lost_immersive(info, encoding), *notes),
     )
 
 

@@ -64,6 +64,9 @@ def facts(info: VideoInfo) -> dict[str, Any]:
         f"primaries {form.primaries}, transfer {form.transfer}, chroma {form.siting}",
         "assumed": assumed,
         "hdr": info.hdr,
+        "immersive": [
+            name for name, data in (("360 degrees", info.spherical), ("stereo", info.stereo)) if data is not None
+        ],
         "rate": "unknown"
         if info.rate is None
         else f"{info.rate} ({float(info.rate):.3f}){', variable' if info.vfr else ''}",

@@ -233,9 +233,7 @@ class Coordinator:
                 f"{len(lost)} of {len(self.plan.segments)} segments were damaged since they were written, segment "
                 f"{lost[0]:05d} first; the others are kept: the same command makes these again"
             )
-        return segments.join(
-            self.plan, self.journal, seconds, self.made, self.resumed, workers=self.parallel_tasks
-        )
+        return segments.join(self.plan, self.journal, seconds, self.made, self.resumed, workers=self.parallel_tasks)
 
     def _submit(self) -> None:
         """Give every idle worker a segment, as long as the disk has room for the results."""

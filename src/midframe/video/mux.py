@@ -27,6 +27,7 @@ from midframe.video.animations import write_animation
 from midframe.video.containers import container_of, counts_frames, muxer_options
 from midframe.video.encoders import ANIMATIONS, APPLE_HEVC_TAG
 from midframe.video.files import named, open_source, packets_of, witness, write_error
+from midframe.video.immersive import HOLDERS, drop_apple_projection, immersive_template
 from midframe.video.segment_files import (
     min_frame_spacing,
     open_segment,
@@ -167,23 +168,31 @@ class Muxer:
             settings = muxer_options(self.container, unit)
             if self.container in ("mp4", "mov"):
                 settings["movflags"] = "+faststart" + ("+use_metadata_tags" if _has_quicktime_tags(self.info) else "")
+            template = None
+            if self.container in HOLDERS:
+                template = stack.enter_context(immersive_template(self.segments[0], self.info))
+            apple = template is not None and self.container == "mp4"
+            if apple:
+                settings["strict"] = "unofficial"  # the boxes of 360-degree and stereo video
             out = av.open(f"file:{self.part}", "w", format=self.container, options=settings)
             try:
-                self._add_streams(out, source, first, unit, 1 / tick)
+                self._add_streams(out, source, first, template or first.streams.video[0], unit, 1 / tick)
                 self._write(out, source, tick, offset, unit)
                 self._finish(out)
             finally:
                 _close(out)
+            if apple:
+                drop_apple_projection(self.part)
         return self.problems
 
-    def _add_streams(self, out: Any, source: Any, first: Any, unit: Fraction, rate: Fraction) -> None:
+    def _add_streams(self, out: Any, source: Any, first: Any, template: Any, unit: Fraction, rate: Fraction) -> None:
         """Add all streams, tags and chapters, then write the header."""
         try:
             by_index = {plan.index: plan for plan in self.plans}
             order = [s.index for s in self.info.streams] if source is not None else []
             for index in order or [self.info.video_index]:
                 if index == self.info.video_index:
-                    self.video = self._add_video(out, first, unit, rate)
+                    self.video = self._add_video(out, first, template, unit, rate)
                 elif index in by_index:
                     self.writers[index] = stream_writer(
                         out, source.streams[index], by_index[index], self.container, self.timestamps
@@ -198,8 +207,7 @@ class Muxer:
                 raise
             raise _HeaderError(error) from error
 
-    def _add_video(self, out: Any, first: Any, unit: Fraction, rate: Fraction) -> Any:
-        template = first.streams.video[0]
+    def _add_video(self, out: Any, first: Any, template: Any, unit: Fraction, rate: Fraction) -> Any:
         made = out.add_stream_from_template(template, opaque=True)
         made.time_base = unit
         context = made.codec_context

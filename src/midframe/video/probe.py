@@ -256,8 +256,6 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         warnings.append("HDR10+ dynamic metadata cannot be kept; static HDR metadata is kept")
     if any(_side_data(frame, "A53_CC") for frame in scan.frames):
         warnings.append("closed captions inside the video stream cannot be kept")
-    if _side_data(first, "SPHERICAL") or _side_data(first, "STEREO3D"):
-        warnings.append("360-degree and stereo metadata cannot be kept; inject them again")
     if scan.corrupt:
         warnings.append(f"{scan.corrupt} packet(s) at the start could not be decoded")
     other = [s.index for s in container.streams if s.type == "video" and not is_cover(s) and s.index != stream.index]
