@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from midframe.errors import InputError
 from midframe.scenes.textures import dead_leaves
-from midframe.training.clips import ClipSource, Limits, find_clips, liveliest, motion_of, read_run, windows
+from midframe.training.clips import (
+    ClipSource,
+    Limits,
+    cut_windows,
+    find_clips,
+    most_changing_crop,
+    read_run,
+    window_motion,
+)
 
 Film = list[NDArray[np.uint8]]
 
@@ -93,30 +101,30 @@ def test_frames_come_as_the_video_shows_them(tmp_path: Path, ground: NDArray[np.
 def test_windows_keep_motion_and_drops_the_rest(ground: NDArray[np.uint8]) -> None:
     limits = Limits()
     good = np.stack(pan(ground, 3, 7))
-    motion = motion_of(good, limits)
+    motion = window_motion(good, limits)
     assert motion is not None and 2.3 < motion < 4
-    assert motion_of(np.stack(pan(ground, 0, 7)), limits) is None  # at rest
-    assert motion_of(np.stack(pan(ground, 3, 7)), Limits(fastest=2)) is None  # too fast
+    assert window_motion(np.stack(pan(ground, 0, 7)), limits) is None  # at rest
+    assert window_motion(np.stack(pan(ground, 3, 7)), Limits(max_motion=2)) is None  # too fast
     uneven = pan(ground, 3, 9)
-    assert motion_of(np.stack([*uneven[:3], *uneven[5:9]]), limits) is None  # two frames are missing
+    assert window_motion(np.stack([*uneven[:3], *uneven[5:9]]), limits) is None  # two frames are missing
     other = np.ascontiguousarray(good[::-1, ::-1, ::-1])
-    assert motion_of(np.concatenate([good[:4], other[4:]]), limits) is None  # a cut
+    assert window_motion(np.concatenate([good[:4], other[4:]]), limits) is None  # a cut
     flash = good.copy()
     flash[3] = np.clip(flash[3].astype(int) + 90, 0, 255)
-    assert motion_of(flash, limits) is None
+    assert window_motion(flash, limits) is None
     damaged = good.copy()
     damaged[3, 20:70, 10:90] = 128
-    assert motion_of(damaged, limits) is None
+    assert window_motion(damaged, limits) is None
     repeated = good.copy()
     repeated[4] = repeated[3]
-    assert motion_of(repeated, limits) is None
+    assert window_motion(repeated, limits) is None
 
 
 def test_crops_are_where_something_moves() -> None:
     one = np.zeros((200, 400, 3), np.uint8)
     two = one.copy()
     two[20:60, 300:340] = 255
-    places = [liveliest(one, two, np.random.default_rng(seed), 96) for seed in range(40)]
+    places = [most_changing_crop(one, two, np.random.default_rng(seed), 96) for seed in range(40)]
     hits = sum(left > 210 for _, left in places)
     assert hits > 22  # a random place would hit in a third of all cases
 
@@ -125,13 +133,13 @@ def test_windows_are_consecutive_and_at_two_scales(ground: NDArray[np.uint8]) ->
     big = [np.asarray(cv2.resize(f, (200, 200), interpolation=cv2.INTER_CUBIC)) for f in pan(ground, 2, 16)]
     motions = []
     for seed in range(8):
-        for window in windows(big, np.random.default_rng(seed), 64, 7, Limits()):
+        for window in cut_windows(big, np.random.default_rng(seed), 64, 7, Limits()):
             assert window.frames.shape == (7, 64, 64, 3)
             motions.append(window.motion)
     # 4.2 px a frame at native scale (2 px made larger), 2.1 at half
     assert any(m < 3 for m in motions) and any(m > 3.4 for m in motions)
-    assert windows(big, np.random.default_rng(0), 256, 7, Limits()) == []
-    assert windows(big[:5], np.random.default_rng(0), 64, 7, Limits()) == []
+    assert cut_windows(big, np.random.default_rng(0), 256, 7, Limits()) == []
+    assert cut_windows(big[:5], np.random.default_rng(0), 64, 7, Limits()) == []
 
 
 def test_a_shard_of_clips_and_its_samples(tmp_path: Path, ground: NDArray[np.uint8]) -> None:
@@ -163,7 +171,7 @@ def test_fast_windows_are_not_stretched(tmp_path: Path) -> None:
 
 def test_clips_without_motion_are_refused(tmp_path: Path, ground: NDArray[np.uint8]) -> None:
     numbered(tmp_path / "a", pan(ground, 0.01, 9))
-    with pytest.raises(InputError, match="without a fit window"):
+    with pytest.raises(InputError, match="without a usable window"):
         ClipSource((tmp_path,), size=64).make(0, 1)
     with pytest.raises(InputError, match="5 or 7"):
         ClipSource((tmp_path,), length=6)

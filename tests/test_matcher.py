@@ -17,7 +17,7 @@ from midframe.models.flow.intermediate import Refiner, splat_to, synthesise
 from midframe.models.flow.matcher import FlowAtLevel, LocalCorrelation, Matched, Matcher, upsample_convex
 from midframe.ops import warp
 from midframe.scenes import Mix, Textures, compose, render
-from midframe.training.clip_flows import agreeing, composed, labelled, uncut
+from midframe.training.clip_flows import compose_flows, consistent_pixels, label_crop, longest_shot
 from midframe.training.matcher import (
     EVALUATION_MIX,
     MatcherRecipe,
@@ -123,21 +123,21 @@ def _pan(frames: int, step: int) -> list[np.ndarray]:
 def test_composed_flow_is_the_sum_of_its_steps_and_unknown_where_it_leaves_the_frame() -> None:
     flow = np.zeros((240, 320, 2), np.float32)
     flow[..., 0] = -6.0
-    total = composed([flow] * 4)
+    total = compose_flows([flow] * 4)
     assert np.isnan(total[:, :23]).all() and np.allclose(total[:, 25:, 0], -24.0)
     frames = _pan(5, 6)
-    known = agreeing(frames[0], frames[4], total, composed([-flow] * 4))
+    known = consistent_pixels(frames[0], frames[4], total, compose_flows([-flow] * 4))
     assert known[20:-20, 60:-60].mean() > 0.95 and known[:, :20].mean() == 0
 
 
 def test_a_wrong_chain_gives_no_labels() -> None:
     frames, wrong = _pan(5, 6), np.full((240, 320, 2), 5.0, np.float32)
-    assert labelled(frames, [wrong] * 4, [-wrong] * 4, (0, 4), np.random.default_rng(1), 224) is None
+    assert label_crop(frames, [wrong] * 4, [-wrong] * 4, (0, 4), np.random.default_rng(1), 224) is None
 
 
 def test_runs_end_at_a_cut() -> None:
     bright = [np.full((240, 320, 3), 220, np.uint8)] * 2
-    assert len(uncut([*_pan(4, 6), *bright])) == 4
+    assert len(longest_shot([*_pan(4, 6), *bright])) == 4
 
 
 def test_unknown_flow_has_no_say_in_the_loss() -> None:

@@ -24,16 +24,16 @@ from midframe.training.shards import (
     FLOWS,
     FRAMES,
     MASKS,
+    Augmentation,
     Batches,
-    Change,
     SceneSource,
     Shards,
     Share,
-    changed,
+    augment,
     collate,
-    draw_change,
+    draw_augmentation,
     one_thread,
-    packed,
+    pack,
     shard_path,
 )
 
@@ -63,12 +63,12 @@ class Numbers:
 def scene_sample() -> dict[str, NDArray[Any]]:
     """A drawn scene with motion, as a shard hands it out."""
     scene = render(compose(4, Textures(), (96, 128), mix=CLEAN))
-    return SceneSource().sample(packed([stack([scene])]), 0, np.random.default_rng(0))
+    return SceneSource().sample(pack([stack([scene])]), 0, np.random.default_rng(0))
 
 
 def test_a_shard_keeps_what_was_drawn() -> None:
     drawn = render(compose(4, Textures(), (64, 64)))
-    sample = SceneSource().sample(packed([stack([drawn])]), 0, np.random.default_rng(0))
+    sample = SceneSource().sample(pack([stack([drawn])]), 0, np.random.default_rng(0))
     for name in FRAMES:
         assert np.array_equal(sample[name], getattr(drawn, name))
     for name in FLOWS:
@@ -76,7 +76,7 @@ def test_a_shard_keeps_what_was_drawn() -> None:
     for name in MASKS:
         assert np.array_equal(sample[name].astype(bool), getattr(drawn, name)), name
     without = render(compose(4, Textures(), (64, 64)), neighbours=False)
-    small = SceneSource().sample(packed([stack([without])]), 0, np.random.default_rng(0))
+    small = SceneSource().sample(pack([stack([without])]), 0, np.random.default_rng(0))
     assert "before" not in small and "flow_a_before" not in small and np.array_equal(small["a"], drawn.a)
 
 
@@ -87,7 +87,7 @@ def test_changes_keep_flows_true(
     scene_sample: dict[str, NDArray[Any]], mirrored: bool, turns: int, backwards: bool
 ) -> None:
     """After any change b warped by the flow is a, and a wrong sign or order would not be."""
-    out = changed(scene_sample, Change(10, 30, 64, mirrored, turns, backwards))
+    out = augment(scene_sample, Augmentation(10, 30, 64, mirrored, turns, backwards))
     moved = 0
     for flow, one, two in (("ab", "a", "b"), ("ba", "b", "a"), ("ta", "target", "a"), ("tb", "target", "b"),
                            ("a_before", "a", "before"), ("b_after", "b", "after")):  # fmt: skip
@@ -106,8 +106,8 @@ def test_changes_keep_flows_true(
 
 
 def test_crops_hide_what_they_cut_off(scene_sample: dict[str, NDArray[Any]]) -> None:
-    whole = changed(scene_sample, Change(0, 0, 96, False, 0, False))
-    part = changed(scene_sample, Change(0, 0, 48, False, 0, False))
+    whole = augment(scene_sample, Augmentation(0, 0, 96, False, 0, False))
+    part = augment(scene_sample, Augmentation(0, 0, 48, False, 0, False))
     extra = part["hidden_ab"] & ~whole["hidden_ab"][:, :48, :48]
     where = ops.coordinates(48, 48)[0] + part["flow_ab"]
     outside = (where < -0.5).any(0) | (where > 47.5).any(0)
@@ -116,8 +116,8 @@ def test_crops_hide_what_they_cut_off(scene_sample: dict[str, NDArray[Any]]) -> 
 
 
 def test_colours_change_alike_in_all_frames(scene_sample: dict[str, NDArray[Any]]) -> None:
-    plain = changed(scene_sample, Change(0, 0, 48, False, 0, False))
-    tinted = changed(scene_sample, Change(0, 0, 48, False, 0, False, (1.1, 0.9, 1.0), 0.02, (2, 0, 1)))
+    plain = augment(scene_sample, Augmentation(0, 0, 48, False, 0, False))
+    tinted = augment(scene_sample, Augmentation(0, 0, 48, False, 0, False, (1.1, 0.9, 1.0), 0.02, (2, 0, 1)))
     for name in FRAMES:
         expected = plain[name][[2, 0, 1]] * torch.tensor([1.1, 0.9, 1.0]).view(3, 1, 1) + 0.02
         assert torch.allclose(tinted[name], expected.clamp(0, 1), atol=1e-6)
@@ -127,11 +127,11 @@ def test_colours_change_alike_in_all_frames(scene_sample: dict[str, NDArray[Any]
 @pytest.mark.parametrize("backwards", [False, True])
 def test_a_fade_is_even_in_time(scene_sample: dict[str, NDArray[Any]], backwards: bool) -> None:
     scene = scene_sample | {"t": np.float32(0.25)}
-    plain = changed(scene, Change(0, 0, 48, False, 0, backwards))
+    plain = augment(scene, Augmentation(0, 0, 48, False, 0, backwards))
     t = float(plain["t"])
     assert t == (0.75 if backwards else 0.25)
     for gain, lights in ((0.5, (1.0, 0.5)), (2.0, (0.5, 1.0))):
-        faded = changed(scene, Change(0, 0, 48, False, 0, backwards, fade=math.log(gain)))
+        faded = augment(scene, Augmentation(0, 0, 48, False, 0, backwards, fade=math.log(gain)))
         for name, time in (("a", 0.0), ("target", t), ("b", 1.0)):
             light = lights[0] + (lights[1] - lights[0]) * time
             torch.testing.assert_close(faded[name], light * plain[name])
@@ -140,8 +140,8 @@ def test_a_fade_is_even_in_time(scene_sample: dict[str, NDArray[Any]], backwards
 
 
 def test_drawn_changes_reach_everything() -> None:
-    drawn = [draw_change(np.random.default_rng(k), 80, 100, 64) for k in range(300)]
-    assert {c.turns for c in drawn} == {0, 1, 2, 3} and {c.mirrored for c in drawn} == {c.backwards for c in drawn}
+    drawn = [draw_augmentation(np.random.default_rng(k), 80, 100, 64) for k in range(300)]
+    assert {c.turns for c in drawn} == {0, 1, 2, 3} and {c.mirrored for c in drawn} == {c.reverse_time for c in drawn}
     assert min(c.top for c in drawn) == 0 and max(c.top for c in drawn) == 16
     assert min(c.left for c in drawn) == 0 and max(c.left for c in drawn) == 36
     assert 0.35 < np.mean([c.gain != (1.0, 1.0, 1.0) for c in drawn]) < 0.65

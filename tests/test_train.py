@@ -30,7 +30,7 @@ from midframe.training.error_forms import ErrorFormBatches, ErrorFormSource, err
 from midframe.training.quick_evaluation import find_triplets, quick_evaluation
 from midframe.training.recipe import FLOOR, WARM_UP, Recipe, learning_rate
 from midframe.training.run_log import RunLog
-from midframe.training.shards import Arrays, Change, Shards, Share, changed, collate
+from midframe.training.shards import Arrays, Augmentation, Shards, Share, augment, collate
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Sliding:
         return out
 
 
-SAME = Change(0, 0, 64, mirrored=False, turns=0, backwards=False)
+SAME = Augmentation(0, 0, 64, mirrored=False, turns=0, reverse_time=False)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_an_error_form_gives_the_error_of_the_blended_frame() -> None:
     torch.manual_seed(1)
     net = Midnet().eval()
     made = collate(
-        [changed(Sliding().sample({"seed": np.arange(3)}, k, np.random.default_rng(0)), SAME) for k in range(2)]
+        [augment(Sliding().sample({"seed": np.arange(3)}, k, np.random.default_rng(0)), SAME) for k in range(2)]
     )
     with torch.no_grad():
         a, b = net.encode(made["a"]), net.encode(made["b"])

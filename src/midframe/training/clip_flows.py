@@ -1,9 +1,8 @@
-"""Large motion with labels from real clips: classical flow between neighbouring frames, composed over several.
+"""Pseudo-labels for large, non-rigid motion: flow between neighbouring frames of real clips, composed over several.
 
-Between neighbouring frames of a clip the classical search is right nearly everywhere; from frame 0 to frame 8 it is
-lost on a runner's legs. Its flows, composed over 1 to 8 frames and kept where the chain forward and the chain
-backward agree and the frames look alike along them, label motion that is far and bends, which rendered scenes do not
-teach.
+Classical flow is accurate between neighbouring frames, but fails over eight frames on a runner's legs. Composing
+it over 1 to 8 frames, and keeping pixels where the forward and backward chains agree and the colours match, labels
+motion that rendered scenes do not contain.
 """
 
 from __future__ import annotations
@@ -28,46 +27,46 @@ from midframe.training.shards import FLOWS, FRAMES, Arrays
 Bytes = NDArray[np.uint8]
 Flow = NDArray[np.float32]
 
-DISTANCES = (1, 2, 3, 4, 6, 8)  # frames that flows are composed over
-CHANCES = (0.05, 0.1, 0.15, 0.25, 0.25, 0.2)
-SHORT_SIDE = (240, 400)  # pixels of the frames that crops are cut from, smallest and largest
-AGREEMENT = 0.7, 0.05  # pixels, and share of the length, by which forward and backward chains may differ
-LIKENESS = 18.0  # levels by which two frames may differ along the flow, mean over 5x5
-LEAST_KNOWN = 0.4  # of a crop's pixels must have a label
-SLOW = 1.5  # pixels, mean motion of a crop below which most are left out
-PER_RUN = 20  # samples from one run of frames
-CUT = 40.0  # mean absolute difference in levels from which neighbours are taken for a cut
-BARREN = 60  # runs without a sample before the clips are called unfit
-SETTINGS = DisConfig(1, 4, 25, 0)
+DISTANCES = (1, 2, 3, 4, 6, 8)  # frames
+DISTANCE_PROBABILITIES = (0.05, 0.1, 0.15, 0.25, 0.25, 0.2)
+SHORT_SIDE = (240, 400)  # of the resized frames, pixels: smallest and largest
+CONSISTENCY_TOLERANCE = 0.7, 0.05  # forward-backward error: pixels, and share of the flow length
+MAX_COLOUR_DIFFERENCE = 18.0  # 8-bit levels, mean over 5x5
+MIN_LABELLED_SHARE = 0.4  # of the pixels of a crop
+MIN_MEAN_MOTION = 1.5  # pixels; most crops below it are rejected
+CROPS_PER_RUN = 20  # from one run of consecutive frames
+SCENE_CHANGE_DIFFERENCE = 40.0  # mean absolute difference of neighbours, levels
+MAX_FAILED_RUNS = 60  # in a row
+DIS_CONFIG = DisConfig(1, 4, 25, 0)
 
 
 @dataclass(frozen=True)
 class ClipFlows:
-    """Crops of real clips with composed flow, as a source of shards; unknown flow is NaN."""
+    """Source of shards: crops of real clips with composed flow; unknown flow is NaN."""
 
     folders: tuple[Path, ...]
     size: int = 224  # pixels
-    detail: int = 1  # 2: frames are kept at twice the size at which flow is estimated, and its labels are enlarged
+    detail: int = 1  # frames are stored at this multiple of the size of the flow, whose labels are enlarged
 
     def make(self, number: int, samples: int) -> Arrays:
         """Cut a shard.
 
         Raises:
-            InputError: hardly any place of the clips is fit.
+            InputError: the clips hold no usable frames.
         """
         rng = np.random.default_rng([12, number])
         kept = collect(
             found_clips(self.folders, max(DISTANCES) + 1),
             rng,
             samples,
-            lambda clip: labelled_crops(clip, rng, self.size, self.detail),
+            lambda clip: label_crops(clip, rng, self.size, self.detail),
             "a frame pair that can be labelled",
-            BARREN,
+            MAX_FAILED_RUNS,
         )
         return {name: np.stack([sample[name] for sample in kept]) for name in ("frames", "flows", "t")}
 
     def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> Arrays:
-        """One crop: frames a, target, b, flows between a and b, and no occlusion known."""
+        """Return frames a, target and b and the flows between a and b; occlusion is unknown."""
         out: Arrays = {"t": arrays["t"][index]}
         out |= dict(zip(FRAMES[1:4], arrays["frames"][index], strict=True))
         flows = arrays["flows"][index]
@@ -77,9 +76,9 @@ class ClipFlows:
         return out
 
 
-def labelled_crops(clip: Clip, rng: Generator, size: int, detail: int = 1) -> list[Arrays]:
+def label_crops(clip: Clip, rng: Generator, size: int, detail: int = 1) -> list[Arrays]:
     """Up to `PER_RUN` crops from one place of a clip."""
-    frames = uncut(read_run(clip, rng))
+    frames = longest_shot(read_run(clip, rng))
     if len(frames) < 3 or min(frames[0].shape[:2]) < detail * SHORT_SIDE[0]:
         return []
     short = min(frames[0].shape[:2]) // detail
@@ -89,17 +88,17 @@ def labelled_crops(clip: Clip, rng: Generator, size: int, detail: int = 1) -> li
     large = [_resized(f, detail * height, detail * width) for f in frames]
     frames = [_resized(f, height, width) for f in large]
     grays = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
-    found = [estimate_bidirectional(one, two, SETTINGS, 4) for one, two in pairwise(grays)]
+    found = [estimate_bidirectional(one, two, DIS_CONFIG, 4) for one, two in pairwise(grays)]
     forward, backward = [x.forward for x in found], [x.backward for x in found]
     out: list[Arrays] = []
-    for _ in range(3 * PER_RUN):
-        if len(out) == PER_RUN:
+    for _ in range(3 * CROPS_PER_RUN):
+        if len(out) == CROPS_PER_RUN:
             break
-        distance = int(rng.choice(DISTANCES, p=CHANCES))
-        if distance >= len(frames) or (distance == 1 and detail > 1):  # without a frame between there is no target
+        distance = int(rng.choice(DISTANCES, p=DISTANCE_PROBABILITIES))
+        if distance >= len(frames) or (distance == 1 and detail > 1):  # there is no target frame
             continue
         first = int(rng.integers(len(frames) - distance))
-        sample = labelled(frames, forward, backward, (first, distance), rng, size, large)
+        sample = label_crop(frames, forward, backward, (first, distance), rng, size, large)
         if sample is not None:
             out.append(sample)
     return out
@@ -109,8 +108,8 @@ def _resized(frame: Bytes, height: int, width: int) -> Bytes:
     return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def uncut(frames: Sequence[Bytes]) -> list[Bytes]:
-    """The longest stretch without a cut."""
+def longest_shot(frames: Sequence[Bytes]) -> list[Bytes]:
+    """Return the longest run of frames without a scene change."""
     best: list[Bytes] = []
     run: list[Bytes] = []
     for frame in frames:
@@ -118,7 +117,7 @@ def uncut(frames: Sequence[Bytes]) -> list[Bytes]:
             one, two = (
                 cv2.resize(x, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) for x in (run[-1], frame)
             )
-            if run[-1].shape != frame.shape or float(np.abs(one - two).mean()) > CUT:
+            if run[-1].shape != frame.shape or float(np.abs(one - two).mean()) > SCENE_CHANGE_DIFFERENCE:
                 run = []
         run.append(frame)
         if len(run) > len(best):
@@ -126,7 +125,7 @@ def uncut(frames: Sequence[Bytes]) -> list[Bytes]:
     return best
 
 
-def labelled(
+def label_crop(
     frames: Sequence[Bytes],
     forward: Sequence[Flow],
     backward: Sequence[Flow],
@@ -135,32 +134,32 @@ def labelled(
     size: int,
     large: Sequence[Bytes] | None = None,
 ) -> Arrays | None:
-    """One crop with labels; None where too little is known or nothing moves.
+    """Cut one labelled crop; None if too little of it is labelled or it hardly moves.
 
     Args:
-        frames: (H, W, 3).
+        frames: (H, W, 3) uint8.
         forward: flow from each frame to the next.
-        backward: flow from each frame's successor back to it.
-        place: first frame and distance.
-        rng: source of all choices.
+        backward: flow from each frame to the previous one.
+        place: index of the first frame, and distance in frames.
+        rng: random generator.
         size: of the crop, pixels.
-        large: the frames at a multiple of their size, which the crop shows; the frames themselves if not given.
+        large: the same frames at a multiple of the size, to store instead.
     """
     first, distance = place
-    ab = composed(forward[first : first + distance])
-    ba = composed(backward[first : first + distance][::-1])
+    ab = compose_flows(forward[first : first + distance])
+    ba = compose_flows(backward[first : first + distance][::-1])
     a, b = frames[first], frames[first + distance]
-    known_ab, known_ba = agreeing(a, b, ab, ba), agreeing(b, a, ba, ab)
+    known_ab, known_ba = consistent_pixels(a, b, ab, ba), consistent_pixels(b, a, ba, ab)
     height, width = a.shape[:2]
     length = np.hypot(ab[..., 0], ab[..., 1]) * known_ab
     best, chosen = -1.0, (0, 0)
-    for _ in range(4):  # of four random places that with the most motion
+    for _ in range(4):  # the one of four random crops with the most motion
         top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
         moved = float(length[top : top + size : 8, left : left + size : 8].mean())
         if moved > best:
             best, chosen = moved, (top, left)
     window = np.s_[chosen[0] : chosen[0] + size, chosen[1] : chosen[1] + size]
-    if known_ab[window].mean() < LEAST_KNOWN or (best < SLOW and rng.random() < 0.7):
+    if known_ab[window].mean() < MIN_LABELLED_SHARE or (best < MIN_MEAN_MOTION and rng.random() < 0.7):
         return None
     flows = [
         np.where(known[window][..., None], flow[window], np.nan) for flow, known in ((ab, known_ab), (ba, known_ba))
@@ -176,8 +175,8 @@ def labelled(
     }
 
 
-def composed(flows: Sequence[Flow]) -> Flow:
-    """The flow along a chain; NaN from where it leaves the frame."""
+def compose_flows(flows: Sequence[Flow]) -> Flow:
+    """Compose a chain of flows; NaN where it leaves the frame."""
     total = flows[0].copy()
     height, width = total.shape[:2]
     grid = pixel_grid(height, width)
@@ -191,18 +190,18 @@ def composed(flows: Sequence[Flow]) -> Flow:
     return np.asarray(total, np.float32)
 
 
-def agreeing(here: Bytes, there: Bytes, flow: Flow, back: Flow) -> NDArray[np.bool_]:
-    """(H, W): where a flow leads back to its start and to a pixel of like colour."""
+def consistent_pixels(here: Bytes, there: Bytes, flow: Flow, back: Flow) -> NDArray[np.bool_]:
+    """Return (H, W) bool: pixels with a small forward-backward error and a matching colour."""
     known = np.isfinite(flow[..., 0])
     plain = np.nan_to_num(flow)
     grid = pixel_grid(*flow.shape[:2])
-    returned = sample(back, grid + plain)  # NaN next to a place without a way back
+    returned = sample(back, grid + plain)  # NaN where the backward flow is unknown
     apart = np.hypot(*(plain + returned).transpose(2, 0, 1))
     length = np.hypot(plain[..., 0], plain[..., 1])
     with np.errstate(invalid="ignore"):
-        known &= apart < AGREEMENT[0] + AGREEMENT[1] * length
+        known &= apart < CONSISTENCY_TOLERANCE[0] + CONSISTENCY_TOLERANCE[1] * length
     off = np.abs(here.astype(np.float32) - sample(there, grid + plain)).mean(2)
-    known &= cv2.blur(off, (5, 5)) < LIKENESS
-    # single pixels prove nothing
+    known &= cv2.blur(off, (5, 5)) < MAX_COLOUR_DIFFERENCE
+    # isolated pixels are unreliable
     solid = cv2.morphologyEx(known.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     return np.asarray(solid, bool)

@@ -1,9 +1,9 @@
-"""Real video as training windows: a few consecutive frames, cropped where something moves, and checked.
+"""Training windows from real video: crops of a few consecutive frames that move, with quality checks.
 
-Read as they are: a folder of video files; a Vimeo septuplet folder (`sequences/00001/0001/im1.png` to `im7.png`, listed
-in `sep_trainlist.txt`); X-TRAIN and any other folder of folders of numbered images. A window is kept if its frames
-follow one another evenly, without cuts and repeats, move but not too fast, and if the middle one can be told from its
-neighbours at all (cuts, flashes, decoding damage and titles that appear fail there).
+Accepted folders: video files; Vimeo septuplets (`sequences/00001/0001/im1.png` to `im7.png`, listed in
+`sep_trainlist.txt`); X-TRAIN and other folders of numbered images. A window is kept if its motion is steady and neither
+too slow nor too fast, if it has no scene change or duplicate, and if motion compensation predicts the middle frame,
+which rejects flashes, decoding errors and titles that appear.
 """
 
 from __future__ import annotations
@@ -42,43 +42,43 @@ VIDEO_SUFFIXES = {
 }  # fmt: skip
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
-RUN = 28  # frames read at one place of a video
-TRIES = 40  # places looked at for one shard's window before the clips are called unfit
-FARTHEST = 60.0  # pixels between a and b, 95th percentile, that a window may be stretched to
+FRAMES_PER_RUN = 28  # consecutive frames
+MAX_FAILED_RUNS = 40  # in a row
+MAX_GAP_MOTION = 60.0  # between a and b, pixels, 95th percentile
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Which windows are kept. Motion is the flow from frame to frame, pixels, 95th percentile over the crop."""
+    """Limits for windows. Motion is the 95th percentile of the flow between neighbouring frames, pixels."""
 
-    slowest: float = 0.4
-    fastest: float = 28.0
-    uneven: float = 1.7  # one step at most this many times the other
-    likeness: float = 20.0  # dB: the middle frame of three against a motion-compensated mean of the others
+    min_motion: float = 0.4
+    max_motion: float = 28.0
+    max_step_ratio: float = 1.7  # of the motion of two neighbouring gaps
+    min_psnr: float = 20.0  # dB, of the motion-compensated mean of both neighbours against the middle frame
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One thing to cut windows from: a video file, or a list of images in order."""
+    """A video file, or an ordered list of images."""
 
     path: Path
     images: tuple[Path, ...] = ()
-    duration: Fraction = Fraction(0)  # seconds, of a video
-    rate: Fraction = Fraction(30)  # frames per second, of a video; about
+    duration: Fraction = Fraction(0)  # of a video, seconds
+    rate: Fraction = Fraction(30)  # of a video, approximate frames per second
 
     @property
     def length(self) -> int:
-        """Frames, about."""
+        """Approximate number of frames."""
         return len(self.images) or int(self.duration * self.rate)
 
 
 def find_clips(folders: Sequence[Path], length: int = 7) -> list[Clip]:
-    """All clips of at least `length` frames under `folders`, in a fixed order.
+    """Find all clips of at least `length` frames, in a fixed order.
 
-    Files that cannot be read are named in a warning and left out.
+    Unreadable files are skipped with a warning.
 
     Raises:
-        InputError: a folder is missing, or nothing in it is of use; the message lists the clips found.
+        InputError: a folder is missing or holds no usable clip; the message says how many clips were found.
     """
     clips: list[Clip] = []
     for folder in folders:
@@ -121,7 +121,7 @@ def _videos(folder: Path) -> Iterator[Clip]:
         rate = info.rate or Fraction(30)
         duration = info.duration
         if duration is None:
-            duration = Fraction(info.counted_frames or info.header_frames or RUN) / rate
+            duration = Fraction(info.counted_frames or info.header_frames or FRAMES_PER_RUN) / rate
         yield Clip(path, (), duration, rate)
 
 
@@ -138,11 +138,11 @@ def _sequences(folder: Path) -> Iterator[Clip]:
             yield Clip(place, tuple(path for _, _, path in numbered))
 
 
-def read_run(clip: Clip, rng: Generator, count: int = RUN) -> list[Image]:
-    """Up to `count` consecutive frames (H, W, 3) from anywhere in a clip, repeats dropped; one list without a cut.
+def read_run(clip: Clip, rng: Generator, count: int = FRAMES_PER_RUN) -> list[Image]:
+    """Read up to `count` consecutive frames (H, W, 3) from a random position of a clip, without duplicates.
 
     Raises:
-        MediaError: the file cannot be read there.
+        MediaError: the file cannot be decoded there.
     """
     if clip.images:
         first = int(rng.integers(max(len(clip.images) - count, 0) + 1))
@@ -167,7 +167,7 @@ def read_run(clip: Clip, rng: Generator, count: int = RUN) -> list[Image]:
 
 
 def _bytes(frame: Frame) -> Image:
-    # studio range reaches beyond white and black
+    # limited range has codes beyond black and white
     rgb = (to_rgb(frame.planes, frame.format) * 255).round().clamp(0, 255).byte()
     return np.ascontiguousarray(rgb.permute(1, 2, 0).numpy())
 
@@ -177,19 +177,16 @@ def _bytes(frame: Frame) -> Image:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Consecutive frames (N, H, W, 3) uint8 and their motion, pixels from frame to frame."""
+    """Consecutive frames (N, H, W, 3) uint8 and their motion per frame, pixels."""
 
     frames: Image
     motion: float
 
 
-def windows(
+def cut_windows(
     images: Sequence[Image], rng: Generator, size: int, length: int, limits: Limits, most: int = 3
 ) -> list[Window]:
-    """Up to `most` good windows of `length` frames and size x size pixels from a run of frames.
-
-    Each is cut at native or half scale at the liveliest of a few random places.
-    """
+    """Cut up to `most` windows of `length` frames, size x size pixels, from a run of frames at full or half scale."""
     found: list[Window] = []
     starts = list(range(len(images) - length + 1))
     rng.shuffle(starts)
@@ -210,17 +207,17 @@ def windows(
         if min(height, width) < size:
             continue
         middle = length // 2
-        top, left = liveliest(frames[middle - 1], frames[middle], rng, size)
+        top, left = most_changing_crop(frames[middle - 1], frames[middle], rng, size)
         cut = np.stack([f[top : top + size, left : left + size] for f in frames])
-        motion = motion_of(cut, limits)
+        motion = window_motion(cut, limits)
         if motion is not None:
             found.append(Window(cut, motion))
             used.append(start)
     return found
 
 
-def liveliest(one: Image, two: Image, rng: Generator, size: int) -> tuple[int, int]:
-    """Top and left of a crop: of four random places that with the greatest difference between two frames."""
+def most_changing_crop(one: Image, two: Image, rng: Generator, size: int) -> tuple[int, int]:
+    """Return top and left of a crop: the one of four random crops with the greatest frame difference."""
     height, width = one.shape[:2]
     places = [(int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))) for _ in range(4)]
     change = cv2.absdiff(one[::4, ::4], two[::4, ::4]).sum(-1, dtype=np.int64)
@@ -233,8 +230,8 @@ def liveliest(one: Image, two: Image, rng: Generator, size: int) -> tuple[int, i
     return max(places, key=life)
 
 
-def motion_of(frames: Image, limits: Limits) -> float | None:
-    """The motion of a window (N, H, W, 3) in pixels from frame to frame; None if it is not fit for training."""
+def window_motion(frames: Image, limits: Limits) -> float | None:
+    """Return the motion per frame, pixels, of a window (N, H, W, 3); None if it fails a check."""
     gray = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
     small = [np.asarray(cv2.resize(g, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8) for g in gray]
     fastest = 0.0
@@ -242,16 +239,16 @@ def motion_of(frames: Image, limits: Limits) -> float | None:
         back, forth = _flow(small[k], small[k - 1]), _flow(small[k], small[k + 1])
         steps = [float(np.percentile(np.hypot(f[..., 0], f[..., 1]), 95)) * 2 for f in (back, forth)]
         fastest = max(fastest, *steps)
-        if fastest > limits.fastest:
+        if fastest > limits.max_motion:
             return None
-        if max(steps) > 1.5 and max(steps) > limits.uneven * min(steps):
+        if max(steps) > 1.5 and max(steps) > limits.max_step_ratio * min(steps):
             return None
         compensated = (_warped(small[k - 1], back).astype(np.float32) + _warped(small[k + 1], forth)) / 2
-        if _psnr(compensated, small[k]) < limits.likeness:
+        if _psnr(compensated, small[k]) < limits.min_psnr:
             return None
         if np.array_equal(gray[k], gray[k - 1]):
             return None
-    return fastest if fastest >= limits.slowest else None
+    return fastest if fastest >= limits.min_motion else None
 
 
 @lru_cache(maxsize=1)
@@ -282,22 +279,22 @@ def collect(
     count: int,
     cut: Callable[[Clip], list[Sample]],
     wanted: str,
-    tries: int = TRIES,
+    tries: int = MAX_FAILED_RUNS,
 ) -> list[Sample]:
     """Cut `count` samples from random clips.
 
     Args:
-        clips: where to cut.
-        rng: source of all choices.
+        clips: to cut from.
+        rng: random generator.
         count: of samples.
-        cut: samples from one random place of a clip; an empty list if it is not fit.
+        cut: returns samples from one random position of a clip; empty if it is unusable.
         wanted: description of a sample, for the error.
-        tries: places in a row without a sample before the clips are called unfit.
+        tries: unusable positions in a row before giving up.
 
     Raises:
-        InputError: hardly any place is fit.
+        InputError: the clips hold no usable frames.
     """
-    # long clips have more to show, but not in proportion
+    # longer clips are drawn more often, but their frames are more alike
     weight = np.sqrt([clip.length for clip in clips])
     weight /= weight.sum()
     kept: list[Sample] = []
@@ -312,40 +309,40 @@ def collect(
         kept += new
         barren = 0 if new else barren + 1
         if barren > tries:
-            raise InputError(f"clips: {barren} places in a row without {wanted}")
+            raise InputError(f"clips: {barren} positions in a row without {wanted}")
     return kept[:count]
 
 
-# For the shards
+# Source of shards
 
 
 @dataclass(frozen=True)
 class ClipSource:
-    """Windows of real clips, as a source of shards; the content of shard k depends on k and the folders alone."""
+    """Source of shards: windows of real clips. The content of shard k depends only on k and the folders."""
 
     folders: tuple[Path, ...]
-    size: int = 256  # pixels; clips with a shorter side give nothing
+    size: int = 256  # pixels; smaller clips are not used
     length: int = 7  # frames of a window: 5 or 7
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        """Refuse windows without a middle."""
+        """Check the length."""
         if self.length not in (5, 7):
-            raise InputError(f"clips: windows of {self.length} frames; 5 or 7 are possible")
+            raise InputError(f"clips: windows have 5 or 7 frames, not {self.length}")
 
     def make(self, number: int, samples: int) -> dict[str, NDArray[Any]]:
         """Cut a shard.
 
         Raises:
-            InputError: hardly any window of the clips is fit.
+            InputError: the clips hold no usable window.
         """
         rng = np.random.default_rng([11, number])
         kept = collect(
             found_clips(self.folders, self.length),
             rng,
             samples,
-            lambda clip: windows(read_run(clip, rng), rng, self.size, self.length, self.limits),
-            f"a fit window of {self.length} frames, {self.size} px; clips need motion, and a shorter side of that size",
+            lambda clip: cut_windows(read_run(clip, rng), rng, self.size, self.length, self.limits),
+            f"a usable window of {self.length} frames of {self.size} px; clips need motion and at least that size",
         )
         return {
             "frames": np.stack([w.frames for w in kept]),
@@ -353,13 +350,13 @@ class ClipSource:
         }
 
     def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> dict[str, NDArray[Any]]:
-        """Two frames of a window 2, 3, 4 or 6 apart, one between them, and neighbours where the window has them."""
+        """Return a and b at distance 2, 3, 4 or 6, a target between them, and neighbours where the window has them."""
         frames, motion = arrays["frames"][index], float(arrays["motion"][index])
         count = len(frames)
-        gaps = [gap for gap in (2, 3, 4, 6) if gap < count and (gap == 2 or motion * gap <= FARTHEST)]
+        gaps = [gap for gap in (2, 3, 4, 6) if gap < count and (gap == 2 or motion * gap <= MAX_GAP_MOTION)]
         chance = np.array([{2: 0.45, 3: 0.15, 4: 0.2, 6: 0.2}[gap] for gap in gaps])
         gap = int(rng.choice(gaps, p=chance / chance.sum()))
-        # two apart, the middle of seven has neighbours at the same distance on both sides
+        # at distance 2, the middle of seven frames has neighbours on both sides
         centred = gap == 2 and count == 7 and rng.random() < 0.7
         first = 2 if centred else int(rng.integers(count - gap))
         between = int(rng.integers(1, gap))
@@ -371,5 +368,5 @@ class ClipSource:
 
 @lru_cache(maxsize=2)
 def found_clips(folders: tuple[Path, ...], length: int) -> list[Clip]:
-    """`find_clips`, once per process."""
+    """Cache `find_clips` per process."""
     return find_clips(folders, length)

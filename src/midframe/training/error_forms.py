@@ -24,7 +24,7 @@ from midframe.models.midnet.architecture import Architecture
 from midframe.models.midnet.flow_estimation import FAIR, FINE, QUICK, FlowConfig
 from midframe.models.midnet.model import Midnet
 from midframe.models.midnet.types import BLOCK, TILE, WarpedFrames
-from midframe.training.shards import Arrays, Batches, Source, changed, draw_change
+from midframe.training.shards import Arrays, Batches, Source, augment, draw_augmentation
 
 CONFIGS = {FINE: 0.6, FAIR: 0.2, QUICK: 0.2}  # how the flow of samples is estimated, and shares of the samples
 LEVELS = 255.0  # products are of 8-bit levels
@@ -83,7 +83,7 @@ class ErrorFormSource:
 
     def _forms(self, sample: Arrays, rng: Generator) -> Arrays:
         height, width = sample["a"].shape[:2]
-        made = changed(sample, draw_change(rng, height, width, self.size))
+        made = augment(sample, draw_augmentation(rng, height, width, self.size))
         net = _untrained(self.architecture)
         dis = list(CONFIGS)[int(rng.choice(len(CONFIGS), p=list(CONFIGS.values())))]
         with torch.no_grad():

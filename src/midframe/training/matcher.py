@@ -36,25 +36,25 @@ from midframe.training.shards import (
     FLOWS,
     FRAMES,
     MASKS,
-    SAMPLES,
+    SAMPLES_PER_SHARD,
     Arrays,
     Batches,
     Shards,
     Share,
     cached_textures,
-    packed,
+    pack,
 )
 from midframe.weights import save_half
 
 log = logging.getLogger(__name__)
 
 WARM_UP = 500  # steps
-# of the second stage's losses: matcher, interpolated frame, flow at t in pixels, visibility
+# weights of the losses of stage "frames": matcher, interpolated frame, flow at t, visibility
 MATCHER_SHARE, FRAME_SHARE, FLOW_AT_T_SHARE, VISIBILITY_SHARE = 0.1, 100.0, 0.2, 0.1
 KEEP = 300.0  # seconds between checkpoints
 REPORT = 50  # steps between lines of the log
-DECAY = 0.85  # weight of an estimate against the one after it
-OCCLUDED = 0.2  # weight of the flow of pixels that are not seen in the other frame
+DECAY = 0.85  # weight of an estimate relative to the next one
+OCCLUDED = 0.2  # weight of the flow of occluded pixels
 STAGES = ("flow", "frames")
 SCENE = (192, 224)  # height and width of the rendered scenes, pixels; the crop is smaller
 TRAINING_MIX = Mix(
@@ -72,22 +72,22 @@ EVALUATION_MIX = Mix(static_scene=0.0, fast=0.4, medium=0.4, duplicate=0.0)
 
 @dataclass(frozen=True)
 class MatcherRecipe:
-    """Everything a run of the matcher depends on."""
+    """Settings of a run."""
 
     out: Path
-    photos: tuple[Path, ...] = ()  # folders of textures; procedural ones if none
+    photos: tuple[Path, ...] = ()  # folders of photographs; procedural textures if empty
     clips: tuple[Path, ...] = ()  # folders of videos
-    samples: int = 400_000  # length of the run, for the schedule
-    stop_after: int | None = None  # samples, to stop before the schedule ends
-    minutes: float | None = None  # of this call; None: until `samples`
+    samples: int = 400_000  # of the learning-rate schedule
+    stop_after: int | None = None  # samples; ends the run before the schedule does
+    minutes: float | None = None  # of this call
     batch: int = 8
-    size: int = 160  # pixels; side of a crop, as the matcher sees it
-    stage: str = "flow"  # "flow": the matcher alone; "frames": matcher and refiner, crops of twice the size
-    rate: float = 1e-3  # learning rate at its highest
-    reuse: float = 4.0  # times each stored sample is used, cropped and coloured anew
-    workers: int = 1  # processes that render, for each source
+    size: int = 160  # side of the input of the matcher, pixels
+    stage: str = "flow"  # "flow" trains the matcher; "frames" matcher and refiner, on crops of twice the size
+    rate: float = 1e-3  # peak learning rate
+    reuse: float = 4.0  # uses of a stored sample, augmented differently
+    workers: int = 1  # processes per source
     seed: int = 0
-    device: str = "auto"  # "auto": a GPU if there is one
+    device: str = "auto"  # "auto": GPU if available
     clip_share: float = 0.4  # of the samples, if there are clips
 
     def __post_init__(self) -> None:
@@ -100,27 +100,27 @@ class MatcherRecipe:
 
 @dataclass(frozen=True)
 class FlowScenes:
-    """Rendered scenes for the matcher, as a source of shards."""
+    """Source of shards: rendered scenes with flow and occlusion."""
 
     photos: tuple[Path, ...] = ()
     mix: Mix = TRAINING_MIX
     first_seed: int = 0
-    detail: int = 1  # times the size of the matcher's input
+    detail: int = 1  # multiple of the size of the input of the matcher
 
     def make(self, number: int, samples: int) -> Arrays:
-        """Render a shard: frames a, target, b and the flows and masks between them."""
+        """Render a shard of frames a, target and b with flows and masks."""
         textures = cached_textures(self.photos)
         first = self.first_seed + number * samples
         seeds = range(first, first + samples)
         size = (self.detail * SCENE[0], self.detail * SCENE[1])
-        return packed([stack([render(compose(seed, textures, size, "training", self.mix), False)]) for seed in seeds])
+        return pack([stack([render(compose(seed, textures, size, "training", self.mix), False)]) for seed in seeds])
 
     def sample(self, arrays: Any, index: int, rng: np.random.Generator) -> Arrays:
-        """One scene as it was rendered."""
-        return unpacked(arrays, index)
+        """Return one scene without augmentation."""
+        return unpack(arrays, index)
 
 
-def unpacked(arrays: Any, index: int) -> Arrays:
+def unpack(arrays: Any, index: int) -> Arrays:
     """One sample of a shard of `packed` scenes without neighbours."""
     out: Arrays = {"t": arrays["t"][index]}
     out |= dict(zip(FRAMES[1:4], arrays["frames"][index], strict=True))
@@ -130,9 +130,9 @@ def unpacked(arrays: Any, index: int) -> Arrays:
 
 
 def objective(found: Matched, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of all estimates, of the global match and of the occlusion, and values worth noting.
+    """Return the loss of flow estimates, global match and occlusion, and values for the log.
 
-    Pixels whose flow is unknown hold NaN in `flow_ab` and `flow_ba`; they count for nothing.
+    Pixels with NaN in `flow_ab` or `flow_ba` have no label and are ignored.
     """
     truth = torch.cat([batch["flow_ab"], batch["flow_ba"]])
     known = torch.isfinite(truth).all(1, keepdim=True).float()
@@ -142,24 +142,24 @@ def objective(found: Matched, batch: dict[str, Tensor]) -> tuple[Tensor, dict[st
     count = len(found.estimates)
     loss = losses.match_entropy(found.similarity[: len(truth) // 2], truth, known * (1.0 - occluded))
     for k, estimate in enumerate(found.estimates):
-        error = masked_error(estimate.flow, truth, weight, known, estimate.stride)
+        error = losses.endpoint_error(estimate.flow, truth, weight, known, estimate.stride)
         loss = loss + DECAY ** (count - 1 - k) * error
         if estimate.occlusion is not None:
-            hidden, certain = losses.shrink(occluded, estimate.stride), losses.shrink(known, estimate.stride)
+            hidden, certain = losses.downsample(occluded, estimate.stride), losses.downsample(known, estimate.stride)
             entropy = losses.mask_entropy(estimate.occlusion, hidden, (certain > 0.99).float())
             loss = loss + 0.5 * DECAY ** (count - 1 - k) * entropy
     with torch.no_grad():
         seen = known * (1.0 - occluded)
         notes = {
-            "epe": masked_error(found.flow, truth, known, known, 2),
-            "epe_seen": masked_error(found.flow, truth, seen, known, 2),
-            "epe_zero": masked_error(torch.zeros_like(found.flow), truth, known, known, 2),
+            "epe": losses.endpoint_error(found.flow, truth, known, known, 2),
+            "epe_seen": losses.endpoint_error(found.flow, truth, seen, known, 2),
+            "epe_zero": losses.endpoint_error(torch.zeros_like(found.flow), truth, known, known, 2),
         }
     return loss, notes
 
 
 def frame_objective(net: LearnedMotion, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of the interpolated frame at twice the matcher's size, of known flow at t, and of the matcher."""
+    """Return the loss of the interpolated frame at twice the matcher's size, the flow at t and the matcher."""
     small = {name: F.avg_pool2d(batch[name], 2) for name in ("a", "b")}
     for name in ("flow_ab", "flow_ba", "flow_ta", "flow_tb"):
         small[name] = half_flow(batch[name])
@@ -172,12 +172,14 @@ def frame_objective(net: LearnedMotion, batch: dict[str, Tensor]) -> tuple[Tenso
     loss = MATCHER_SHARE * loss + FRAME_SHARE * (
         losses.laplacian(image, target)
         + 0.5 * losses.charbonnier(image, target)
-        + 0.1 * losses.sharpness(image, target)
+        + 0.1 * losses.gradient_difference(image, target)
     )
-    rendered = (batch["flow_ta"].abs().amax((1, 2, 3), keepdim=True) > 0).float()  # clips have no flow at t
+    rendered = (batch["flow_ta"].abs().amax((1, 2, 3), keepdim=True) > 0).float()  # only scenes have flow at t
     for name, flow in (("a", motion.to_a), ("b", motion.to_b)):
         weight = rendered * (1.0 - small[f"hidden_t{name}"].float())
-        loss = loss + FLOW_AT_T_SHARE * masked_error(flow, small[f"flow_t{name}"], weight, torch.ones_like(weight), 1)
+        loss = loss + FLOW_AT_T_SHARE * losses.endpoint_error(
+            flow, small[f"flow_t{name}"], weight, torch.ones_like(weight), 1
+        )
     one_sided = small["hidden_ta"] ^ small["hidden_tb"]
     weight = (one_sided.float() * rendered).expand_as(motion.visibility)
     loss = loss + VISIBILITY_SHARE * losses.mask_entropy(motion.visibility, small["hidden_tb"].float(), weight)
@@ -188,28 +190,18 @@ def frame_objective(net: LearnedMotion, batch: dict[str, Tensor]) -> tuple[Tenso
 
 
 def half_flow(flow: Tensor) -> Tensor:
-    """A flow at half the size; a pixel is unknown (NaN) only where all four are."""
+    """Halve a flow; a pixel is unknown (NaN) only where all four are."""
     known = torch.isfinite(flow)
     share = F.avg_pool2d(known.float(), 2)
     mean = F.avg_pool2d(torch.nan_to_num(flow), 2) / share.clamp(min=0.25)
     return torch.where(share > 0, 0.5 * mean, torch.full_like(mean, float("nan")))
 
 
-def masked_error(flow: Tensor, truth: Tensor, weight: Tensor, known: Tensor, stride: int) -> Tensor:
-    """Weighted mean end-point error in input pixels of a flow at 1/stride; unknown pixels do not blur known ones."""
-    share = losses.shrink(known, stride)
-    target = losses.shrink(truth * known, stride) / share.clamp(min=1e-3)
-    off = flow * stride - target
-    error = torch.sqrt((off * off).sum(1, keepdim=True) + 1e-4)
-    weight = losses.shrink(weight, stride)
-    return (error * weight).sum() / (weight.sum() + 1e-3 * weight.numel())
-
-
 def open_sources(recipe: MatcherRecipe) -> list[Share]:
-    """The sources of a run with their shares."""
+    """Open the sources of a run."""
     folder = recipe.out / "matcher-shards"
-    # clips cost three times as much as scenes: decoding, and flow between all neighbours
-    detail, samples = (1, SAMPLES) if recipe.stage == "flow" else (2, SAMPLES // 2)
+    # crops of clips take three times as long as scenes: decoding, and flow between all neighbours
+    detail, samples = (1, SAMPLES_PER_SHARD) if recipe.stage == "flow" else (2, SAMPLES_PER_SHARD // 2)
     folder = folder / recipe.stage
     rendered = FlowScenes(recipe.photos, detail=detail)
     scenes = Shards(folder / "scenes", rendered, samples, recipe.reuse, 8, 3, recipe.workers)
@@ -222,7 +214,7 @@ def open_sources(recipe: MatcherRecipe) -> list[Share]:
 
 @dataclass
 class State:
-    """All that a run resumes from."""
+    """State of a run that its checkpoint holds."""
 
     net: nn.Module
     average: dict[str, Tensor]
@@ -244,7 +236,7 @@ class State:
         write_checkpoint(path, content)
 
     def load(self, path: Path) -> None:
-        """Resume."""
+        """Read a checkpoint."""
         content = torch.load(path, map_location="cpu", weights_only=True)
         self.net.load_state_dict(content["net"])
         for name, value in self.average.items():
@@ -254,7 +246,7 @@ class State:
 
 
 def train_matcher(recipe: MatcherRecipe, report: Callable[[str], None] = log.info) -> Path:
-    """Run or resume a training of the matcher; returns the weights."""
+    """Run or resume a training; returns the path of the weights."""
     recipe.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     device = pick_device(recipe.device)
@@ -338,7 +330,7 @@ def begin_with_matcher(net: LearnedMotion, average: dict[str, Tensor], path: Pat
 
 
 def load_matcher(path: Path) -> Matcher:
-    """A matcher with the weights of a run, ready to estimate flow.
+    """Load a matcher from the weights of a run.
 
     Raises:
         InputError: the file is missing or holds other tensors.
@@ -360,13 +352,13 @@ def load_matcher(path: Path) -> Matcher:
 
 @dataclass(frozen=True, slots=True)
 class FlowScores:
-    """Errors over a set of scenes, pixels."""
+    """End-point errors over a set of scenes, pixels."""
 
     everything: float
     visible: float
-    fl: float  # share of visible pixels off by more than 3 px and 5 %
-    fast: float  # visible pixels that move by more than 20 px
-    zero: float  # error of zero flow over all pixels
+    fl: float  # share of visible pixels with an error above 3 px and 5 %
+    fast: float  # over visible pixels that move by more than 20 px
+    zero: float  # of zero flow, over all pixels
 
     def __str__(self) -> str:
         return (
@@ -376,7 +368,7 @@ class FlowScores:
 
 
 def evaluation_scenes(count: int = 128) -> Iterator[tuple[Tensor, Tensor, NDArray[Any], NDArray[Any]]]:
-    """Held-out scenes of 192x256 (domain evaluation, seeds from 0, procedural textures): a, b, flow, occlusion."""
+    """Render held-out scenes of 192x256 (domain evaluation, seeds from 0): a, b, flow, occlusion."""
     textures = Textures()
     for seed in range(count):
         drawn = render(compose(seed, textures, (192, 256), "evaluation", EVALUATION_MIX), False)
@@ -385,7 +377,7 @@ def evaluation_scenes(count: int = 128) -> Iterator[tuple[Tensor, Tensor, NDArra
 
 
 def flow_scores(estimate: Callable[[Tensor, Tensor], NDArray[Any]], count: int = 128) -> FlowScores:
-    """Scores of `estimate(a, b)`, which maps two images (3, H, W) to a flow (H, W, 2), on the held-out scenes."""
+    """Score `estimate(a, b)`, which maps two images (3, H, W) to a flow (H, W, 2), on the held-out scenes."""
     errors, lengths, seen = [], [], []
     for a, b, flow, hidden in evaluation_scenes(count):
         errors.append(np.hypot(*(estimate(a, b) - flow).transpose(2, 0, 1)))
@@ -402,7 +394,7 @@ def flow_scores(estimate: Callable[[Tensor, Tensor], NDArray[Any]], count: int =
 
 
 def matcher_flow(net: Matcher, a: Tensor, b: Tensor) -> NDArray[Any]:
-    """Flow (H, W, 2) from a to b at the input's size."""
+    """Estimate the flow (H, W, 2) from a to b at the size of the input."""
     with torch.inference_mode():
         flow = net(a[None], b[None]).flow[:1]
         flow = F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False) * 2.0

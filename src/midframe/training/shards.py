@@ -1,9 +1,9 @@
-"""Samples in store: workers render scenes and cut clips into shards on disk, the trainer reads them again and again.
+"""Training samples on disk: worker processes write shards, the trainer reads each several times.
 
-A shard is a folder of .npy files with `SAMPLES` samples, written under a temporary name and renamed, read memory-
-mapped. Drawing is reproducible: sample i of a run comes from a shard, a place in it and a change (crop, flip, quarter
-turn, time reversal, colour) that depend on the run's seed and on i alone; a shard depends on its number alone. So a run
-that is resumed at sample i goes on with the samples it would have had; shards that are gone are made again.
+A shard is a folder of .npy files with `SAMPLES_PER_SHARD` samples, written under a temporary name, renamed, and memory-
+mapped. Sampling is reproducible: the shard, the index and the augmentation (crop, flip, quarter turn, time reversal,
+colour) of sample i depend only on the seed and i, and the content of a shard only on its number. A run resumed at
+sample i continues with the samples it would have had; missing shards are made again.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from midframe.scenes import Mix, Textures, compose, render, stack
 from midframe.scenes.batched import render_batch
 from midframe.training.scenes import training_textures
 
-SAMPLES = 64  # in a shard: 64 scenes of 288 x 288 are 210 MB with neighbours
-TOGETHER = 16  # scenes rendered at once on a GPU
-PATIENCE = 600.0  # seconds to wait for a shard before giving up
+SAMPLES_PER_SHARD = 64  # 64 scenes of 288x288 with neighbours take 210 MB
+SCENES_PER_BATCH = 16  # on a GPU
+SHARD_TIMEOUT = 600.0  # seconds
 
 FRAMES = ("before", "a", "target", "b", "after")
-FADING, FADE = 0.1, 0.25  # share of samples in which light changes, and by how much (logarithm, standard deviation)
+FADE_SHARE, FADE_SIGMA = 0.1, 0.25  # share of samples with a change of brightness; standard deviation of its logarithm
 FLOWS = ("flow_ab", "flow_ba", "flow_ta", "flow_tb", "flow_a_before", "flow_b_after")
 MASKS = (
     "hidden_ab",
@@ -52,8 +52,8 @@ MASKS = (
     "hidden_a_before",
     "hidden_b_after",
 )
-# names exchanged by time reversal
-REVERSED = {
+# names that time reversal exchanges
+REVERSED_NAMES = {
     "before": "after",
     "a": "b",
     "flow_ab": "flow_ba",
@@ -63,33 +63,33 @@ REVERSED = {
     "hidden_ta": "hidden_tb",
     "hidden_a_before": "hidden_b_after",
 }
-REVERSED |= {later: earlier for earlier, later in REVERSED.items()}
+REVERSED_NAMES |= {later: earlier for earlier, later in REVERSED_NAMES.items()}
 
 Arrays = dict[str, NDArray[Any]]
 
 
 class Source(Protocol):
-    """Whatever can fill a shard. Sent to worker processes, so it must be picklable."""
+    """Source of samples; picklable, for worker processes."""
 
     def make(self, number: int, samples: int) -> Arrays:
-        """The arrays of shard `number`, each with `samples` along its first axis; the same at every call."""
+        """Make the arrays of shard `number`, `samples` along the first axis; deterministic."""
         ...
 
     def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> Arrays:
-        """One sample of a shard: images (H, W, 3) uint8 under FRAMES; for scenes also flows and masks, and "t"."""
+        """Return one sample: images (H, W, 3) uint8 under the names in FRAMES; of scenes also flows, masks and "t"."""
         ...
 
 
 @dataclass(frozen=True)
 class SceneSource:
-    """Rendered scenes; shard k holds the training seeds from k SAMPLES on."""
+    """Rendered scenes; shard k holds as many training seeds as it has samples, from k times as many on."""
 
     photos: tuple[Path, ...] = ()  # folders
-    size: int = 288  # pixels; somewhat larger than the crop, so that crops differ
+    size: int = 288  # pixels; larger than the crop
     neighbours: bool = True
     mix: Mix = field(default_factory=Mix)
     first_seed: int = 0
-    device: str = ""  # render in batches with torch on this device, e.g. "cuda"; on the CPU with OpenCV if not given
+    device: str = ""  # renders batches with torch on this device; with OpenCV on the CPU if empty
 
     def make(self, number: int, samples: int) -> Arrays:
         """Render a shard."""
@@ -99,15 +99,15 @@ class SceneSource:
         seeds = range(first, first + samples)
         scenes = (compose(seed, textures, size, "training", self.mix) for seed in seeds)
         if not self.device:
-            return packed([stack([render(scene, self.neighbours)]) for scene in scenes])
+            return pack([stack([render(scene, self.neighbours)]) for scene in scenes])
         parts = []
-        while some := list(islice(scenes, TOGETHER)):
+        while some := list(islice(scenes, SCENES_PER_BATCH)):
             drawn = render_batch(some, self.neighbours, self.device)
             parts.append({name: value.cpu().numpy() for name, value in drawn.items()})
-        return packed(parts)
+        return pack(parts)
 
     def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> Arrays:
-        """One scene as it was rendered."""
+        """Return one scene without augmentation."""
         out: Arrays = {"t": arrays["t"][index]}
         names = FRAMES if arrays["frames"].shape[1] == len(FRAMES) else FRAMES[1:4]
         out |= dict(zip(names, arrays["frames"][index], strict=True))
@@ -122,12 +122,12 @@ class SceneSource:
 
 @lru_cache(maxsize=1)
 def cached_textures(photos: tuple[Path, ...]) -> Textures:
-    """Textures kept from shard to shard, so that a worker decodes each photograph once."""
+    """Return the textures of a process, which decodes each photograph once."""
     return training_textures(photos)
 
 
-def packed(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
-    """Drawn scenes (of `scenes.stack`) as a shard: frames uint8, flows float16, masks as bits of uint16."""
+def pack(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
+    """Pack rendered scenes (of `scenes.stack`) into a shard: frames uint8, flows float16, masks as bits of uint16."""
 
     def joined(names: Sequence[str]) -> NDArray[Any]:
         rows = [np.stack([part[name].transpose(0, 2, 3, 1) for name in names], 1) for part in parts]
@@ -139,7 +139,7 @@ def packed(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
     )
     return {
         "frames": joined([name for name in FRAMES if name in first]),
-        "flows": joined([name for name in FLOWS if name in first]).astype(np.float16),  # 0.008 px fine below 16 px
+        "flows": joined([name for name in FLOWS if name in first]).astype(np.float16),  # steps of 0.008 px below 16 px
         "masks": masks,
         "t": np.concatenate([part["t"] for part in parts]),
     }
@@ -149,27 +149,27 @@ def packed(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
 
 
 class Shards:
-    """The shards of one source: made by worker processes ahead of the reader, thrown away behind it.
+    """A sliding window of shards of one source, made ahead by worker processes and deleted after use.
 
-    Sample number i (of this source) is drawn from shard i // (samples * reuse) and the `window - 1` before it, as far
-    as there are so many. So a run begins as soon as one shard is there, each shard serves about `reuse` times its
-    samples, mixed with others', and at most `window + ahead` lie on disk.
+    Sample i of this source is drawn from shard i // (samples * reuse) and up to `window - 1` shards before it. Training
+    starts as soon as one shard exists, every sample is used `reuse` times on average, and at most `window + ahead`
+    shards are on disk.
 
     Args:
-        folder: where they lie; made if absent. One run at a time may use it.
-        source: of their samples.
-        samples: in a shard.
-        reuse: how often each sample is used on average.
-        window: shards drawn from at a time.
-        ahead: shards made beforehand.
-        workers: processes; 0 makes each shard in this process when it is wanted.
+        folder: of the shards; created if missing. Only one run at a time may use it.
+        source: of the samples.
+        samples: per shard.
+        reuse: average number of uses of a sample.
+        window: shards that samples are drawn from.
+        ahead: shards made in advance.
+        workers: processes; 0 makes each shard in this process when it is needed.
     """
 
     def __init__(
         self,
         folder: Path,
         source: Source,
-        samples: int = SAMPLES,
+        samples: int = SAMPLES_PER_SHARD,
         reuse: float = 5.0,
         window: int = 4,
         ahead: int = 2,
@@ -184,12 +184,12 @@ class Shards:
         self.samples, self.reuse, self.window, self.ahead, self.workers = samples, reuse, window, ahead, workers
         self._open: dict[int, Arrays] = {}
         self._processes: list[BaseProcess] = []
-        self._first = multiprocessing.get_context("spawn").Value("q", 0)  # the oldest shard still wanted
+        self._first = multiprocessing.get_context("spawn").Value("q", 0)  # oldest shard in the window
         self._draws = 0
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, position: int = 0) -> None:
-        """Set the workers to work, for a reader that begins at sample `position`."""
+        """Start the workers for a reader that begins at sample `position`."""
         self._advance(self.first_shard(position))
         if self._processes or not self.workers:
             return
@@ -222,25 +222,25 @@ class Shards:
         self.close()
 
     def first_shard(self, position: int) -> int:
-        """The oldest shard from which sample `position` may be drawn."""
+        """Return the oldest shard that sample `position` may come from."""
         return max(self.last_shard(position) - self.window + 1, 0)
 
     def last_shard(self, position: int) -> int:
-        """The newest shard from which sample `position` may be drawn."""
+        """Return the newest shard that sample `position` may come from."""
         return int(position / (self.samples * self.reuse))
 
     def draw(self, position: int, rng: Generator) -> Arrays:
-        """Sample number `position`, as stored; waits for its shard if it must."""
+        """Return sample `position` without augmentation; waits for its shard."""
         first = self.first_shard(position)
         self._advance(first)
         arrays = self.arrays(first + int(rng.integers(self.last_shard(position) - first + 1)))
         return self.source.sample(arrays, int(rng.integers(self.samples)), rng)
 
     def arrays(self, number: int) -> Arrays:
-        """The memory-mapped arrays of a shard.
+        """Return the memory-mapped arrays of a shard.
 
         Raises:
-            JobError: the workers have died, or made nothing for ten minutes.
+            JobError: a worker ended, or the shard did not appear within ten minutes.
         """
         if number in self._open:
             return self._open[number]
@@ -250,7 +250,7 @@ class Shards:
                 write_shard(path, self.source.make(number, self.samples))
                 break
             dead = [p for p in self._processes if not p.is_alive()]
-            if dead or time.monotonic() - since > PATIENCE:
+            if dead or time.monotonic() - since > SHARD_TIMEOUT:
                 reason = f"worker {dead[0].name} ended with code {dead[0].exitcode}" if dead else "no worker made it"
                 raise JobError(f"shard {number} in {self.folder} is missing: {reason}; see its message above")
             time.sleep(0.05)
@@ -269,10 +269,10 @@ class Shards:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Processes that are started inside compute with one thread each.
+    """Limit processes started in this context to one thread each.
 
-    The variables are read when a process loads numpy. With a thread per core in every worker, products of small
-    matrices took 11 ms instead of 0.3 ms beside a trainer, and rendering four times as long.
+    NumPy reads the variables when it is imported. With one thread per core in every worker, products of small matrices
+    took 11 ms instead of 0.3 ms beside a trainer, and rendering took four times as long.
     """
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
@@ -288,12 +288,12 @@ def one_thread() -> Iterator[None]:
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Where shard `number` lies."""
+    """Return the folder of shard `number`."""
     return folder / f"shard-{number:06d}"
 
 
 def write_shard(path: Path, arrays: Arrays) -> None:
-    """Write a shard under a temporary name, then give it its own."""
+    """Write a shard under a temporary name, then rename it."""
     hidden = path.with_name(f".{path.name}-{os.getpid()}")
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir(parents=True)
@@ -301,7 +301,7 @@ def write_shard(path: Path, arrays: Arrays) -> None:
         np.save(hidden / f"{name}.npy", array)
     try:
         hidden.rename(path)
-    except OSError:  # made by another in the meantime: they are the same
+    except OSError:  # another process made the same shard
         shutil.rmtree(hidden, ignore_errors=True)
         if not path.is_dir():
             raise
@@ -310,10 +310,10 @@ def write_shard(path: Path, arrays: Arrays) -> None:
 def _work(
     folder: Path, source: Source, samples: int, first: Any, ahead: int, parent: int, worker: int, workers: int
 ) -> None:
-    """A worker: fill shards `first` to `first + ahead`, those that are its turn, until the parent is gone."""
+    """Run a worker: make its share of shards `first` to `first + ahead` until the parent ends."""
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer stops its workers itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer ends its workers
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     with suppress(OSError, AttributeError):
@@ -331,37 +331,37 @@ def _work(
 
 
 @dataclass(frozen=True)
-class Change:
-    """How a sample is changed: the same way for all its images, flows and masks."""
+class Augmentation:
+    """Augmentation of a sample, applied alike to images, flows and masks."""
 
     top: int
     left: int
     crop: int
     mirrored: bool
-    turns: int  # quarter turns, anticlockwise as np.rot90 makes them
-    backwards: bool  # in time
+    turns: int  # quarter turns, counter-clockwise as in np.rot90
+    reverse_time: bool
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    lift: float = 0.0
-    swap: tuple[int, int, int] = (0, 1, 2)  # order of the colours
-    fade: float = 0.0  # logarithm of how much brighter b becomes than a; linear in between
+    offset: float = 0.0  # added to all channels
+    channels: tuple[int, int, int] = (0, 1, 2)  # order of the colour channels
+    fade: float = 0.0  # logarithm of the brightness of b over that of a; linear in between
 
     def brightness(self, time: float) -> float:
-        """Of an image, a being at 0 and b at 1, by the fade; the brighter of the two stays as it is."""
+        """Return the gain at a time (a at 0, b at 1); the brighter of a and b keeps its brightness."""
         gain = math.exp(self.fade)
         return max(0.0, 1.0 + (gain - 1.0) * time) / max(1.0, gain)
 
 
-def draw_change(rng: Generator, height: int, width: int, crop: int) -> Change:
-    """Any crop, mirroring, quarter turn and time direction; colours changed in half of all samples, a fade in some."""
-    gain, lift, swap = (1.0, 1.0, 1.0), 0.0, (0, 1, 2)
+def draw_augmentation(rng: Generator, height: int, width: int, crop: int) -> Augmentation:
+    """Draw a crop, flip, rotation and time direction; colour changes for half of the samples, a fade for some."""
+    gain, offset, channels = (1.0, 1.0, 1.0), 0.0, (0, 1, 2)
     if rng.random() < 0.5:
         drawn = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.06, 3))
-        gain, lift = (float(drawn[0]), float(drawn[1]), float(drawn[2])), float(rng.normal(0, 0.03))
+        gain, offset = (float(drawn[0]), float(drawn[1]), float(drawn[2])), float(rng.normal(0, 0.03))
     if rng.random() < 0.3:
         one, two, three = (int(c) for c in rng.permutation(3))
-        swap = (one, two, three)
-    fade = float(rng.normal(0, FADE)) if rng.random() < FADING else 0.0
-    return Change(
+        channels = (one, two, three)
+    fade = float(rng.normal(0, FADE_SIGMA)) if rng.random() < FADE_SHARE else 0.0
+    return Augmentation(
         int(rng.integers(height - crop + 1)),
         int(rng.integers(width - crop + 1)),
         crop,
@@ -369,64 +369,67 @@ def draw_change(rng: Generator, height: int, width: int, crop: int) -> Change:
         int(rng.integers(4)),
         bool(rng.random() < 0.5),
         gain,
-        lift,
-        swap,
+        offset,
+        channels,
         fade,
     )
 
 
-def changed(sample: Arrays, change: Change) -> dict[str, Tensor]:
-    """A sample cropped, mirrored, turned, reversed and recoloured: images and flows (C, H, W), masks (1, H, W).
+def augment(sample: Arrays, augmentation: Augmentation) -> dict[str, Tensor]:
+    """Augment a sample: returns images and flows (C, H, W), masks (1, H, W).
 
-    A pixel of a crop whose match lies outside of the crop is hidden there, so `hidden_*` grows by those.
+    Pixels whose match falls outside the crop are marked occluded in `hidden_*`.
     """
-    rows, columns = slice(change.top, change.top + change.crop), slice(change.left, change.left + change.crop)
+    rows, columns = (
+        slice(augmentation.top, augmentation.top + augmentation.crop),
+        slice(augmentation.left, augmentation.left + augmentation.crop),
+    )
     out: dict[str, Tensor] = {}
     when = {"before": -1.0, "a": 0.0, "b": 1.0, "after": 2.0}
     if "t" in sample:
-        when["target"] = 1.0 - float(sample["t"]) if change.backwards else float(sample["t"])
+        when["target"] = 1.0 - float(sample["t"]) if augmentation.reverse_time else float(sample["t"])
     for name, value in sample.items():
         if name == "t":
             out["t"] = torch.tensor(when["target"])
             continue
-        key = REVERSED.get(name, name) if change.backwards else name
+        key = REVERSED_NAMES.get(name, name) if augmentation.reverse_time else name
         part = np.asarray(value[rows, columns])
-        if change.mirrored:
+        if augmentation.mirrored:
             part = part[:, ::-1]
-        part = np.ascontiguousarray(np.rot90(part, change.turns))
+        part = np.ascontiguousarray(np.rot90(part, augmentation.turns))
         tensor = torch.from_numpy(part)
         if name in FRAMES:
             image = tensor.permute(2, 0, 1).float().div_(255)
-            if change.swap != (0, 1, 2):
-                image = image[list(change.swap)]
-            if change.gain != (1.0, 1.0, 1.0) or change.lift:
-                image = (image * torch.tensor(change.gain).view(3, 1, 1) + change.lift).clamp_(0, 1)
-            if change.fade:
-                image = (image * change.brightness(when[key])).clamp_(max=1)
+            if augmentation.channels != (0, 1, 2):
+                image = image[list(augmentation.channels)]
+            if augmentation.gain != (1.0, 1.0, 1.0) or augmentation.offset:
+                image = (image * torch.tensor(augmentation.gain).view(3, 1, 1) + augmentation.offset).clamp_(0, 1)
+            if augmentation.fade:
+                image = (image * augmentation.brightness(when[key])).clamp_(max=1)
             out[key] = image.contiguous()
         elif name in FLOWS:
-            out[key] = turned(tensor.float(), change)
+            out[key] = transform_flow(tensor.float(), augmentation)
         else:
             out[key] = tensor.bool()[None]
     for name, flow in [(n, f) for n, f in out.items() if n in FLOWS]:
         hidden = name.replace("flow", "hidden")
         if hidden in out:
-            out[hidden] = out[hidden] | leaves(flow)
+            out[hidden] = out[hidden] | leaves_frame(flow)
     return out
 
 
-def turned(flow: Tensor, change: Change) -> Tensor:
-    """The vectors of a flow (H, W, 2) whose image was mirrored and turned, as (2, H, W)."""
+def transform_flow(flow: Tensor, augmentation: Augmentation) -> Tensor:
+    """Transform the vectors of a flow (H, W, 2) whose grid was flipped and rotated; returns (2, H, W)."""
     x, y = flow[..., 0], flow[..., 1]
-    if change.mirrored:
+    if augmentation.mirrored:
         x = -x
-    for _ in range(change.turns % 4):
-        x, y = y, -x  # a quarter turn anticlockwise: right becomes up, down becomes right
+    for _ in range(augmentation.turns % 4):
+        x, y = y, -x  # counter-clockwise: right becomes up, down becomes right
     return torch.stack([x, y]).contiguous()
 
 
-def leaves(flow: Tensor) -> Tensor:
-    """(1, H, W) bool: where a flow (2, H, W) points out of the image."""
+def leaves_frame(flow: Tensor) -> Tensor:
+    """Return (1, H, W) bool: pixels whose flow (2, H, W) leaves the image."""
     height, width = flow.shape[1:]
     x = flow[0] + torch.arange(width, dtype=torch.float32)
     y = flow[1] + torch.arange(height, dtype=torch.float32)[:, None]
@@ -435,25 +438,25 @@ def leaves(flow: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Share:
-    """One of the sources of a run, and its share of the samples."""
+    """A source of a run and its share of the samples."""
 
     shards: Shards
     share: float
 
 
 class Batches:
-    """Batches for the trainer, without end, the same for the same seed and position.
+    """Endless batches, determined by seed and position.
 
     A batch is a dict of float32 tensors: `before`, `a`, `target`, `b`, `after` (B, 3, H, W) RGB 0..1, `t` (B,), flows
     (B, 2, H, W) in pixels under the names in `FLOWS`, bool masks (B, 1, H, W) under those in `MASKS`, and `has_flow`
-    and `has_neighbours` (B,) bool. Samples cut from clips have no flow: theirs are 0, and their masks false. Without
-    neighbours `before` repeats a and `after` repeats b.
+    and `has_neighbours` (B,) bool. Samples without flow have zero flow and empty masks; without neighbours `before` is
+    a and `after` is b.
 
     Args:
         shares: sources and their shares.
-        batch: samples in a batch.
-        crop: pixels of a side.
-        seed: of the draws.
+        batch: samples per batch.
+        crop: side, pixels.
+        seed: of sampling and augmentation.
         position: samples drawn so far, to resume.
     """
 
@@ -471,27 +474,27 @@ class Batches:
         return self
 
     def __next__(self) -> dict[str, Tensor]:
-        """The next batch."""
+        """Return the next batch."""
         samples = [self.sample(self.position + k) for k in range(self.batch)]
         self.position += self.batch
         return self.join(samples)
 
     def sample(self, position: int) -> dict[str, Tensor]:
-        """Sample number `position` of the run."""
+        """Return sample `position` of the run."""
         rng = np.random.default_rng([self.seed, position])
         number = int(rng.choice(len(self.shards), p=self.shares))
-        # each source is read at its own pace, which depends on the position alone
+        # the position in a source depends only on the position in the run
         return self.finish(self.shards[number].draw(int(position * self.shares[number]), rng), rng)
 
     def finish(self, drawn: Arrays, rng: Generator) -> dict[str, Tensor]:
-        """A sample as it was stored -> cropped and changed at random."""
+        """Augment a stored sample."""
         height, width = drawn["a"].shape[:2]
         if min(height, width) < self.crop:
             raise InputError(f"batches: a crop of {self.crop} px is larger than the samples, {width}x{height}")
-        return changed(drawn, draw_change(rng, height, width, self.crop))
+        return augment(drawn, draw_augmentation(rng, height, width, self.crop))
 
     def join(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Samples -> one batch."""
+        """Collate samples."""
         return collate(samples)
 
     def close(self) -> None:
@@ -507,7 +510,7 @@ class Batches:
 
 
 def collate(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Samples -> one batch; see `Batches`."""
+    """Collate samples into a batch, see `Batches`."""
     has_flow = torch.tensor(["flow_ab" in sample for sample in samples])
     has_neighbours = torch.tensor(["before" in sample and "after" in sample for sample in samples])
     out = {"t": torch.stack([sample["t"] for sample in samples]), "has_flow": has_flow}

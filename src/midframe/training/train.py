@@ -29,7 +29,7 @@ from midframe.training.processes import all_reduce_gradients, any_of_all, join, 
 from midframe.training.quick_evaluation import find_triplets, quick_evaluation
 from midframe.training.recipe import Recipe, learning_rate
 from midframe.training.run_log import RunLog
-from midframe.training.shards import SAMPLES, SceneSource, Shards, Share, Source
+from midframe.training.shards import SAMPLES_PER_SHARD, SceneSource, Shards, Share, Source
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,9 @@ def open_batches(recipe: Recipe, position: int, rank: int) -> ErrorFormBatches:
 
     def stored(folder: str, source: Source) -> Shards:
         forms = ErrorFormSource(source, size, SIZES[recipe.model])
-        return Shards(shards / folder, forms, SAMPLES, recipe.reuse, WINDOW, max(2, recipe.workers), recipe.workers)
+        return Shards(
+            shards / folder, forms, SAMPLES_PER_SHARD, recipe.reuse, WINDOW, max(2, recipe.workers), recipe.workers
+        )
 
     sources = [Share(stored("scenes", scenes), 1.0)]
     if recipe.clips:
