@@ -238,7 +238,17 @@ def test_frames_of_low_confidence_are_reported(tmp_path: Path, small_segments: N
     half_seconds = [low.frame // 24 for low in result.low_confidence]
     assert len(half_seconds) <= 96 // 24 + 5, "one of a moment, and segments begin anew"
     told = json.loads(result.report.read_text())["low_confidence"]
-    assert told[0] == {"frame": 19, "seconds": 19 / 48, "confidence": worst.confidence}
+    assert worst.region is not None and worst.region[1] == 0 and worst.region[3] <= 0.55, "the upper half is wrong"
+    assert told[0] == {
+        "frame": 19,
+        "seconds": 19 / 48,
+        "confidence": worst.confidence,
+        "region": pytest.approx(list(worst.region), abs=1e-4),
+    }
+    turned = clips.make(tmp_path / "turned.mp4", Clip(frames=48, rotation=90))
+    result = midframe.interpolate(turned, tmp_path / "out2.mp4", network=Stumbling(), device="cpu", ratio=2)
+    region = result.low_confidence[0].region
+    assert region is not None and region[2] == 1 and region[0] >= 0.45, "the right half, as it is displayed"
     assert run(source, tmp_path / "blend.mp4").low_confidence == ()
 
 

@@ -212,10 +212,14 @@ def test_frames_to_check_are_marked_and_reached(page: Any, films: dict[str, Path
         before = page.inner_text(".clock")
         page.keyboard.press("d")
         page.wait_for_function("(was) => document.querySelector('.clock').textContent !== was", arg=before)
-        page.wait_for_selector(".where .sure:has-text('% agrees')")
-        reached.append((float(page.inner_text(".where .sure").split(" ")[0]), page.inner_text(".clock")))
+        page.wait_for_selector(".where .sure:has-text('confidence')")
+        reached.append((float(page.inner_text(".where .sure").split(" ")[1]), page.inner_text(".clock")))
     assert len(set(reached)) == marked and reached[0] == reached[-1]  # each once, then the first again
     assert reached[0][0] == min(reached)[0] < 90
+    spot = page.locator(".layer.after .spot i").bounding_box()  # where to look: in the noise, the lower half
+    stage = page.locator(".stage").bounding_box()
+    assert stage["y"] + 0.45 * stage["height"] < spot["y"] < stage["y"] + stage["height"]
+    assert "most of it in the marked box" in page.inner_text(".check-hint")
     page.keyboard.press("Shift+D")
     page.click(".legend .to-doubt")
     page.wait_for_selector(f".clock:text-is('{reached[0][1]}')")
@@ -225,7 +229,7 @@ def test_frames_to_check_are_marked_and_reached(page: Any, films: dict[str, Path
     assert page.get_attribute(".track", "aria-valuenow") == "96"
     box = page.locator(".track .doubt").first.bounding_box()
     page.mouse.click(box["x"] - 3, box["y"])  # beside a mark is meant for it
-    page.wait_for_selector(".where .sure:has-text('% agrees')")
+    page.wait_for_selector(".where .sure:has-text('confidence')")
 
 
 def test_copy_mask_language_and_phone(page: Any, films: dict[str, Path], server: Server) -> None:

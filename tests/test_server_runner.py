@@ -125,13 +125,14 @@ def test_probe_says_what_the_page_shows(tmp_path: Path) -> None:
 
 
 def test_marks_are_seconds_of_the_result() -> None:
-    low = (LowConfidence(11, 0.7), LowConfidence(1, 0.9))
+    low = (LowConfidence(11, 0.7, (0.1, 0.2, 0.3, 0.4)), LowConfidence(1, 0.9))
     result = SimpleNamespace(kinds="sisihhssdddi", rate=Fraction(10), cuts=(Fraction(6, 10),), low_confidence=low)
     found = job_runner.marks(result, Fraction(1, 10), SpeedMap.constant(Fraction(1, 2)))
     assert found["holds"] == [[0.4, 0.6]]
     assert found["duplicates"] == [[0.8, 1.1]]
     assert found["cuts"] == [1.0]  # (0.6 - 0.1) seconds of the source, twice as slow
     assert found["low_confidence"] == [[0.1, 0.9], [1.1, 0.7]]
+    assert found["regions"] == [None, (0.1, 0.2, 0.3, 0.4)]
 
 
 def test_size_follows_the_quality() -> None:

@@ -26,7 +26,21 @@ from midframe.types import PixelFormat
 Array = npt.NDArray[Any]
 
 MAX_SIDE = 320  # pixels; longer side of the thumbnails that are compared: 480 gains 0.01 of correlation
+LOW = 0.98  # shares below are reported, one frame per moment; the median PSNR of those frames was 25 dB
+_WINDOW = 1 / 5  # of the longer side; largest side of a region
+_INNER = (2, 98)  # percentiles of the coordinates that bound a region: strays do not widen it
 TOLERANCE = 20  # 8-bit levels within which pixels agree: 10 correlates less, with 28 good frames are all 1
+
+
+Region = tuple[float, float, float, float]  # left, top, right, bottom, as fractions of the frame
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """Photometric consistency of one interpolated frame."""
+
+    share: float  # of the frame, 0..1, that is consistent with both neighbours
+    region: Region | None = None  # where the inconsistent pixels are densest, if the share is below `LOW`
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +52,14 @@ class Neighbours:
     grid: Array  # (h, w, 2) float32: x, y of every pixel
     flow: Array  # (h, w, 2) float32, pixels of this size
 
-    def confidence(self, thumbnail: Array, t: float) -> float:
-        """Fraction of a frame interpolated at t, 0..1, that is consistent with both neighbours."""
-        aligned = _sample(thumbnail, cv2.addWeighted(self.flow, t, self.grid, 1.0, 0.0))
+    def confidence(self, thumbnail: Array, t: float) -> Confidence:
+        """Compare the thumbnail of a frame interpolated at t, 0..1, with both neighbours."""
+        places = cv2.addWeighted(self.flow, t, self.grid, 1.0, 0.0)
+        aligned = _sample(thumbnail, places)
         residual = cv2.max(cv2.absdiff(aligned, self.a), cv2.absdiff(aligned, self.b))
-        return float(1 - cv2.countNonZero(cv2.inRange(residual, TOLERANCE + 1, 255)) / residual.size)
+        wrong = cv2.inRange(residual, TOLERANCE + 1, 255)
+        share = float(1 - cv2.countNonZero(wrong) / residual.size)
+        return Confidence(share, _densest(places[wrong > 0], residual.shape) if share < LOW else None)
 
 
 def thumbnail(planes: tuple[Tensor, ...], format: PixelFormat) -> Array:
@@ -67,6 +84,21 @@ def align(a: Array, b: Array, flow: Tensor) -> Neighbours:
     own = ops.resize_flow(flow.float(), height, width)[0].permute(1, 2, 0).cpu().contiguous().numpy()
     grid = ops.coordinates(height, width)[0].permute(1, 2, 0).contiguous().numpy()
     return Neighbours(a, _sample(b, grid + own), grid, own)
+
+
+def _densest(points: Array, shape: tuple[int, ...]) -> Region:
+    """Return the box of nearly all points (n, 2), x and y in pixels, in the window that holds most of them."""
+    height, width = shape
+    x, y = np.clip(np.rint(points), 0, (width - 1, height - 1)).astype(int).T
+    counts = np.zeros((height, width), np.float32)
+    np.add.at(counts, (y, x), 1)
+    side = max(3, round(max(height, width) * _WINDOW)) | 1
+    sums = cv2.boxFilter(counts, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    row, column = np.unravel_index(int(sums.argmax()), sums.shape)
+    near = (abs(x - column) <= side // 2) & (abs(y - row) <= side // 2)
+    left, right = np.percentile(x[near], _INNER) / width
+    top, bottom = np.percentile(y[near], _INNER) / height
+    return float(left), float(top), min(1.0, float(right) + 1 / width), min(1.0, float(bottom) + 1 / height)
 
 
 def _sample(values: Array, coordinates: Array) -> Array:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from midframe import colour, confidence, ops, overlays, shutter
+from midframe.confidence import Confidence
 from midframe.errors import DeviceError, InputError
 from midframe.models.base import Features, Model, Motion, RenderRequest
 from midframe.models.tiled import Tiled
@@ -194,7 +195,8 @@ class Engine:
                         duration=slot.duration,
                         index=index,
                         kind=kind,
-                        confidence=value,
+                        confidence=None if value is None else value.share,
+                        region=None if value is None else value.region,
                     )
                     index += 1
         finally:
@@ -315,7 +317,8 @@ class Engine:
                 for sample in self._interpolate(gap, instants, memory):
                     exposure.add(sample.planes, share / count)
                     if sample.confidence is not None:
-                        memory.confidence = min(sample.confidence, memory.confidence or 1.0)
+                        lowest = memory.confidence or sample.confidence
+                        memory.confidence = min(sample.confidence, lowest, key=lambda found: found.share)
             else:
                 exposure.add(self._between_shots(gap, slot.t) if gap.cut else gap.a.planes, share)
             if opening.last:
@@ -442,7 +445,7 @@ class Engine:
 
     def _confidence(
         self, gap: Gap, times: list[float], frames: list[Planes], memory: _Memory
-    ) -> list[float | None]:  # fmt: skip
+    ) -> list[Confidence | None]:  # fmt: skip
         """Confidence of each frame; None for a model that has no flow."""
         a, b = gap.a, gap.b
         assert b is not None
@@ -559,7 +562,7 @@ class _Filled(NamedTuple):
     slot: Slot
     planes: Planes
     kind: str
-    confidence: float | None = None
+    confidence: Confidence | None = None
 
 
 class _Memory:
@@ -574,7 +577,7 @@ class _Memory:
         self.speed: dict[tuple[int, int], float | None] = {}  # pixels from a to b of fast parts of the frame
         self.exposure: shutter.Exposure | None = None  # of the output at hand, over the gaps that its shutter sees
         self.exposed = "source"  # kind of the frames that it saw
-        self.confidence: float | None = None  # lowest of its samples
+        self.confidence: Confidence | None = None  # lowest of its samples
         self.following: Gap | None = None  # to be prefetched
         self.pending: Future[None] | None = None  # its preparation, by another thread, which writes here
         self.pool: ThreadPoolExecutor | None = None

@@ -40,6 +40,13 @@ class LowConfidence:
 
     frame: int  # 0-based, of the output
     confidence: float  # 0..1, see `confidence_score`
+    # left, top, right, bottom, as fractions of the displayed frame: where to look in it
+    region: tuple[float, float, float, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        region = None if self.region is None else [round(side, 4) for side in self.region]
+        return {"frame": self.frame, "confidence": self.confidence, "region": region}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +108,7 @@ def report_text(
         "letters": {letter: kind for kind, letter in LETTERS.items()},
         "kinds": result.kinds,
         "low_confidence": [
-            {"frame": low.frame, "seconds": float(low.frame / result.rate), "confidence": low.confidence}
-            for low in result.low_confidence
+            {**low.to_json(), "seconds": float(low.frame / result.rate)} for low in result.low_confidence
         ],
     }
     text = json.dumps(record, indent=1, ensure_ascii=False)
@@ -137,7 +143,10 @@ def read_report(path: Path) -> tuple[Result, dict[str, Any]]:
         warnings=tuple(report["warnings"]),
         dropped=tuple(report["dropped"]),
         statistics=report["statistics"],
-        low_confidence=tuple(LowConfidence(low["frame"], low["confidence"]) for low in report["low_confidence"]),
+        low_confidence=tuple(
+            LowConfidence(low["frame"], low["confidence"], tuple(low["region"]) if low.get("region") else None)
+            for low in report["low_confidence"]
+        ),
         finished_before=True,
     )
     return result, report

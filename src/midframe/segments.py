@@ -16,11 +16,11 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from midframe import __version__, commit
+from midframe import __version__, commit, confidence
 from midframe.errors import InputError, Interrupted, JobError, MediaError
 from midframe.journal import Journal, fingerprint, folder_of, segments_from_json, segments_to_json, signature, sync
 from midframe.models.base import Model
@@ -43,10 +43,16 @@ from midframe.video.segment_files import segment_stamps, segment_suffix
 from midframe.video.streams import excluded_streams, plan_streams, stream_notes
 from midframe.video.writer import Writer, open_writer
 
-# Interpolated frames with less photometric consistency are reported, one per moment; their median PSNR was 25 dB.
-LOW_CONFIDENCE = 0.98
 MOMENT_SECONDS = Fraction(1, 2)  # of the output; one report covers neighbouring frames
 MOST_LOW = 500
+
+
+class _Low(NamedTuple):
+    """A frame of low confidence, numbered within its segment."""
+
+    frame: int
+    share: float
+    region: tuple[float, float, float, float] | None
 
 
 class SegmentWriter:
@@ -88,7 +94,7 @@ class SegmentWriter:
         self._open = contextlib.ExitStack()  # holds the writer of the current segment
         self._writer: Writer | None = None
         self._kinds: list[str] = []
-        self._low: dict[int, tuple[int, float]] = {}  # moment of the segment -> its frame with the lowest confidence
+        self._low: dict[int, _Low] = {}  # moment of the segment -> its frame with the lowest confidence
         self._cuts: dict[int, list[Fraction]] = {}
         self._decoded: dict[int, int] = {}
         self._sources: dict[int, int] = {}
@@ -156,10 +162,11 @@ class SegmentWriter:
                 )
             )
         self._writer.write(frame)
-        if frame.confidence is not None and frame.confidence < LOW_CONFIDENCE:
+        if frame.confidence is not None and frame.confidence < confidence.LOW:
             moment = int(len(self._kinds) / (self.plan.rate * MOMENT_SECONDS))
-            if moment not in self._low or frame.confidence < self._low[moment][1]:
-                self._low[moment] = len(self._kinds), frame.confidence
+            if moment not in self._low or frame.confidence < self._low[moment].share:
+                region = None if frame.region is None else displayed(frame.region, self.plan.info.rotation)
+                self._low[moment] = _Low(len(self._kinds), frame.confidence, region)
         self._kinds.append(LETTERS[frame.kind])
 
     def finish(self) -> None:
@@ -186,7 +193,9 @@ class SegmentWriter:
             "kinds": "".join(self._kinds),
             "cuts": [str(at) for at in self._cuts.pop(number, [])],
             "held": [[str(start), str(end)] for start, end in self._held.pop(number, [])],
-            "low_confidence": [[n, round(confidence_score(share), 4)] for n, share in self._low.values()],
+            "low_confidence": [
+                [low.frame, round(confidence_score(low.share), 4), low.region] for low in self._low.values()
+            ],
         }
         if self._findings is not None:
             # the reader is ahead: frames that are missing after the segment may only be late
@@ -201,6 +210,14 @@ class SegmentWriter:
         if self._drain.is_set() and not last:
             count = len(self.plan.segments)
             raise Interrupted(f"stopped; {kept(len(self.journal.held(count)), count)}")
+
+
+def displayed(region: tuple[float, float, float, float], rotation: int) -> tuple[float, float, float, float]:
+    """Turn a region of the coded frame as a player turns the frame: by so many degrees clockwise."""
+    left, top, right, bottom = region
+    turned = {90: (1 - bottom, left, 1 - top, right), 180: (1 - right, 1 - bottom, 1 - left, 1 - top),
+              270: (top, 1 - right, bottom, 1 - left)}  # fmt: skip
+    return turned.get(rotation, region)
 
 
 def segment_record(journal: Journal, number: int) -> dict[str, Any]:
@@ -401,7 +418,8 @@ def _low_confidence(records: Iterable[Mapping[str, Any]]) -> tuple[LowConfidence
     """Return the low-confidence frames of all segments, numbered through the video, worst first."""
     found, first = [], 0
     for record in records:
-        found += [LowConfidence(first + frame, confidence) for frame, confidence in record["low_confidence"]]
+        for frame, score, *region in record["low_confidence"]:  # records of earlier versions have no region
+            found.append(LowConfidence(first + frame, score, tuple(region[0]) if region and region[0] else None))
         first += record["frames_out"]
     return tuple(sorted(found, key=lambda low: low.confidence)[:MOST_LOW])
 

@@ -176,7 +176,7 @@ class Json(Reporter):
             warnings=list(result.warnings),
             dropped=list(result.dropped),
             statistics=dict(result.statistics),
-            low_confidence=[{"frame": low.frame, "confidence": low.confidence} for low in result.low_confidence],
+            low_confidence=[low.to_json() for low in result.low_confidence],
         )
 
     def note(self, text: str) -> None:

@@ -115,10 +115,11 @@ def marks(result: Any, start: Fraction, pace: SpeedMap) -> dict[str, Any]:
     seconds = Fraction(len(result.kinds)) / result.rate
     steps = min(MAX_MARKS, int(seconds * 10) + 1) if ramps else 0
     times = [seconds * n / max(1, steps - 1) for n in range(steps)]
-    low = [[float(one.frame / result.rate), one.confidence] for one in result.low_confidence]
+    low = sorted(result.low_confidence, key=lambda one: one.frame)
     return {
         "cuts": cuts[:MAX_MARKS], "holds": spans["h"][:MAX_MARKS], "duplicates": spans["d"][:MAX_MARKS],
-        "low_confidence": sorted(low), "source_times": [[float(at), float(pace.source(at))] for at in times],
+        "low_confidence": [[float(one.frame / result.rate), one.confidence] for one in low],
+        "regions": [one.region for one in low], "source_times": [[float(at), float(pace.source(at))] for at in times],
     }  # fmt: skip
 
 

@@ -202,6 +202,10 @@ class Marks(BaseModel):
         validation_alias=AliasChoices("low_confidence", "doubts"),  # results of earlier versions say doubts
         description="where frames of low confidence begin, and the confidence of each, 0 to 1",
     )
+    regions: list[tuple[float, float, float, float] | None] = Field(
+        default=[],
+        description="where to look in each of them: left, top, right, bottom as fractions of the frame",
+    )
 
 
 class ServerState(BaseModel):

@@ -34,7 +34,11 @@ export async function openViewer(job, onClose, at = 0) {
   const url = (kind) => `${API}/jobs/${job.id}/files/${kind}`;
   const video = (kind, muted) => el("video", { src: url(kind), preload: "auto", playsinline: true, muted, tabindex: "-1", "data-kind": kind });
   const before = video("before", true), after = video("after", true); // muted, or no browser starts it by itself
-  const layer = (name, content, label) => el("div", { class: `layer ${name}` }, content, el("span", { class: "tag" }, label));
+  const spots = [], layer = (name, content, label) => {
+    const spot = el("div", { class: "spot", hidden: true }, el("i")); // where to look in a frame of low confidence
+    spots.push(spot);
+    return el("div", { class: `layer ${name}` }, content, spot, el("span", { class: "tag" }, label));
+  };
   const handle = el("div", { class: "handle", role: "slider", tabindex: "0", "aria-label": t("sliderLabel"), "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": "50" });
   const stage = el("div", { class: "stage slider" }, layer("before", before, t("before", { r: rateText(source) })), layer("after", after, t("after", { r: rateText(job.rate) })), handle);
   const broken = el("p", { class: "bad", hidden: true }, t("cannotPlay"));
@@ -47,7 +51,8 @@ export async function openViewer(job, onClose, at = 0) {
   const zoomButtons = [button("zoom-out", "zoomOut", () => zoom.by(1 / 1.5), "−"), button("zoom-reset", "zoomReset", () => zoom.reset(), zoomText), button("zoom-in", "zoomIn", () => zoom.by(1.5), "+")];
   const clockText = el("span", { class: "clock" }), agrees = el("span", { class: "sure" }), loopText = el("span", { class: "loop-now" });
   const hint = el("p", { class: "check-hint", hidden: true });
-  const agreement = (confidence) => t("certain", { n: number(100 * confidence, 1) });
+  const agreement = (confidence) => // a score: one half where 1 % of the frame disagrees (result.confidence_score)
+    t("certain", { n: number(100 * confidence, 1) });
   const line = svg("svg", { preserveAspectRatio: "none", "aria-hidden": "true" });
   const track = el("div", { class: "track", role: "slider", tabindex: "0", "aria-label": t("seek"), "aria-valuemin": "1" }, line);
   const playhead = svg("rect", { class: "now", x: 0, y: 0, width: 2, height: 28 });
@@ -79,7 +84,7 @@ export async function openViewer(job, onClose, at = 0) {
 
   const last = () => Math.max(0, frames - 1);
   const frameNow = () => Math.min(last(), Math.floor(after.currentTime * rate + 0.01));
-  const zoom = new Zoom(stage, [before, after], (scale) => { zoomText.textContent = `${number(scale, 1)}×`; stage.classList.toggle("zoomed", scale > 1); });
+  const zoom = new Zoom(stage, [before, after], spots, (scale) => { stage.style.setProperty("--zoom", String(scale)); zoomText.textContent = `${number(scale, 1)}×`; stage.classList.toggle("zoomed", scale > 1); });
 
   function measure() {
     if (!after.videoWidth || !before.videoWidth || frames) return;
@@ -115,8 +120,13 @@ export async function openViewer(job, onClose, at = 0) {
     playhead.setAttribute("x", String(track.clientWidth * after.currentTime / (length || 1)));
     const low = after.paused ? marks.low_confidence.find(([s]) => frameOf(s) === frameNow()) : undefined;
     agrees.textContent = low ? agreement(low[1]) : "";
+    const region = low && marks.regions?.[marks.low_confidence.indexOf(low)];
+    for (const spot of spots) {
+      spot.hidden = !region;
+      if (region) spot.firstChild.style.inset = `${[region[1], 1 - region[2], 1 - region[3], region[0]].map((share) => `${(100 * share).toFixed(2)}%`).join(" ")}`;
+    }
     hint.hidden = !low;
-    if (low) hint.textContent = t("checkHelp", { n: number(100 * (1 - low[1]), 1) });
+    if (low) hint.textContent = t(region ? "checkRegion" : "checkHelp", { n: number(1 / low[1] - 1, 1) });
     track.setAttribute("aria-valuenow", String(frameNow() + 1));
     clockText.textContent = `${clock(after.currentTime)} · ${t("frameOf", { a: number(frameNow() + 1), b: number(frames) })}`;
     track.setAttribute("aria-valuetext", clockText.textContent);

@@ -3,8 +3,8 @@
 const MOST = 8;
 
 export class Zoom {
-  constructor(stage, videos, onChange) {
-    Object.assign(this, { stage, videos, onChange, scale: 1, x: 0.5, y: 0.5, pointers: new Map() }); // x, y: centre of what is seen, as shares of the frame
+  constructor(stage, videos, overlays, onChange) { // overlays move with the videos under them
+    Object.assign(this, { stage, videos, overlays, onChange, scale: 1, x: 0.5, y: 0.5, pointers: new Map() }); // x, y: centre of what is seen, as shares of the frame
     stage.addEventListener("wheel", (event) => {
       event.preventDefault();
       this.by(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), this.shareAt(event));
@@ -39,7 +39,7 @@ export class Zoom {
     const half = 0.5 / this.scale, within = (value) => Math.min(1 - half, Math.max(half, value));
     this.x = within(this.x);
     this.y = within(this.y);
-    for (const video of this.videos) video.style.transform = this.scale === 1 ? "" : `translate(${(0.5 - this.x * this.scale) * 100}%, ${(0.5 - this.y * this.scale) * 100}%) scale(${this.scale})`;
+    for (const one of [...this.videos, ...this.overlays]) one.style.transform = this.scale === 1 ? "" : `translate(${(0.5 - this.x * this.scale) * 100}%, ${(0.5 - this.y * this.scale) * 100}%) scale(${this.scale})`;
     this.onChange(this.scale);
   }
 
