@@ -33,3 +33,16 @@ def test_midnet_runs_on_torch_and_one_line_says_why_it_is_slow(
     (line,) = [record.getMessage() for record in caplog.records]
     assert "C++ kernels are not installed" in line and "10 times slower" in line and "compiler" in line
     assert kernels.description() == line
+
+
+def test_a_module_of_other_sources_is_told_from_a_missing_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("midframe._native")
+    kernels.missing.cache_clear()
+    try:
+        monkeypatch.delattr(module, "interface")
+        assert "built from other sources" in kernels.missing() and "build-native" in kernels.missing()
+        assert isinstance(backend_for(torch.device("cpu")), TorchBackend)
+    finally:
+        kernels.missing.cache_clear()
+        monkeypatch.undo()
+    assert kernels.missing() == ""

@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 _native = pytest.importorskip("midframe._native")
 
 from midframe.models.base import RenderRequest  # noqa: E402
+from midframe.models.flow import dis_flow, extrapolation  # noqa: E402
+from midframe.models.flow.types import DisConfig  # noqa: E402
 from midframe.models.midnet import SIZES, Midnet  # noqa: E402
 from midframe.models.midnet.model import backend_for  # noqa: E402
 from midframe.models.midnet.torch_backend import TorchBackend  # noqa: E402
@@ -148,6 +151,81 @@ def test_occlusion_and_importance_are_those_of_torch() -> None:
         assert (theirs.importance > 3.0).any()  # foreground
         torch.testing.assert_close(mine.occlusion, theirs.occlusion, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(mine.importance, theirs.importance, atol=1e-3, rtol=1e-3)
+
+
+def textured(height: int, width: int) -> np.ndarray:
+    noise = cv2.GaussianBlur(RNG.random((height, width)).astype(np.float32), (0, 0), 2.0)
+    return ((noise - noise.mean()) * 900.0 + 128.0).clip(0, 255)
+
+
+def moved(image: np.ndarray, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
+    """A frame, and the same with every pixel moved, the middle another way."""
+    height, width = image.shape
+    other = cv2.warpAffine(image, np.array([[1, 0, x], [0, 1, y]], np.float32), (width, height), flags=cv2.INTER_CUBIC)
+    middle = np.s_[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3]
+    other[middle] = np.roll(image, 3, 1)[middle]
+    return image.astype(np.uint8), other.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((90, 120), 4), ((67, 101), 5), ((33, 16), 3), ((16, 45), 4)])
+@pytest.mark.parametrize("begun", [False, True])
+def test_inverse_search_is_that_of_opencv(size: tuple[int, int], stride: int, begun: bool) -> None:
+    frames = moved(textured(*size), 2.6, -1.3)
+    config = DisConfig(1, stride, 12, 0)
+    initial = None
+    if begun:
+        guess = np.dstack([4.0 * random(*size), 2.5 * random(*size)])
+        initial = [guess, -guess]
+    starts = initial or (None, None)
+    want = [
+        dis_flow._by_opencv(pair, start, config, None)
+        for pair, start in zip((frames, frames[::-1]), starts, strict=True)
+    ]
+    for own, other in zip(dis_flow.estimate(frames, config, initial), want, strict=True):
+        difference = np.abs(own - other).max(2)
+        assert np.median(difference) < 1e-3 and (difference > 0.05).mean() < 0.05
+
+
+def test_inverse_search_does_not_depend_on_threads_or_variant(variants: list[str]) -> None:
+    frames = [[x] for x in moved(textured(61, 83), 1.6, 0.3)]
+    found = []
+    for name in variants:
+        _native.use_simd_variant(name)
+        found += [_native.Workspace(n).inverse_search(*frames, None, 4, 12, 0.125) for n in (1, 3)]
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+    assert np.abs(found[0][0][10:20, 10:70] - [1.6, 0.3]).mean() < 0.2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e30])
+def test_inverse_search_survives_any_initial_flow(workspace: _native.Workspace, value: float) -> None:
+    frames = [[x] for x in moved(textured(40, 56), 1.0, 1.0)]
+    start = [np.full((40, 56, 2), value, np.float32)]
+    found = workspace.inverse_search(*frames, (start, start), 4, 12, 0.125)
+    assert np.isfinite(found).all() and np.abs(found).max() < 60
+
+
+@pytest.mark.parametrize("size", [(45, 80), (90, 51), (7, 64), (20, 20)])
+def test_background_motion_is_that_of_numpy(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    height, width = size
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    flow = np.stack([3.0 + 0.04 * x - 0.02 * y, -1.0 + 0.03 * y]).astype(np.float32)
+    flow[:, height // 3 : height // 2, width // 3 : width // 2] += 5.0  # an object, an outlier
+    flow += 0.1 * random(2, *size)
+    weight = random(*size) + 1e-3
+    own = extrapolation.background_of_planes(flow, weight)
+    monkeypatch.setattr(extrapolation.kernels, "missing", lambda: "none")
+    want = extrapolation.background_of_planes(flow, weight)
+    assert own.shape == want.shape and own.dtype == want.dtype
+    np.testing.assert_allclose(own, want, atol=0.01)  # OpenCV samples at 32nds of a cell
+
+
+def test_pyramids_of_other_shapes_are_errors(workspace: _native.Workspace) -> None:
+    one, two = np.zeros((32, 32), np.uint8), np.zeros((32, 40), np.uint8)
+    for first, second in (([one], [two]), ([one], []), ([one[:4]], [one[:4]])):
+        with pytest.raises(ValueError):
+            workspace.inverse_search(first, second, None, 4, 12, 0.125)
+    with pytest.raises(ValueError, match="initial"):
+        workspace.inverse_search([one], [one], ([np.zeros((32, 40, 2), np.float32)],) * 2, 4, 12, 0.125)
 
 
 def test_an_unknown_variant_is_an_error() -> None:

@@ -40,7 +40,10 @@ def test_kernels_under_sanitizers(tmp_path: Path) -> None:
         "PYTHONPATH": str(package),
     }
     tests = [ROOT / "tests/test_native.py", ROOT / "tests/test_midnet.py"]
-    pick = "native or torch or nan or variants or warp or spline or shape or thread or stays"
+    pick = (
+        "native or torch or nan or variants or warp or spline or shape or thread or stays or search or background or "
+        "importance"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", pick, *tests],
         env=environment, capture_output=True, text=True, cwd=tmp_path,

@@ -9,6 +9,8 @@ Array = NDArray[Any]
 Range = tuple[float, float]  # the code value of 0, and how many make 1
 Size = tuple[int, int]  # height, width
 
+interface: int  # of this file; `kernels.INTERFACE`
+
 def simd_variants() -> list[str]: ...
 def simd_variant() -> str: ...
 def use_simd_variant(name: str) -> None: ...
@@ -68,6 +70,27 @@ class Workspace:
     def write_codes(self, plane: Array, range: Range, most: float, codes: Array) -> None: ...
     def spline_coefficients(self, planes: Array) -> Array: ...
     def warp(self, planes: Array, flow: Array) -> tuple[Array, Array]: ...
+    def inverse_search(
+        self,
+        first: Sequence[NDArray[Any]],  # uint8
+        second: Sequence[NDArray[Any]],
+        initial: tuple[Sequence[Array], ...] | None,
+        stride: int,
+        steps: int,
+        relaxation: float,
+    ) -> Array: ...
+    def background_motion(
+        self,
+        flow: Array,
+        weight: Array,
+        cells: Size,
+        longer: int,
+        taps: Array,
+        iterations: int,
+        prior: float,
+        scale: float,
+        ridge: float,
+    ) -> Array: ...
     def forward_backward_error(self, flow: Array, backward: Array) -> Array: ...
     def confirmed_acceleration(self, own: Array, other: Array, flow: Array) -> Array: ...
     def filtered_flow(self, padded: Array, radius: int, colour: float, reliable: float) -> Array: ...

@@ -7,13 +7,21 @@ from functools import cache
 from importlib.util import find_spec
 
 SLOWER = 10  # times, measured at 1280x720 with one thread
+INTERFACE = 2  # of the extension module that this version calls; a checkout may hold one built from older sources
 
 
 @cache
 def missing() -> str:
-    """One line that says so if the extension module is not installed; empty if it is."""
+    """One line that says so if the extension module is not installed, or is another version's; empty if it is."""
     if find_spec("midframe._native") is not None:
-        return ""
+        from midframe import _native
+
+        if getattr(_native, "interface", 1) == INTERFACE:
+            return ""
+        return (
+            f"midframe's C++ kernels were built from other sources: midnet is about {SLOWER} times slower on a CPU; "
+            "build them again (in a checkout: scripts/build-native; otherwise install midframe again)"
+        )
     return (
         f"midframe's C++ kernels are not installed: midnet is about {SLOWER} times slower on a CPU; "
         "install a C++ compiler (g++ 12 or newer), then midframe again (in a checkout: scripts/build-native)"

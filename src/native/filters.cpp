@@ -47,14 +47,14 @@ namespace {
 // One neighbour of N places of a flow: its weight by colour and distance, and what it adds.
 template <int N>
 MIDFRAME_INLINE void accumulate(const float* there, i64 area, const float* red, const float* green, const float* blue,
-                                float colour, float far, float* across, float* down, float* total) {
+                                float colour, float far, F<N>& across, F<N>& down, F<N>& total) {
     const F<N> one = load<N>(there + 2 * area) - load<N>(red), two = load<N>(there + 3 * area) - load<N>(green),
                three = load<N>(there + 4 * area) - load<N>(blue);
     const F<N> unlike = -colour * (one * one + two * two + three * three) - far;
     const F<N> weight = load<N>(there + 5 * area) * exponential<N>(unlike);
-    store(across, load<N>(across) + weight * load<N>(there));
-    store(down, load<N>(down) + weight * load<N>(there + area));
-    store(total, load<N>(total) + weight);
+    across = across + weight * load<N>(there);
+    down = down + weight * load<N>(there + area);
+    total = total + weight;
 }
 
 }  // namespace
@@ -78,25 +78,34 @@ void filter_flow(i64 first, i64 last, Images padded, i64 radius, float colour, f
                         *blue = padded.row(4, y + radius) + radius + begin;
             float across[16] = {}, down[16] = {}, load[16] = {};
             const i64 area = padded.height * padded.width;
-            for (i64 line = y; line < y + 2 * radius + 1; ++line) {
-                for (i64 dx = 0; dx < 2 * radius + 1; ++dx) {
-                    const i64 up = line - y - radius, beside = dx - radius;
-                    const float far = static_cast<float>(beside * beside + up * up) / static_cast<float>(2 * radius * radius);
-                    const float* there = padded.row(0, line) + begin + dx;
-                    if (count == 16) {
-                        for (i64 x = 0; x < 16; x += kLanes)
-                            accumulate<kLanes>(there + x, area, red + x, green + x, blue + x, colour, far, across + x,
-                                               down + x, load + x);
-                        continue;
-                    }
-                    for (i64 x = 0; x < count; ++x) {
-                        const float one = there[2 * area + x] - red[x], two = there[3 * area + x] - green[x],
-                                    three = there[4 * area + x] - blue[x];
-                        const float unlike = -colour * (one * one + two * two + three * three) - far;
-                        const float weight = there[5 * area + x] * exponential(unlike);
-                        across[x] += weight * there[x];
-                        down[x] += weight * there[area + x];
-                        load[x] += weight;
+            const auto distance = [&](i64 up, i64 beside) {
+                return static_cast<float>(beside * beside + up * up) / static_cast<float>(2 * radius * radius);
+            };
+            if (count == 16) {
+                for (i64 x = 0; x < 16; x += kLanes) {
+                    F<kLanes> sum_across = {}, sum_down = {}, sum_load = {};
+                    for (i64 up = -radius; up <= radius; ++up)
+                        for (i64 beside = -radius; beside <= radius; ++beside)
+                            accumulate<kLanes>(padded.row(0, y + radius + up) + begin + radius + beside + x, area, red + x, green + x,
+                                               blue + x, colour, distance(up, beside), sum_across, sum_down, sum_load);
+                    store(across + x, sum_across);
+                    store(down + x, sum_down);
+                    store(load + x, sum_load);
+                }
+            } else {
+                for (i64 up = -radius; up <= radius; ++up) {
+                    for (i64 beside = -radius; beside <= radius; ++beside) {
+                        const float far = distance(up, beside);
+                        const float* there = padded.row(0, y + radius + up) + begin + radius + beside;
+                        for (i64 x = 0; x < count; ++x) {
+                            const float one = there[2 * area + x] - red[x], two = there[3 * area + x] - green[x],
+                                        three = there[4 * area + x] - blue[x];
+                            const float unlike = -colour * (one * one + two * two + three * three) - far;
+                            const float weight = there[5 * area + x] * exponential(unlike);
+                            across[x] += weight * there[x];
+                            down[x] += weight * there[area + x];
+                            load[x] += weight;
+                        }
                     }
                 }
             }

@@ -160,6 +160,41 @@ struct WarpJob {
     Targets means;        // (C, h, w)
 };
 
+constexpr i64 kPatch = 8;    // pixels; side of the patches of the inverse search
+constexpr i64 kBorder = 24;  // pixels around a frame that patches read beyond its edge: two sides and a stride
+constexpr float kMinDeterminant = 0.001f / 4096.0f;  // of a structure tensor: OpenCV's, of gradients eight times as large
+
+// A frame with its edge repeated around.
+struct Bordered {
+    float* data;  // of the upper left corner of the border
+    i64 height, width;
+    MIDFRAME_INLINE i64 stride() const { return width + 2 * kBorder; }
+    MIDFRAME_INLINE float* row(i64 y) const { return data + (y + kBorder) * stride() + kBorder; }
+};
+
+struct PatchSearch {
+    Bordered own, other;
+    Images gradient;       // (2, h, w) of the own frame
+    const float* coarse;   // flow of the level below, (h, w, 2), or none
+    i64 coarse_height, coarse_width;
+    const float* initial;  // a flow (h, w, 2) of further candidates, or none
+    i64 rows, columns;     // of patches
+    i64 stride;            // pixels between them
+    i64 steps;             // of descent, in both passes together
+    float relaxation;      // part of a Gauss-Newton step that is taken
+    float* vectors;        // (rows, columns, 2)
+};
+
+struct BackgroundFit {  // see background_motion in models/flow/extrapolation.py
+    i64 rows, columns;  // of cells
+    i64 cells;          // along the longer side: the unit of coordinates
+    i64 radius;         // of the Gaussian, in cells
+    const float* taps;  // 2 radius + 1
+    i64 iterations;
+    float prior;
+    double scale, ridge;
+};
+
 struct Kernels {
     const char* name;
 
@@ -219,6 +254,15 @@ struct Kernels {
     // blend.cpp
     void (*blend)(i64 first, i64 last, const float* warped, Images still_a, Images still_b, i64 zero, Mask evaluated,
                   Images weights, i64 down, i64 across, Targets out);
+
+    // background.cpp
+    void (*background)(Images flow, Image weight, const BackgroundFit& fit, Targets out);
+
+    // inverse_search.cpp
+    void (*import_frame)(i64 first, i64 last, Grid<const std::uint8_t> frame, const Bordered& out);
+    void (*gradient)(i64 first, i64 last, const Bordered& frame, Targets out);
+    void (*search_patches)(i64 first, i64 last, const PatchSearch& job);
+    void (*densify)(i64 first, i64 last, const PatchSearch& job, float* flow);
 
     // math.hpp, for tests
     void (*exponential)(const float* x, i64 count, float* out);

@@ -22,6 +22,7 @@ template <class T, int Dimensions>
 using In = nb::ndarray<const T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
 template <class T, int Dimensions>
 using Out = nb::ndarray<T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
+using Frame8 = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Codes = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using WritableCodes = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -108,6 +109,7 @@ void check_warped(const Warped& warped, const FusionNetwork& network) {
 
 NB_MODULE(_native, m) {
     m.doc() = "Kernels of midnet on a CPU, in C++.";
+    m.attr("interface") = 2;  // as `kernels.INTERFACE`; another number with every change of names or arguments below
 
     m.def("simd_variants", &variants, "Names of the variants that this processor can run, best first.");
     m.def("simd_variant", [] { return std::string(kernels().name); }, "Name of the variant in use.");
@@ -250,6 +252,54 @@ NB_MODULE(_native, m) {
             return nb::make_tuple(numpy(out), numpy(means));
         }, nb::arg("planes").noconvert(), nb::arg("flow").noconvert(),
              "Planes (C, H, W) warped backward by a flow (2, h, w) of blocks, in blocks; and means (C, h, w) of blocks.")
+        .def("inverse_search", [](Workspace& w, std::vector<Frame8> first, std::vector<Frame8> second,
+                                  std::optional<std::pair<std::vector<In<float, 3>>, std::vector<In<float, 3>>>> initial,
+                                  i64 stride, i64 steps, float relaxation) {
+            require(!first.empty() && first.size() == second.size(), "both pyramids must have the same levels");
+            require(stride > 0 && stride <= kPatch, "the stride of patches must be 1 to 8");
+            require(steps > 1, "two descent steps at least");
+            std::vector<SearchLevel> levels;
+            for (std::size_t n = 0; n < first.size(); ++n) {
+                const i64 height = static_cast<i64>(first[n].shape(0)), width = static_cast<i64>(first[n].shape(1));
+                require(height >= kPatch && width >= kPatch, "a level must hold a patch of 8x8");
+                check_shape("second", second[n], {height, width});
+                levels.push_back({{first[n].data(), height, width}, {second[n].data(), height, width}});
+                if (!initial) continue;
+                require(initial->first.size() == first.size() && initial->second.size() == first.size(),
+                        "an initial flow is needed for every level");
+                check_shape("initial", initial->first[n], {height, width, 2});
+                check_shape("initial", initial->second[n], {height, width, 2});
+                levels.back().initial_ab = initial->first[n].data();
+                levels.back().initial_ba = initial->second[n].data();
+            }
+            Array<float> out;
+            {
+                nb::gil_scoped_release released;
+                out = inverse_search(w, levels, stride, steps, relaxation);
+            }
+            return numpy(out);
+        }, nb::arg("first"), nb::arg("second"), nb::arg("initial").none(), nb::arg("stride"), nb::arg("steps"),
+             nb::arg("relaxation"),
+             "Flows (2, h, w, 2) between two frames, both ways, by dense inverse search down pyramids (h, w) uint8, finest "
+             "level first.")
+        .def("background_motion", [](Workspace& w, In<float, 3> flow, In<float, 2> weight, std::pair<i64, i64> cells, i64 longer,
+                                     In<float, 1> taps, i64 iterations, float prior, double scale, double ridge) {
+            check_shape("flow", flow, {2, -1, -1});
+            check_shape("weight", weight, {rows(flow), columns(flow)});
+            require(cells.first > 0 && cells.second > 0 && cells.first <= rows(flow) && cells.second <= columns(flow),
+                    "cells must be at least as large as places");
+            require(taps.shape(0) % 2 == 1 && longer > 0 && iterations > 0, "an odd number of taps, and an iteration, are needed");
+            Array<float> out;
+            {
+                nb::gil_scoped_release released;
+                out = background_motion(w, images(flow), image(weight),
+                                        {cells.first, cells.second, longer, static_cast<i64>(taps.shape(0)) / 2, taps.data(),
+                                         iterations, prior, scale, ridge});
+            }
+            return numpy(out);
+        }, nb::arg("flow").noconvert(), nb::arg("weight").noconvert(), nb::arg("cells"), nb::arg("longer"),
+             nb::arg("taps").noconvert(), nb::arg("iterations"), nb::arg("prior"), nb::arg("scale"), nb::arg("ridge"),
+             "Local affine motion (2, h, w) of a flow with weights (h, w), fitted on a grid of cells (rows, columns).")
         .def("forward_backward_error", [](Workspace& w, In<float, 3> flow, In<float, 3> backward) {
             check_shape("flow", flow, {2, -1, -1});
             check_shape("backward", backward, {2, rows(flow), columns(flow)});

@@ -1,46 +1,54 @@
 // Motion hypotheses at an instant: flows splatted by importance (Niklaus & Liu 2020), combined, shifted.
-#include <cmath>
-
 #include "simd.hpp"
 
 namespace midframe::MIDFRAME_VARIANT {
 
-// Adds weighted sums of the flows from the instant to a and to b, and the sum of weights, to `out` (5, h, w).
+// Weighted sums of the flows from the instant to a and to b, and the sum of weights: `out` (5, h, w). They are summed side
+// by side, a vector to a place.
 void splat(const Splat& job, Targets out) {
+    constexpr i64 kSums = 8;
     const i64 height = job.flow.height, width = job.flow.width, own = job.from_b ? 1 : 0;
     const bool bent = !job.acceleration.empty();
     const float t = job.t, curve = 0.5f * t * (1.0f - t);
     const float right = static_cast<float>(width + 1), bottom = static_cast<float>(height + 1);
+    const float whole = 403.4287934927351f;  // e^6: `exponential` is of what is not above 0
+    Scratch<float> sums(kSums * (height + 4) * (width + 4)), weights(width);  // with room for what lands beside the frame
+    clear(sums, kSums * (height + 4) * (width + 4));
     for (i64 y = 0; y < height; ++y) {
         const float *across = job.flow.row(0, y), *down = job.flow.row(1, y), *importance = job.importance.row(y);
+        for (i64 x = 0; x < width; ++x)
+            weights[x] = whole * exponential(smaller(larger(importance[x], -6.0f), 6.0f) - 6.0f);
         for (i64 x = 0; x < width; ++x) {
             float dx = t * across[x], dy = t * down[x];
             if (bent) {
                 dx = dx - curve * job.acceleration.at(0, y, x);
                 dy = dy - curve * job.acceleration.at(1, y, x);
             }
-            const float px = clamped(static_cast<float>(x) + dx, -2.0f, right);  // farther off, it lands nowhere
-            const float py = clamped(static_cast<float>(y) + dy, -2.0f, bottom);
-            const float floor_x = std::floor(px), floor_y = std::floor(py);
-            const i64 left = static_cast<i64>(floor_x), top = static_cast<i64>(floor_y);
-            const float fx = px - floor_x, fy = py - floor_y;
-            const float weight = std::exp(smaller(larger(importance[x], -6.0f), 6.0f));
+            const float px = clamped(static_cast<float>(x) + dx, -2.0f, right) + 2.0f;  // farther off, it lands nowhere
+            const float py = clamped(static_cast<float>(y) + dy, -2.0f, bottom) + 2.0f;
+            const i64 left = smaller(static_cast<i64>(px), width + 2), top = smaller(static_cast<i64>(py), height + 2);
+            const float fx = px - static_cast<float>(left), fy = py - static_cast<float>(top);
             const float on_x = across[x] - dx, on_y = down[x] - dy;
-            for (i64 below = 0; below < 2; ++below) {
-                const i64 line = top + below;
-                if (line < 0 || line >= height) continue;
-                const float share_y = weight * (below ? fy : 1.0f - fy);
-                for (i64 beside = 0; beside < 2; ++beside) {
-                    const i64 column = left + beside;
-                    if (column < 0 || column >= width) continue;
-                    const float share = share_y * (beside ? fx : 1.0f - fx);
-                    out.at(2 * own, line, column) -= share * dx;
-                    out.at(2 * own + 1, line, column) -= share * dy;
-                    out.at(2 - 2 * own, line, column) += share * on_x;
-                    out.at(3 - 2 * own, line, column) += share * on_y;
-                    out.at(4, line, column) += share;
-                }
-            }
+            const F<8> value = own == 0 ? F<8>{-dx, -dy, on_x, on_y, 1.0f, 0.0f, 0.0f, 0.0f}
+                                        : F<8>{on_x, on_y, -dx, -dy, 1.0f, 0.0f, 0.0f, 0.0f};
+            const float upper = weights[x] * (1.0f - fy), lower = weights[x] * fy;
+            float* target = sums + kSums * (top * (width + 4) + left);
+            float* below = target + kSums * (width + 4);
+            store(target, load<8>(target) + (upper * (1.0f - fx)) * value);
+            store(target + kSums, load<8>(target + kSums) + (upper * fx) * value);
+            store(below, load<8>(below) + (lower * (1.0f - fx)) * value);
+            store(below + kSums, load<8>(below + kSums) + (lower * fx) * value);
+        }
+    }
+    for (i64 y = 0; y < height; ++y) {
+        const float* source = sums + kSums * ((y + 2) * (width + 4) + 2);
+        float *r0 = out.row(0, y), *r1 = out.row(1, y), *r2 = out.row(2, y), *r3 = out.row(3, y), *r4 = out.row(4, y);
+        for (i64 x = 0; x < width; ++x) {
+            r0[x] = source[kSums * x];
+            r1[x] = source[kSums * x + 1];
+            r2[x] = source[kSums * x + 2];
+            r3[x] = source[kSums * x + 3];
+            r4[x] = source[kSums * x + 4];
         }
     }
 }

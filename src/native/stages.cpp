@@ -191,6 +191,74 @@ void codes_of(Workspace& workspace, Image plane, const CodePlane& codes, float m
     });
 }
 
+namespace {
+
+struct OwnedFrame {
+    Array<float> memory;
+    Bordered frame;
+};
+
+OwnedFrame bordered(Workspace& workspace, Grid<const std::uint8_t> source) {
+    OwnedFrame out{workspace.array<float>({whole(source.height + 2 * kBorder), whole(source.width + 2 * kBorder)}), {}};
+    out.frame = {out.memory.data, source.height, source.width};
+    return out;
+}
+
+}  // namespace
+
+Array<float> inverse_search(Workspace& workspace, const std::vector<SearchLevel>& levels, i64 stride, i64 steps,
+                            float relaxation) {
+    constexpr i64 kStripes = 8;  // fixed, so that the flow does not depend on the number of threads
+    Array<float> coarse;
+    for (std::size_t n = levels.size(); n-- > 0;) {
+        const SearchLevel& level = levels[n];
+        const i64 height = level.first.height, width = level.first.width, area = height * width;
+        const OwnedFrame frames[2] = {bordered(workspace, level.first), bordered(workspace, level.second)};
+        const i64 bands = (height + 2 * kBorder + 31) / 32;
+        workspace.threads.run(2 * bands, [&](i64 task) {
+            const i64 first = task / 2 * 32;
+            kernels().import_frame(first, std::min(first + 32, height + 2 * kBorder), task % 2 == 0 ? level.first : level.second,
+                                   frames[task % 2].frame);
+        });
+        Array<float> gradients = workspace.array<float>({2, 2, whole(height), whole(width)});
+        workspace.threads.run(2 * ((height + 31) / 32), [&](i64 task) {
+            const i64 first = task / 2 * 32;
+            kernels().gradient(first, std::min(first + 32, height), frames[task % 2].frame,
+                               {gradients.data + task % 2 * 2 * area, 2, height, width});
+        });
+        const i64 rows = (height - kPatch) / stride + 1, columns = (width - kPatch) / stride + 1;
+        Array<float> vectors = workspace.array<float>({2, whole(rows), whole(columns), 2});
+        const auto search = [&](i64 way) {
+            const bool begun = static_cast<bool>(coarse);
+            const i64 coarse_height = begun ? coarse.size(1) : 0, coarse_width = begun ? coarse.size(2) : 0;
+            return PatchSearch{
+                frames[way].frame, frames[1 - way].frame, {gradients.data + way * 2 * area, 2, height, width},
+                begun ? coarse.data + way * 2 * coarse_height * coarse_width : nullptr, coarse_height, coarse_width,
+                way == 0 ? level.initial_ab : level.initial_ba, rows, columns, stride, steps, relaxation,
+                vectors.data + way * 2 * rows * columns};
+        };
+        const PatchSearch jobs[2] = {search(0), search(1)};
+        const i64 stripe = (rows + kStripes - 1) / kStripes;
+        workspace.threads.run(2 * kStripes, [&](i64 task) {
+            const i64 first = task / 2 * stripe, last = std::min(first + stripe, rows);
+            if (first < last) kernels().search_patches(first, last, jobs[task % 2]);
+        });
+        Array<float> flows = workspace.array<float>({2, whole(height), whole(width), 2});
+        workspace.threads.run(2 * ((height + 31) / 32), [&](i64 task) {
+            const i64 first = task / 2 * 32;
+            kernels().densify(first, std::min(first + 32, height), jobs[task % 2], flows.data + task % 2 * 2 * area);
+        });
+        coarse = std::move(flows);
+    }
+    return coarse;
+}
+
+Array<float> background_motion(Workspace& workspace, Images flow, Image weight, const BackgroundFit& fit) {
+    Array<float> out = workspace.array<float>({2, whole(flow.height), whole(flow.width)});
+    kernels().background(flow, weight, fit, out.cube());
+    return out;
+}
+
 Array<float> forward_backward_error(Workspace& workspace, Images flow, Images backward) {
     Array<float> out = workspace.array<float>({whole(flow.height), whole(flow.width)});
     workspace.in_bands(flow.height, kBand, [&](i64 first, i64 last) {
@@ -262,9 +330,7 @@ MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const s
         const bool from_b = n % 2 == 1;
         const Splat job = {from_b ? pair.ba : pair.ab, from_b ? acceleration_b : acceleration_a,
                            from_b ? pair.importance_b : pair.importance_a, from_b ? 1.0f - t : t, from_b};
-        const Targets target = splat_of(n);
-        std::fill(target.data, target.data + 5 * area, 0.0f);
-        kernels().splat(job, target);
+        kernels().splat(job, splat_of(n));
     });
     for (i64 n = 0; n < static_cast<i64>(pairs); ++n) {
         const FlowPair& pair = n == 0 ? flows : *filtered;

@@ -43,6 +43,17 @@ Array<float> rgb_of(Workspace& workspace, Image luma, Images chroma, const Matri
 void codes_of(Workspace& workspace, Image plane, const CodePlane& codes, float most);
 Array<float> spline_coefficients(Workspace& workspace, Images planes);
 
+struct SearchLevel {  // of a pyramid; the first is the finest
+    Grid<const std::uint8_t> first, second;
+    const float *initial_ab = nullptr, *initial_ba = nullptr;  // flows (h, w, 2), or none
+};
+
+// Flows (2, h, w, 2) from the first frame to the second and back, at the finest level.
+Array<float> inverse_search(Workspace& workspace, const std::vector<SearchLevel>& levels, i64 stride, i64 steps,
+                            float relaxation);
+
+Array<float> background_motion(Workspace& workspace, Images flow, Image weight, const BackgroundFit& fit);
+
 Array<float> forward_backward_error(Workspace& workspace, Images flow, Images backward);
 Array<float> confirmed_acceleration(Workspace& workspace, Images own, Images other, Images flow);
 Array<float> filtered_flow(Workspace& workspace, Images padded, i64 radius, float colour, float reliable);

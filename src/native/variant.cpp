@@ -33,6 +33,11 @@ void convolve(i64, i64, const FeatureMap&, const Layer&, i64, const FeatureMap*,
 void add_enlarged(i64, i64, const FeatureMap&, const FeatureMap&);
 void pointwise(i64, i64, const FeatureMap&, const Layer&, Targets);
 void blend(i64, i64, const float*, Images, Images, i64, Mask, Images, i64, i64, Targets);
+void background(Images, Image, const BackgroundFit&, Targets);
+void import_frame(i64, i64, Grid<const std::uint8_t>, const Bordered&);
+void gradient(i64, i64, const Bordered&, Targets);
+void search_patches(i64, i64, const PatchSearch&);
+void densify(i64, i64, const PatchSearch&, float*);
 
 static void exponentials(const float* x, i64 count, float* out) {
     for (i64 k = 0; k < count; ++k) out[k] = exponential(x[k]);
@@ -48,7 +53,8 @@ using namespace MIDFRAME_VARIANT;
 const Kernels MIDFRAME_TABLE = {
     MIDFRAME_NAME, prefilter_rows, prefilter_columns, warp, block_means, to_rgb, from_rgb, read_u8, read_u16, write_u8,
     write_u16, splat, combine, shift, find_active, consistency, acceleration, filter_flow, uncovering,
-    importance, find_trivial, complete, describe, encode, decode, import_map, convolve, add_enlarged, pointwise, blend, exponentials, logarithms,
+    importance, find_trivial, complete, describe, encode, decode, import_map, convolve, add_enlarged, pointwise, blend,
+    background, import_frame, gradient, search_patches, densify, exponentials, logarithms,
 };
 
 }  // namespace midframe

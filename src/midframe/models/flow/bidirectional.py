@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from midframe.models.flow import dis_flow
 from midframe.models.flow.consistency import select_flows
@@ -41,22 +40,20 @@ def estimate_bidirectional(
     Returns:
         Flows (h, w, 2) and the active area.
     """
-    with ThreadPoolExecutor(2) as pool:  # OpenCV releases the GIL
-        pairs = (first, second), (second, first)
-        flows = [*pool.map(lambda pair: dis_flow.estimate(pair, config), pairs)]
-        small = matching_frame(first), matching_frame(second)
-        for _ in range(MAX_RESTARTS):
-            vectors = restart_initialisation(*small, flows)
-            if not vectors:
-                break
-            initial = [dense_flow(each, first.shape, small[0].shape) for each in vectors]
-            restarted = [*pool.map(lambda pair, start: dis_flow.estimate(pair, config, start), pairs, initial)]
-            flows = select_flows(first, second, flows, restarted, grid)
-        alternative: Sequence[Flow] = flows
-        if small_objects:
-            regions = rematched_regions(*small, flows)
-            alternative = alternative_flows(pool, (first, second), flows, regions, config, grid)
-        return _extrapolated((first, second), flows, alternative, grid)
+    frames = first, second
+    flows = dis_flow.estimate(frames, config)
+    small = matching_frame(first), matching_frame(second)
+    for _ in range(MAX_RESTARTS):
+        vectors = restart_initialisation(*small, flows)
+        if not vectors:
+            break
+        initial = [dense_flow(each, first.shape, small[0].shape) for each in vectors]
+        flows = select_flows(first, second, flows, dis_flow.estimate(frames, config, initial), grid)
+    alternative: Sequence[Flow] = flows
+    if small_objects:
+        regions = rematched_regions(*small, flows)
+        alternative = alternative_flows(frames, flows, regions, config, grid)
+    return _extrapolated(frames, flows, alternative, grid)
 
 
 def _extrapolated(frames: tuple[Gray, Gray], flows: Sequence[Flow], alternative: Sequence[Flow], grid: int) -> FlowPair:

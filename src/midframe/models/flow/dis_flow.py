@@ -1,24 +1,53 @@
-"""OpenCV's dense inverse search (DIS; Kroeger et al. 2016): one call."""
+"""Dense inverse search (DIS; Kroeger et al. 2016), both ways: by the C++ kernels, or by OpenCV without them.
+
+The kernels compute what OpenCV computes, up to rounding, in less than half of the time. Variational refinement is
+OpenCV's alone.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 
+from midframe import kernels
 from midframe.models.flow.types import DisConfig, Flow, Gray
+
+PATCH = 8  # pixels
+RELAXATION = 0.125  # part of a Gauss-Newton step that is taken: OpenCV's gradients are eight times as large
 
 
 def estimate(
-    frames: tuple[Gray, Gray], config: DisConfig, initial: Flow | None = None, coarsest_scale: int | None = None
-) -> Flow:
-    """Estimate the flow from one frame to another, coarse to fine down to their full size.
+    frames: tuple[Gray, Gray],
+    config: DisConfig,
+    initial: Sequence[Flow] | None = None,
+    coarsest_scale: int | None = None,
+) -> list[Flow]:
+    """Estimate the flows between two frames, both ways, coarse to fine down to their full size.
 
     Args:
         frames: (h, w), already reduced by `config.downscale`.
         config: of the search.
-        initial: flow (h, w, 2) at which the search starts; zero if not given.
+        initial: flows (h, w, 2), forward and backward, at which the search starts; zero if not given.
         coarsest_scale: halvings at which it starts; by the size of the frame if not given.
+
+    Returns:
+        Flows (h, w, 2), forward and backward.
     """
+    if config.refinement_steps or kernels.missing() or min(frames[0].shape) < PATCH:
+        starts = initial or (None, None)
+        with ThreadPoolExecutor(2) as pool:  # OpenCV releases the GIL
+            pairs = frames, frames[::-1]
+            return [*pool.map(lambda pair, start: _by_opencv(pair, start, config, coarsest_scale), pairs, starts)]
+    return _by_kernels(frames, config, initial, coarsest_scale)
+
+
+def _by_opencv(
+    frames: tuple[Gray, Gray], initial: Flow | None, config: DisConfig, coarsest_scale: int | None
+) -> Flow:  # fmt: skip
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)
     if coarsest_scale is not None:
@@ -26,4 +55,38 @@ def estimate(
     dis.setPatchStride(config.patch_stride)
     dis.setGradientDescentIterations(config.descent_steps)
     dis.setVariationalRefinementIterations(config.refinement_steps)
-    return np.asarray(dis.calc(*frames, initial), np.float32)  # type: ignore[arg-type]
+    start = None if initial is None else initial.copy()  # OpenCV writes its result there
+    return np.asarray(dis.calc(*frames, start), np.float32)  # type: ignore[arg-type]
+
+
+def _by_kernels(
+    frames: tuple[Gray, Gray], config: DisConfig, initial: Sequence[Flow] | None, coarsest_scale: int | None
+) -> list[Flow]:
+    from midframe import _native
+
+    height, width = frames[0].shape
+    by_size = int(math.log2(max(height, width) / (4 * PATCH)) + 0.5), int(math.log2(min(height, width) / PATCH))
+    coarsest = max(0, min(*by_size, by_size[1] if coarsest_scale is None else coarsest_scale))
+    first, second = (_pyramid(frame, coarsest) for frame in frames)
+    starts = None if initial is None else tuple(_flow_pyramid(flow, first) for flow in initial)
+    workspace = _native.Workspace(max(1, cv2.getNumThreads()))
+    settings = config.patch_stride, config.descent_steps, RELAXATION
+    return [*workspace.inverse_search(first, second, starts, *settings)]
+
+
+def _pyramid(frame: Gray, coarsest: int) -> list[Gray]:
+    levels = [np.ascontiguousarray(frame)]
+    for _ in range(coarsest):
+        height, width = levels[-1].shape
+        half = cv2.resize(levels[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        levels.append(np.asarray(half, np.uint8))
+    return levels
+
+
+def _flow_pyramid(flow: Flow, levels: Sequence[Gray]) -> list[Flow]:
+    """The flow at every level, in pixels of that level."""
+    found = [np.ascontiguousarray(flow, np.float32)]
+    for halvings, level in enumerate(levels[1:], start=1):
+        resized = cv2.resize(found[0], level.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        found.append(np.asarray(resized * np.float32(0.5**halvings), np.float32))
+    return found

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from midframe import kernels
 from midframe.models.flow.consistency import MARGIN, forward_backward_error, matching_cost
 from midframe.models.flow.sampling import pixel_grid, resize_flow, sample, scale_vectors, select
 from midframe.models.flow.types import ActiveArea, Flow, Plane
@@ -57,19 +60,48 @@ def extrapolate(
 
 
 def background_motion(flow: Flow, weight: Plane) -> Flow:
+    """Local affine motion around each place, see `background_of_planes`; (h, w, 2) of a flow (h, w, 2)."""
+    planes = np.ascontiguousarray(flow.transpose(2, 0, 1), np.float32)
+    return np.ascontiguousarray(background_of_planes(planes, weight).transpose(1, 2, 0))
+
+
+def background_of_planes(flow: NDArray[np.float32], weight: Plane) -> NDArray[np.float32]:
     """Local affine motion around each place.
 
     Normalised convolution of affine functions (Knutsson & Westin 1993) on a grid of cells; outliers lose their weight
     by iteratively reweighted least squares (Odobez & Bouthemy 1995).
 
     Args:
-        flow: (h, w, 2).
+        flow: (2, h, w).
         weight: (h, w), reliability; some above 0.
+
+    Returns:
+        (2, h, w).
     """
     height, width = weight.shape
     side = max(1.0, max(height, width) / CELLS)
-    rows, columns = (max(1, round(length / side)) for length in (height, width))
-    x, y = cv2.split(flow)
+    cells = max(1, round(height / side)), max(1, round(width / side))
+    if kernels.missing():
+        return _fitted_by_numpy(flow, weight, cells)
+    from midframe import _native
+
+    planes, weights = np.ascontiguousarray(flow, np.float32), np.ascontiguousarray(weight, np.float32)
+    parameters = IRLS_ITERATIONS, PRIOR_WEIGHT, ROBUST_SCALE, TIKHONOV
+    return np.asarray(_native.Workspace().background_motion(planes, weights, cells, CELLS, _taps(), *parameters))
+
+
+@cache
+def _taps() -> NDArray[np.float32]:
+    """The Gaussian as `cv2.GaussianBlur` truncates it."""
+    return np.asarray(cv2.getGaussianKernel(round(8 * GAUSSIAN_SIGMA + 1) | 1, GAUSSIAN_SIGMA), np.float32).ravel()
+
+
+def _fitted_by_numpy(
+    flow: NDArray[np.float32], weight: Plane, size: tuple[int, int]
+) -> NDArray[np.float32]:  # fmt: skip
+    """`background_of_planes` without the kernels, whose oracle it is; `size` is that of the grid of cells."""
+    (height, width), (rows, columns) = weight.shape, size
+    x, y = flow
     cells = cv2.resize(cv2.merge([x * weight, y * weight, weight]), (columns, rows), interpolation=cv2.INTER_AREA)
     u, v, load = cv2.split(cells)
     u, v = u / (load + 1e-6), v / (load + 1e-6)
@@ -97,7 +129,7 @@ def background_motion(flow: Flow, weight: Plane) -> Flow:
     padded = [[np.pad(part, 1, "edge") for part in component] for component in fitted]
     motion = cv2.merge([(p + q * wide_x + r * wide_y).astype(np.float32) for p, q, r in padded])
     at = scale_vectors(pixel_grid(height, width) + np.float32(0.5), columns / width, rows / height) + np.float32(0.5)
-    return np.asarray(sample(motion, at), np.float32)
+    return np.ascontiguousarray(np.asarray(sample(motion, at), np.float32).transpose(2, 0, 1))
 
 
 def active_area(first: Plane, second: Plane) -> ActiveArea:

@@ -7,7 +7,6 @@ in the other frame, is compared, and only with unmatched pixels there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -35,13 +34,11 @@ Region = tuple[Flow, Mask]  # a flow of a frame's size, and where it holds
 
 
 def alternative_flows(
-    pool: ThreadPoolExecutor, frames: Sequence[Gray], flows: Sequence[Flow], regions: Sequence[Region],
-    config: DisConfig, grid: int,
-) -> Sequence[Flow]:  # fmt: skip
+    frames: Sequence[Gray], flows: Sequence[Flow], regions: Sequence[Region], config: DisConfig, grid: int
+) -> Sequence[Flow]:
     """Both flows with the motion of small fast objects where its matching cost is lower; the same ones without any.
 
     Args:
-        pool: of two threads.
         frames: both, (h, w).
         flows: forward and backward.
         regions: of `rematched_regions`.
@@ -61,8 +58,7 @@ def alternative_flows(
         np.asarray(cv2.copyTo(resize_flow(new, height, width)[box], mask[box], flow.copy()), np.float32)
         for (new, _), mask, flow in zip(regions, masks, old, strict=True)
     ]
-    pairs = (first, second), (second, first)
-    refined = [*pool.map(lambda pair, start: dis_flow.estimate(pair, config, start, COARSEST_SCALE), pairs, initial)]
+    refined = dis_flow.estimate((first, second), config, initial, COARSEST_SCALE)
     found = [flow.copy() for flow in flows]
     chosen = select_flows(first, second, select_flows(first, second, old, initial, grid), refined, grid)
     for flow, new in zip(found, chosen, strict=True):

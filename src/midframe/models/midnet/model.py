@@ -102,18 +102,21 @@ class Midnet(Model):
         primary = self.backend.flow_fields(flows, errors, area, background)
         if not self.architecture.filtered:
             return MotionField(primary)
-        filtered = self._filtered(alternative, a, b)
+        alternative_errors = errors if alternative is flows else self._inconsistency(alternative)
+        filtered = self._filtered(alternative, alternative_errors, a, b)
         return MotionField(primary, self.backend.flow_fields(filtered, self._inconsistency(filtered), area, background))
 
     def _inconsistency(self, flows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return self.backend.inconsistency(*flows), self.backend.inconsistency(*flows[::-1])
 
-    def _filtered(self, flows: tuple[Tensor, Tensor], a: FrameFeatures, b: FrameFeatures) -> tuple[Tensor, Tensor]:
+    def _filtered(
+        self, flows: tuple[Tensor, Tensor], errors: tuple[Tensor, Tensor], a: FrameFeatures, b: FrameFeatures
+    ) -> tuple[Tensor, Tensor]:
         """Both flows with unreliable vectors, of occluded content, replaced by those of the surface around them.
 
         Weighted filtering by colour: Sun, Roth & Black 2010.
         """
-        confidence = [torch.exp(-error) + 1e-3 for error in self._inconsistency(flows)]
+        confidence = [torch.exp(-error) + 1e-3 for error in errors]
         forward, backward = (
             self.backend.filter_flow(flow, frame.block_means, own)
             for flow, frame, own in zip(flows, (a, b), confidence, strict=True)

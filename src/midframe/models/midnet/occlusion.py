@@ -52,7 +52,7 @@ def flow_fields(
 
 
 def background_motion(flow: Tensor, inconsistency: Tensor) -> Tensor:
-    """Local affine motion around each place (B, 2, h, w), see `extrapolation.background_motion`; on the CPU.
+    """Local affine motion around each place (B, 2, h, w), see `extrapolation.background_of_planes`; on the CPU.
 
     Args:
         flow: (B, 2, h, w).
@@ -60,10 +60,10 @@ def background_motion(flow: Tensor, inconsistency: Tensor) -> Tensor:
     """
     weight = (torch.exp(-0.5 * inconsistency * inconsistency) + 1e-4).detach().cpu()
     found = [
-        extrapolation.background_motion(vectors.permute(1, 2, 0).contiguous().numpy(), own.numpy())
+        extrapolation.background_of_planes(vectors.numpy(), own.numpy())
         for vectors, own in zip(flow.detach().float().cpu(), weight[:, 0], strict=True)
     ]
-    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous().to(flow.device)
+    return torch.from_numpy(np.stack(found)).to(flow.device)
 
 
 def foreground(flow: Tensor, background: Tensor, inconsistency_there: Tensor) -> Tensor:
