@@ -184,6 +184,33 @@ def test_an_interrupted_run_reports_the_damage_of_all_its_parts(
     assert (resumed.frames_out, resumed.kinds) == (result.frames_out, result.kinds)
 
 
+def test_a_damaged_block_header_in_matroska(tmp_path: Path) -> None:
+    """Laces that do not fit into a block: libav leaves the cluster without a word."""
+    whole = make(tmp_path / "a.mkv", replace(fuzz_damage.SMALL, muxer={"cluster_time_limit": "500"}))
+    with av.open(str(whole)) as opened:
+        packets = [(packet.pos, bytes(packet)) for packet in opened.demux(video=0) if packet.size]
+    data = bytearray(whole.read_bytes())
+    place = data.index(packets[5][1], packets[5][0])
+    data[place - 1 : place + 1] = b"\x02\xff"  # flags: Xiph lacing; 256 laces
+    check_announced(tmp_path / "broken.mkv", bytes(data))
+
+
+def test_a_fragment_in_an_unknown_box(tmp_path: Path) -> None:
+    whole = make(tmp_path / "a.mp4", fuzz_damage.SOURCES["fragments.mp4"])
+    data = whole.read_bytes()
+    place = data.index(b"moof", data.index(b"moof") + 4)
+    check_announced(tmp_path / "broken.mp4", data[:place] + b"mo/n" + data[place + 4 :])
+
+
+def check_announced(path: Path, data: bytes) -> None:
+    """Frames that libav skips in silence are counted, and `strict` refuses the file."""
+    path.write_bytes(data)
+    frames, warnings = read(path)
+    assert frames == fuzz_damage.decode(path).frames < 36
+    assert any(f"{36 - frames} of 36 frames are missing" in text and "at 1 place" in text for text in warnings)
+    strict(path)
+
+
 def mutations(folder: Path, first: int, count: int) -> list[str]:
     """Damaged copies against libav with one thread, in a process of their own."""
     command = [sys.executable, str(SCRIPT), str(folder), str(first), str(count)]

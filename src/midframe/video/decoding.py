@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import av.error
 
 MAX_REPLAY_BYTES = 256 << 20  # packets kept for replay; a GOP of 4K video takes 5 to 60 MB
+RECENT_FRAMES = 64  # more than decoders reorder or delay
 N_VOP_BYTES = 8  # MPEG-4 Part 2 packets up to this size are placeholders for packed B-frames
 
 
@@ -45,6 +46,7 @@ class StreamDecoder:
         self._sent_bytes = 0
         self._first: int | None = None  # timestamp of the first key frame; earlier frames are not expected
         self._open: list[int] = []  # sorted timestamps of packets whose frames are outstanding
+        self._recent: deque[int] = deque(maxlen=RECENT_FRAMES)  # timestamps of the last frames that were handed out
         self._last: Any = None  # the last frame that was handed out
         self._expected = 0  # frames
         self._in_order = True  # timestamps of frames increase; not where they are decoding times (AVI, VC-1)
@@ -119,6 +121,8 @@ class StreamDecoder:
                 return
             self._first = packet.pts
         if packet.pts < self._first or packet.is_discard or skip or not self._holds_frame(packet):
+            return
+        if packet.pts in self._recent:  # a damaged timestamp
             return
         self._expected += 1
         at = bisect.bisect_left(self._open, packet.pts)
@@ -225,4 +229,5 @@ class StreamDecoder:
                 self._in_order = False
                 self.missing = [stamp for stamp in self.missing if stamp != frame.pts]
             del self._open[: bisect.bisect_right(self._open, frame.pts)]
+            self._recent.append(frame.pts)
         self._last = frame

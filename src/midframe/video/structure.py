@@ -21,6 +21,12 @@ _IN_FRAGMENT = frozenset({
     b"mfhd", b"traf", b"tfhd", b"tfdt", b"trun", b"sdtp", b"sbgp", b"sgpd", b"subs", b"saiz", b"saio", b"senc",
     b"meta", b"uuid", b"pssh", b"free", b"skip", b"udta", b"trik",
 })  # fmt: skip
+# Boxes at the top of a file with movie fragments.
+_BESIDE_FRAGMENTS = frozenset({
+    b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"sidx", b"ssix", b"prft", b"emsg", b"free", b"skip", b"wide", b"uuid",
+    b"mfra", b"meta", b"pdin", b"imda", b"pssh", b"udta",
+})  # fmt: skip
+_LACE_BYTES = 2048  # more than the sizes of 256 laces usually take
 _SEARCH_BYTES = 1 << 20  # read at a time in the search for the next cluster
 _UNSET_RIFF = 0xFFFFFF00  # RIFF sizes from here on, and 0, are those of a recording whose header was never completed
 
@@ -91,7 +97,7 @@ def _matroska(file: int, end: int) -> Structure:
         )
         if found is not None and known and found[0] in _TOP - _IN_CLUSTER and in_cluster and cluster_end is not None:
             known = False  # the next cluster begins within the last one
-        if found is not None and known and in_cluster and tracks and not _is_block_of(file, found, tracks):
+        if found is not None and known and in_cluster and tracks and not _is_readable_block(file, found, tracks):
             known = False
         if found is None or not known:
             if end - at < 12 and found is None:
@@ -141,21 +147,61 @@ def _track_numbers(file: int, at: int, end: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def _is_block_of(file: int, element: tuple[int, int | None, int], tracks: frozenset[int]) -> bool:
-    """Return whether a block of media data belongs to one of the tracks; True for other elements."""
-    name, _, content = element
+def _is_readable_block(file: int, element: tuple[int, int | None, int], tracks: frozenset[int]) -> bool:
+    """Return whether a block of media data belongs to one of the tracks and its laces fit; True for other elements.
+
+    libav leaves out the rest of a cluster after a block that it cannot read.
+    """
+    name, size, content = element
     if name == _BLOCK_GROUP:
         inner = _element(file, content)
         if inner is None:
             return False
-        name, _, content = inner
+        name, size, content = inner
         if name != _BLOCK:
             return True
     if name != _SIMPLE_BLOCK and name != _BLOCK:
         return True
-    head = os.pread(file, 8, content)
+    head = os.pread(file, min(size or 0, _LACE_BYTES), content)
     length = 9 - head[0].bit_length() if head and head[0] else 9
-    return length < 9 and int.from_bytes(head[:length], "big") & ((1 << (7 * length)) - 1) in tracks
+    if length + 3 > len(head) or int.from_bytes(head[:length], "big") & ((1 << (7 * length)) - 1) not in tracks:
+        return False
+    lacing = head[length + 2] >> 1 & 3
+    return lacing == 0 or _laces_fit(head[length + 3 :], (size or 0) - length - 3, lacing)
+
+
+def _laces_fit(data: bytes, size: int, lacing: int) -> bool:
+    """Return whether the sizes of the laces of a block (RFC 9559, section 10.3) fit into it.
+
+    Args:
+        data: the content of the block after its flags, or the begin of it.
+        size: bytes of that content.
+        lacing: 1 Xiph, 2 fixed size, 3 EBML.
+    """
+    if not data:
+        return False
+    count, at = data[0] + 1, 1
+    if lacing == 2:
+        return (size - 1) % count == 0
+    total = previous = 0
+    for number in range(count - 1):
+        if lacing == 1:
+            end = next((n for n in range(at, len(data)) if data[n] != 255), None)
+            if end is None:
+                return False
+            total += 255 * (end - at) + data[end]
+            at = end + 1
+            continue
+        length = 9 - data[at].bit_length() if at < len(data) and data[at] else 9
+        if at + length > len(data) or length > 8:
+            return False
+        value = int.from_bytes(data[at : at + length], "big") & ((1 << (7 * length)) - 1)
+        previous = value if number == 0 else previous + value - ((1 << (7 * length - 1)) - 1)
+        if previous < 0:
+            return False
+        total += previous
+        at += length
+    return at + total <= size
 
 
 def _next_cluster(file: int, at: int, end: int) -> int:
@@ -177,7 +223,7 @@ def _find(file: int, mark: bytes, at: int, end: int) -> int:
 
 def _iso(file: int, end: int) -> Structure:
     """Check the boxes of an ISO media file (ISO/IEC 14496-12); the last may be cut off."""
-    at = holes = 0
+    at = holes = unknown = 0
     fragments = False
     while at < end:
         head = os.pread(file, 16, at)
@@ -189,14 +235,15 @@ def _iso(file: int, end: int) -> Structure:
         if size < 8 or not (kind.isascii() and kind.decode("ascii").isprintable()):
             # padding, or a box that reaches to the end of the file; between fragments neither may stand
             lost = fragments and (kind == bytes(4) or size != 0) and _find(file, b"mdat", at, end) < end
-            return Structure(holes + int(lost))
+            return Structure(holes + fragments * unknown + int(lost))
         if at + size > end:
-            return Structure(holes, at + size - end)
+            return Structure(holes + fragments * unknown, at + size - end)
         if kind == b"moof":
             fragments = True
             holes += not _is_tiled(file, at + 8, at + size)
+        unknown += kind not in _BESIDE_FRAGMENTS
         at += size
-    return Structure(holes)
+    return Structure(holes + fragments * unknown)
 
 
 def _is_tiled(file: int, at: int, end: int) -> bool:
