@@ -158,6 +158,41 @@ def test_motion_blur_is_in_the_plan_and_knows_no_segments(tmp_path: Path, small_
     assert hashes(run(source, tmp_path / "sharp.mkv", fps=24, codec="ffv1").path) != hashes(whole.path)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fps": 24, "shutter": 180},
+        {"shutter": 270, "loop": True},
+        {"speed": "0-1:2, 1-2:1>0.5, 2-4:1", "fps": 30},
+        {"speed": "0-2:1, 2-4:0.5", "fps": 30, "shutter": 360},
+    ],
+    ids=["shutter", "loop-shutter", "speed", "speed-shutter"],
+)
+def test_an_interrupted_run_resumes_with_blur_loop_and_speed(
+    tmp_path: Path, small_segments: None, options: dict[str, Any]
+) -> None:
+    source = clips.make(tmp_path / "in.mkv", Clip(rate=Fraction(30), frames=96, options={"g": "10"}))
+    wanted = {"codec": "ffv1", **options}
+    straight = run(source, tmp_path / "straight.mkv", **wanted)
+    runs = 0
+    while True:
+        cancel = threading.Event()
+
+        def stop(progress: Progress, until: int = 27 + 30 * runs, cancel: threading.Event = cancel) -> None:
+            if progress.frames == until:
+                cancel.set()
+
+        try:
+            result = run(source, tmp_path / "out.mkv", on_progress=stop, cancel=cancel, **wanted)
+            break
+        except Interrupted:
+            runs += 1
+    assert runs >= 2
+    assert (result.kinds, result.cuts, result.frames_in) == (straight.kinds, straight.cuts, straight.frames_in)
+    assert times(result.path) == times(straight.path)
+    assert hashes(result.path) == hashes(straight.path)
+
+
 def planes(path: Path) -> list[np.ndarray[Any, Any]]:
     with av.open(str(path)) as film:
         return [frame.to_ndarray().astype(int) for frame in film.decode(video=0)]

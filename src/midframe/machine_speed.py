@@ -18,6 +18,7 @@ from midframe.journal import write_whole
 from midframe.weights import cache_folder
 
 KEPT = 200  # runs
+BLUR_COST = 8.0  # a blurred frame in interpolated ones, before the first blurred run; as SAMPLES_WITHOUT_FLOW
 LEAST_FRAMES = 24  # interpolated frames below which a run says little
 # Distance of two runs: for a factor of e in frame size, for the share of interpolated frames, for another encoder.
 SIZE_WEIGHT, SHARE_WEIGHT, ENCODER_WEIGHT = 1.0, 2.0, 0.5
@@ -34,6 +35,7 @@ class RunSpeed:
     pixels: int  # of a frame
     interpolated: float  # share of the output frames
     seconds: float  # per output frame, start and join left out
+    blurred: bool = False  # motion blur: an output frame has as many samples as the motion needs
 
 
 def speed_file() -> Path:
@@ -63,19 +65,28 @@ def record(run: RunSpeed, frames: int) -> None:
 def seconds_per_frame(like: RunSpeed) -> float | None:
     """Seconds per output frame of a run like this one, whose own `seconds` are not read; None before the first run.
 
-    The mean of the three nearest runs of the same model, device and precision, scaled by frame size.
+    The mean of the three nearest runs of the same model, device and precision, scaled by frame size. Runs with and
+    without motion blur are kept apart; before the first blurred run, its time follows from the others.
     """
     known = [
         run for run in recorded() if (run.model, run.device, run.precision) == (like.model, like.device, like.precision)
     ]
+
+    alike = [run for run in known if run.blurred == like.blurred]
+    cost = 1.0
+    if like.blurred and not alike:
+        alike, cost = known, BLUR_COST
 
     def distance(run: RunSpeed) -> float:
         size = abs(math.log(run.pixels / like.pixels))
         share = abs(run.interpolated - like.interpolated)
         return SIZE_WEIGHT * size + SHARE_WEIGHT * share + ENCODER_WEIGHT * (run.encoder != like.encoder)
 
-    near = sorted(reversed(known), key=distance)[:3]  # of equally near ones the latest
+    near = sorted(reversed(alike), key=distance)[:3]  # of equally near ones the latest
     if not near:
         return None
-    scaled = [run.seconds * like.pixels / run.pixels for run in near]
+    if cost != 1.0:  # time per interpolated frame
+        scaled = [cost * run.seconds / max(run.interpolated, 0.1) * like.pixels / run.pixels for run in near]
+    else:
+        scaled = [run.seconds * like.pixels / run.pixels for run in near]
     return math.exp(sum(math.log(value) for value in scaled) / len(scaled))

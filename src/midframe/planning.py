@@ -99,8 +99,9 @@ def estimate(plan: Plan) -> float | None:
 def run_speed(plan: Plan, seconds: float) -> RunSpeed:
     """Return the record of `machine_speed` for a plan, at `seconds` per output frame."""
     out = plan.frames_out or 1
-    share = max(0, out - (plan.frames_in or 0)) / out
+    blurred = plan.shutter > 0
+    share = 1.0 if blurred else max(0, out - (plan.frames_in or 0)) / out
     pixels = min(plan.info.width * plan.info.height, plan.scaling.width * plan.scaling.height)
     runtime = plan.options.runtime
     device = plan.device + (f" {runtime}" if runtime != "auto" else "")
-    return RunSpeed(plan.model, device, plan.precision, plan.encoding.codec, pixels, share, seconds)
+    return RunSpeed(plan.model, device, plan.precision, plan.encoding.codec, pixels, share, seconds, blurred)
