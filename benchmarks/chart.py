@@ -10,13 +10,14 @@ from html import escape
 WIDTH, HEIGHT = 420, 340  # pixels of a panel
 LEFT, RIGHT, TOP, BOTTOM = 52, 24, 40, 48
 OURS = ("dis", "midnet-s", "midnet-m")  # joined by a line
+SPEED_AXIS = "output frames per second of processor time"
 COLOURS = {True: "#1f6feb", False: "#57606a"}
 LETTER, LINE = 6.3, 13.0  # pixels, of a label of 11 px
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One method: frames a second and a score."""
+    """One method: frames per second of processor time and a score."""
 
     name: str
     fps: float
@@ -82,7 +83,7 @@ def _panel(panel: Panel, offset: int) -> list[str]:
         out.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#e3e6ea"/>')
         out.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{score:g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
-    out.append(f'<text x="{middle:.0f}" y="{HEIGHT - 10}" text-anchor="middle">output frames a second</text>')
+    out.append(f'<text x="{middle:.0f}" y="{HEIGHT - 10}" text-anchor="middle">{SPEED_AXIS}</text>')
     rise = (TOP + HEIGHT - BOTTOM) / 2
     out.append(
         f'<text transform="translate(14 {rise:.0f}) rotate(-90)" text-anchor="middle">{escape(panel.axis)}</text>'

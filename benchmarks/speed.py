@@ -139,6 +139,16 @@ def rates(figures: dict[str, Any]) -> tuple[float, float]:
     )
 
 
+def processor_milliseconds(figures: dict[str, Any]) -> float:
+    """Return the median processor time per output frame, start included; other load changes it little."""
+    return 1000 * rig.median(figures["cpu_seconds"]) / figures["frames"]
+
+
+def quiet(figures: dict[str, Any]) -> bool:
+    """Whether nothing else kept the machine busy during the repeats, so that wall times may be quoted."""
+    return max(figures["others"]) <= rig.DISTURBED
+
+
 def show(key: str, cell: dict[str, Any]) -> str:
     """Format the table of one cell, fastest first."""
     rows = []
@@ -158,7 +168,7 @@ def show(key: str, cell: dict[str, Any]) -> str:
                 f"{whole:.1f}",
                 f"{100 * spread:.0f} %",
                 f"{inside:.1f}",
-                f"{1000 * rig.median(file['cpu_seconds']) / file['frames']:.0f}",
+                f"{processor_milliseconds(file):.0f}",
                 f"{file['peak_bytes'] / 1e6:.0f}",
             ]
         else:
