@@ -295,3 +295,35 @@ def test_no_file_of_the_collection_breaks_it() -> None:
             assert "\n" not in str(error)
         else:
             assert info.width > 0 and info.rate is not None
+
+
+def hdr10_plus() -> bytes:
+    """A prefix SEI unit of HEVC with HDR10+ metadata (SMPTE ST 2094-40, one window, no curve)."""
+    fields = [(0xB5, 8), (0x3C, 16), (1, 16), (4, 8), (1, 8), (1, 2), (1000, 27), (0, 1)]
+    fields += [(5, 17), (5, 17), (5, 17), (3, 17), (0, 4), (0, 10), (0, 1), (0, 1), (0, 1)]
+    bits = "".join(f"{value:0{length}b}" for value, length in fields)
+    bits += "0" * (-len(bits) % 8)
+    payload = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    unit = bytearray(b"\x4e\x01")
+    for byte in bytes([4, len(payload)]) + payload + b"\x80":
+        if unit[-2:] == b"\0\0" and byte <= 3:
+            unit.append(3)  # emulation prevention
+        unit.append(byte)
+    return len(unit).to_bytes(4, "big") + bytes(unit)
+
+
+def test_hdr10_plus_is_announced(tmp_path: Path) -> None:
+    options = {"x265-params": "log-level=none"}
+    clip = Clip(width=64, height=48, frames=4, codec="libx265", pixels="yuv420p10le", options=options)
+    plain = make(tmp_path / "a.mkv", clip)
+    assert probe(plain).warnings == ()
+    target = tmp_path / "b.mkv"
+    with av.open(str(plain)) as source, av.open(str(target), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                made = av.Packet(hdr10_plus() + bytes(packet))
+                made.pts, made.dts, made.time_base = packet.pts, packet.dts, packet.time_base
+                made.is_keyframe, made.stream = packet.is_keyframe, stream
+                out.mux(made)
+    assert probe(target).warnings == ("HDR10+ dynamic metadata cannot be kept; static HDR metadata is kept",)

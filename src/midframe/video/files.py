@@ -88,7 +88,7 @@ def refuse_float(path: str | os.PathLike[str]) -> None:
     """Raise an `UnsupportedError` if `path` names floating-point images, or a folder of them."""
     file = Path(path)
     names = [file.name]
-    if file.is_dir():
+    if os.path.isdir(file):  # False for a name that the system refuses
         with suppress(OSError):
             names = sorted(os.listdir(file))
     suffix = next((Path(name).suffix for name in names if Path(name).suffix.lower() in FLOAT_SUFFIXES), None)

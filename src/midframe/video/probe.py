@@ -51,6 +51,7 @@ SEARCH_PACKETS = 5000
 SEARCH_BYTES = 256 << 20
 MAX_INDEX = 500_000  # entries of an index that are checked: 2.3 hours at 60 fps
 _INTERLACED = (2, 3, 4, 5)  # AVFieldOrder: TT, BB, TB, BT
+_DOLBY_TAGS = ("dvh1", "dvhe", "dva1", "dvav", "dav1")
 _HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 
@@ -249,7 +250,7 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         warnings.append(f"a sample aspect ratio of {aspect} is replaced by 1")
         aspect = Fraction(1)
     hdr = _HDR.get(made.transfer)
-    if _side_data(first, "DOVI_METADATA") or _side_data(first, "DOVI_RPU_BUFFER"):
+    if _is_dolby_vision(container, first):
         warnings.append("Dolby Vision metadata cannot be kept; its base layer is kept")
         hdr = "Dolby Vision"
     if _side_data(first, "DYNAMIC_HDR_PLUS"):
@@ -309,6 +310,16 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         content_light=_content_light(_side_data(first, "CONTENT_LIGHT_LEVEL")),
         chapters=len(container.chapters()),
     )
+
+
+def _is_dolby_vision(container: Any, first: Any) -> bool:
+    """Return whether a video has Dolby Vision metadata: in its frames, or in an enhancement layer beside it."""
+    if _side_data(first, "DOVI_METADATA") or _side_data(first, "DOVI_RPU_BUFFER"):
+        return True
+    if "dby1" in container.metadata.get("compatible_brands", ""):
+        return True
+    contexts = [stream.codec_context for stream in container.streams.video]
+    return any(context is not None and context.codec_tag in _DOLBY_TAGS for context in contexts)
 
 
 def key_times(path: str | os.PathLike[str], info: VideoInfo) -> list[Fraction]:
