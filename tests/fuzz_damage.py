@@ -42,12 +42,13 @@ SOURCES = {
 class Decoded:
     """What one thread of libav makes of a file."""
 
-    frames: int
+    frames: int  # with a timestamp of their own: damage makes decoders repeat a frame
     complaints: int  # errors, and frames marked as damaged
 
 
 def decode(path: Path) -> Decoded:
     frames = complaints = 0
+    seen = set()
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
@@ -59,7 +60,8 @@ def decode(path: Path) -> Decoded:
                 complaints += bool(packet.size and packet.is_corrupt)
                 try:
                     for frame in stream.codec_context.decode(packet):
-                        frames += 1
+                        frames += frame.pts is None or frame.pts not in seen
+                        seen.add(frame.pts)
                         complaints += frame.is_corrupt
                 except av.error.EOFError:
                     break
