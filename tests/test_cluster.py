@@ -19,6 +19,7 @@ from typing import Any
 
 import av
 import pytest
+import torch
 
 import clips
 from clips import Clip
@@ -27,6 +28,7 @@ from midframe import pipeline, storage
 from midframe.errors import DeviceError, InputError, Interrupted, JobError, MediaError
 from midframe.journal import folder_of
 from midframe.plan import Plan
+from test_rife import SMALL, state_of
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -93,6 +95,19 @@ def test_two_nodes_make_the_same_video(nodes: Any, film: Path, truth: list[int],
     assert hashes(result.path) == truth
     assert result.frames_out == 240 == told[-1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mkv", "out.mkv.json"]
+
+
+def test_a_network_with_weights_of_its_own(nodes: Any, tmp_path: Path) -> None:
+    torch.save(state_of(SMALL["4.6"]), tmp_path / "flownet.pkl")
+    source = clips.make(tmp_path / "in.mkv", Clip(64, 48, frames=36, options={"g": "12"}))
+    options = {**WISHES, "model": "rife", "weights": tmp_path / "flownet.pkl", "runtime": "torch", "ratio": 2}
+    options.pop("fps", None)
+    plans: list[Plan] = []
+    result = cluster.interpolate(
+        source, tmp_path / "out.mkv", config=ClusterConfig(workers=2), on_plan=plans.append, **options
+    )
+    assert len(plans[0].segments) > 1 and "rife" in plans[0].model
+    assert hashes(result.path) == hashes(pipeline.interpolate(source, tmp_path / "one.mkv", **options).path)
 
 
 def test_segments_travel_through_the_object_store_where_no_folder_is_shared(
@@ -460,10 +475,10 @@ def test_everything_may_lie_behind_urls(
 
 def test_images_named_by_a_pattern(nodes: Any, film: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
-    wishes = {"model": "blend", "device": "cpu", "in_fps": 24, "codec": "ffv1"}
+    options = {"model": "blend", "device": "cpu", "in_fps": 24, "codec": "ffv1"}
     pipeline.interpolate(film, folder / "%04d.png", model="blend", device="cpu", ratio=1, end="2")
-    one = pipeline.interpolate(folder / "%04d.png", tmp_path / "one.mkv", **wishes)
-    split = cluster.interpolate(folder / "%04d.png", tmp_path / "split.mkv", config=ClusterConfig(workers=2), **wishes)
+    one = pipeline.interpolate(folder / "%04d.png", tmp_path / "one.mkv", **options)
+    split = cluster.interpolate(folder / "%04d.png", tmp_path / "split.mkv", config=ClusterConfig(workers=2), **options)
     assert hashes(split.path) == hashes(one.path)
 
 

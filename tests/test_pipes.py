@@ -30,6 +30,7 @@ MIDFRAME = [sys.executable, "-m", "midframe"]
 PLAIN = ["--model", "blend", "--device", "cpu"]
 QUICK = [*PLAIN, "--scene", "off", "--static", "off"]
 FFMPEG = shutil.which("ffmpeg")
+VSPIPE = os.environ.get("MIDFRAME_VSPIPE") or shutil.which("vspipe")
 
 
 def y4m(frames: int, chroma: str = "420jpeg", rate: str = "24:1", bits: int = 8, scale: int = 1) -> bytes:
@@ -197,3 +198,26 @@ def test_recipe_ffmpeg_midframe_ffmpeg(tmp_path: Path, pixels: str, rate: str) -
     assert (stream["pix_fmt"], stream["sample_aspect_ratio"]) == (pixels, "4:3")
     assert Fraction(stream["r_frame_rate"]) == 2 * Fraction(rate)
     assert int(stream["nb_read_frames"]) in (2 * round(Fraction(rate) / 2), 2 * round(Fraction(rate) / 2) + 2)
+
+
+@pytest.mark.skipif(VSPIPE is None, reason="vspipe is not installed (pip install vapoursynth, Python 3.12)")
+def test_recipe_vspipe_midframe(tmp_path: Path) -> None:
+    script = tmp_path / "in.vpy"
+    script.write_text(
+        "import vapoursynth as vs\n"
+        "steps = [vs.core.std.BlankClip(format=vs.YUV420P10, width=64, height=48, length=1, fpsnum=24000, fpsden=1001,\n"
+        "                               color=[200 + 40 * n, 512, 512]) for n in range(6)]\n"
+        "vs.core.std.Splice(steps).set_output()\n"
+    )
+    assert VSPIPE is not None
+    source = subprocess.Popen([VSPIPE, "-c", "y4m", script, "-"], stdout=subprocess.PIPE)
+    out = tmp_path / "out.mkv"
+    ended = subprocess.run(
+        [*MIDFRAME, "interpolate", "-", "-o", out, "-c", "ffv1", *QUICK], stdin=source.stdout, capture_output=True
+    )
+    assert source.wait() == 0 and ended.returncode == 0, ended.stderr
+    with av.open(str(out)) as opened:
+        stream = opened.streams.video[0]
+        assert (stream.average_rate, stream.codec_context.pix_fmt) == (Fraction(48000, 1001), "yuv420p10le")
+        levels = [int(frame.to_ndarray()[0, 0]) for frame in opened.decode(stream)]
+    assert levels == [200 + 20 * min(n, 10) for n in range(12)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Mapping
 from fractions import Fraction
@@ -21,6 +22,7 @@ from midframe.result import LowConfidence
 from midframe.server import job_runner, prediction, video_inspection
 from midframe.server.backend import Progress, Task
 from midframe.speed import SpeedMap
+from test_rife import SMALL, state_of
 
 
 def film(path: Path, frames: int = 24, rate: int = 24, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
@@ -172,3 +174,37 @@ def test_a_preview_predicts_the_whole_run() -> None:
     predicted = prediction.predict(info, {"ratio": "2"}, learned, "this video")
     truth = 6 + 28_800 * 0.1
     assert predicted.work_seconds is not None and 1 / 1.05 < predicted.work_seconds / truth < 1.05
+
+
+def test_rife_from_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights in the cache make the model one of the page's; a job by it runs in the server's own subprocess."""
+    pytest.importorskip("httpx2")
+    import server_fakes
+    from test_server_kill import Server
+
+    monkeypatch.setenv("MIDFRAME_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "rife").mkdir(parents=True)
+    torch.save(state_of(SMALL["4.6"]), tmp_path / "cache" / "rife" / "flownet.pkl")
+    source = film(tmp_path / "film.mp4", frames=6)
+
+    def command(port: int, data: Path) -> list[str]:
+        words = ["serve", "--port", str(port), "--data", str(data), "--model", "rife", "--device", "cpu"]
+        return [sys.executable, "-m", "midframe", *words]
+
+    with Server(command, tmp_path / "data") as server:
+        assert "rife" in server.http.get("/server").json()["models"]
+        sent = server.http.post(
+            "/jobs",
+            files={"file": ("film.mp4", source.read_bytes())},
+            data={"model": "rife", "ratio": "3"},
+            timeout=300.0,
+        )
+        assert sent.status_code == 201, sent.text
+        where = f"/jobs/{sent.json()['id']}"
+        job = server_fakes.wait_for(
+            lambda: server.http.get(where).json(), lambda job: job["state"] in ("done", "failed"), 300.0
+        )
+        assert job["state"] == "done", job["error"]
+        report = server.http.get(f"{where}/files/report").json()
+    assert (report["plan"]["model"], report["frames_out"]) == ("rife", 18)
+    assert report["kinds"].startswith("sii" * 5)
