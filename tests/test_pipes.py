@@ -210,12 +210,12 @@ def test_recipe_vspipe_midframe(tmp_path: Path) -> None:
         "vs.core.std.Splice(steps).set_output()\n"
     )
     assert VSPIPE is not None
-    source = subprocess.Popen([VSPIPE, "-c", "y4m", script, "-"], stdout=subprocess.PIPE)
     out = tmp_path / "out.mkv"
-    ended = subprocess.run(
-        [*MIDFRAME, "interpolate", "-", "-o", out, "-c", "ffv1", *QUICK], stdin=source.stdout, capture_output=True
-    )
-    assert source.wait() == 0 and ended.returncode == 0, ended.stderr
+    with subprocess.Popen([VSPIPE, "-c", "y4m", script, "-"], stdout=subprocess.PIPE) as source:
+        ended = subprocess.run(
+            [*MIDFRAME, "interpolate", "-", "-o", out, "-c", "ffv1", *QUICK], stdin=source.stdout, capture_output=True
+        )
+    assert source.returncode == 0 and ended.returncode == 0, ended.stderr
     with av.open(str(out)) as opened:
         stream = opened.streams.video[0]
         assert stream.codec_context.pix_fmt == "yuv420p10le"
