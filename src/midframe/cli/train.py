@@ -66,7 +66,7 @@ def command(ctx: click.Context, /, out: Path | None, **options: object) -> None:
 @click.option(
     "--clips", type=FOLDER, multiple=True, help="Real clips; classical flow composed over frames labels them."
 )
-@click.option("--samples", type=int, default=400_000, show_default=True, help="Length of the learning-rate schedule.")
+@click.option("--samples", type=int, default=200_000, show_default=True, help="Length of the learning-rate schedule.")
 @click.option("--minutes", type=float, help="Stop after this time; the same command resumes.")
 @click.option("--batch", type=int, default=8, show_default=True)
 @click.option("--size", type=int, default=160, show_default=True, help="Side of the crops, pixels.")

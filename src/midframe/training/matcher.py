@@ -77,7 +77,7 @@ class MatcherRecipe:
     out: Path
     photos: tuple[Path, ...] = ()  # folders of photographs; procedural textures if empty
     clips: tuple[Path, ...] = ()  # folders of videos
-    samples: int = 400_000  # of the learning-rate schedule
+    samples: int = 200_000  # of the learning-rate schedule
     stop_after: int | None = None  # samples; ends the run before the schedule does
     minutes: float | None = None  # of this call
     batch: int = 8
