@@ -127,7 +127,8 @@ function takeSource(source) {
 
 function uploaded(source, show = true) {
   takeSource(source);
-  if (source.state === "refused" || (!show && sources.has(chosen))) return;
+  if (source.state === "refused") return;
+  if (!show && sources.has(chosen)) { drawVideos(); return; } // events about it came before the upload's own answer
   if (chosen !== source.id) former = chosen;
   choose(source.id);
 }
