@@ -160,7 +160,10 @@ function listen() {
   const stream = new EventSource(`${API}/events`);
   let seen = new Set();
   stream.addEventListener("open", () => { $("link").hidden = true; seen = new Set(); whole = false; });
-  stream.addEventListener("error", () => { $("link").hidden = false; });
+  stream.addEventListener("error", () => {
+    $("link").hidden = false;
+    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000); // refused: browsers do not try again
+  });
   stream.addEventListener("source", (event) => { const source = JSON.parse(event.data); seen.add(source.id); takeSource(source); });
   stream.addEventListener("job", (event) => { const job = JSON.parse(event.data); seen.add(job.id); takeJob(job); });
   stream.addEventListener("gone", (event) => gone(JSON.parse(event.data).id));
