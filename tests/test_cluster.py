@@ -41,7 +41,7 @@ from midframe.cluster.scheduler import SegmentScheduler  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
 
-WISHES: dict[str, Any] = {"fps": "60", "model": "blend", "device": "cpu", "codec": "ffv1"}
+OPTIONS: dict[str, Any] = {"fps": "60", "model": "blend", "device": "cpu", "codec": "ffv1"}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def hashes(path: Path) -> list[int]:
 @pytest.fixture(scope="module")
 def truth(film: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
     """Hashes of the pictures that one machine makes."""
-    done = pipeline.interpolate(film, tmp_path_factory.mktemp("truth") / "out.mkv", **WISHES)
+    done = pipeline.interpolate(film, tmp_path_factory.mktemp("truth") / "out.mkv", **OPTIONS)
     return hashes(done.path)
 
 
@@ -89,7 +89,7 @@ def test_two_nodes_make_the_same_video(nodes: Any, film: Path, truth: list[int],
         config=ClusterConfig(workers=2),
         on_plan=plans.append,
         on_progress=lambda p: told.append(p.frames),
-        **WISHES,
+        **OPTIONS,
     )
     assert len(plans[0].segments) > 3
     assert hashes(result.path) == truth
@@ -100,7 +100,7 @@ def test_two_nodes_make_the_same_video(nodes: Any, film: Path, truth: list[int],
 def test_a_network_with_weights_of_its_own(nodes: Any, tmp_path: Path) -> None:
     torch.save(state_of(SMALL["4.6"]), tmp_path / "flownet.pkl")
     source = clips.make(tmp_path / "in.mkv", Clip(64, 48, frames=36, options={"g": "12"}))
-    options = {**WISHES, "model": "rife", "weights": tmp_path / "flownet.pkl", "runtime": "torch", "ratio": 2}
+    options = {**OPTIONS, "model": "rife", "weights": tmp_path / "flownet.pkl", "runtime": "torch", "ratio": 2}
     options.pop("fps", None)
     plans: list[Plan] = []
     result = cluster.interpolate(
@@ -122,7 +122,7 @@ def test_segments_travel_through_the_object_store_where_no_folder_is_shared(
         yield from worker.make_segment(replace(job, token="not there"), number)
 
     monkeypatch.setattr(worker, "make_segment", apart)
-    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), **WISHES)
+    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), **OPTIONS)
     assert hashes(result.path) == truth
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mkv", "out.mkv.json"]
 
@@ -139,7 +139,7 @@ def test_segments_travel_through_a_work_folder(
 
     monkeypatch.setattr(worker, "make_segment", apart)
     config = ClusterConfig(workers=2, work=(tmp_path / "work").as_uri())
-    result = cluster.interpolate(film, tmp_path / "out.mkv", config=config, **WISHES)
+    result = cluster.interpolate(film, tmp_path / "out.mkv", config=config, **OPTIONS)
     assert hashes(result.path) == truth
     assert not list((tmp_path / "work").rglob("*.mkv"))
 
@@ -147,11 +147,11 @@ def test_segments_travel_through_a_work_folder(
 def test_urls_for_source_work_and_target(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
     target = (tmp_path / "there" / "out.mkv").as_uri()
     config = ClusterConfig(workers=2, work=str(tmp_path / "work"))
-    result = cluster.interpolate(film.as_uri(), target, config=config, **WISHES)
+    result = cluster.interpolate(film.as_uri(), target, config=config, **OPTIONS)
     assert hashes(tmp_path / "there" / "out.mkv") == truth
     assert result.frames_out == 240
     with pytest.raises(InputError, match="exists already"):
-        cluster.interpolate(film.as_uri(), target, config=config, **WISHES)
+        cluster.interpolate(film.as_uri(), target, config=config, **OPTIONS)
     assert not list((tmp_path / "work").glob("*.midframe"))
 
 
@@ -166,7 +166,7 @@ def test_workers_that_are_killed_cost_no_frame(nodes: Any, film: Path, truth: li
             kills += 1
 
     result = cluster.interpolate(
-        film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), on_progress=on_progress, **WISHES
+        film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), on_progress=on_progress, **OPTIONS
     )
     assert kills == 2
     assert hashes(result.path) == truth
@@ -184,10 +184,10 @@ def test_a_stopped_head_goes_on_alone_or_on_the_cluster(
 
     with pytest.raises(Interrupted):
         cluster.interpolate(
-            film, target, config=ClusterConfig(workers=2), on_progress=on_progress, drain=drain, **WISHES
+            film, target, config=ClusterConfig(workers=2), on_progress=on_progress, drain=drain, **OPTIONS
         )
     assert not target.exists()
-    result = cluster.interpolate(film, target, config=ClusterConfig(workers=2), **WISHES)
+    result = cluster.interpolate(film, target, config=ClusterConfig(workers=2), **OPTIONS)
     assert result.statistics["resumed_frames"] >= 30
     assert hashes(result.path) == truth
 
@@ -213,7 +213,7 @@ def test_a_bad_segment_is_named_and_the_rest_is_kept(
     plans: list[Plan] = []
     why = "a bad picture" if how == "raises" else "its worker died 3 times"
     with pytest.raises(JobError, match=rf"1 of \d+ segments failed repeatedly: segment 2 .*{why}") as error:
-        cluster.interpolate(film, target, config=ClusterConfig(workers=2), on_plan=plans.append, **WISHES)
+        cluster.interpolate(film, target, config=ClusterConfig(workers=2), on_plan=plans.append, **OPTIONS)
     assert error.value.exit_code == 1
     kept = {int(path.stem) for path in target.with_name("out.mkv.midframe").glob("[0-9]*.json")}
     assert kept == set(range(len(plans[0].segments))) - {2}
@@ -222,7 +222,7 @@ def test_a_bad_segment_is_named_and_the_rest_is_kept(
 
 def test_an_option_that_no_worker_supports_ends_at_once(nodes: Any, film: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="no GPU"):
-        cluster.interpolate(film, tmp_path / "out.mkv", **{**WISHES, "device": "cuda"})
+        cluster.interpolate(film, tmp_path / "out.mkv", **{**OPTIONS, "device": "cuda"})
 
 
 def test_a_straggler_runs_again_elsewhere(
@@ -245,7 +245,7 @@ def test_a_straggler_runs_again_elsewhere(
 
     monkeypatch.setattr(worker, "make_segment", stuck)
     monkeypatch.setattr(coordinator, "SegmentScheduler", partial(SegmentScheduler, grace=0.5))
-    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), **WISHES)
+    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), **OPTIONS)
     assert hashes(result.path) == truth
     assert len(list(began.glob("1-*"))) == 2
 
@@ -266,12 +266,12 @@ def test_a_node_that_cannot_is_left_out(
             yield from worker.make_segment(job, number)
 
     monkeypatch.setattr(worker, "make_segment", mixed)
-    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(), **WISHES)
+    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(), **OPTIONS)
     assert hashes(result.path) == truth
     assert "a node was excluded: out of memory" in result.warnings
     weak |= {node["NodeID"] for node in ray.nodes()}
     with pytest.raises(DeviceError, match="out of memory"):
-        cluster.interpolate(film, tmp_path / "again.mkv", config=ClusterConfig(), **WISHES)
+        cluster.interpolate(film, tmp_path / "again.mkv", config=ClusterConfig(), **OPTIONS)
 
 
 def test_a_worker_waits_while_the_head_is_slow(
@@ -304,7 +304,7 @@ def test_a_worker_waits_while_the_head_is_slow(
 
     monkeypatch.setattr(worker, "make_segment", apart)
     monkeypatch.setattr(coordinator.Coordinator, "_handle_message", slow)
-    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=1), **WISHES)
+    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=1), **OPTIONS)
     assert hashes(result.path) == truth
     assert taken > 20 * transfer.MAX_PENDING_CHUNKS
     assert ahead <= transfer.MAX_PENDING_CHUNKS + 2
@@ -333,10 +333,10 @@ def test_nothing_is_handed_out_that_the_disk_does_not_carry(
     monkeypatch.setattr(coordinator.shutil, "disk_usage", disk)
     limit = 3
     with pytest.raises(MediaError, match="nearly full"):
-        cluster.interpolate(film, target, config=ClusterConfig(workers=2), **WISHES)
+        cluster.interpolate(film, target, config=ClusterConfig(workers=2), **OPTIONS)
     assert most == 1, "room for one segment: no second one beside it"
     limit = 0
-    result = cluster.interpolate(film, target, config=ClusterConfig(workers=2), **WISHES)
+    result = cluster.interpolate(film, target, config=ClusterConfig(workers=2), **OPTIONS)
     assert result.statistics["resumed_frames"] >= 90
     assert hashes(result.path) == truth
 
@@ -345,7 +345,7 @@ def share_of(
     nodes: list[dict[str, float]], config: ClusterConfig, device: str, film: Path, tmp_path: Path
 ) -> ClusterResources:
     alive = [{"NodeID": str(n), "Alive": True, "Resources": resources} for n, resources in enumerate(nodes)]
-    made = cluster.plan_run(film, tmp_path / "out.mkv", pipeline.options_of({**WISHES, "device": device}))
+    made = cluster.plan_run(film, tmp_path / "out.mkv", pipeline.options_of({**OPTIONS, "device": device}))
     return ClusterResources(SimpleNamespace(nodes=lambda: alive), config, made)  # type: ignore[arg-type]
 
 
@@ -438,7 +438,7 @@ def test_a_video_that_cannot_be_stored_is_joined_again_not_made_again(
         real(local, url)
 
     monkeypatch.setattr(storage, "store", store)
-    again = partial(cluster.interpolate, film, "memory://late/late.mkv", config=ClusterConfig(workers=2), **WISHES)
+    again = partial(cluster.interpolate, film, "memory://late/late.mkv", config=ClusterConfig(workers=2), **OPTIONS)
     with pytest.raises(MediaError, match="does not answer"):
         again()
     down[0] = False
@@ -460,7 +460,7 @@ def test_everything_may_lie_behind_urls(
         "memory://films/a.mkv",
         "memory://films/a60.mkv",
         config=ClusterConfig(workers=2, work="memory://films/pieces"),
-        **WISHES,
+        **OPTIONS,
     )
     assert result.frames_out == 240
     assert hashes(storage.fetch("memory://films/a60.mkv", tmp_path)) == truth
@@ -502,30 +502,30 @@ def unseen(make: Any, job: Any, number: int) -> Iterator[Mapping[str, Any]]:
 
 
 def test_the_commands_use_the_cluster(nodes: Any, film: Path, truth: list[int], tmp_path: Path, call: Call) -> None:
-    wishes = ("--fps", "60", "--model", "blend", "--device", "cpu", "--ray", nodes.address, "--workers", "2")
+    arguments = ("--fps", "60", "--model", "blend", "--device", "cpu", "--ray", nodes.address, "--workers", "2")
     target = f"file://{tmp_path}/there/out.mkv"
-    assert call("interpolate", film, "-o", target, "--codec", "ffv1", *wishes).code == 0
+    assert call("interpolate", film, "-o", target, "--codec", "ffv1", *arguments).code == 0
     assert hashes(tmp_path / "there" / "out.mkv") == truth
     films = tmp_path / "films"
     films.mkdir()
     for name in ("a.mkv", "b.mkv"):
         shutil.copy(film, films / name)
     (films / "bad.mkv").write_text("no film")
-    done = call("batch", films, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *wishes)
+    done = call("batch", films, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *arguments)
     assert done.code == 1 and "2 of 3 videos are done" in done.out
     report = json.loads((tmp_path / "report.json").read_text())
     assert {Path(entry["source"]).name: entry["state"] for entry in report} == {
         "a.mkv": "done", "b.mkv": "done", "bad.mkv": "failed"
     }  # fmt: skip
     assert [len(hashes(path)) for path in (tmp_path / "made").glob("*.mkv")] == [240, 240]
-    again = call("batch", films, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *wishes)
+    again = call("batch", films, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *arguments)
     assert "done: " not in again.out and "failed: " in again.out, "what is done is not made twice"
 
 
 @pytest.mark.slow
 def test_one_box_needs_no_cluster_and_joins_none(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
-    wishes = ("--fps", "60", "--model", "blend", "--codec", "ffv1", "--device", "cpu,cpu")
-    words = [sys.executable, "-m", "midframe", "interpolate", str(film), "-o", str(tmp_path / "out.mkv"), *wishes]
+    arguments = ("--fps", "60", "--model", "blend", "--codec", "ffv1", "--device", "cpu,cpu")
+    words = [sys.executable, "-m", "midframe", "interpolate", str(film), "-o", str(tmp_path / "out.mkv"), *arguments]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert hashes(tmp_path / "out.mkv") == truth
@@ -587,7 +587,7 @@ def worker_pids() -> list[int]:
 
 
 def test_cost_counts_outputs(film: Path, tmp_path: Path) -> None:
-    made = cluster.plan_run(film, tmp_path / "out.mkv", pipeline.options_of(dict(WISHES)))
+    made = cluster.plan_run(film, tmp_path / "out.mkv", pipeline.options_of(dict(OPTIONS)))
     assert sum(coordinator.cost(made, n) for n in range(len(made.segments))) == pytest.approx(
         float(4 * Fraction(60)), abs=2
     )
@@ -598,7 +598,7 @@ def test_a_plain_run_and_a_cluster_resume_each_other(
 ) -> None:
     """With the device left open: a plain run names the one it chose, and so does a cluster."""
     monkeypatch.setattr(coordinator, "import_ray", InProcess)
-    options = {name: value for name, value in WISHES.items() if name != "device"}
+    options = {name: value for name, value in OPTIONS.items() if name != "device"}
     on_cluster = partial(cluster.interpolate, config=ClusterConfig(workers=1))
     for number, (first, second) in enumerate(((on_cluster, pipeline.interpolate), (pipeline.interpolate, on_cluster))):
         target = tmp_path / f"{number}.mkv"

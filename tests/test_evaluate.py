@@ -272,11 +272,11 @@ class cvvdp:
 
 
 def test_cvvdp_scores_the_middle_target_in_another_python(tmp_path: Path) -> None:
-    judge = Cvvdp(with_fake_cvvdp(tmp_path, FAKE_CVVDP))
+    scorer = Cvvdp(with_fake_cvvdp(tmp_path, FAKE_CVVDP))
     try:
-        found = evaluate([Hold()], [moving_set(4)], cvvdp=judge)
+        found = evaluate([Hold()], [moving_set(4)], cvvdp=scorer)
     finally:
-        judge.close()
+        scorer.close()
     result = found.results[0]
     for row in result.rows:
         if row.t == "2/3":  # the middle one of two
@@ -304,18 +304,18 @@ def test_a_python_without_cvvdp_is_refused_before_the_work(tmp_path: Path) -> No
 
 def test_cvvdp_that_dies_says_why(tmp_path: Path) -> None:
     dies = FAKE_CVVDP.replace("return ", "raise MemoryError('too large')\n        return ")
-    judge = Cvvdp(with_fake_cvvdp(tmp_path, dies))
+    scorer = Cvvdp(with_fake_cvvdp(tmp_path, dies))
     with pytest.raises(MediaError, match="too large"):
-        judge.score(scene(0), scene(1))
-    judge.close()
+        scorer.score(scene(0), scene(1))
+    scorer.close()
 
 
 @pytest.mark.skipif("MIDFRAME_CVVDP" not in os.environ, reason="needs a Python with cvvdp in MIDFRAME_CVVDP")
 def test_the_real_cvvdp_prefers_the_truth() -> None:
-    judge = Cvvdp(Path(os.environ["MIDFRAME_CVVDP"]))
-    assert judge.score(scene(2), scene(2)) == 10
-    assert judge.score((scene(0) + scene(4)) / 2, scene(2)) < 9
-    judge.close()
+    scorer = Cvvdp(Path(os.environ["MIDFRAME_CVVDP"]))
+    assert scorer.score(scene(2), scene(2)) == 10
+    assert scorer.score((scene(0) + scene(4)) / 2, scene(2)) < 9
+    scorer.close()
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg on the PATH")

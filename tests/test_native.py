@@ -174,8 +174,8 @@ def test_inverse_search_is_that_of_opencv(size: tuple[int, int], stride: int, be
     config = DisConfig(1, stride, 12, 0)
     initial = None
     if begun:
-        guess = np.dstack([4.0 * random(*size), 2.5 * random(*size)])
-        initial = [guess, -guess]
+        start = np.dstack([4.0 * random(*size), 2.5 * random(*size)])
+        initial = [start, -start]
     starts = initial or (None, None)
     want = [
         dis_flow._by_opencv(pair, start, config, None)

@@ -1,4 +1,4 @@
-"""Options: one place for wishes; loose values in, exact values or one clear line out."""
+"""Options: one place for keywords; loose values in, exact values or one clear line out."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_preview_is_a_range() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "words"),
+    ("keywords", "words"),
     [
         ({"fps": 0}, ["--fps 0", "0.1 to 1000"]),
         ({"fps": -24}, ["--fps -24"]),
@@ -82,9 +82,9 @@ def test_preview_is_a_range() -> None:
         ({"preste": "fast"}, ["did you mean preset?"]),
     ],
 )
-def test_an_invalid_option_is_one_line(wishes: dict[str, object], words: list[str]) -> None:
+def test_an_invalid_option_is_one_line(keywords: dict[str, object], words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        Options.parse(**wishes)
+        Options.parse(**keywords)
     text = str(caught.value)
     assert "\n" not in text
     for word in words:

@@ -64,7 +64,7 @@ def psnr(image: Tensor, truth: Tensor, region: Tensor | None = None) -> float:
 
     Args:
         image: (3, H, W) float 0..1, rounded here.
-        truth: (3, H, W) float 0..1, rounded likewise.
+        truth: (3, H, W) float 0..1, rounded as well.
         region: (H, W) bool; only these pixels count. `nan` when it is empty.
     """
     _check_pair(image, truth)
@@ -262,7 +262,7 @@ def psnr_div(image: Tensor, truth: Tensor, following: Tensor) -> float:
 
     Args:
         image: (3, H, W) float 0..1, rounded here to 8 bits.
-        truth: (3, H, W) float 0..1, rounded likewise.
+        truth: (3, H, W) float 0..1, rounded as well.
         following: the frame shown after `image`, interpolated or not.
     """
     _check_pair(image, truth)

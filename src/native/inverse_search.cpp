@@ -205,9 +205,9 @@ void search_patches(i64 first, i64 last, const PatchSearch& job) {
 
 // Rows first to last of the flow (h, w, 2) of all pixels. Pixels beyond the last patches take theirs.
 void densify(i64 first, i64 last, const PatchSearch& job, float* flow) {
-    const i64 width = job.own.width, height = job.own.height, stride = job.own.stride(), room = width + 2 * kSide;
-    Scratch<float> sums(3 * (last - first) * room);
-    clear(sums, 3 * (last - first) * room);
+    const i64 width = job.own.width, height = job.own.height, stride = job.own.stride(), pitch = width + 2 * kSide;
+    Scratch<float> sums(3 * (last - first) * pitch);
+    clear(sums, 3 * (last - first) * pitch);
     for (i64 row = 0; row < job.rows; ++row) {
         const i64 top = row * job.stride, end = row + 1 == job.rows ? height : top + kSide;
         const i64 begin = larger(top, first), stop = smaller(end, last);
@@ -228,21 +228,21 @@ void densify(i64 first, i64 last, const PatchSearch& job, float* flow) {
                                                       load<8>(job.own.row(line) + left + chunk * kSide));
                     upper = lower;
                     const F<8> one = spread<8>(1.0f), weight = one / (difference > one ? difference : one);
-                    float* sum = sums + 3 * (line - first) * room + left + chunk * kSide;
+                    float* sum = sums + 3 * (line - first) * pitch + left + chunk * kSide;
                     store(sum, load<8>(sum) + weight * x);
-                    store(sum + room, load<8>(sum + room) + weight * y);
-                    store(sum + 2 * room, load<8>(sum + 2 * room) + weight);
+                    store(sum + pitch, load<8>(sum + pitch) + weight * y);
+                    store(sum + 2 * pitch, load<8>(sum + 2 * pitch) + weight);
                 }
             }
         }
     }
     for (i64 line = first; line < last; ++line) {
-        const float* sum = sums + 3 * (line - first) * room;
+        const float* sum = sums + 3 * (line - first) * pitch;
         float* __restrict target = flow + 2 * line * width;
         for (i64 x = 0; x < width; ++x) {
-            const float inverse = 1.0f / sum[2 * room + x];
+            const float inverse = 1.0f / sum[2 * pitch + x];
             target[2 * x] = sum[x] * inverse;
-            target[2 * x + 1] = sum[room + x] * inverse;
+            target[2 * x + 1] = sum[pitch + x] * inverse;
         }
     }
 }

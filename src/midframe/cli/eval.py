@@ -104,7 +104,7 @@ def command(
     methods, notes = _methods(models, alone, given, make, scale)
     methods += [Frames(folder) for folder in against]
     notes += [f"{one.name}: {one.settings}" for one in methods if isinstance(one, VapourSynth | Minterpolate)]
-    judge, absence = _cvvdp(cvvdp)
+    scorer, absence = _cvvdp(cvvdp)
     with _ProgressLine(quiet) as line:
         measured = evaluate(
             methods,
@@ -113,10 +113,10 @@ def command(
             lpips=load_lpips(),
             exhibits=worst,
             on_progress=line.show,
-            cvvdp=judge,
+            cvvdp=scorer,
         )
-    if judge is not None:
-        judge.close()
+    if scorer is not None:
+        scorer.close()
     notes += absence
     if notes:
         from dataclasses import replace

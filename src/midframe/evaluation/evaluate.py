@@ -397,7 +397,7 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
     for r in rows:
         for name, part in r.regions.items():
             regions.setdefault(name, []).append(part)
-    judged = [r.cvvdp for r in rows if r.cvvdp is not None]
+    scored = [r.cvvdp for r in rows if r.cvvdp is not None]
     # the first case of a set includes the time to compile
     timed = [c.seconds for c in cases if c.seconds is not None][1:]
     per_case = len(rows) / len(cases) if cases else 0
@@ -415,8 +415,8 @@ def summarise(rows: Sequence[Row], cases: Sequence[CaseRow], grouped: bool) -> d
         "gradient_energy": by_protocol(lambda r: r.gradient_energy),
         "psnr_div": by_protocol(lambda r: r.psnr_div),
         "cvvdp": by_protocol(lambda r: r.cvvdp),
-        "cvvdp_frames": len(judged),
-        "cvvdp_worst": metrics.worst_mean(judged, WORST_SHARE) if judged else None,
+        "cvvdp_frames": len(scored),
+        "cvvdp_worst": metrics.worst_mean(scored, WORST_SHARE) if scored else None,
         "cvvdp_interval": _interval(rows, lambda r: r.cvvdp),
         "interval": _interval(rows, lambda r: r.psnr),
         "worst": metrics.worst_mean([r.psnr for r in rows], WORST_SHARE) if rows else None,
