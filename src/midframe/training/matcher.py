@@ -26,24 +26,13 @@ from midframe.engine import pick_device
 from midframe.errors import InputError
 from midframe.models.flow.intermediate import LearnedMotion, synthesise
 from midframe.models.flow.matcher import Matched, Matcher
-from midframe.scenes import Mix, Textures, compose, render, stack
+from midframe.scenes import Mix, Textures, compose, render
 from midframe.training import losses
 from midframe.training.checkpoint import update_ema, write_checkpoint
 from midframe.training.clip_flows import ClipFlows
 from midframe.training.processes import on_request_to_stop
 from midframe.training.recipe import learning_rate
-from midframe.training.shards import (
-    FLOWS,
-    FRAMES,
-    MASKS,
-    SAMPLES_PER_SHARD,
-    Arrays,
-    Batches,
-    Shards,
-    Share,
-    cached_textures,
-    pack,
-)
+from midframe.training.shards import SAMPLES_PER_SHARD, Batches, SceneSource, Shards, Share
 from midframe.weights import save_half
 
 log = logging.getLogger(__name__)
@@ -96,37 +85,6 @@ class MatcherRecipe:
             raise InputError(f"train: stage {self.stage!r} is none of {', '.join(STAGES)}")
         if self.size % 16 or not 64 <= self.size <= min(SCENE):
             raise InputError(f"train: crops of {self.size} px; a multiple of 16 from 64 to {min(SCENE)} is needed")
-
-
-@dataclass(frozen=True)
-class FlowScenes:
-    """Source of shards: rendered scenes with flow and occlusion."""
-
-    photos: tuple[Path, ...] = ()
-    mix: Mix = TRAINING_MIX
-    first_seed: int = 0
-    detail: int = 1  # multiple of the size of the input of the matcher
-
-    def make(self, number: int, samples: int) -> Arrays:
-        """Render a shard of frames a, target and b with flows and masks."""
-        textures = cached_textures(self.photos)
-        first = self.first_seed + number * samples
-        seeds = range(first, first + samples)
-        size = (self.detail * SCENE[0], self.detail * SCENE[1])
-        return pack([stack([render(compose(seed, textures, size, "training", self.mix), False)]) for seed in seeds])
-
-    def sample(self, arrays: Any, index: int, rng: np.random.Generator) -> Arrays:
-        """Return one scene without augmentation."""
-        return unpack(arrays, index)
-
-
-def unpack(arrays: Any, index: int) -> Arrays:
-    """One sample of a shard of `packed` scenes without neighbours."""
-    out: Arrays = {"t": arrays["t"][index]}
-    out |= dict(zip(FRAMES[1:4], arrays["frames"][index], strict=True))
-    out |= dict(zip(FLOWS[:4], arrays["flows"][index], strict=True))
-    masks = arrays["masks"][index]
-    return out | {name: (masks >> bit & 1).astype(np.uint8) for bit, name in enumerate(MASKS[:7])}
 
 
 def objective(found: Matched, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -203,7 +161,8 @@ def open_sources(recipe: MatcherRecipe) -> list[Share]:
     # crops of clips take three times as long as scenes: decoding, and flow between all neighbours
     detail, samples = (1, SAMPLES_PER_SHARD) if recipe.stage == "flow" else (2, SAMPLES_PER_SHARD // 2)
     folder = folder / recipe.stage
-    rendered = FlowScenes(recipe.photos, detail=detail)
+    size = detail * SCENE[0], detail * SCENE[1]
+    rendered = SceneSource(recipe.photos, size, neighbours=False, mix=TRAINING_MIX)
     scenes = Shards(folder / "scenes", rendered, samples, recipe.reuse, 8, 3, recipe.workers)
     if not recipe.clips:
         return [Share(scenes, 1.0)]

@@ -85,7 +85,7 @@ class SceneSource:
     """Rendered scenes; shard k holds as many training seeds as it has samples, from k times as many on."""
 
     photos: tuple[Path, ...] = ()  # folders
-    size: int = 288  # pixels; larger than the crop
+    size: int | tuple[int, int] = 288  # of a side, or height and width, pixels; larger than the crop
     neighbours: bool = True
     mix: Mix = field(default_factory=Mix)
     first_seed: int = 0
@@ -95,7 +95,7 @@ class SceneSource:
         """Render a shard."""
         textures = cached_textures(self.photos)
         first = self.first_seed + number * samples
-        size = (self.size, self.size)
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
         seeds = range(first, first + samples)
         scenes = (compose(seed, textures, size, "training", self.mix) for seed in seeds)
         if not self.device:
