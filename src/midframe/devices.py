@@ -15,9 +15,10 @@ _LINUX_DEVICES = "nvidia*", "nvhost*", "nvmap", "dxg", "kfd"
 @cache
 def accelerator_possible() -> bool:
     """Return whether torch may find a GPU. False is certain; True only means that torch has to be asked."""
-    if sys.platform == "darwin" or _torch_built_with_gpu() is None:
+    built_with_gpu = _torch_built_with_gpu()
+    if sys.platform == "darwin" or built_with_gpu is None:
         return True
-    if not _torch_built_with_gpu():
+    if not built_with_gpu:
         return False
     return sys.platform != "linux" or any(True for name in _LINUX_DEVICES for _ in Path("/dev").glob(name))
 

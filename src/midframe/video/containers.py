@@ -37,8 +37,7 @@ def container_of(path: str | os.PathLike[str]) -> str:
     if suffix in IMAGE_SUFFIXES or text.endswith(("/", os.sep)) or Path(text).is_dir():
         return "images"
     if suffix not in CONTAINERS:
-        if not Path(text).is_dir():
-            refuse_float(path)
+        refuse_float(path)
         known = " ".join(name for name in CONTAINERS if name in (".mp4", ".mkv", ".mov", ".webm", ".avi"))
         given = f"the suffix {suffix} of {named(path)} is" if suffix else f"{named(path)} has no suffix that is"
         raise UnsupportedError(f"{given} not a known container; allowed: {known}, or a folder of PNG images")

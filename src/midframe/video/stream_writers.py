@@ -208,9 +208,9 @@ class AudioTranscoder(StreamCopier):
             begin = self.heard if stamp is None else round((stamp * base - origin) * self.rate)
             if self.at is None:
                 self._begin(frame, begin)
-            hole = begin - self.heard
-            while hole > self.rate * _LONGEST_JITTER and self.heard < begin:
-                yield from self._heard(silence(frame, min(begin - self.heard, frame.samples)))
+            if begin - self.heard > self.rate * _LONGEST_JITTER:
+                while self.heard < begin:
+                    yield from self._heard(silence(frame, min(begin - self.heard, frame.samples)))
             yield from self._heard(frame)
 
     def _begin(self, frame: Any, begin: int) -> None:
