@@ -90,8 +90,7 @@ def _densest(points: Array, shape: tuple[int, ...]) -> Region:
     """Return the box of nearly all points (n, 2), x and y in pixels, in the window that holds most of them."""
     height, width = shape
     x, y = np.clip(np.rint(points), 0, (width - 1, height - 1)).astype(int).T
-    counts = np.zeros((height, width), np.float32)
-    np.add.at(counts, (y, x), 1)
+    counts = np.bincount(y * width + x, minlength=height * width).reshape(height, width).astype(np.float32)
     side = max(3, round(max(height, width) * _WINDOW)) | 1
     sums = cv2.boxFilter(counts, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
     row, column = np.unravel_index(int(sums.argmax()), sums.shape)
