@@ -139,9 +139,11 @@ def test_what_is_refused_is_refused_before_the_work(tmp_path: Path) -> None:
 def test_damage_in_a_pipe(tmp_path: Path) -> None:
     """A packet that cannot be decoded does not end a stream, and is said."""
     whole = make(tmp_path / "a.mkv", LONG)
-    begin, end = fuzz_damage.media(whole)
+    with av.open(str(whole)) as container:
+        keys = [packet for packet in container.demux(video=0) if packet.is_keyframe and packet.size > 150]
+        place = keys[len(keys) // 2].pos + 60  # inside one packet: encodings on a busy machine differ by some bytes
     data = bytearray(whole.read_bytes())
-    data[(begin + end) // 2 : (begin + end) // 2 + 60] = b"\xff" * 60
+    data[place : place + 60] = b"\xff" * 60
     (tmp_path / "broken.mkv").write_bytes(data)
     os.mkfifo(tmp_path / "pipe")
     feeder = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(bytes(data),))
