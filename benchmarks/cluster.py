@@ -181,7 +181,7 @@ def head(segments: int = 1000) -> dict[str, float]:
 
 
 def join(segments: int = 1000) -> dict[str, Any]:
-    """Join so many one-second segments of 320x180 and copy a track of sound."""
+    """Join so many one-second segments of 320x180 and copy a track of audio."""
     from dataclasses import replace
     from fractions import Fraction
 
@@ -202,7 +202,7 @@ def join(segments: int = 1000) -> dict[str, Any]:
     with av.open(str(source), "w") as out:
         video = out.add_stream("libx264", rate=24, options={"preset": "ultrafast"})
         video.width, video.height, video.pix_fmt = 320, 180, "yuv420p"
-        sound = out.add_stream("aac", rate=48000)
+        audio = out.add_stream("aac", rate=48000)
         for k in range(12):
             frame = av.VideoFrame.from_ndarray(np.full((270, 320), 16 + 8 * k, np.uint8), format="yuv420p")
             frame.pts = k
@@ -211,18 +211,18 @@ def join(segments: int = 1000) -> dict[str, Any]:
         for k in range(48000 * segments // 1024 + 1):
             chunk = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
             chunk.sample_rate, chunk.pts = 48000, 1024 * k
-            out.mux(sound.encode(chunk))
-        out.mux(sound.encode(None))
+            out.mux(audio.encode(chunk))
+        out.mux(audio.encode(None))
     info = probe(source)
     with open_reader(source) as frames:
-        picture = next(iter(frames))
+        image = next(iter(frames))
     encoding = choose_encoder(info, folder / "out.mkv", "auto")
     files = []
     for n in range(segments):
         path = folder / f"{n:05d}.mkv"
         with open_writer(path, info, encoding, rate=Fraction(24), segment=True) as writer:
             for k in range(24):
-                writer.write(replace(picture, pts=Fraction(24 * n + k, 24), duration=Fraction(1, 24)))
+                writer.write(replace(image, pts=Fraction(24 * n + k, 24), duration=Fraction(1, 24)))
         files.append(path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
@@ -464,7 +464,7 @@ def show(stored: dict[str, Any]) -> str:
         parts.append(sizing(c, Assumptions(**stored["assumptions"])))
     if j := stored.get("join"):
         parts.append(
-            f"Joining {j['segments']} segments with one track of sound: {j['seconds']:.1f} s, peak resident memory of "
+            f"Joining {j['segments']} segments with one track of audio: {j['seconds']:.1f} s, peak resident memory of "
             f"the process {j['peak_mbytes']:.0f} MB, {j['grown_mbytes']:.0f} MB of it for the join."
         )
     for model, o in stored.get("overhead", {}).items():

@@ -174,7 +174,7 @@ def figures_page() -> str:
     return "\n\n".join(parts)
 
 
-def picture() -> str:
+def image() -> str:
     """Return the chart of speed against quality, or "" without figures."""
     data, speeds = rig.load("quality"), rig.load("speed")
     figures = file_figures(speeds)
@@ -223,7 +223,7 @@ def main() -> None:
         if BEGIN not in text:
             print(f"{path.name} has no line {BEGIN}: its numbers are left alone", file=sys.stderr)
         texts[path] = with_block(text, block)
-    if drawn := picture():
+    if drawn := image():
         texts[CHART] = drawn
     stale = []
     for path, text in texts.items():

@@ -1,12 +1,12 @@
-"""vfinet on the processor: seconds per new picture, GFLOP/s and peak memory, beside its slow twin.
+"""vfinet on the processor: seconds per new frame, GFLOP/s and peak memory, beside its slow twin.
 
     python benchmarks/vfinet.py                      all sizes, float32 and bf16, twin at 720p
     python benchmarks/vfinet.py --sizes 720p --ratios 2 8 --precisions fp32
 
 Each case is a process of its own: encode a frame, match a gap, render an instant, once to warm up (counting
-multiply-adds) and once by the clock. A steady film costs one encode and one match a gap, and one render a new
-picture. The twin (`vfinet_twin.py`) finds four flows anew for every picture, as the original's network does when it
-is called picture by picture. Weights are the initial random ones: no step but the tiled look-ups depends on them.
+multiply-adds) and once by the clock. A steady video costs one encode and one match a gap, and one render a new
+frame. The twin (`vfinet_twin.py`) finds four flows anew for every frame, as the original's network does when it
+is called frame by frame. Weights are the initial random ones: no step but the tiled look-ups depends on them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def child_twin(size: str) -> dict[str, object]:
 
 
 def per_frame(stages: dict[str, float], ratio: int) -> float:
-    """Cost of one new picture of a steady film."""
+    """Cost of one new frame of a steady video."""
     return (stages["encode"] + stages["match"]) / (ratio - 1) + stages["render"]
 
 
@@ -114,7 +114,7 @@ def main() -> None:
         done = run([sys.executable, __file__, "--child", case, "--threads", str(given.threads)], given.threads, 1500)
         rows[case] = {**done.answer, "peak_bytes": done.peak_bytes, "others": done.others, "threads": given.threads}
         given.out.write_text(json.dumps(rows, indent=1))
-    print(f"{'case':22}{'s/picture':>10}{'GFLOP':>8}{'GFLOP/s':>9}{'peak GB':>9}{'of twin':>9}{'cpu s':>8}")
+    print(f"{'case':22}{'s/image':>10}{'GFLOP':>8}{'GFLOP/s':>9}{'peak GB':>9}{'of twin':>9}{'cpu s':>8}")
     for case, row in rows.items():
         what, size, _ = case.split(",")
         peak = row["peak_bytes"] / 1e9

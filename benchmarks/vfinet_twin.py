@@ -2,7 +2,7 @@
 
 What `benchmarks/vfinet.py` measures against and what the tests check RAFT (basic and small) against: batch
 norms are batch norms, the whole comparison volume is kept per direction, every iteration brings its flow to
-full size, flows are found anew for every picture, four directions each. Float32, memory as PyTorch lays it out.
+full size, flows are found anew for every frame, four directions each. Float32, memory as PyTorch lays it out.
 Arithmetic after github.com/modelscope/modelscope (Apache-2.0) and github.com/princeton-vl/RAFT (BSD), in our words.
 """
 
@@ -134,7 +134,7 @@ def pixel_grid(h, w):
 
 
 class Raft(nn.Module):
-    """RAFT; pictures 0..255."""
+    """RAFT; frames 0..255."""
 
     def __init__(self, small=False):
         super().__init__()
@@ -500,7 +500,7 @@ class InterpNet(nn.Module):
 
 
 class Twin(nn.Module):
-    """The whole network; pictures 0..255 in the network's own channel order, sides as it wants them."""
+    """The whole network; frames 0..255 in the network's own channel order, sides as it wants them."""
 
     def __init__(self):
         super().__init__()
@@ -514,7 +514,7 @@ class Twin(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: list[Tensor], t: float, large: bool = False) -> Tensor:
-        """The picture at t between the middle two of four frames, or between two; flows found anew each time."""
+        """The frame at t between the middle two of four frames, or between two; flows found anew each time."""
         pad = [None, *frames, None] if len(frames) == 2 else frames
         full = [x / 255.0 - MEAN for x in pad[1:3]] if large else [None, None]
         if large:

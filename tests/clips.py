@@ -1,6 +1,6 @@
-"""Small films made at test time, whose every instant is known.
+"""Small videos made at test time, whose every instant is known.
 
-The picture says which frame it is: luma is a ramp that moves, and its mean rises with the number. Nothing here needs
+The frame says which frame it is: luma is a ramp that moves, and its mean rises with the number. Nothing here needs
 a file or a program that is not in the repository.
 """
 
@@ -16,12 +16,12 @@ import av.codec.context
 import av.subtitles.subtitle
 import numpy as np
 
-NTSC_FILM = Fraction(24000, 1001)
+NTSC_24 = Fraction(24000, 1001)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """How a film is made; the defaults give one second of plain 24 fps video."""
+    """How a video is made; the defaults give one second of plain 24 fps video."""
 
     width: int = 64
     height: int = 48
@@ -38,8 +38,8 @@ class Clip:
     full_range: bool = False
     aspect: Fraction | None = None
     rotation: int = 0  # degrees clockwise
-    sounds: int = 0  # tracks of sound, each a tone of its own
-    sound_codec: str = "aac"
+    audio: int = 0  # audio tracks, each with a tone of its own
+    audio_codec: str = "aac"
     subtitles: Sequence[str] = ()  # codecs: "ass", "subrip", "mov_text"
     chapters: int = 0
     attachment: bool = False
@@ -54,7 +54,7 @@ class Clip:
         return [n * tick for n in (self.pts if self.pts is not None else range(self.frames))]
 
 
-def picture(number: int, width: int, height: int, pixels: str = "yuv420p") -> av.VideoFrame:
+def image(number: int, width: int, height: int, pixels: str = "yuv420p") -> av.VideoFrame:
     """Frame `number` of every clip: a moving ramp in all planes."""
     frame = av.VideoFrame(width, height, pixels)
     for index, plane in enumerate(frame.planes):
@@ -114,13 +114,13 @@ def make(path: Path, clip: Clip | None = None) -> Path:
             context.field_order = 2
         if clip.rotation:
             video.set_display_rotation(-clip.rotation)
-        sounds = []
-        for n in range(clip.sounds):
-            sound = out.add_stream(clip.sound_codec, rate=48000)
-            sound.metadata["language"] = ("eng", "fra", "deu")[n % 3]
-            sound.metadata["title"] = f"track {n}"
-            sound.disposition = 1 if n == 1 or clip.sounds == 1 else 0
-            sounds.append(sound)
+        tracks = []
+        for n in range(clip.audio):
+            track = out.add_stream(clip.audio_codec, rate=48000)
+            track.metadata["language"] = ("eng", "fra", "deu")[n % 3]
+            track.metadata["title"] = f"track {n}"
+            track.disposition = 1 if n == 1 or clip.audio == 1 else 0
+            tracks.append(track)
         texts = []
         for name in clip.subtitles:
             text = out.add_stream(name)
@@ -165,34 +165,34 @@ def make(path: Path, clip: Clip | None = None) -> Path:
                 packet.is_keyframe = True
                 out.mux(packet)
         for n, stamp in enumerate(stamps):
-            frame = picture(n, clip.width, clip.height, clip.pixels)
+            frame = image(n, clip.width, clip.height, clip.pixels)
             frame.pts, frame.time_base = stamp, tick
             frame.duration = (stamps[n + 1] - stamp) if n + 1 < len(stamps) else (stamp - stamps[n - 1] if n else 1)
             frame.colorspace, frame.color_range = clip.matrix, 2 if clip.full_range else 1
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
         seconds = float(clip.instants()[-1] + 1 / clip.rate) if stamps else 1.0
-        for n, sound in enumerate(sounds):
+        for n, track in enumerate(tracks):
             for start in range(0, int(48000 * seconds), 1024):
                 at = (start + np.arange(1024)) / 48000
                 wave = (0.2 * np.sin(2 * np.pi * 220 * (n + 1) * at)).astype(np.float32)
                 chunk = av.AudioFrame.from_ndarray(np.stack([wave, wave]), format="fltp", layout="stereo")
                 chunk.sample_rate, chunk.pts, chunk.time_base = 48000, start, Fraction(1, 48000)
-                out.mux(sound.encode(chunk))
-            out.mux(sound.encode(None))
+                out.mux(track.encode(chunk))
+            out.mux(track.encode(None))
     return path
 
 
 def png_bytes(number: int = 0, width: int = 32, height: int = 24, pixels: str = "rgb24") -> bytes:
-    """A picture as a PNG file holds it."""
+    """A frame as a PNG file holds it."""
     context = av.CodecContext.create("png", "w")
     context.width, context.height, context.pix_fmt, context.time_base = width, height, pixels, Fraction(1, 25)
-    frame = picture(number, width, height, pixels)
+    frame = image(number, width, height, pixels)
     frame.pts = 0
     return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
 
 
 def png(path: Path, number: int = 0, width: int = 32, height: int = 24, pixels: str = "rgb24") -> Path:
-    """One picture file."""
+    """One frame file."""
     path.write_bytes(png_bytes(number, width, height, pixels))
     return path

@@ -1,4 +1,4 @@
-"""A moving picture whose truth is known at every instant, and methods that move it well or badly."""
+"""A moving frame whose truth is known at every instant, and methods that move it well or badly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THIRDS = (Fraction(1, 3), Fraction(2, 3))
 
 
 def scene(shift_x: float, seed: int = 0, logo: bool = True) -> Tensor:
-    """A picture of waves, drawn at moved coordinates: (3, H, W), 0..1. Rows 0 to 9 stand still under `logo`."""
+    """A frame of waves, drawn at moved coordinates: (3, H, W), 0..1. Rows 0 to 9 stand still under `logo`."""
     y, x = torch.meshgrid(torch.arange(float(HEIGHT)), torch.arange(float(WIDTH)), indexing="ij")
     x = torch.where((y < 10) & logo, x, x - shift_x)
     generator = torch.Generator().manual_seed(seed)
@@ -79,7 +79,7 @@ class Mover:
     ) -> Tensor:
         flow = self.flow(a, b)
         assert flow is not None
-        # backward from the pictures at t: the pan is the same everywhere, so its flow is too
+        # backward from the frames at t: the pan is the same everywhere, so its flow is too
         return torch.stack(
             [
                 (1 - float(t)) * ops.warp(a[None], -float(t) * flow[None])[0]

@@ -33,7 +33,7 @@ SOURCES = {
     "vp9.webm": replace(SMALL, codec="libvpx-vp9", options={"cpu-used": "8", "g": "12"}),
     "mpeg4.avi": replace(SMALL, codec="mpeg4"),
     "prores.mov": replace(SMALL, codec="prores_ks", pixels="yuv422p10le", frames=8),
-    "audio.mkv": replace(SMALL, sounds=1),
+    "audio.mkv": replace(SMALL, audio=1),
     "fragments.mp4": replace(SMALL, muxer={"movflags": "frag_keyframe+empty_moov"}),
 }
 

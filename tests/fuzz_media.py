@@ -1,7 +1,7 @@
-"""Damaged films, one after the other, in a process of their own: `python fuzz_media.py FOLDER FIRST COUNT`.
+"""Damaged videos, one after the other, in a process of their own: `python fuzz_media.py FOLDER FIRST COUNT`.
 
-Each case takes a real film, damages it by a recipe that its number decides, then probes and reads it. What may come
-is a `MediaError` or a film; anything else is written to standard output as "BAD number: what". Before each case its
+Each case takes a real video, damages it by a recipe that its number decides, then probes and reads it. What may come
+is a `MediaError` or a video; anything else is written to standard output as "BAD number: what". Before each case its
 number is written to FOLDER/at, so that the parent knows which one took the process down.
 """
 
@@ -24,17 +24,17 @@ from midframe.video.probe import key_times, probe
 from midframe.video.reader import open_reader
 from midframe.video.streams import plan_streams
 
-MOST_FRAMES = 2000  # of a film that had 10
+MOST_FRAMES = 2000  # of a video that had 10
 MOST_SECONDS = 20.0
 
 SMALL = Clip(width=64, height=32, frames=10)
 SILENT = {"x265-params": "log-level=none"}
 SOURCES: dict[str, Clip | None] = {
-    "h264.mp4": replace(SMALL, sounds=1, chapters=2, subtitles=("mov_text",)),
+    "h264.mp4": replace(SMALL, audio=1, chapters=2, subtitles=("mov_text",)),
     "hevc.mkv": replace(SMALL, codec="libx265", pixels="yuv420p10le", options=SILENT, subtitles=("ass",)),
     "vp9.webm": replace(SMALL, codec="libvpx-vp9", options={"cpu-used": "8"}),
     "mpeg4.avi": replace(SMALL, codec="mpeg4"),
-    "mpeg2.ts": replace(SMALL, codec="mpeg2video", rate=Fraction(25), sounds=1),
+    "mpeg2.ts": replace(SMALL, codec="mpeg2video", rate=Fraction(25), audio=1),
     "mpeg2.mpg": replace(SMALL, codec="mpeg2video", rate=Fraction(25)),
     "prores.mov": replace(SMALL, codec="prores_ks", pixels="yuv422p10le", frames=4),
     "ffv1.mkv": replace(SMALL, codec="ffv1", frames=4, attachment=True),

@@ -25,28 +25,28 @@ from midframe import batch, pipeline, plan
 from midframe.options import Options
 
 EVENTS = {"os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "os.truncate"}
-WISHES: dict[str, Any] = {"model": "blend", "device": "cpu", "static": "off", "scene": "off"}
+OPTIONS: dict[str, Any] = {"model": "blend", "device": "cpu", "static": "off", "scene": "off"}
 
 
 def video(source: Path, folder: Path) -> None:
-    midframe.interpolate(source, folder / "out.mkv", **WISHES)
+    midframe.interpolate(source, folder / "out.mkv", **OPTIONS)
 
 
 def overwrite(source: Path, folder: Path) -> None:
     """Over an earlier result, which is there or replaced, never in between."""
-    midframe.interpolate(source, folder / "out.mkv", overwrite=True, **WISHES)
+    midframe.interpolate(source, folder / "out.mkv", overwrite=True, **OPTIONS)
 
 
 def images(source: Path, folder: Path) -> None:
-    midframe.interpolate(source, folder / "shots" / "%03d.png", **WISHES)
+    midframe.interpolate(source, folder / "shots" / "%03d.png", **OPTIONS)
 
 
 def replaced_images(source: Path, folder: Path) -> None:
-    midframe.interpolate(source, folder / "shots" / "%03d.png", overwrite=True, **WISHES)
+    midframe.interpolate(source, folder / "shots" / "%03d.png", overwrite=True, **OPTIONS)
 
 
 def batch_of_two(source: Path, folder: Path) -> None:
-    options = Options.parse(**WISHES).to_json()
+    options = Options.parse(**OPTIONS).to_json()
     entries = [batch.Entry(str(source), str(folder / name), options) for name in ("a.mkv", "b.mkv")]
     done = batch.Batch(entries, folder / "batch.json", pipeline.interpolate).run(threading.Event(), threading.Event())
     if any(entry.state != "done" for entry in done):

@@ -7,7 +7,7 @@ from midframe.types import PixelFormat
 
 
 class RgbBlend(Blend):
-    """A cross-fade that takes the way through RGB and the three doors, as the networks do."""
+    """A cross-fade that goes through RGB and the three methods of a model, as the networks do."""
 
     def supports_planes(self, format: PixelFormat, height: int, width: int) -> bool:
         """Nothing."""

@@ -1,4 +1,4 @@
-"""Fakes for the server's tests: a "film" is a line of JSON that says how to be treated. Run in real processes."""
+"""Fakes for the server's tests: a "video" is a line of JSON that says how to be treated. Run in real processes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from midframe.server.backend import OnProgress, Progress, Task
 if TYPE_CHECKING:
     from midframe.server.backend import Backend
 
-# a grey JPEG of 8x8
+# a gray JPEG of 8x8
 JPEG = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAP//////////////////////////////////////////////////////////////////////////////////////"
     "wAALCAAIAAgBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAACf/EABQQAQAAAAAAAAAAAAAAAAAAAAD/2gAIAQEAAD8AKp//2Q=="
 )
 
 
-def film(**wishes: Any) -> bytes:
-    """A fake film: keys of its info, and of how its run goes (steps, pause, die, fail, deaf, die_once)."""
-    return json.dumps({"fake": True, **wishes}).encode()
+def video(**options: Any) -> bytes:
+    """A fake video: keys of its info, and of how its run goes (steps, pause, die, fail, deaf, die_once)."""
+    return json.dumps({"fake": True, **options}).encode()
 
 
 def read(path: str) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def read(path: str) -> dict[str, Any]:
         said = json.loads(Path(path).read_bytes())
         assert said["fake"]
     except (ValueError, KeyError, AssertionError, TypeError, UnicodeDecodeError) as error:
-        raise MediaError(f"{path} is no film: nothing in it can be decoded") from error
+        raise MediaError(f"{path} is no video: nothing in it can be decoded") from error
     return dict(said)
 
 

@@ -1,6 +1,6 @@
 """The acceptance tests of the whole program that are not those of one room: media in, media out.
 
-Numbers are those of the list in docs/architecture.md. Pictures go through FFV1 where their samples are compared.
+Numbers are those of the list in docs/architecture.md. Frames go through FFV1 where their samples are compared.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from midframe.types import Frame, PixelFormat, VideoInfo
 from midframe.video.encoders import choose_encoder
 from midframe.video.writer import open_writer
 
-GREY = PixelFormat("gray", "gray", 8, full_range=True)
+GRAY = PixelFormat("gray", "gray", 8, full_range=True)
 
 
-def run(source: Path, target: Path | None = None, **wishes: Any) -> midframe.Result:
-    return midframe.interpolate(source, target, **{"model": "blend", "device": "cpu", **wishes})
+def run(source: Path, target: Path | None = None, **options: Any) -> midframe.Result:
+    return midframe.interpolate(source, target, **{"model": "blend", "device": "cpu", **options})
 
 
-def video_of(path: Path, pictures: Sequence[np.ndarray[Any, Any]], rate: int = 24) -> Path:
-    """A lossless film of grey pictures."""
-    height, width = pictures[0].shape
+def video_of(path: Path, images: Sequence[np.ndarray[Any, Any]], rate: int = 24) -> Path:
+    """A lossless video of gray frames."""
+    height, width = images[0].shape
     info = VideoInfo(
-        path="", container="", codec="", width=width, height=height, format=GREY, rate=Fraction(rate),
+        path="", container="", codec="", width=width, height=height, format=GRAY, rate=Fraction(rate),
         time_base=Fraction(1, rate), start=Fraction(0), duration=None, header_frames=None,
     )  # fmt: skip
     encoding = choose_encoder(info, path, "ffv1")
     with open_writer(path, info, encoding, rate=Fraction(rate)) as writer:
-        for n, picture in enumerate(pictures):
-            planes = (torch.from_numpy(np.ascontiguousarray(picture)),)
-            writer.write(Frame(planes, GREY, Fraction(n, rate), Fraction(1, rate), n))
+        for n, image in enumerate(images):
+            planes = (torch.from_numpy(np.ascontiguousarray(image)),)
+            writer.write(Frame(planes, GRAY, Fraction(n, rate), Fraction(1, rate), n))
     return path
 
 
 def frames_of(path: Path) -> list[np.ndarray[Any, Any]]:
-    with av.open(str(path)) as film:
-        return [frame.to_ndarray(format="gray") for frame in film.decode(video=0)]
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
 
 
 def texture(seed: int, height: int = 96, width: int = 128) -> np.ndarray[Any, Any]:
@@ -62,9 +62,9 @@ def texture(seed: int, height: int = 96, width: int = 128) -> np.ndarray[Any, An
 
 def span(path: Path, kind: str) -> tuple[Fraction, Fraction]:
     """First and last instant of a kind of stream, in seconds."""
-    with av.open(str(path)) as film:
-        stream = next(s for s in film.streams if s.type == kind)
-        stamps = [p.pts for p in film.demux(stream) if p.pts is not None and p.size]
+    with av.open(str(path)) as container:
+        stream = next(s for s in container.streams if s.type == kind)
+        stamps = [p.pts for p in container.demux(stream) if p.pts is not None and p.size]
         base = stream.time_base
         assert base is not None
         return min(stamps) * base, max(stamps) * base
@@ -74,9 +74,9 @@ def span(path: Path, kind: str) -> tuple[Fraction, Fraction]:
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-def test_3_variable_rate_keeps_sound_and_picture_together(tmp_path: Path, suffix: str) -> None:
+def test_3_variable_rate_keeps_audio_and_image_together(tmp_path: Path, suffix: str) -> None:
     pts = [n for n in range(96) if n % 3 != 1]  # every third frame dropped
-    source = clips.make(tmp_path / f"in{suffix}", Clip(frames=len(pts), pts=pts, sounds=1))
+    source = clips.make(tmp_path / f"in{suffix}", Clip(frames=len(pts), pts=pts, audio=1))
     result = run(source, tmp_path / f"out{suffix}", fps=60)
     step = Fraction(1, 60)
     for kind in ("video", "audio"):
@@ -89,7 +89,7 @@ def test_3_variable_rate_keeps_sound_and_picture_together(tmp_path: Path, suffix
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_3_a_late_start_stays_late(tmp_path: Path, suffix: str) -> None:
-    source = clips.make(tmp_path / f"in{suffix}", Clip(pts=range(12, 60), frames=48, sounds=1))
+    source = clips.make(tmp_path / f"in{suffix}", Clip(pts=range(12, 60), frames=48, audio=1))
     result = run(source, tmp_path / f"out{suffix}", fps=60)
     for kind in ("video", "audio"):
         before, after = span(source, kind), span(result.path, kind)
@@ -109,13 +109,13 @@ def test_5_at_a_cut_nothing_is_mixed_and_the_switch_is_on_time(tmp_path: Path) -
     assert result.cuts == (Fraction(cut, 24),)
     made = frames_of(result.path)
     assert len(made) == 60
-    for k, picture in enumerate(made):
+    for k, image in enumerate(made):
         at = Fraction(k, 60)
         if Fraction(cut - 1, 24) < at < Fraction(cut, 24):
             assert result.kinds[k] == "h"
-            assert np.array_equal(picture, scene[cut - 1]), f"picture {k} mixes both shots"
+            assert np.array_equal(image, scene[cut - 1]), f"frame {k} mixes both shots"
         elif (at * 24).denominator == 1:
-            assert np.array_equal(picture, scene[int(at * 24)]), f"picture {k} is not the source's"
+            assert np.array_equal(image, scene[int(at * 24)]), f"frame {k} is not the source's"
 
 
 def test_5_a_flash_is_no_cut(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_5_a_flash_is_no_cut(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
-def test_7_very_short_films(tmp_path: Path, frames: int) -> None:
+def test_7_very_short_videos(tmp_path: Path, frames: int) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(frames=frames))
     result = run(source)
     assert (result.frames_in, result.frames_out) == (frames, 2 * frames)
@@ -188,7 +188,7 @@ def test_7_odd_sizes_in_420_are_said(tmp_path: Path) -> None:
     assert (midframe.probe(kept.path).width, midframe.probe(kept.path).height) == (33, 17)
 
 
-RICH = Clip(sounds=3, subtitles=("ass",), chapters=3, attachment=True, tags={"title": "T", "comment": "C"})
+RICH = Clip(audio=3, subtitles=("ass",), chapters=3, attachment=True, tags={"title": "T", "comment": "C"})
 
 
 def test_7_many_streams_in_mkv(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_7_many_streams_in_mkv(tmp_path: Path) -> None:
     with av.open(str(source)) as a, av.open(str(result.path)) as b:
         for one, other in zip(a.streams.audio, b.streams.audio, strict=True):
             assert one.metadata["title"] == other.metadata["title"]
-    assert audio_packets(source) == audio_packets(result.path), "sound is copied, not encoded again"
+    assert audio_packets(source) == audio_packets(result.path), "audio is copied, not encoded again"
 
 
 def test_7_many_streams_into_mp4_say_what_is_lost(tmp_path: Path) -> None:
@@ -213,15 +213,15 @@ def test_7_many_streams_into_mp4_say_what_is_lost(tmp_path: Path) -> None:
     result = run(source, tmp_path / "out.mp4", on_plan=lambda plan: notes.extend(plan.notes))
     assert any("attachment" in text and ".mkv" in text for text in notes), "said before the work"
     assert any("attachment" in text for text in result.dropped)
-    with av.open(str(result.path)) as film:
-        assert len(film.streams.audio) == 3
-        assert [s.codec_context.name for s in film.streams.subtitles] == ["mov_text"]
-        assert len(film.chapters()) == 3
+    with av.open(str(result.path)) as container:
+        assert len(container.streams.audio) == 3
+        assert [s.codec_context.name for s in container.streams.subtitles] == ["mov_text"]
+        assert len(container.chapters()) == 3
 
 
 def audio_packets(path: Path) -> list[bytes]:
-    with av.open(str(path)) as film:
-        return [bytes(packet) for packet in film.demux(film.streams.audio[0]) if packet.size]
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(container.streams.audio[0]) if packet.size]
 
 
 # 8
@@ -238,9 +238,9 @@ midframe.interpolate(sys.argv[1], sys.argv[2], model="blend", device="cpu", fps=
 
 @pytest.mark.slow
 def test_8_kill_9_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed up to twenty times, wherever it is after its first picture: reading, encoding, joining, renaming."""
+    """Killed up to twenty times, wherever it is after its first frame: reading, encoding, joining, renaming."""
     monkeypatch.setattr("midframe.plan.SEGMENT_OUTPUTS", 24)
-    source = clips.make(tmp_path / "in.mkv", Clip(width=320, height=240, frames=240, sounds=2, options={"g": "24"}))
+    source = clips.make(tmp_path / "in.mkv", Clip(width=320, height=240, frames=240, audio=2, options={"g": "24"}))
     straight = run(source, tmp_path / "straight.mkv", fps=60)
     target = tmp_path / "out.mkv"
     dice = random.Random(5)
@@ -265,8 +265,8 @@ def test_8_kill_9_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def frames_equal(a: Path, b: Path) -> bool:
     def decoded(path: Path) -> Iterator[bytes]:
-        with av.open(str(path)) as film:
-            for frame in film.decode(video=0):
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
                 yield frame.to_ndarray().tobytes()
 
     return all(p == q for p, q in zip(decoded(a), decoded(b), strict=True))
@@ -291,7 +291,7 @@ def peak_mebibytes(folder: Path, frames: int) -> int:
 
 
 @pytest.mark.slow
-def test_9_memory_does_not_grow_with_the_film(tmp_path: Path) -> None:
+def test_9_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
     """1,800 more frames of 640x360 would be 600 MiB if they were kept."""
     short, long = peak_mebibytes(tmp_path, 200), peak_mebibytes(tmp_path, 2000)
     assert long - short < 60, f"{short} MiB at 200 frames, {long} MiB at 2,000"

@@ -80,7 +80,7 @@ def test_images_of_floating_point_samples(tmp_path: Path, refused: Refused, name
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"Dear diary, this is not a film.\n" * 50, "text"),
+        (b"Dear reader, this is not a video.\n" * 50, "text"),
         (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
         (b"", "empty"),
         (bytes(range(256)) * 64, "not a video"),
@@ -88,14 +88,14 @@ def test_images_of_floating_point_samples(tmp_path: Path, refused: Refused, name
     ],
 )
 def test_no_video_at_all(tmp_path: Path, refused: Refused, content: bytes, words: str) -> None:
-    source = tmp_path / "film.mp4"
+    source = tmp_path / "video.mp4"
     source.write_bytes(content)
     done = refused(source, code=4 if words == "playlist" else 3)
     assert words in done.err
 
 
 def test_audio_only(tmp_path: Path, refused: Refused) -> None:
-    source = tmp_path / "sound.m4a"
+    source = tmp_path / "audio.m4a"
     with av.open(str(source), "w", format="mp4") as out:
         stream = out.add_stream("aac", rate=48000)
         for start in range(0, 48000, 1024):
@@ -147,14 +147,14 @@ def test_a_damaged_image(tmp_path: Path, refused: Refused) -> None:
 
 
 def test_a_truncated_video_is_a_shorter_video(tmp_path: Path, call: Call) -> None:
-    whole = clips.make(tmp_path / "whole.mkv", Clip(frames=120, options={"g": "12"}, sounds=1))
+    whole = clips.make(tmp_path / "whole.mkv", Clip(frames=120, options={"g": "12"}, audio=1))
     source = tmp_path / "cut.mkv"
     source.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
     done = call("interpolate", source, "--model", "blend")
     assert done.code == 0, done.err
     assert "the file is cut off" in done.err
-    with av.open(str(tmp_path / "cut.48fps.mkv")) as film:
-        assert 60 < sum(1 for _ in film.decode(video=0)) < 230
+    with av.open(str(tmp_path / "cut.48fps.mkv")) as container:
+        assert 60 < sum(1 for _ in container.decode(video=0)) < 230
     strict = call("interpolate", source, "--model", "blend", "--strict", "-o", tmp_path / "strict.mkv")
     assert strict.code == 3
     assert not (tmp_path / "strict.mkv").exists()
@@ -295,7 +295,7 @@ def test_what_vanishes_between_two_questions_does_not_exist(
 
 
 def test_the_source_vanishes_midway(tmp_path: Path) -> None:
-    """Pictures are read one by one: one that is gone is one clear line, and finished work stays."""
+    """Frames are read one by one: one that is gone is one clear line, and finished work stays."""
     folder = tmp_path / "shots"
     folder.mkdir()
     for n in range(30):

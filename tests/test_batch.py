@@ -1,4 +1,4 @@
-"""Many films: done ones are remembered, failed ones do not stop the others, an interrupted batch goes on."""
+"""Many videos: done ones are remembered, failed ones do not stop the others, an interrupted batch goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from midframe.options import Options
 
 
 class Maker:
-    """Makes no film; writes a file, or fails where the name says so."""
+    """Makes no video; writes a file, or fails where the name says so."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
@@ -28,7 +28,7 @@ class Maker:
         if "bad" in str(src):
             raise MediaError(f"'{src}' is not a video")
         self.made.append(Path(src).name)
-        Path(dst).write_text("film")
+        Path(dst).write_text("video")
         return result.Result(
             Path(dst), Path(f"{dst}.json"), frames_in=1, frames_out=2, rate=Fraction(60), kinds="si", cuts=()
         )
@@ -46,33 +46,33 @@ def go(batch: Batch) -> list[str]:
 
 
 def test_a_video_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path: Path) -> None:
-    make, films = Maker(), entries(tmp_path, "a", "bad", "c")
-    assert go(Batch(films, tmp_path / "batch.json", make)) == ["done", "failed", "done"]
+    make, videos = Maker(), entries(tmp_path, "a", "bad", "c")
+    assert go(Batch(videos, tmp_path / "batch.json", make)) == ["done", "failed", "done"]
     report = json.loads((tmp_path / "batch.json").read_text())
     assert [record["state"] for record in report] == ["done", "failed", "done"]
     assert "is not a video" in report[1]["error"]
     (tmp_path / "bad").rename(tmp_path / "good")
-    again = [films[0], Entry(str(tmp_path / "good"), films[1].target, films[1].options), films[2]]
+    again = [videos[0], Entry(str(tmp_path / "good"), videos[1].target, videos[1].options), videos[2]]
     assert go(Batch(again, tmp_path / "batch.json", make)) == ["done", "done", "done"]
     assert make.made == ["a", "c", "good"], "what was done is not made twice"
 
 
 @pytest.mark.parametrize("change", ["source", "target", "options"])
 def test_what_has_changed_is_made_again(tmp_path: Path, change: str) -> None:
-    make, films = Maker(), entries(tmp_path, "a")
-    go(Batch(films, tmp_path / "batch.json", make))
+    make, videos = Maker(), entries(tmp_path, "a")
+    go(Batch(videos, tmp_path / "batch.json", make))
     if change == "source":
-        (tmp_path / "a").write_text("another film")
+        (tmp_path / "a").write_text("another video")
     elif change == "target":
         (tmp_path / "a.out").unlink()
     else:
-        films = [Entry(films[0].source, films[0].target, Options(ratio=Fraction(3)).to_json())]
-    go(Batch(films, tmp_path / "batch.json", make))
+        videos = [Entry(videos[0].source, videos[0].target, Options(ratio=Fraction(3)).to_json())]
+    go(Batch(videos, tmp_path / "batch.json", make))
     assert make.made == ["a", "a"]
 
 
 def test_a_stopped_batch_goes_on(tmp_path: Path) -> None:
-    make, films = Maker(), entries(tmp_path, "a", "b")
+    make, videos = Maker(), entries(tmp_path, "a", "b")
     drain = threading.Event()
 
     def stop(now: Any) -> None:
@@ -80,8 +80,8 @@ def test_a_stopped_batch_goes_on(tmp_path: Path) -> None:
             drain.set()
 
     with pytest.raises(Interrupted, match="1 of 2 videos"):
-        Batch(films, tmp_path / "batch.json", make, on_change=stop).run(threading.Event(), drain)
-    assert go(Batch(films, tmp_path / "batch.json", make)) == ["done", "done"]
+        Batch(videos, tmp_path / "batch.json", make, on_change=stop).run(threading.Event(), drain)
+    assert go(Batch(videos, tmp_path / "batch.json", make)) == ["done", "done"]
     assert make.made == ["a", "b"]
 
 
@@ -97,7 +97,7 @@ def test_a_list_gives_the_options_of_each_video(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("film\na.mp4\n", "has no videos"),
+        ("video\na.mp4\n", "has no videos"),
         ("", "has no videos"),
         ("source,fps\na.mp4,-3\n", "line 2"),
         ("source,speed\na.mp4,3\n", "line 2"),
@@ -116,7 +116,7 @@ def test_real_videos_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture
 
     from midframe.cli import cli
 
-    folder = tmp_path / "films"
+    folder = tmp_path / "videos"
     folder.mkdir()
     for name in ("one", "two"):
         clips.make(folder / f"{name}.mp4", Clip(frames=6))

@@ -25,7 +25,7 @@ from midframe.result import Progress
 
 
 def test_interpolate_says_the_plan_and_where_the_result_is(tmp_path: Path, call: Call) -> None:
-    source = clips.make(tmp_path / "in.mp4", Clip(sounds=1))
+    source = clips.make(tmp_path / "in.mp4", Clip(audio=1))
     done = call("interpolate", source, "--fps", "60", "--model", "blend")
     assert done.code == 0, done.err
     assert f"{source} -> {tmp_path / 'in.60fps.mp4'}" in done.err
@@ -75,18 +75,18 @@ def test_dry_run_writes_nothing(tmp_path: Path, call: Call) -> None:
 
 
 def test_several_videos_and_folders(tmp_path: Path, call: Call) -> None:
-    films = tmp_path / "films"
-    films.mkdir()
+    videos = tmp_path / "videos"
+    videos.mkdir()
     for name in ("b.mp4", "a.mkv"):
-        clips.make(films / name, Clip(frames=3))
-    (films / "notes.txt").write_text("no film")
-    (films / "broken.mp4").write_text("no film either")
-    done = call("interpolate", films, "-o", tmp_path / "out", "--model", "blend")
+        clips.make(videos / name, Clip(frames=3))
+    (videos / "notes.txt").write_text("no video")
+    (videos / "broken.mp4").write_text("no video either")
+    done = call("interpolate", videos, "-o", tmp_path / "out", "--model", "blend")
     assert done.code == 3, "that of the broken one"
     assert "broken.mp4' is not a video" in done.err
     made = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert made == ["a.48fps.mkv", "a.48fps.mkv.json", "b.48fps.mp4", "b.48fps.mp4.json"]
-    into_one = call("interpolate", films / "b.mp4", films / "a.mkv", "-o", tmp_path / "x.mp4")
+    into_one = call("interpolate", videos / "b.mp4", videos / "a.mkv", "-o", tmp_path / "x.mp4")
     assert into_one.code == 2
     assert "give a folder with -o" in into_one.err
 
@@ -102,12 +102,12 @@ def test_an_output_folder_keeps_the_default_name(tmp_path: Path, call: Call) -> 
 )
 def test_any_name_is_a_name(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
-    os.rename(clips.make(tmp_path / "plain.mp4", Clip(frames=4, sounds=1)), name)
+    os.rename(clips.make(tmp_path / "plain.mp4", Clip(frames=4, audio=1)), name)
     done = call("interpolate", name, "--model", "blend")
     assert done.code == 0, done.err
     out = Path(name.removesuffix(".mp4") + ".48fps.mp4")
-    with av.open(f"file:{out}") as film:
-        assert film.streams.video[0].frames == 8
+    with av.open(f"file:{out}") as container:
+        assert container.streams.video[0].frames == 8
     assert call("probe", name).code == 0
     assert call("interpolate", name, "--model", "blend", "-o", f"./{name}.out.mkv").code == 0
 
@@ -127,7 +127,7 @@ def test_a_video_in_place_of_a_command_gets_a_hint(tmp_path: Path, call: Call) -
 
 
 def test_probe_says_what_a_file_is(tmp_path: Path, call: Call) -> None:
-    source = clips.make(tmp_path / "in.mkv", Clip(sounds=2, rotation=90, rate=clips.NTSC_FILM, subtitles=("ass",)))
+    source = clips.make(tmp_path / "in.mkv", Clip(audio=2, rotation=90, rate=clips.NTSC_24, subtitles=("ass",)))
     done = call("probe", source, "--count")
     assert done.code == 0, done.err
     for words in ("24000/1001 (23.976)", "64x48", "frames counted  24", "ass", "24 -> 48 frames"):
@@ -143,8 +143,8 @@ def test_compare_videos(tmp_path: Path, call: Call, how: str) -> None:
     b = clips.make(tmp_path / "b.mp4", Clip(frames=24, rate=Fraction(48), width=32, height=24))
     out = tmp_path / "c.mp4"
     assert call("compare", a, b, "-o", out, "--how", how).code == 0
-    with av.open(str(out)) as film:
-        stream = film.streams.video[0]
+    with av.open(str(out)) as container:
+        stream = container.streams.video[0]
         assert (stream.frames, stream.width) == (24, 130 if how == "side" else 64)
         assert stream.average_rate == 48
     assert call("compare", a, b, "-o", out).code == 2, "it exists"
@@ -153,16 +153,16 @@ def test_compare_videos(tmp_path: Path, call: Call, how: str) -> None:
 def test_compare_equal_videos_differ_nowhere(tmp_path: Path, call: Call) -> None:
     a = clips.make(tmp_path / "a.mp4", Clip(frames=3))
     call("compare", a, a, "-o", tmp_path / "c.mkv", "--how", "difference")
-    with av.open(str(tmp_path / "c.mkv")) as film:
-        assert max(int(f.to_ndarray(format="rgb24").max()) for f in film.decode(video=0)) <= 2
+    with av.open(str(tmp_path / "c.mkv")) as container:
+        assert max(int(f.to_ndarray(format="rgb24").max()) for f in container.decode(video=0)) <= 2
 
 
 def test_compare_stills(tmp_path: Path, call: Call) -> None:
     a, b = clips.png(tmp_path / "a.png", 0), clips.png(tmp_path / "b.png", 3)
     done = call("compare", a, b)
     assert done.code == 0, done.err
-    with av.open(str(tmp_path / "a.vs.b.png")) as film:
-        assert film.streams.video[0].width == 66
+    with av.open(str(tmp_path / "a.vs.b.png")) as container:
+        assert container.streams.video[0].width == 66
 
 
 def test_models_list(call: Call) -> None:

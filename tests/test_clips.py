@@ -24,7 +24,7 @@ from midframe.training.clips import (
     window_motion,
 )
 
-Film = list[NDArray[np.uint8]]
+Video = list[NDArray[np.uint8]]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def ground() -> NDArray[np.uint8]:
     return dead_leaves(np.random.default_rng(0), 256)
 
 
-def pan(ground: NDArray[np.uint8], step: float, count: int = 12, size: int = 96) -> Film:
+def pan(ground: NDArray[np.uint8], step: float, count: int = 12, size: int = 96) -> Video:
     """A window that moves over the ground by `step` pixels a frame."""
     out = []
     for k in range(count):
@@ -41,20 +41,20 @@ def pan(ground: NDArray[np.uint8], step: float, count: int = 12, size: int = 96)
     return out
 
 
-def film(path: Path, pictures: Film, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
+def video(path: Path, images: Video, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=Fraction(25), options={"crf": "8"})
-        stream.width, stream.height, stream.pix_fmt = pictures[0].shape[1], pictures[0].shape[0], pixels
-        for picture in pictures:
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        stream.width, stream.height, stream.pix_fmt = images[0].shape[1], images[0].shape[0], pixels
+        for image in images:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
         out.mux(stream.encode())
     return path
 
 
-def numbered(folder: Path, pictures: Film, pattern: str = "{:04d}.png", first: int = 0) -> None:
+def numbered(folder: Path, images: Video, pattern: str = "{:04d}.png", first: int = 0) -> None:
     folder.mkdir(parents=True)
-    for k, picture in enumerate(pictures):
-        cv2.imwrite(str(folder / pattern.format(k + first)), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    for k, image in enumerate(images):
+        cv2.imwrite(str(folder / pattern.format(k + first)), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
 
 def test_layouts_are_found_as_they_are(tmp_path: Path, ground: NDArray[np.uint8]) -> None:
@@ -68,17 +68,17 @@ def test_layouts_are_found_as_they_are(tmp_path: Path, ground: NDArray[np.uint8]
     numbered(tmp_path / "xtrain" / "003" / "short", frames[:4])
     clips = find_clips([tmp_path / "xtrain"])
     assert [clip.length for clip in clips] == [8] and clips[0].images[0].name == "0000.png"
-    (tmp_path / "films" / "deep").mkdir(parents=True)
-    film(tmp_path / "films" / "deep" / "one.mp4", pan(ground, 2, 30))
-    (tmp_path / "films" / "notes.txt").write_text("not a film")
-    found = find_clips([tmp_path / "films", vimeo])
+    (tmp_path / "videos" / "deep").mkdir(parents=True)
+    video(tmp_path / "videos" / "deep" / "one.mp4", pan(ground, 2, 30))
+    (tmp_path / "videos" / "notes.txt").write_text("not a video")
+    found = find_clips([tmp_path / "videos", vimeo])
     assert [clip.length for clip in found] == [30, 7, 7]
 
 
 def test_what_is_no_clip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InputError, match="is no folder"):
         find_clips([tmp_path / "absent"])
-    (tmp_path / "broken.mp4").write_bytes(b"not a film at all")
+    (tmp_path / "broken.mp4").write_bytes(b"not a video at all")
     with caplog.at_level(logging.WARNING), pytest.raises(InputError, match="0 clips under"):
         find_clips([tmp_path])
     assert "broken.mp4 is left out" in caplog.text
@@ -89,9 +89,9 @@ def test_frames_come_as_the_video_shows_them(tmp_path: Path, ground: NDArray[np.
     frames = pan(np.maximum(ground, 0), 3, 30)
     frames[5][:20] = 255
     doubled = [frame for k, frame in enumerate(frames) for _ in range(2 if k in (4, 11) else 1)]
-    (tmp_path / "film").mkdir()
-    film(tmp_path / "film" / "one.mkv", doubled, pixels="yuv444p")
-    run = read_run(find_clips([tmp_path / "film"])[0], np.random.default_rng(1), 28)
+    (tmp_path / "video").mkdir()
+    video(tmp_path / "video" / "one.mkv", doubled, pixels="yuv444p")
+    run = read_run(find_clips([tmp_path / "video"])[0], np.random.default_rng(1), 28)
     assert 20 <= len(run) <= 28
     nearest = [int(np.argmin([np.abs(f.astype(int) - r).mean() for f in frames])) for r in run]
     assert np.array_equal(np.diff(nearest), np.ones(len(run) - 1))

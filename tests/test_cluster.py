@@ -58,9 +58,9 @@ def nodes() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four seconds at 24 with sound."""
-    return clips.make(tmp_path_factory.mktemp("film") / "film.mkv", Clip(frames=96, sounds=1))
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four seconds at 24 with audio."""
+    return clips.make(tmp_path_factory.mktemp("video") / "video.mkv", Clip(frames=96, audio=1))
 
 
 @pytest.fixture(autouse=True)
@@ -69,22 +69,22 @@ def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hashes(path: Path) -> list[int]:
-    with av.open(str(path)) as film:
-        return [hash(b"".join(bytes(plane) for plane in frame.planes)) for frame in film.decode(video=0)]
+    with av.open(str(path)) as container:
+        return [hash(b"".join(bytes(plane) for plane in frame.planes)) for frame in container.decode(video=0)]
 
 
 @pytest.fixture(scope="module")
-def truth(film: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
-    """Hashes of the pictures that one machine makes."""
-    done = pipeline.interpolate(film, tmp_path_factory.mktemp("truth") / "out.mkv", **OPTIONS)
+def truth(video: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    """Hashes of the frames that one machine makes."""
+    done = pipeline.interpolate(video, tmp_path_factory.mktemp("truth") / "out.mkv", **OPTIONS)
     return hashes(done.path)
 
 
-def test_two_nodes_make_the_same_video(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
+def test_two_nodes_make_the_same_video(nodes: Any, video: Path, truth: list[int], tmp_path: Path) -> None:
     told: list[int] = []
     plans: list[Plan] = []
     result = cluster.interpolate(
-        film,
+        video,
         tmp_path / "out.mkv",
         config=ClusterConfig(workers=2),
         on_plan=plans.append,
@@ -111,7 +111,7 @@ def test_a_network_with_weights_of_its_own(nodes: Any, tmp_path: Path) -> None:
 
 
 def test_segments_travel_through_the_object_store_where_no_folder_is_shared(
-    nodes: Any, film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Any, video: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def apart(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
         from dataclasses import replace
@@ -122,13 +122,13 @@ def test_segments_travel_through_the_object_store_where_no_folder_is_shared(
         yield from worker.make_segment(replace(job, token="not there"), number)
 
     monkeypatch.setattr(worker, "make_segment", apart)
-    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), **OPTIONS)
+    result = cluster.interpolate(video, tmp_path / "out.mkv", config=ClusterConfig(workers=2), **OPTIONS)
     assert hashes(result.path) == truth
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mkv", "out.mkv.json"]
 
 
 def test_segments_travel_through_a_work_folder(
-    nodes: Any, film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Any, video: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def apart(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
         from dataclasses import replace
@@ -139,23 +139,23 @@ def test_segments_travel_through_a_work_folder(
 
     monkeypatch.setattr(worker, "make_segment", apart)
     config = ClusterConfig(workers=2, work=(tmp_path / "work").as_uri())
-    result = cluster.interpolate(film, tmp_path / "out.mkv", config=config, **OPTIONS)
+    result = cluster.interpolate(video, tmp_path / "out.mkv", config=config, **OPTIONS)
     assert hashes(result.path) == truth
     assert not list((tmp_path / "work").rglob("*.mkv"))
 
 
-def test_urls_for_source_work_and_target(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
+def test_urls_for_source_work_and_target(nodes: Any, video: Path, truth: list[int], tmp_path: Path) -> None:
     target = (tmp_path / "there" / "out.mkv").as_uri()
     config = ClusterConfig(workers=2, work=str(tmp_path / "work"))
-    result = cluster.interpolate(film.as_uri(), target, config=config, **OPTIONS)
+    result = cluster.interpolate(video.as_uri(), target, config=config, **OPTIONS)
     assert hashes(tmp_path / "there" / "out.mkv") == truth
     assert result.frames_out == 240
     with pytest.raises(InputError, match="exists already"):
-        cluster.interpolate(film.as_uri(), target, config=config, **OPTIONS)
+        cluster.interpolate(video.as_uri(), target, config=config, **OPTIONS)
     assert not list((tmp_path / "work").glob("*.midframe"))
 
 
-def test_workers_that_are_killed_cost_no_frame(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
+def test_workers_that_are_killed_cost_no_frame(nodes: Any, video: Path, truth: list[int], tmp_path: Path) -> None:
     kills = 0
 
     def on_progress(progress: Any) -> None:
@@ -166,14 +166,14 @@ def test_workers_that_are_killed_cost_no_frame(nodes: Any, film: Path, truth: li
             kills += 1
 
     result = cluster.interpolate(
-        film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), on_progress=on_progress, **OPTIONS
+        video, tmp_path / "out.mkv", config=ClusterConfig(workers=2), on_progress=on_progress, **OPTIONS
     )
     assert kills == 2
     assert hashes(result.path) == truth
 
 
 def test_a_stopped_head_goes_on_alone_or_on_the_cluster(
-    nodes: Any, film: Path, truth: list[int], tmp_path: Path
+    nodes: Any, video: Path, truth: list[int], tmp_path: Path
 ) -> None:
     target = tmp_path / "out.mkv"
     drain = threading.Event()
@@ -184,17 +184,17 @@ def test_a_stopped_head_goes_on_alone_or_on_the_cluster(
 
     with pytest.raises(Interrupted):
         cluster.interpolate(
-            film, target, config=ClusterConfig(workers=2), on_progress=on_progress, drain=drain, **OPTIONS
+            video, target, config=ClusterConfig(workers=2), on_progress=on_progress, drain=drain, **OPTIONS
         )
     assert not target.exists()
-    result = cluster.interpolate(film, target, config=ClusterConfig(workers=2), **OPTIONS)
+    result = cluster.interpolate(video, target, config=ClusterConfig(workers=2), **OPTIONS)
     assert result.statistics["resumed_frames"] >= 30
     assert hashes(result.path) == truth
 
 
 @pytest.mark.parametrize("how", ["raises", "dies"])
 def test_a_bad_segment_is_named_and_the_rest_is_kept(
-    nodes: Any, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    nodes: Any, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     def bad(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
         import os
@@ -203,7 +203,7 @@ def test_a_bad_segment_is_named_and_the_rest_is_kept(
         from midframe.errors import MediaError
 
         if number == 2 and how == "raises":
-            raise MediaError("a bad picture")
+            raise MediaError("a bad frame")
         if number == 2:
             os.kill(os.getpid(), 9)
         yield from worker.make_segment(job, number)
@@ -211,22 +211,22 @@ def test_a_bad_segment_is_named_and_the_rest_is_kept(
     monkeypatch.setattr(worker, "make_segment", bad)
     target = tmp_path / "out.mkv"
     plans: list[Plan] = []
-    why = "a bad picture" if how == "raises" else "its worker died 3 times"
+    why = "a bad frame" if how == "raises" else "its worker died 3 times"
     with pytest.raises(JobError, match=rf"1 of \d+ segments failed repeatedly: segment 2 .*{why}") as error:
-        cluster.interpolate(film, target, config=ClusterConfig(workers=2), on_plan=plans.append, **OPTIONS)
+        cluster.interpolate(video, target, config=ClusterConfig(workers=2), on_plan=plans.append, **OPTIONS)
     assert error.value.exit_code == 1
     kept = {int(path.stem) for path in target.with_name("out.mkv.midframe").glob("[0-9]*.json")}
     assert kept == set(range(len(plans[0].segments))) - {2}
     assert not target.exists()
 
 
-def test_an_option_that_no_worker_supports_ends_at_once(nodes: Any, film: Path, tmp_path: Path) -> None:
+def test_an_option_that_no_worker_supports_ends_at_once(nodes: Any, video: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="no GPU"):
-        cluster.interpolate(film, tmp_path / "out.mkv", **{**OPTIONS, "device": "cuda"})
+        cluster.interpolate(video, tmp_path / "out.mkv", **{**OPTIONS, "device": "cuda"})
 
 
 def test_a_straggler_runs_again_elsewhere(
-    nodes: Any, film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Any, video: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = tmp_path / "began"
     began.mkdir()
@@ -245,13 +245,13 @@ def test_a_straggler_runs_again_elsewhere(
 
     monkeypatch.setattr(worker, "make_segment", stuck)
     monkeypatch.setattr(coordinator, "SegmentScheduler", partial(SegmentScheduler, grace=0.5))
-    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=2), **OPTIONS)
+    result = cluster.interpolate(video, tmp_path / "out.mkv", config=ClusterConfig(workers=2), **OPTIONS)
     assert hashes(result.path) == truth
     assert len(list(began.glob("1-*"))) == 2
 
 
 def test_a_node_that_cannot_is_left_out(
-    nodes: Any, film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Any, video: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weak = {ray.nodes()[0]["NodeID"]}
 
@@ -266,16 +266,16 @@ def test_a_node_that_cannot_is_left_out(
             yield from worker.make_segment(job, number)
 
     monkeypatch.setattr(worker, "make_segment", mixed)
-    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(), **OPTIONS)
+    result = cluster.interpolate(video, tmp_path / "out.mkv", config=ClusterConfig(), **OPTIONS)
     assert hashes(result.path) == truth
     assert "a node was excluded: out of memory" in result.warnings
     weak |= {node["NodeID"] for node in ray.nodes()}
     with pytest.raises(DeviceError, match="out of memory"):
-        cluster.interpolate(film, tmp_path / "again.mkv", config=ClusterConfig(), **OPTIONS)
+        cluster.interpolate(video, tmp_path / "again.mkv", config=ClusterConfig(), **OPTIONS)
 
 
 def test_a_worker_waits_while_the_head_is_slow(
-    nodes: Any, film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Any, video: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = tmp_path / "sent"
 
@@ -292,7 +292,7 @@ def test_a_worker_waits_while_the_head_is_slow(
             yield news
 
     taken, ahead = 0, 0
-    take = coordinator.Coordinator._handle_message
+    take = coordinator.Coordinator.handle_message
 
     def slow(head: Any, ticket: int, news: Mapping[str, Any]) -> None:
         nonlocal taken, ahead
@@ -303,15 +303,15 @@ def test_a_worker_waits_while_the_head_is_slow(
         take(head, ticket, news)
 
     monkeypatch.setattr(worker, "make_segment", apart)
-    monkeypatch.setattr(coordinator.Coordinator, "_handle_message", slow)
-    result = cluster.interpolate(film, tmp_path / "out.mkv", config=ClusterConfig(workers=1), **OPTIONS)
+    monkeypatch.setattr(coordinator.Coordinator, "handle_message", slow)
+    result = cluster.interpolate(video, tmp_path / "out.mkv", config=ClusterConfig(workers=1), **OPTIONS)
     assert hashes(result.path) == truth
     assert taken > 20 * transfer.MAX_PENDING_CHUNKS
     assert ahead <= transfer.MAX_PENDING_CHUNKS + 2
 
 
 def test_nothing_is_handed_out_that_the_disk_does_not_carry(
-    nodes: Any, film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Any, video: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, room = tmp_path / "out.mkv", coordinator.FREE_DISK_BYTES + 1
     most = 0
@@ -321,7 +321,7 @@ def test_nothing_is_handed_out_that_the_disk_does_not_carry(
         full = len(list(target.with_name("out.mkv.midframe").glob("[0-9]*.json"))) >= limit
         return SimpleNamespace(free=0 if full else room) if limit else usage(path)
 
-    take = coordinator.Coordinator._collect
+    take = coordinator.Coordinator.collect
 
     def watched(head: Any) -> None:
         nonlocal most
@@ -329,29 +329,29 @@ def test_nothing_is_handed_out_that_the_disk_does_not_carry(
             most = max(most, len(head.running))
         take(head)
 
-    monkeypatch.setattr(coordinator.Coordinator, "_collect", watched)
+    monkeypatch.setattr(coordinator.Coordinator, "collect", watched)
     monkeypatch.setattr(coordinator.shutil, "disk_usage", disk)
     limit = 3
     with pytest.raises(MediaError, match="nearly full"):
-        cluster.interpolate(film, target, config=ClusterConfig(workers=2), **OPTIONS)
+        cluster.interpolate(video, target, config=ClusterConfig(workers=2), **OPTIONS)
     assert most == 1, "room for one segment: no second one beside it"
     limit = 0
-    result = cluster.interpolate(film, target, config=ClusterConfig(workers=2), **OPTIONS)
+    result = cluster.interpolate(video, target, config=ClusterConfig(workers=2), **OPTIONS)
     assert result.statistics["resumed_frames"] >= 90
     assert hashes(result.path) == truth
 
 
 def share_of(
-    nodes: list[dict[str, float]], config: ClusterConfig, device: str, film: Path, tmp_path: Path
+    nodes: list[dict[str, float]], config: ClusterConfig, device: str, video: Path, tmp_path: Path
 ) -> ClusterResources:
     alive = [{"NodeID": str(n), "Alive": True, "Resources": resources} for n, resources in enumerate(nodes)]
-    made = cluster.plan_run(film, tmp_path / "out.mkv", pipeline.options_of({**OPTIONS, "device": device}))
+    made = cluster.plan_run(video, tmp_path / "out.mkv", pipeline.options_of({**OPTIONS, "device": device}))
     return ClusterResources(SimpleNamespace(nodes=lambda: alive), config, made)  # type: ignore[arg-type]
 
 
-def test_a_cluster_carries_what_its_cores_cards_and_memory_carry(film: Path, tmp_path: Path) -> None:
+def test_a_cluster_carries_what_its_cores_cards_and_memory_carry(video: Path, tmp_path: Path) -> None:
     big, small, card = {"CPU": 16.0, "memory": 64e9}, {"CPU": 4.0, "memory": 1.1e9}, {"CPU": 8.0, "GPU": 2.0}
-    every = partial(share_of, film=film, tmp_path=tmp_path)
+    every = partial(share_of, video=video, tmp_path=tmp_path)
     assert every([big, small], ClusterConfig(), "auto").parallel_tasks() == 4 + 1
     assert every([{"CPU": 16.0, "memory": 1.1e9}], ClusterConfig(), "auto").parallel_tasks() == 2, "memory for two"
     assert every([big, {**card, "memory": 64e9}], ClusterConfig(), "auto").parallel_tasks() == 2, (
@@ -382,20 +382,20 @@ def test_a_cluster_carries_what_its_cores_cards_and_memory_carry(film: Path, tmp
 
 
 def test_a_cluster_that_no_longer_carries_a_task_says_so(
-    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cores that are free on a node without a card are no help for a task that wants one."""
-    share = share_of([{"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}], ClusterConfig(), "cuda", film, tmp_path)
+    share = share_of([{"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}], ClusterConfig(), "cuda", video, tmp_path)
     head = SimpleNamespace(resources=share, running={1: SimpleNamespace(began=False)}, idle_since=None)
     clock = [100.0]
     monkeypatch.setattr(coordinator.time, "monotonic", lambda: clock[0])
-    coordinator.Coordinator._check_idle(head)  # type: ignore[arg-type]
+    coordinator.Coordinator.check_idle(head)  # type: ignore[arg-type]
     assert head.idle_since is None, "it may wait: others may hold the card"
     share.ray.nodes()[1]["Alive"] = False
-    coordinator.Coordinator._check_idle(head)  # type: ignore[arg-type]
+    coordinator.Coordinator.check_idle(head)  # type: ignore[arg-type]
     clock[0] += coordinator.NO_WORKER_SECONDS + 1
     with pytest.raises(DeviceError, match="no worker left"):
-        coordinator.Coordinator._check_idle(head)  # type: ignore[arg-type]
+        coordinator.Coordinator.check_idle(head)  # type: ignore[arg-type]
 
 
 class InProcess:
@@ -426,7 +426,7 @@ class InProcess:
 
 
 def test_a_video_that_cannot_be_stored_is_joined_again_not_made_again(
-    film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    video: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coordinator, "import_ray", InProcess)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -438,7 +438,7 @@ def test_a_video_that_cannot_be_stored_is_joined_again_not_made_again(
         real(local, url)
 
     monkeypatch.setattr(storage, "store", store)
-    again = partial(cluster.interpolate, film, "memory://late/late.mkv", config=ClusterConfig(workers=2), **OPTIONS)
+    again = partial(cluster.interpolate, video, "memory://late/late.mkv", config=ClusterConfig(workers=2), **OPTIONS)
     with pytest.raises(MediaError, match="does not answer"):
         again()
     down[0] = False
@@ -447,7 +447,7 @@ def test_a_video_that_cannot_be_stored_is_joined_again_not_made_again(
 
 
 def test_everything_may_lie_behind_urls(
-    film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    video: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Source, work place and target behind `memory://`, as behind `s3://`: no folder is shared."""
     monkeypatch.setattr(coordinator, "import_ray", InProcess)
@@ -455,36 +455,36 @@ def test_everything_may_lie_behind_urls(
     real, stored = storage.store, []
     monkeypatch.setattr(storage, "store", lambda local, url: (stored.append(url), real(local, url)))
     monkeypatch.setattr(worker, "make_segment", partial(unseen, worker.make_segment))
-    real(film, "memory://films/a.mkv")
+    real(video, "memory://videos/a.mkv")
     result = cluster.interpolate(
-        "memory://films/a.mkv",
-        "memory://films/a60.mkv",
-        config=ClusterConfig(workers=2, work="memory://films/pieces"),
+        "memory://videos/a.mkv",
+        "memory://videos/a60.mkv",
+        config=ClusterConfig(workers=2, work="memory://videos/pieces"),
         **OPTIONS,
     )
     assert result.frames_out == 240
-    assert hashes(storage.fetch("memory://films/a60.mkv", tmp_path)) == truth
-    assert json.loads(storage.fetch("memory://films/a60.mkv.json", tmp_path).read_text())["frames_out"] == 240
-    assert len([url for url in stored if url.startswith("memory://films/pieces/segments/")]) >= 4
+    assert hashes(storage.fetch("memory://videos/a60.mkv", tmp_path)) == truth
+    assert json.loads(storage.fetch("memory://videos/a60.mkv.json", tmp_path).read_text())["frames_out"] == 240
+    assert len([url for url in stored if url.startswith("memory://videos/pieces/segments/")]) >= 4
     import fsspec
 
-    left = fsspec.filesystem("memory").find("/films")
-    assert left == ["/films/a.mkv", "/films/a60.mkv", "/films/a60.mkv.json"]
+    left = fsspec.filesystem("memory").find("/videos")
+    assert left == ["/videos/a.mkv", "/videos/a60.mkv", "/videos/a60.mkv.json"]
     assert [p for p in (tmp_path / "cache").rglob("*.mkv") if "sources" not in p.parts] == []
 
 
-def test_images_named_by_a_pattern(nodes: Any, film: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+def test_images_named_by_a_pattern(nodes: Any, video: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
     options = {"model": "blend", "device": "cpu", "in_fps": 24, "codec": "ffv1"}
-    pipeline.interpolate(film, folder / "%04d.png", model="blend", device="cpu", ratio=1, end="2")
+    pipeline.interpolate(video, folder / "%04d.png", model="blend", device="cpu", ratio=1, end="2")
     one = pipeline.interpolate(folder / "%04d.png", tmp_path / "one.mkv", **options)
     split = cluster.interpolate(folder / "%04d.png", tmp_path / "split.mkv", config=ClusterConfig(workers=2), **options)
     assert hashes(split.path) == hashes(one.path)
 
 
 def test_a_worker_knows_its_source_by_what_is_in_it(tmp_path: Path) -> None:
-    path, other = tmp_path / "film.mkv", tmp_path / "other.mkv"
-    path.write_bytes(b"the film")
+    path, other = tmp_path / "video.mkv", tmp_path / "other.mkv"
+    path.write_bytes(b"the video")
     other.write_bytes(b"another!")  # of the same size
     job = SimpleNamespace(source=str(path), mark=transfer.source_mark(path), work=None)
     assert worker.locate_source(job) == path
@@ -501,49 +501,51 @@ def unseen(make: Any, job: Any, number: int) -> Iterator[Mapping[str, Any]]:
     yield from make(replace(job, token="not there"), number)
 
 
-def test_the_commands_use_the_cluster(nodes: Any, film: Path, truth: list[int], tmp_path: Path, call: Call) -> None:
+def test_the_commands_use_the_cluster(nodes: Any, video: Path, truth: list[int], tmp_path: Path, call: Call) -> None:
     arguments = ("--fps", "60", "--model", "blend", "--device", "cpu", "--ray", nodes.address, "--workers", "2")
     target = f"file://{tmp_path}/there/out.mkv"
-    assert call("interpolate", film, "-o", target, "--codec", "ffv1", *arguments).code == 0
+    assert call("interpolate", video, "-o", target, "--codec", "ffv1", *arguments).code == 0
     assert hashes(tmp_path / "there" / "out.mkv") == truth
-    films = tmp_path / "films"
-    films.mkdir()
+    videos = tmp_path / "videos"
+    videos.mkdir()
     for name in ("a.mkv", "b.mkv"):
-        shutil.copy(film, films / name)
-    (films / "bad.mkv").write_text("no film")
-    done = call("batch", films, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *arguments)
+        shutil.copy(video, videos / name)
+    (videos / "bad.mkv").write_text("no video")
+    done = call("batch", videos, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *arguments)
     assert done.code == 1 and "2 of 3 videos are done" in done.out
     report = json.loads((tmp_path / "report.json").read_text())
     assert {Path(entry["source"]).name: entry["state"] for entry in report} == {
         "a.mkv": "done", "b.mkv": "done", "bad.mkv": "failed"
     }  # fmt: skip
     assert [len(hashes(path)) for path in (tmp_path / "made").glob("*.mkv")] == [240, 240]
-    again = call("batch", films, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *arguments)
+    again = call("batch", videos, "-o", f"file://{tmp_path}/made", "--report", tmp_path / "report.json", *arguments)
     assert "done: " not in again.out and "failed: " in again.out, "what is done is not made twice"
 
 
 @pytest.mark.slow
-def test_one_box_needs_no_cluster_and_joins_none(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
+def test_one_box_needs_no_cluster_and_joins_none(nodes: Any, video: Path, truth: list[int], tmp_path: Path) -> None:
     arguments = ("--fps", "60", "--model", "blend", "--codec", "ffv1", "--device", "cpu,cpu")
-    words = [sys.executable, "-m", "midframe", "interpolate", str(film), "-o", str(tmp_path / "out.mkv"), *arguments]
+    words = [sys.executable, "-m", "midframe", "interpolate", str(video), "-o", str(tmp_path / "out.mkv"), *arguments]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert hashes(tmp_path / "out.mkv") == truth
     assert json.loads((tmp_path / "out.mkv.json").read_text())["statistics"]["workers"] == 2
 
 
-def test_the_web_server_hands_its_jobs_to_the_cluster(nodes: Any, film: Path, truth: list[int], tmp_path: Path) -> None:
-    from midframe.cli.serve import _on_cluster
+def test_the_web_server_hands_its_jobs_to_the_cluster(
+    nodes: Any, video: Path, truth: list[int], tmp_path: Path
+) -> None:
+    from midframe.cli.serve import on_cluster
     from midframe.server import job_runner
     from midframe.server.backend import Task
 
     options = {"model": "blend", "fps": "60", "codec": "ffv1", "container": "mkv"}
     told: list[Any] = []
     outcome = job_runner.run_job(
-        Task("0" * 16, "full", str(film), str(tmp_path), options, None, "auto"),
+        Task("0" * 16, "full", str(video), str(tmp_path), options, None, "auto"),
         lambda *step: told.append(step),
         threading.Event(),
-        make=_on_cluster(nodes.address, 2),
+        make=on_cluster(nodes.address, 2),
     )
     assert hashes(tmp_path / outcome["result"]) == truth
     assert told[-1][0].frames == 240
@@ -569,7 +571,7 @@ def test_storage_round_trip(tmp_path: Path) -> None:
     assert storage.fetch("memory://bucket/deep/a.bin", tmp_path / "copies") == copy
     storage.remove("memory://bucket/deep/a.bin")
     assert not storage.exists("memory://bucket/deep/a.bin")
-    assert storage.is_url("s3://b/k") and not storage.is_url("C:\\film.mkv") and not storage.is_url("a/b:c.mkv")
+    assert storage.is_url("s3://b/k") and not storage.is_url("C:\\video.mkv") and not storage.is_url("a/b:c.mkv")
 
 
 def worker_pids() -> list[int]:
@@ -586,15 +588,15 @@ def worker_pids() -> list[int]:
     return found
 
 
-def test_cost_counts_outputs(film: Path, tmp_path: Path) -> None:
-    made = cluster.plan_run(film, tmp_path / "out.mkv", pipeline.options_of(dict(OPTIONS)))
+def test_cost_counts_outputs(video: Path, tmp_path: Path) -> None:
+    made = cluster.plan_run(video, tmp_path / "out.mkv", pipeline.options_of(dict(OPTIONS)))
     assert sum(coordinator.cost(made, n) for n in range(len(made.segments))) == pytest.approx(
         float(4 * Fraction(60)), abs=2
     )
 
 
 def test_a_plain_run_and_a_cluster_resume_each_other(
-    film: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    video: Path, truth: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the device left open: a plain run names the one it chose, and so does a cluster."""
     monkeypatch.setattr(coordinator, "import_ray", InProcess)
@@ -609,8 +611,8 @@ def test_a_plain_run_and_a_cluster_resume_each_other(
                 drain.set()
 
         with pytest.raises(Interrupted):
-            first(film, target, on_progress=stop_after_a_segment, drain=drain, **options)
-        result = second(film, target, **options)
+            first(video, target, on_progress=stop_after_a_segment, drain=drain, **options)
+        result = second(video, target, **options)
         assert result.statistics["resumed_frames"] >= 30
         assert hashes(result.path) == truth
 

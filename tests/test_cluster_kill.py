@@ -1,4 +1,4 @@
-"""Twenty kills at random moments, of a worker, a node or the head: the film is the one of a single machine each time.
+"""Twenty kills at random moments, of a worker, a node or the head: the video is the one of a single machine each time.
 
 The head runs in a process of its own; nodes and workers are killed from here with SIGKILL.
 """
@@ -32,7 +32,7 @@ from test_cluster import hashes, worker_pids  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
 
-WISHES: dict[str, Any] = {"fps": "60", "model": "blend", "device": "cpu", "codec": "ffv1"}
+OPTIONS: dict[str, Any] = {"fps": "60", "model": "blend", "device": "cpu", "codec": "ffv1"}
 FRAMES = 480  # of the source, at 24 a second
 SEGMENT_OUTPUTS = 60
 PATIENCE_SECONDS = 300  # with a head, which then says where it hangs
@@ -46,7 +46,7 @@ plan.SEGMENT_OUTPUTS = {SEGMENT_OUTPUTS}
 source, target, address = sys.argv[1:]
 result = cluster.interpolate(
     source, target, config=cluster.ClusterConfig(address=address, workers=2),
-    on_progress=lambda p: print("frames", p.frames, p.stage, flush=True), **{WISHES!r},
+    on_progress=lambda p: print("frames", p.frames, p.stage, flush=True), **{OPTIONS!r},
 )
 print("resumed", int(result.statistics["resumed_frames"]), flush=True)
 """
@@ -54,7 +54,7 @@ print("resumed", int(result.statistics["resumed_frames"]), flush=True)
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A head node that makes no pictures, and two that do, of one core each."""
+    """A head node that makes no frames, and two that do, of one core each."""
     store = 120 << 20
     made = cluster_utils.Cluster(
         initialize_head=True,
@@ -72,22 +72,22 @@ def nodes() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty seconds with sound."""
-    return clips.make(tmp_path_factory.mktemp("film") / "film.mkv", Clip(320, 180, frames=FRAMES, sounds=1))
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty seconds with audio."""
+    return clips.make(tmp_path_factory.mktemp("video") / "video.mkv", Clip(320, 180, frames=FRAMES, audio=1))
 
 
 @pytest.fixture(scope="module")
-def truth(film: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
-    """Hashes of the pictures that one machine makes."""
-    return hashes(pipeline.interpolate(film, tmp_path_factory.mktemp("truth") / "out.mkv", **WISHES).path)
+def truth(video: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    """Hashes of the frames that one machine makes."""
+    return hashes(pipeline.interpolate(video, tmp_path_factory.mktemp("truth") / "out.mkv", **OPTIONS).path)
 
 
 class Head:
     """A run in a process of its own."""
 
-    def __init__(self, film: Path, target: Path, address: str) -> None:
-        words = [sys.executable, "-W", "ignore", "-c", HEAD, str(film), str(target), address]
+    def __init__(self, video: Path, target: Path, address: str) -> None:
+        words = [sys.executable, "-W", "ignore", "-c", HEAD, str(video), str(target), address]
         with open(target.parent.parent / f"{target.parent.name}.log", "a") as log:
             self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
         self.resumed = 0
@@ -95,7 +95,7 @@ class Head:
         self._watch.start()
 
     def until(self, frames: int) -> None:
-        """Follow the run until it has made so many pictures, or has begun to join them."""
+        """Follow the run until it has made so many frames, or has begun to join them."""
         for line in self._lines():
             if line[0] == "frames" and (int(line[1]) >= frames or line[2] == "joining"):
                 return
@@ -122,11 +122,11 @@ class Head:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_is_killed_the_video_is_whole(
-    nodes: Any, film: Path, truth: list[int], tmp_path: Path, seed: int
+    nodes: Any, video: Path, truth: list[int], tmp_path: Path, seed: int
 ) -> None:
     dice, kind, target = random.Random(seed), KINDS[seed % 3], tmp_path / "out.mkv"
     total = FRAMES * 60 // 24
-    head = Head(film, target, nodes.address)
+    head = Head(video, target, nodes.address)
     head.until(dice.randrange(total))
     time.sleep(dice.random() / 4)  # between two words of progress, or while joining
     if kind == "worker":
@@ -142,7 +142,7 @@ def test_whatever_is_killed_the_video_is_whole(
         head.kill()
         kept = len(list(folder_of(target).glob("[0-9]*.json")))
         if not target.exists():  # or it was killed behind its last breath
-            head = Head(film, target, nodes.address)
+            head = Head(video, target, nodes.address)
             assert head.end() == 0
             assert head.resumed >= kept * SEGMENT_OUTPUTS
     if kind != "head":
@@ -154,7 +154,7 @@ def test_whatever_is_killed_the_video_is_whole(
 
 
 def instants(path: Path) -> list[Fraction]:
-    """When each picture is shown, in seconds; Matroska's milliseconds go back to sixtieths."""
-    with av.open(str(path)) as film:
-        stamps = [Fraction(frame.pts) * frame.time_base for frame in film.decode(video=0)]
+    """When each frame is shown, in seconds; Matroska's milliseconds go back to sixtieths."""
+    with av.open(str(path)) as container:
+        stamps = [Fraction(frame.pts) * frame.time_base for frame in container.decode(video=0)]
     return [Fraction(round(stamp * 60), 60) for stamp in stamps]

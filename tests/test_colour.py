@@ -29,7 +29,7 @@ SPACES = {"bt709": 1, "smpte170m": 5, "bt2020nc": 9, "smpte240m": 7, "fcc": 4}  
 
 @pytest.fixture(autouse=True)
 def several_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small pictures, cut as large ones are."""
+    """Small frames, cut as large ones are."""
     monkeypatch.setattr(colour, "STRIP_ROWS", 64)
 
 
@@ -121,7 +121,7 @@ def test_colours_agree_with_swscale(matrix: str, full: bool, depth: int) -> None
 
 
 def scaled(frame: av.VideoFrame, siting: str) -> np.ndarray:
-    """RGB of a BT.709 picture whose chroma sits at `siting`, by libavfilter."""
+    """RGB of a BT.709 frame whose chroma sits at `siting`, by libavfilter."""
     graph = av.filter.Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25))
     scale = graph.add(
@@ -195,12 +195,12 @@ def test_known_colours() -> None:
 
 def test_an_edge_of_colour_stays_in_place() -> None:
     # half red, half blue; after the round trip through 4:2:0 the edge is where it was, for every siting
-    picture = torch.zeros(3, 8, 32)
-    picture[0, :, :16] = 1
-    picture[2, :, 16:] = 1
+    image = torch.zeros(3, 8, 32)
+    image[0, :, :16] = 1
+    image[2, :, 16:] = 1
     for siting in ("left", "center", "topleft"):
         format = yuv("420", siting=siting)
-        seen = colour.to_rgb(colour.from_rgb(picture, format), format)
+        seen = colour.to_rgb(colour.from_rgb(image, format), format)
         middle = float((seen[0] - seen[2]).mean(0).cumsum(0).argmax())
         assert abs(middle - 15.5) <= 0.5, siting
 
@@ -221,7 +221,7 @@ def test_convert_keeps_what_both_formats_have() -> None:
 
 
 def test_a_column_of_strips_equals_one_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    # strips are an arrangement in memory, not in the picture
+    # strips are an arrangement in memory, not in the frame
     format = yuv("420", siting="topleft")
     planes = noise(format, 300, 40)
     whole = colour.to_rgb(planes, format)

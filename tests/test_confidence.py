@@ -1,4 +1,4 @@
-"""Confidence of frames of which a known fraction is right."""
+"""Confidence of frames with a known fraction of right pixels."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class Shift(Model):
         return made
 
 
-def pictures(format: PixelFormat, height: int = 360, width: int = 620) -> tuple[Frame, Frame]:
+def images(format: PixelFormat, height: int = 360, width: int = 620) -> tuple[Frame, Frame]:
     """A pattern and the same STEP further to the right."""
     y, x = np.mgrid[:height, : width + STEP]
-    grey = 0.5 + 0.22 * np.sin(x / 9) + 0.22 * np.cos(y / 11)
-    grey = np.where(grey > 0.5, grey + 0.05, grey - 0.05)  # nothing near the middle, which inverting would not change
+    gray = 0.5 + 0.22 * np.sin(x / 9) + 0.22 * np.cos(y / 11)
+    gray = np.where(gray > 0.5, gray + 0.05, gray - 0.05)  # nothing near the middle, which inverting would not change
     top = (1 << format.depth) - 1
     frames = []
-    for n, part in enumerate((grey[:, STEP:], grey[:, :-STEP])):
+    for n, part in enumerate((gray[:, STEP:], gray[:, :-STEP])):
         plane = torch.from_numpy(np.rint(part * top).astype(np.uint16 if format.depth > 8 else np.uint8))
         flat = torch.full((height // 2, width // 2), (top + 1) // 2).to(plane.dtype)
         planes = (plane, plane, plane) if format.layout == "rgb" else (plane, flat, flat)
@@ -68,7 +68,7 @@ def pictures(format: PixelFormat, height: int = 360, width: int = 620) -> tuple[
 
 
 def interpolated(model: Model, format: PixelFormat = FORMATS["8 bits"], **engine: Any) -> list[Frame]:
-    a, b = pictures(format)
+    a, b = images(format)
     slots = tuple(Slot(Fraction(n, 3), Fraction(n, 3)) for n in range(3))
     return list(Engine(model, **engine).run([Gap(a, b, slots)]))
 
@@ -119,7 +119,7 @@ def test_tiles_flow_is_that_of_the_whole() -> None:
 
 def test_thumbnails_are_small_and_of_eight_bits() -> None:
     for format in FORMATS.values():
-        a, _ = pictures(format)
+        a, _ = images(format)
         small = confidence.thumbnail(a.planes, format)
         assert small.dtype == np.uint8 and max(small.shape) == confidence.MAX_SIDE
         assert small.mean() == pytest.approx(127, abs=8)

@@ -106,7 +106,7 @@ def test_the_same_frames_on_one_core_and_on_all(tmp_path: Path) -> None:
 
 
 def test_the_clips_of_the_suite_are_whole(tmp_path: Path) -> None:
-    """No warning where nothing is wrong: B frames, open groups of pictures, fields, late starts, variable rates."""
+    """No warning where nothing is wrong: B frames, open groups of frames, fields, late starts, variable rates."""
     plain = Clip(frames=40)
     clips = {
         "b.mp4": replace(plain, options={"bf": "4", "g": "10", "flags": "-cgop", "x264-params": "open-gop=1"}),
@@ -115,7 +115,7 @@ def test_the_clips_of_the_suite_are_whole(tmp_path: Path) -> None:
         "fields.ts": replace(plain, codec="mpeg2video", interlaced=True),
         "late.mkv": replace(plain, pts=[n + 30 for n in range(40)]),
         "vfr.mkv": replace(plain, pts=[n + (n > 10) * 5 + (n > 30) * 3 for n in range(40)]),
-        "audio.mov": replace(plain, sounds=2),
+        "audio.mov": replace(plain, audio=2),
         "mpeg4.avi": replace(plain, codec="mpeg4", options={"bf": "2"}),
         "vp9.webm": replace(plain, codec="libvpx-vp9", options={"cpu-used": "8", "auto-alt-ref": "1"}),
         "vp8.webm": replace(

@@ -23,15 +23,15 @@ HALF = Fraction(1, 2)
 
 
 def put(path: Path, value: int, size: tuple[int, int] = (12, 16)) -> None:
-    """A flat picture; its red level says which one it is."""
+    """A flat frame; its red level says which one it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.zeros((*size, 3), np.uint8)
     pixels[..., 2] = value
     assert cv2.imwrite(str(path), pixels)
 
 
-def level(picture: torch.Tensor | None) -> int | None:
-    return None if picture is None else round(float(picture[0].mean()) * 255)
+def level(image: torch.Tensor | None) -> int | None:
+    return None if image is None else round(float(image[0].mean()) * 255)
 
 
 def reported(case: Case) -> tuple[int | None, int | None, int | None, int | None, dict[Fraction, int | None]]:
@@ -230,7 +230,7 @@ def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_frame_is_named(tmp_path: Path) -> None:
     triplets(tmp_path)
-    (tmp_path / "x/y/img2.png").write_bytes(b"not a picture")
+    (tmp_path / "x/y/img2.png").write_bytes(b"not a frame")
     with pytest.raises(MediaError, match=r"img2.png: not an image"):
         whole(open_set("triplets", tmp_path))
 
@@ -239,17 +239,17 @@ def test_channels_depth_and_range(tmp_path: Path) -> None:
     pixels = np.zeros((2, 2, 3), np.uint16)
     pixels[..., 0], pixels[..., 2] = 65535, 32768  # OpenCV writes B, G, R
     cv2.imwrite(str(tmp_path / "p.png"), pixels)
-    picture = datasets.read_image(tmp_path / "p.png")
-    assert picture.dtype == torch.float32
-    assert picture[:, 0, 0].tolist() == pytest.approx([32768 / 65535, 0.0, 1.0])
+    image = datasets.read_image(tmp_path / "p.png")
+    assert image.dtype == torch.float32
+    assert image[:, 0, 0].tolist() == pytest.approx([32768 / 65535, 0.0, 1.0])
 
 
 def test_xiph_views() -> None:
     ramp = torch.arange(4096.0).expand(3, 2160, 4096) / 4095
-    half = datasets._xiph_2k(ramp)
+    half = datasets.xiph_2k(ramp)
     assert half.shape == (3, 1080, 2048)
     assert float(half[0, 0, 100] * 255) == pytest.approx(round(200.5 / 4095 * 255), abs=1e-4)  # mean of two columns
-    centre = datasets._xiph_4k(ramp)
+    centre = datasets.xiph_4k(ramp)
     assert centre.shape == (3, 1080, 2048)
     assert float(centre[0, 0, 0]) == pytest.approx(1024 / 4095)
 
@@ -341,14 +341,14 @@ def test_flow_sets(tmp_path: Path) -> None:
     assert (int(case.flow.valid.sum()), int(case.flow.seen.sum())) == (192, 96)
 
 
-GREY = PixelFormat("gray", "gray", 8, full_range=True)
+GRAY = PixelFormat("gray", "gray", 8, full_range=True)
 
 
 def video(count: int, cut: int = 1000) -> list[Frame]:
-    """Grey frames of growing level at a rate of 25, with a new shot from `cut` on."""
+    """Gray frames of growing level at a rate of 25, with a new shot from `cut` on."""
     step = Fraction(1, 25)
     return [
-        Frame((torch.full((4, 4), 10 * k, dtype=torch.uint8),), GREY, k * step, step, k, int(k >= cut))
+        Frame((torch.full((4, 4), 10 * k, dtype=torch.uint8),), GRAY, k * step, step, k, int(k >= cut))
         for k in range(count)
     ]
 
@@ -375,7 +375,7 @@ def test_video_case_knows_cuts_and_true_instants() -> None:
     assert cases[1] is not None
     assert cases[1].after is None  # frame 6 is of the next shot
     uneven = video(3)
-    uneven[1] = Frame(uneven[1].planes, GREY, Fraction(1, 100), Fraction(1, 25), 1)
+    uneven[1] = Frame(uneven[1].planes, GRAY, Fraction(1, 100), Fraction(1, 25), 1)
     late = video_case("n", "g", None, uneven, None)
     assert late is not None
     assert late.targets[0].t == Fraction(1, 8)
@@ -384,7 +384,7 @@ def test_video_case_knows_cuts_and_true_instants() -> None:
 DATA = os.environ.get("MIDFRAME_DATA")
 
 
-@pytest.mark.skipif(not DATA, reason="needs the evaluation pictures: MIDFRAME_DATA")
+@pytest.mark.skipif(not DATA, reason="needs the evaluation frames: MIDFRAME_DATA")
 def test_real_folders() -> None:
     root = Path(DATA or "") / "eval"
     counts = {

@@ -32,8 +32,8 @@ def test_the_demo_runs_and_says_where_things_are(tmp_path: Path, call: Call) -> 
     counts = {}
     for name in ("scene.24fps", "scene.48fps", "scene.60fps", "side-by-side.48fps", "side-by-side.60fps"):
         assert f"{name}.mp4" in done.out
-        with av.open(str(folder / f"{name}.mp4")) as film:
-            counts[name] = film.streams.video[0].frames
+        with av.open(str(folder / f"{name}.mp4")) as container:
+            counts[name] = container.streams.video[0].frames
     assert counts == {
         "scene.24fps": 6, "scene.48fps": 12, "scene.60fps": 15, "side-by-side.48fps": 12, "side-by-side.60fps": 15,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The classical model: known motions, occlusion, steps in time, its scores where MIDFRAME_DATA names the pictures."""
+"""The classical model: known motions, occlusion, steps in time, its scores where MIDFRAME_DATA names the frames."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def clouds(seed: int, height: int, width: int) -> Tensor:
     return (out[0] + 0.5).clamp(0, 1)
 
 
-def shifted(picture: Tensor, dx: float, height: int, width: int, margin: int = 40) -> Tensor:
-    """A view of a larger picture moved to the right by dx pixels, sampled bicubically."""
+def shifted(image: Tensor, dx: float, height: int, width: int, margin: int = 40) -> Tensor:
+    """A view of a larger frame moved to the right by dx pixels, sampled bicubically."""
     x = torch.arange(width) + margin - dx
     y = torch.arange(height) + margin
     grid = torch.stack(
         [
-            (2 * x / (picture.shape[2] - 1) - 1).expand(height, width),
-            (2 * y / (picture.shape[1] - 1) - 1)[:, None].expand(height, width),
+            (2 * x / (image.shape[2] - 1) - 1).expand(height, width),
+            (2 * y / (image.shape[1] - 1) - 1)[:, None].expand(height, width),
         ],
         -1,
     )[None].float()
-    return F.grid_sample(picture[None], grid, mode="bicubic", align_corners=True)[0]
+    return F.grid_sample(image[None], grid, mode="bicubic", align_corners=True)[0]
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -59,22 +59,22 @@ def test_a_known_pan(t: float, pixels: float) -> None:
 
 def measured_shift(a: Tensor, b: Tensor) -> float:
     """How far b lies to the right of a, in pixels, by phase correlation: a second way to know."""
-    grey = [np.ascontiguousarray(p.mean(0).numpy()[16:-16, 24:-24], np.float64) for p in (a, b)]
-    window = cv2.createHanningWindow((grey[0].shape[1], grey[0].shape[0]), cv2.CV_64F)
-    return float(cv2.phaseCorrelate(grey[0], grey[1], window)[0][0])
+    gray = [np.ascontiguousarray(p.mean(0).numpy()[16:-16, 24:-24], np.float64) for p in (a, b)]
+    window = cv2.createHanningWindow((gray[0].shape[1], gray[0].shape[0]), cv2.CV_64F)
+    return float(cv2.phaseCorrelate(gray[0], gray[1], window)[0][0])
 
 
 def test_steps_are_even() -> None:
-    """Acceptance test 2: 24 -> 60 of a linear motion; each step from picture to picture is the same within 2 %."""
+    """Acceptance test 2: 24 -> 60 of a linear motion; each step from frame to frame is the same within 2 %."""
     scene = clouds(2, 240, 420)
     speed = 10.0  # pixels per source frame
     sources = [shifted(scene, speed * n, 160, 320) for n in range(5)]
     engine = Engine(Dis())
-    pictures = []
+    images = []
     for k in range(10):  # outputs at k * 2/5 of a source frame
         n, t = divmod(2 * k, 5)
-        pictures.append(sources[n] if t == 0 else engine.between(sources[n], sources[n + 1], [t / 5])[0])
-    places = np.array([measured_shift(pictures[0], p) for p in pictures])
+        images.append(sources[n] if t == 0 else engine.between(sources[n], sources[n + 1], [t / 5])[0])
+    places = np.array([measured_shift(images[0], p) for p in images])
     steps = np.diff(places)
     assert steps.mean() == pytest.approx(speed * 2 / 5, rel=0.01)
     assert np.abs(steps / steps.mean() - 1).max() < 0.02, steps
@@ -157,9 +157,9 @@ def test_alpha_that_stays_is_kept_and_alpha_that_fades_fades_over_still_colour()
     matte[30:90, 40:160] = 255
 
     def between(moves: float, *alphas: torch.Tensor) -> Frame:
-        pictures = (colour.from_rgb(shifted(scene, dx, 120, 200), form) for dx in (0.0, moves))
+        images = (colour.from_rgb(shifted(scene, dx, 120, 200), form) for dx in (0.0, moves))
         frames = [
-            Frame((*p, alpha), form, Fr(n), Fr(1), n) for n, (p, alpha) in enumerate(zip(pictures, alphas, strict=True))
+            Frame((*p, alpha), form, Fr(n), Fr(1), n) for n, (p, alpha) in enumerate(zip(images, alphas, strict=True))
         ]
         (made,) = Engine(Dis()).run([Gap(frames[0], frames[1], (Slot(Fr(1, 2), Fr(1, 2)),))])
         return made
@@ -179,11 +179,11 @@ def test_frames_smaller_than_a_patch_go_the_long_way() -> None:
 
 @pytest.mark.parametrize(("height", "width", "scale"), [(720, 1280, 1.0), (1080, 1920, 0.5), (2160, 3840, 0.25)])
 def test_flow_scale_by_size_and_by_option(height: int, width: int, scale: float) -> None:
-    picture = torch.zeros(1, 3, height, width)
-    assert Dis().encode(picture)[0].gray.shape == (height * scale, width * scale)
-    wished = Dis()
-    wished.flow_scale = 0.25
-    assert wished.encode(picture)[0].gray.shape == (height // 4, width // 4)
+    image = torch.zeros(1, 3, height, width)
+    assert Dis().encode(image)[0].gray.shape == (height * scale, width * scale)
+    requested = Dis()
+    requested.flow_scale = 0.25
+    assert requested.encode(image)[0].gray.shape == (height // 4, width // 4)
 
 
 def test_half_size_flow_finds_the_same_motion() -> None:
@@ -199,12 +199,12 @@ def test_the_same_bits_wherever_arrays_lie() -> None:
     left, right = shifted(scene, 0.0, 97, 131), shifted(scene, 7.5, 97, 131)
     right[:, 30:70, 40:90] = left[:, 10:50, 20:70]  # hides and is torn: places in doubt are where last bits count
     a, b = model.encode(left[None]), model.encode(right[None])
-    motion, t, pictures = model.match(a, b), torch.tensor([0.3]), set()
+    motion, t, images = model.match(a, b), torch.tensor([0.3]), set()
     chance, room = np.random.default_rng(1), [np.empty(0)] * 20
     for _ in range(60):
         room[int(chance.integers(20))] = np.empty(int(chance.integers(1, 20000)))  # moves what is allocated next
-        pictures.add(model.render(RenderRequest(a, b, motion, t)).numpy().tobytes())
-    assert len(pictures) == 1
+        images.add(model.render(RenderRequest(a, b, motion, t)).numpy().tobytes())
+    assert len(images) == 1
 
 
 @pytest.mark.skipif("MIDFRAME_DATA" not in os.environ, reason="MIDFRAME_DATA names no folder")

@@ -59,7 +59,7 @@ def interpolate(frames: list[Frame], fps: int, engine: Engine) -> list[Frame]:
 
 
 class Counting(RgbBlend):
-    """Blends, and counts who came through which door."""
+    """Blends, and counts the calls of each method."""
 
     name = "counting"
 
@@ -128,7 +128,7 @@ def test_one_encode_a_frame_and_one_match_a_gap() -> None:
 
 
 class Prefetching(Counting):
-    """May be prepared while it renders; notes by which thread, and fails once where it is told to."""
+    """May be prepared while it renders; notes by which thread, and fails once where the test asks for it."""
 
     prefetch = True
 
@@ -168,7 +168,7 @@ def test_large_frames_come_in_smaller_batches() -> None:
     model = Counting()
     a, b = torch.rand(3, 1080, 1920), torch.rand(3, 1080, 1920)
     Engine(model).between(a, b, [0.1, 0.2, 0.3, 0.4, 0.5])
-    assert model.calls["render"] == 2  # four pictures of 2 MP, then one
+    assert model.calls["render"] == 2  # four frames of 2 MP, then one
 
 
 def test_context_gives_the_neighbours_motion_from_the_cache() -> None:
@@ -181,7 +181,7 @@ def test_context_gives_the_neighbours_motion_from_the_cache() -> None:
 
 @pytest.mark.parametrize("fill", ["hold", "nearest", "blend"])
 def test_cuts(fill: str) -> None:
-    """Acceptance test 5: no picture mixes both sides, and the switch falls on the cut's pts."""
+    """Acceptance test 5: no frame mixes both sides, and the switch falls on the cut's pts."""
     frames = video(4, cuts=(2,))
     out = interpolate(frames, 96, Engine(Blend(), fill=fill))
     cut = [f for f in out if frames[1].pts <= f.pts <= frames[2].pts]
@@ -220,7 +220,7 @@ def test_any_size_is_padded_and_cropped(size: tuple[int, int]) -> None:
 
 
 def test_alpha_moves_with_the_frame() -> None:
-    """A model that shifts everything by its motion shifts alpha too, by the motion found in the picture."""
+    """A model that shifts everything by its motion shifts alpha too, by the motion found in the frame."""
 
     class Shift(RgbBlend):
         def match(self, a: Any, b: Any) -> Any:
@@ -359,11 +359,11 @@ def test_tiles_on_request() -> None:
 
 def test_one_model_serves_two_threads() -> None:
     model = Blend()
-    films = [video(12, height=40 + n, width=50) for n in range(2)]
-    alone = [interpolate(frames, 60, Engine(model)) for frames in films]
+    videos = [video(12, height=40 + n, width=50) for n in range(2)]
+    alone = [interpolate(frames, 60, Engine(model)) for frames in videos]
     together: dict[int, list[Frame]] = {}
     threads = [
-        threading.Thread(target=lambda n=n: together.update({n: interpolate(films[n], 60, Engine(model))}))
+        threading.Thread(target=lambda n=n: together.update({n: interpolate(videos[n], 60, Engine(model))}))
         for n in range(2)
     ]
     for thread in threads:
@@ -427,9 +427,9 @@ def test_devices() -> None:
 
 
 def test_options_are_checked() -> None:
-    for wish in ({"fill": "cross"}, {"tile": "big"}, {"max_batch": 0}):
+    for option in ({"fill": "cross"}, {"tile": "big"}, {"max_batch": 0}):
         with pytest.raises(InputError):
-            Engine(Blend(), **wish)  # type: ignore[arg-type]
+            Engine(Blend(), **option)  # type: ignore[arg-type]
 
 
 def test_memory_holds_only_the_frames_of_the_gap() -> None:

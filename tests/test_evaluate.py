@@ -242,8 +242,8 @@ def test_progress_is_reported_before_each_case() -> None:
 
 
 def test_lpips_column() -> None:
-    door = metrics.Lpips(lambda x, y: (x - y).abs().mean())
-    row = evaluate([Hold()], [moving_set(1)], lpips=door).results[0].rows[0]
+    perceptual = metrics.Lpips(lambda x, y: (x - y).abs().mean())
+    row = evaluate([Hold()], [moving_set(1)], lpips=perceptual).results[0].rows[0]
     truth = case(0, [Fraction(1, 3)]).targets[0].truth
     assert row.lpips_modelscope == pytest.approx(float((scene(0) - truth).abs().mean() * 2), rel=1e-4)
     assert row.lpips == pytest.approx(row.lpips_modelscope, rel=0.02)
@@ -323,8 +323,8 @@ def test_minterpolate_is_at_the_right_instants() -> None:
     a, b, before, after = (scene(shift, logo=False) for shift in (0, 6, -6, 12))
     made = Minterpolate().between(a, b, [Fraction(1, 6), HALF, Fraction(5, 6)], before, after)
     assert made.shape == (3, 3, HEIGHT, WIDTH)
-    for picture, shift in zip(made, (1, 3, 5), strict=True):
-        scores = {other: metrics.psnr(picture, scene(other, logo=False)) for other in range(7)}
+    for image, shift in zip(made, (1, 3, 5), strict=True):
+        scores = {other: metrics.psnr(image, scene(other, logo=False)) for other in range(7)}
         assert max(scores, key=scores.__getitem__) == shift
     again = Minterpolate().between(a, b, [HALF], None, None)[0]
     middle = scene(3, logo=False)

@@ -19,8 +19,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return clips.make(tmp_path_factory.mktemp("film") / "in.mp4", Clip(frames=12))
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clips.make(tmp_path_factory.mktemp("video") / "in.mp4", Clip(frames=12))
 
 
 def run(name: str, *words: object) -> str:
@@ -38,8 +38,8 @@ def test_every_example_is_tested() -> None:
     assert all(f'run("{name}"' in source for name in names - {"client.py"})
 
 
-def test_interpolate_file(film: Path, tmp_path: Path) -> None:
-    assert "new frames" in run("interpolate_file.py", film, tmp_path / "out.mp4")
+def test_interpolate_file(video: Path, tmp_path: Path) -> None:
+    assert "new frames" in run("interpolate_file.py", video, tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").exists()
 
 
@@ -49,18 +49,18 @@ def test_frames_between(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "made").iterdir()) == ["1.png", "2.png", "3.png"]
 
 
-def test_stream_frames(film: Path) -> None:
-    lines = run("stream_frames.py", film).splitlines()
+def test_stream_frames(video: Path) -> None:
+    lines = run("stream_frames.py", video).splitlines()
     assert len(lines) == 30
     assert [line.split()[2] for line in lines[:6]] == ["source", *["interpolated"] * 4, "source"]
 
 
-def test_own_model(film: Path, tmp_path: Path) -> None:
-    assert "48 frames" in run("own_model.py", film, tmp_path / "out.mp4")
+def test_own_model(video: Path, tmp_path: Path) -> None:
+    assert "48 frames" in run("own_model.py", video, tmp_path / "out.mp4")
 
 
-def test_score_on_video(film: Path) -> None:
-    assert run("score_on_video.py", film).startswith("5 frames: ")
+def test_score_on_video(video: Path) -> None:
+    assert run("score_on_video.py", video).startswith("5 frames: ")
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_modelscope_interpolation(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIDFRAME_CACHE", str(tmp_path / "cache"))
-    film = clips.make(tmp_path / "in.mp4", Clip(frames=2))
-    assert run("modelscope_interpolation.py", film, "--weights", weights).count("_interpolated.mp4") == 3
+    video = clips.make(tmp_path / "in.mp4", Clip(frames=2))
+    assert run("modelscope_interpolation.py", video, "--weights", weights).count("_interpolated.mp4") == 3
 
 
 def test_modelscope_evaluation(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

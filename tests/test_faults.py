@@ -1,6 +1,6 @@
 """Faults in the middle of a whole run: decoder, encoder, input, disk, memory, a second run.
 
-Each ends in one clear line and keeps what is finished; the same call then gives, packet by packet, the film of a run
+Each ends in one clear line and keeps what is finished; the same call then gives, packet by packet, the video of a run
 without a fault.
 """
 
@@ -35,8 +35,8 @@ from model_fakes import RgbBlend
 
 SEGMENT = 20  # outputs
 EXTERNAL = av.error.tag_to_code(b"EXT ")  # what a library that libav calls fails with
-FILM = Clip(frames=60, sounds=2, subtitles=("subrip",), chapters=2, options={"g": "10"})
-LARGE = Clip(width=160, height=120, codec="ffv1", frames=60, sounds=1, options={"g": "10"})  # 600 kB
+VIDEO = Clip(frames=60, audio=2, subtitles=("subrip",), chapters=2, options={"g": "10"})
+LARGE = Clip(width=160, height=120, codec="ffv1", frames=60, audio=1, options={"g": "10"})  # 600 kB
 
 # The command line with small segments, in a process of its own.
 SMALL = f"""
@@ -53,33 +53,33 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "SEGMENT_OUTPUTS", SEGMENT)
 
 
-def run(source: Path, target: Path, **wishes: Any) -> midframe.Result:
-    return midframe.interpolate(source, target, **{"model": "blend", "device": "cpu", **wishes})
+def run(source: Path, target: Path, **options: Any) -> midframe.Result:
+    return midframe.interpolate(source, target, **{"model": "blend", "device": "cpu", **options})
 
 
 def content(path: Path) -> list[tuple[Any, ...]]:
-    """All that a film holds: stream, instant and bytes of every packet, then the chapters."""
+    """All that a video holds: stream, instant and bytes of every packet, then the chapters."""
     found: list[tuple[Any, ...]] = []
-    with av.open(str(path)) as film:
-        for packet in film.demux():
+    with av.open(str(path)) as container:
+        for packet in container.demux():
             if packet.pts is not None and packet.size:
                 found.append((packet.stream_index, packet.pts * packet.time_base, bytes(packet)))
-        chapters = [(c["start"] * c["time_base"], c["metadata"]) for c in film.chapters()]
+        chapters = [(c["start"] * c["time_base"], c["metadata"]) for c in container.chapters()]
     return [*sorted(found), *chapters]
 
 
 def check_kept(target: Path, segments: int = 1) -> None:
-    """What holds after every fault: no film under the target's name, finished segments, nothing half done."""
+    """What holds after every fault: no video under the target's name, finished segments, nothing half done."""
     assert not target.exists()
     assert len(list(folder_of(target).glob("[0-9]*.json"))) >= segments
     assert not list(folder_of(target).glob("*.part*"))
 
 
-def check_goes_on(source: Path, target: Path, segments: int = 1, **wishes: Any) -> None:
-    """The same call ends the work, and the film is that of a run without a fault."""
-    result = run(source, target, **wishes)
+def check_goes_on(source: Path, target: Path, segments: int = 1, **options: Any) -> None:
+    """The same call ends the work, and the video is that of a run without a fault."""
+    result = run(source, target, **options)
     assert result.statistics["resumed_frames"] >= segments * SEGMENT
-    straight = run(source, target.with_name(f"straight{target.suffix}"), **wishes)
+    straight = run(source, target.with_name(f"straight{target.suffix}"), **options)
     assert content(target) == content(straight.path)
     assert result.kinds == straight.kinds
     assert result.dropped == straight.dropped
@@ -90,11 +90,11 @@ def check_goes_on(source: Path, target: Path, segments: int = 1, **wishes: Any) 
 
 
 def dying(error: Exception) -> Callable[..., Any]:
-    """In place of what takes a picture from the decoder: the 41st is its last."""
-    pictures, to_planar = count(), formats.to_planar
+    """In place of what takes a frame from the decoder: the 41st is its last."""
+    images, to_planar = count(), formats.to_planar
 
     def take(*words: Any) -> Any:
-        if next(pictures) == 40:
+        if next(images) == 40:
             raise error
         return to_planar(*words)
 
@@ -102,10 +102,10 @@ def dying(error: Exception) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError("no memory for a picture"), av.error.ExternalError(EXTERNAL, "gone", "decoder")]
+    "error", [MemoryError("no memory for a frame"), av.error.ExternalError(EXTERNAL, "gone", "decoder")]
 )
 def test_a_decoder_that_dies_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    source, target = clips.make(tmp_path / "in.mkv", FILM), tmp_path / "out.mkv"
+    source, target = clips.make(tmp_path / "in.mkv", VIDEO), tmp_path / "out.mkv"
     with monkeypatch.context() as fault:
         fault.setattr(formats, "to_planar", dying(error))
         with pytest.raises(type(error)):
@@ -115,7 +115,7 @@ def test_a_decoder_that_dies_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_decoder_that_dies_midway_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
-    source, target = clips.make(tmp_path / "in.mkv", FILM), tmp_path / "out.mkv"
+    source, target = clips.make(tmp_path / "in.mkv", VIDEO), tmp_path / "out.mkv"
     with monkeypatch.context() as fault:
         fault.setattr(formats, "to_planar", dying(MemoryError()))
         done = call("interpolate", source, "-o", target, "--model", "blend", "--device", "cpu")
@@ -126,11 +126,11 @@ def test_a_decoder_that_dies_midway_is_one_line(tmp_path: Path, monkeypatch: pyt
 
 
 def test_an_encoder_that_fails_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
-    source, target = clips.make(tmp_path / "in.mkv", FILM), tmp_path / "out.mkv"
-    pictures, prepared = count(), writer.to_encoder_frame
+    source, target = clips.make(tmp_path / "in.mkv", VIDEO), tmp_path / "out.mkv"
+    images, prepared = count(), writer.to_encoder_frame
 
     def failing(*words: Any) -> Any:
-        if next(pictures) == 70:
+        if next(images) == 70:
             raise av.error.ExternalError(EXTERNAL, "Generic error in an external library", "libx264")
         return prepared(*words)
 
@@ -148,7 +148,7 @@ def test_an_encoder_that_fails_midway(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_input_that_is_cut_off_while_it_is_read(tmp_path: Path) -> None:
-    """As when a mount breaks: libav sees the end of the file; a film half as long must not pass for the whole."""
+    """As when a mount breaks: libav sees the end of the file; a video half as long must not pass for the whole."""
     source, target = clips.make(tmp_path / "in.mkv", LARGE), tmp_path / "out.mkv"
     whole = source.read_bytes()
 
@@ -195,7 +195,7 @@ def test_an_input_of_which_nothing_more_is_wanted_may_go(tmp_path: Path) -> None
 
 
 def test_an_input_that_is_still_being_recorded(tmp_path: Path) -> None:
-    """It has grown when its sound is copied; what was there at the start is the film."""
+    """It has grown when its audio is copied; what was there at the start is the video."""
     source, target = clips.make(tmp_path / "in.mkv", LARGE), tmp_path / "out.mkv"
 
     def grow(progress: Progress) -> None:
@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_midway(tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("no right to mount here")
     try:
-        source, target = clips.make(tmp_path / "in.mkv", FILM), disk / "out.mkv"
+        source, target = clips.make(tmp_path / "in.mkv", VIDEO), disk / "out.mkv"
         ballast = disk / "ballast"
 
         def fill(progress: Progress) -> None:
@@ -246,8 +246,8 @@ def test_a_disk_that_is_full_midway(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_when_segments_are_joined(tmp_path: Path) -> None:
-    """Files may grow to the size of a segment and not to that of the film."""
-    source, target = clips.make(tmp_path / "in.mkv", FILM), tmp_path / "out.mkv"
+    """Files may grow to the size of a segment and not to that of the video."""
+    source, target = clips.make(tmp_path / "in.mkv", VIDEO), tmp_path / "out.mkv"
     limit = run(source, tmp_path / "whole.mkv").path.stat().st_size // 2
 
     def small() -> None:
@@ -268,11 +268,11 @@ def test_a_disk_that_is_full_when_segments_are_joined(tmp_path: Path) -> None:
 
 
 class Starved(RgbBlend):
-    """Memory suffices for so many pictures; then it never does again."""
+    """Memory suffices for so many frames; then it never does again."""
 
-    def __init__(self, pictures: int) -> None:
+    def __init__(self, images: int) -> None:
         super().__init__()
-        self.left = pictures
+        self.left = images
 
     def render(self, request: RenderRequest) -> torch.Tensor:
         self.left -= len(request.t)
@@ -282,7 +282,7 @@ class Starved(RgbBlend):
 
 
 def test_memory_that_runs_out_midway(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source, target = clips.make(tmp_path / "in.mkv", FILM), tmp_path / "out.mkv"
+    source, target = clips.make(tmp_path / "in.mkv", VIDEO), tmp_path / "out.mkv"
     with pytest.raises(DeviceError, match="out of memory on cpu after every step down; try"):
         run(source, target, network=Starved(36))
     assert [record.message.split()[-3:] for record in caplog.records][-1] == ["of", "256", "pixels"]
@@ -294,7 +294,7 @@ def test_memory_that_runs_out_midway(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_a_second_command_on_one_target_is_refused_and_harms_nothing(tmp_path: Path, call: Call) -> None:
-    source, target = clips.make(tmp_path / "in.mkv", FILM), tmp_path / "out.mkv"
+    source, target = clips.make(tmp_path / "in.mkv", VIDEO), tmp_path / "out.mkv"
     words = ["interpolate", str(source), "-o", str(target), "--model", "blend", "--device", "cpu"]
     first = subprocess.Popen(
         [sys.executable, "-c", SMALL, *words, "--progress", "json"], stdout=subprocess.PIPE, text=True

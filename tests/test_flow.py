@@ -32,15 +32,15 @@ def texture(seed: int, height: int, width: int, cells: int = 6) -> Gray:
 
 
 def flying(dx: int, dy: int) -> tuple[Gray, Gray, NDArray[np.bool_]]:
-    """A textured square of 64 px that flies over a resting texture; where it is in the first picture."""
+    """A textured square of 64 px that flies over a resting texture; where it is in the first frame."""
     ground, square = texture(1, 192, 320), texture(2, 64, 64, 5)
-    pictures = [ground.copy(), ground.copy()]
+    images = [ground.copy(), ground.copy()]
     top, left = 20, 30
-    for picture, (y, x) in zip(pictures, ((top, left), (top + dy, left + dx)), strict=True):
-        picture[y : y + 64, x : x + 64] = square
+    for image, (y, x) in zip(images, ((top, left), (top + dy, left + dx)), strict=True):
+        image[y : y + 64, x : x + 64] = square
     inside = np.zeros(ground.shape, bool)
     inside[top + 16 : top + 48, left + 16 : left + 48] = True
-    return pictures[0], pictures[1], inside
+    return images[0], images[1], inside
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(150, 60), (200, 0), (120, 100)])
@@ -123,16 +123,16 @@ def test_half_precision_around_it_changes_nothing() -> None:
 
 
 def test_moved_patches_are_cut_where_their_middles_go() -> None:
-    picture = texture(8, 64, 80).astype(np.float32)
+    image = texture(8, 64, 80).astype(np.float32)
     flow = np.zeros((64, 80, 2), np.float32)
     flow[..., 0], flow[..., 1] = 7, -3
     moves = patches.patch_centres(flow)
-    cut = large_displacement.displaced_patches(picture, moves)
-    assert cut.shape[:2] == moves.shape[:2] == patches.patches(picture)[::STRIDE, ::STRIDE].shape[:2]
+    cut = large_displacement.displaced_patches(image, moves)
+    assert cut.shape[:2] == moves.shape[:2] == patches.patches(image)[::STRIDE, ::STRIDE].shape[:2]
     side = PATCH
     for row, column in ((2, 3), (5, 8)):
         y, x = STRIDE * row - 3, STRIDE * column + 7
-        np.testing.assert_array_equal(cut[row, column].reshape(side, side), picture[y : y + side, x : x + side])
+        np.testing.assert_array_equal(cut[row, column].reshape(side, side), image[y : y + side, x : x + side])
 
 
 def test_patches_spread_back_to_where_they_are() -> None:
@@ -144,7 +144,7 @@ def test_patches_spread_back_to_where_they_are() -> None:
     spread = large_displacement.dense_flow(patches.patch_centres(field), (height, width), (rows, columns))
     y, x = np.mgrid[:height, :width].astype(np.float32)
     truth = 2 * np.dstack([0.1 * ((x + 0.5) / 2 - 0.5), 0.2 * ((y + 0.5) / 2 - 0.5)])
-    # a patch's middle lies between two pixels: half a pixel of the small picture
+    # a patch's middle lies between two pixels: half a pixel of the small frame
     assert np.abs(spread - truth)[20:-20, 20:-20].max() < 0.25
 
 
@@ -223,8 +223,8 @@ def test_affine_motion_is_that_of_plain_least_squares(monkeypatch: pytest.Monkey
 def test_what_leaves_the_view_goes_on(bars: int) -> None:
     wide = texture(6, 192, 420)
     one, two = (np.ascontiguousarray(wide[:, start : start + 300]) for start in (0, 60))
-    for picture in (one, two):
-        picture[:, :bars] = picture[:, 300 - bars :] = 16
+    for image in (one, two):
+        image[:, :bars] = image[:, 300 - bars :] = 16
     found = estimate_bidirectional(one, two, CONFIG, 4)
     inside = slice(bars + 4, 296 - bars)
     for flow, truth in zip(both(found), (-60, 60), strict=True):
@@ -238,8 +238,8 @@ def test_what_leaves_the_view_goes_on(bars: int) -> None:
 def test_what_is_plainly_seen_to_move_otherwise_does() -> None:
     wide, thing = texture(6, 192, 420), texture(7, 80, 80, 5)
     one, two = (np.ascontiguousarray(wide[:, start : start + 300]) for start in (0, 30))
-    for picture, left in ((one, 120), (two, 128)):
-        picture[60:140, left : left + 80] = thing
+    for image, left in ((one, 120), (two, 128)):
+        image[60:140, left : left + 80] = thing
     flow = estimate_bidirectional(one, two, CONFIG, 4).forward
     assert np.abs(flow[70:130, 130:190] - (8, 0)).max() < 1
     assert np.percentile(np.abs(flow[:40, 8:-8] - (-30, 0)).max(2), 95) < 1
@@ -275,17 +275,17 @@ def test_both_measures_of_what_is_beyond_the_view_agree() -> None:
 
 
 def waving() -> tuple[Gray, Gray, tuple[NDArray[np.bool_], ...]]:
-    """A textured bar, narrower than a patch, that leaps by four times its width; where it is in either picture."""
+    """A textured bar, narrower than a patch, that leaps by four times its width; where it is in either frame."""
     ground, bar = texture(1, 192, 320, 12), texture(2, 50, 16, 8)
-    pictures, masks = [], []
+    images, masks = [], []
     for top, left in ((60, 100), (80, 172)):
-        picture = ground.copy()
-        picture[top : top + 50, left : left + 16] = bar
+        image = ground.copy()
+        image[top : top + 50, left : left + 16] = bar
         mask = np.zeros(ground.shape, bool)
         mask[top + 5 : top + 45, left + 3 : left + 13] = True
-        pictures.append(picture)
+        images.append(image)
         masks.append(mask)
-    return pictures[0], pictures[1], tuple(masks)
+    return images[0], images[1], tuple(masks)
 
 
 def test_a_small_thing_that_leaps_is_found_beside_what_was_found_before() -> None:
@@ -308,22 +308,22 @@ def test_a_small_thing_that_leaps_is_found_beside_what_was_found_before() -> Non
 
 def test_parts_of_patches_are_found_where_a_slow_search_finds_them() -> None:
     rng = np.random.default_rng(0)
-    picture = texture(3, 60, 80, 5).astype(np.float32)
-    other = (rng.random(picture.shape) < 0.7).astype(np.float32)
+    image = texture(3, 60, 80, 5).astype(np.float32)
+    other = (rng.random(image.shape) < 0.7).astype(np.float32)
     corners = rng.integers(0, 20, (6, 2)) * 2
     side = PATCH
     parts = (rng.random((6, side, side)) < 0.6).astype(np.float32)
-    cut = np.stack([picture[y : y + side, x : x + side] for y, x in corners]) + rng.normal(0, 2, parts.shape)
+    cut = np.stack([image[y : y + side, x : x + side] for y, x in corners]) + rng.normal(0, 2, parts.shape)
     size = parts.sum((1, 2), keepdims=True)
     templates = parts * (cut - (parts * cut).sum((1, 2), keepdims=True) / size)
     templates = (templates / np.linalg.norm(templates, axis=(1, 2), keepdims=True)).astype(np.float32)
-    best, lead, place = small_objects.best_partial_matches(templates, parts, picture, other)
+    best, lead, place = small_objects.best_partial_matches(templates, parts, image, other)
     for k in range(6):
         fits = {}
         for y in range(0, 60 - side + 1, 2):
             for x in range(0, 80 - side + 1, 2):
                 inside = parts[k] > 0
-                values = picture[y : y + side, x : x + side][inside].astype(np.float64)
+                values = image[y : y + side, x : x + side][inside].astype(np.float64)
                 held = other[y : y + side, x : x + side][inside].mean() > small_objects.MIN_OVERLAP
                 strength = np.linalg.norm(values - values.mean()) + patches.NOISE
                 fits[y, x] = float((templates[k][inside] * values).sum() / strength) if held else -1.0

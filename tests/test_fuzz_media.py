@@ -1,4 +1,4 @@
-"""Bytes that no program wrote: a typed error or a shorter film, never a crash, a hang or a traceback."""
+"""Bytes that no program wrote: a typed error or a shorter video, never a crash, a hang or a traceback."""
 
 from __future__ import annotations
 

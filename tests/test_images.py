@@ -1,4 +1,4 @@
-"""Sequences of pictures, in and out."""
+"""Sequences of frames, in and out."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_an_existing_folder_keeps_what_it_holds(tmp_path: Path) -> None:
 def test_order_and_choice_of_files(tmp_path: Path) -> None:
     for n in (1, 2, 10, 9):
         png(tmp_path / f"shot {n}.png", n)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no frame")
     (tmp_path / ".hidden.png").write_bytes(b"")
     png(tmp_path / "cover.jpg.txt")
     assert [p.name for p in images.files_of(tmp_path)] == [f"shot {n}.png" for n in (1, 2, 9, 10)]

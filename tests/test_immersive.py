@@ -13,7 +13,7 @@ from clips import Clip, make
 from midframe.video.immersive import projection_elements, with_video_elements
 from midframe.video.probe import probe
 
-SMALL = Clip(width=64, height=48, frames=6, sounds=1)
+SMALL = Clip(width=64, height=48, frames=6, audio=1)
 
 
 def mapping(projection: int, *rest: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The door for pictures in memory: what goes in comes out."""
+"""Frames in memory: type, range and layout of the input are those of the output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_numpy_in_numpy_out(blend: Interpolator, dtype: Any) -> None:
     assert isinstance(out, np.ndarray)
     assert (out.shape, out.dtype) == (a.shape, a.dtype)
     assert np.allclose(out.astype(float), round(top * 0.25) if top > 1 else 0.25, atol=1e-3)
-    assert np.array_equal(a, kept[0]) and np.array_equal(b, kept[1]), "the caller's pictures are not touched"
+    assert np.array_equal(a, kept[0]) and np.array_equal(b, kept[1]), "the caller's frames are not touched"
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float16, torch.float32, torch.float64])
@@ -82,20 +82,20 @@ def test_frames_that_do_not_go_together(blend: Interpolator, a: Any, b: Any, wor
 
 @pytest.mark.parametrize("t", [-0.1, 1.5, float("nan")])
 def test_instants_outside(blend: Interpolator, t: float) -> None:
-    picture = np.zeros((8, 8, 3), np.uint8)
+    image = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(InputError, match="not within"):
-        blend.between(picture, picture, t=t)
+        blend.between(image, image, t=t)
 
 
 def test_stream_is_a_generator_that_holds_few(blend: Interpolator) -> None:
-    grey = PixelFormat("gray", "gray", 8, full_range=True)
+    gray = PixelFormat("gray", "gray", 8, full_range=True)
     alive = 0
 
     def frames() -> Iterator[Frame]:
         nonlocal alive
         for n in range(100):
             alive = n
-            yield Frame((torch.full((16, 16), n, dtype=torch.uint8),), grey, Fraction(n, 24), Fraction(1, 24), n)
+            yield Frame((torch.full((16, 16), n, dtype=torch.uint8),), gray, Fraction(n, 24), Fraction(1, 24), n)
 
     made = blend.stream(frames(), fps="60", cuts=False)
     first = [next(made) for _ in range(6)]

@@ -25,7 +25,7 @@ with Journal(Path(sys.argv[1])):
 
 
 def test_only_a_segment_with_a_true_record_counts(tmp_path: Path) -> None:
-    target = tmp_path / "film.mp4"
+    target = tmp_path / "video.mp4"
     with Journal(target) as journal:
         journal.begin({"what": 1})
         journal.part(0, ".mkv").write_bytes(b"abc")
@@ -42,7 +42,7 @@ def test_only_a_segment_with_a_true_record_counts(tmp_path: Path) -> None:
 
 
 def test_a_segment_without_frames_is_finished_too(tmp_path: Path) -> None:
-    with Journal(tmp_path / "film.mp4") as journal:
+    with Journal(tmp_path / "video.mp4") as journal:
         journal.begin({})
         journal.finish(0, ".mkv", {"frames": 0})
         assert journal.finished(2) == 1
@@ -50,7 +50,7 @@ def test_a_segment_without_frames_is_finished_too(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_nothing_finished_goes(tmp_path: Path) -> None:
-    target = tmp_path / "film.mp4"
+    target = tmp_path / "video.mp4"
     with Journal(target) as journal:
         journal.begin({})
         journal.part(0, ".mkv").write_bytes(b"half")
@@ -58,7 +58,7 @@ def test_a_folder_with_nothing_finished_goes(tmp_path: Path) -> None:
 
 
 def test_discard_removes_finished_segments(tmp_path: Path) -> None:
-    target = tmp_path / "film.mp4"
+    target = tmp_path / "video.mp4"
     with Journal(target) as journal:
         journal.begin({})
         journal.part(0, ".mkv").write_bytes(b"abc")
@@ -68,11 +68,11 @@ def test_discard_removes_finished_segments(tmp_path: Path) -> None:
 
 
 def test_the_second_run_is_refused_and_a_killed_holder_lets_go(tmp_path: Path) -> None:
-    target = tmp_path / "film.mp4"
+    target = tmp_path / "video.mp4"
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(target)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(JobError, match=r"another run is writing film\.mp4"), Journal(target):
+        with pytest.raises(JobError, match=r"another run is writing video\.mp4"), Journal(target):
             pass
     finally:
         holder.kill()
@@ -84,7 +84,7 @@ def test_the_second_run_is_refused_and_a_killed_holder_lets_go(tmp_path: Path) -
 
 
 def test_a_changed_source_is_noticed(tmp_path: Path) -> None:
-    source = tmp_path / "film.bin"
+    source = tmp_path / "video.bin"
     source.write_bytes(bytes(5_000_000))
     before = fingerprint(source)
     assert fingerprint(source) == before
@@ -95,8 +95,8 @@ def test_a_changed_source_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_time_of_change_is_no_change(tmp_path: Path) -> None:
-    """A copy, a restored backup, a touched file: the same film. Any other picture in a folder is another sequence."""
-    source = tmp_path / "film.bin"
+    """A copy, a restored backup, a touched file: the same video. Any other frame in a folder is another sequence."""
+    source = tmp_path / "video.bin"
     source.write_bytes(bytes(20_000_000))
     folder = tmp_path / "shots"
     folder.mkdir()

@@ -29,7 +29,7 @@ FILES = {
     "job", [pytest.param(job, marks=() if job in ("overwrite", "images") else pytest.mark.slow) for job in FILES]
 )
 def test_killed_at_every_file_system_event(tmp_path: Path, job: str) -> None:
-    clip = Clip(frames=10, rate=Fraction(10), options={"g": "4", "bf": "0"}, sounds=0 if "images" in job else 1)
+    clip = Clip(frames=10, rate=Fraction(10), options={"g": "4", "bf": "0"}, audio=0 if "images" in job else 1)
     source = clips.make(tmp_path / "in.mkv", clip)
     words = [sys.executable, str(SCRIPT), job, str(source), str(tmp_path)]
     ended = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "0"})

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "midframe"
 
-# docs/architecture.md draws the same picture
+# docs/architecture.md draws the same frame
 LAYERS = {
     "errors": -1, "speed": -1, "process": -1, "devices": -1, "extras": -1, "_native": -1, "kernels": 0,
     "types": 0, "options": 0,
@@ -93,3 +93,33 @@ def test_heavy_libraries_are_imported_in_one_package() -> None:
                 if top in HEAVY and package_of(path) not in HEAVY[top]:
                     breaches.append(f"{path.relative_to(SOURCE)} imports {top}")
     assert not breaches, "\n".join(breaches)
+
+
+def test_functions_take_at_most_eight_parameters() -> None:
+    """More of them are a dataclass. Engine's are the keywords of a public constructor, as `Interpolator` has them."""
+    found = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                if len([name for name in names if name not in ("self", "cls")]) > 8:
+                    found.append(f"{path.relative_to(SOURCE).as_posix()}: {node.name}")
+    assert found == ["engine.py: __init__"]
+
+
+def test_tests_use_public_names() -> None:
+    found = []
+    for path in Path(__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text())
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+        ours = [node for node in imports if str(node.module).split(".")[0] == "midframe"]
+        names = {alias.asname or alias.name for node in ours for alias in node.names}
+        found += [f"{path.name}: {name}" for name in names if name[:1] == "_" and name[:2] != "__"]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr[:1] == "_" and node.attr[:2] != "__":
+                root = node.value
+                while isinstance(root, ast.Attribute):
+                    root = root.value
+                if isinstance(root, ast.Name) and root.id in names:
+                    found.append(f"{path.name}:{node.lineno}: {ast.unparse(node)}")
+    assert not found

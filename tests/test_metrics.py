@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from midframe import metrics
 
 
-def picture(seed: int, height: int = 48, width: int = 64) -> Tensor:
+def texture(seed: int, height: int = 48, width: int = 64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, height // 4, width // 4, generator=generator)
     return F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)[0].clamp(0, 1)
@@ -122,7 +122,7 @@ def test_psnr_rounds_and_modelscope_does_not() -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_psnr_and_ssim_are_scikit_images(seed: int) -> None:
     truth, image = (
-        torch.from_numpy(levels(p)).permute(2, 0, 1) / 255 for p in (picture(seed), damaged(picture(seed), seed + 10))
+        torch.from_numpy(levels(p)).permute(2, 0, 1) / 255 for p in (texture(seed), damaged(texture(seed), seed + 10))
     )
     expected = peak_signal_noise_ratio(levels(truth), levels(image), data_range=255)
     assert metrics.psnr(image, truth) == pytest.approx(expected, abs=1e-9)
@@ -150,16 +150,16 @@ def test_halves_go_to_the_even_level_whatever_float32_makes_of_them() -> None:
 def test_ssim_is_torchmetrics_inside_the_border() -> None:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    truth, image = (metrics.to_levels(p) / 255 for p in (picture(3), damaged(picture(3))))
+    truth, image = (metrics.to_levels(p) / 255 for p in (texture(3), damaged(texture(3))))
     answer = structural_similarity_index_measure(
         image[None].double(), truth[None].double(), sigma=1.5, data_range=1.0, return_full_image=True
     )
-    # torchmetrics reflects the picture at its edges and counts them; the usual measure leaves 5 px out
+    # torchmetrics reflects the image at its edges and counts them; the usual measure leaves 5 px out
     assert metrics.ssim(image, truth) == pytest.approx(float(answer[1][..., 5:-5, 5:-5].mean()), abs=1e-6)
 
 
 def test_ssim_modelscope_is_its_slow_twin() -> None:
-    truth = picture(4, 24, 32)
+    truth = texture(4, 24, 32)
     image = damaged(truth)
     line = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
     line /= line.sum()
@@ -180,7 +180,7 @@ def test_ssim_modelscope_is_its_slow_twin() -> None:
 
 
 def test_the_two_ssims_differ_and_one_is_one() -> None:
-    truth = picture(5)
+    truth = texture(5)
     image = damaged(truth)
     assert abs(metrics.ssim(image, truth) - metrics.ssim_modelscope(image, truth)) > 1e-3
     assert metrics.ssim(truth, truth) == pytest.approx(1.0)
@@ -228,7 +228,7 @@ def test_worst_mean() -> None:
 
 
 def pan(shift_x: float, shift_y: float = 0.0) -> Tensor:
-    """A smooth picture moved exactly: sums of sines drawn at moved coordinates."""
+    """A smooth image moved exactly: sums of sines drawn at moved coordinates."""
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
     x, y = x - shift_x, y - shift_y
     waves = [torch.sin(0.21 * x + 0.13 * y), torch.sin(0.37 * x - 0.29 * y + 1), torch.cos(0.11 * x * 1.7 + 0.31 * y)]
@@ -255,7 +255,7 @@ def test_step_uniformity_of_even_and_uneven_steps() -> None:
 
 
 def test_flicker_sees_blur_and_light() -> None:
-    a, b = picture(6), picture(7)
+    a, b = texture(6), texture(7)
     same = metrics.flicker(a, [a], [0.5], a)
     assert (same.sharpness_percent, same.luma_levels, same.colour_levels) == (0, 0, 0)
     blurred = F.avg_pool2d(a[None], 5, 1, 2, count_include_pad=False)[0]
@@ -270,9 +270,9 @@ def test_flicker_sees_blur_and_light() -> None:
 
 
 def test_static_stability() -> None:
-    a = picture(8)
+    a = texture(8)
     b = a.clone()
-    b[:, :, 32:] = picture(9)[:, :, 32:]
+    b[:, :, 32:] = texture(9)[:, :, 32:]
     made = (a + b) / 2
     still = metrics.static_stability(a, made, b)
     assert still is not None
@@ -282,7 +282,7 @@ def test_static_stability() -> None:
     shaken = metrics.static_stability(a, made.clamp(0, 1), b)
     assert shaken is not None
     assert shaken.moved_percent == pytest.approx(100 * 100 / (still.share * 48 * 64), rel=0.05)
-    assert metrics.static_stability(a, made, picture(10)) is None
+    assert metrics.static_stability(a, made, texture(10)) is None
     passed = a.clone()
     passed[:, :20, :20] = 0.0  # something passes by in truth
     judged = metrics.static_stability(a, made.clamp(0, 1), b, truth=passed)
@@ -335,9 +335,9 @@ def test_lpips_is_found_or_its_absence_explained(tmp_path: Path, monkeypatch: py
     torch.save(weights, tmp_path / "alexnet-owt-test.pth")
     monkeypatch.setenv("MIDFRAME_LPIPS", str(tmp_path / "alexnet-owt-test.pth"))
     assert metrics.lpips_absence() is None
-    door = metrics.load_lpips()
-    assert door is not None
-    truth = picture(11)
+    perceptual = metrics.load_lpips()
+    assert perceptual is not None
+    truth = texture(11)
     image = damaged(truth)
 
     def by_hand(x: Tensor, y: Tensor) -> float:
@@ -345,7 +345,7 @@ def test_lpips_is_found_or_its_absence_explained(tmp_path: Path, monkeypatch: py
         return float((features[0] - features[1]).square().mean())
 
     rounded = (metrics.to_levels(image) / 255, metrics.to_levels(truth) / 255)
-    assert door.usual(image, truth) == pytest.approx(by_hand(*rounded), rel=1e-4)
-    assert door.modelscope(truth.flip(1), truth) == pytest.approx(
+    assert perceptual.usual(image, truth) == pytest.approx(by_hand(*rounded), rel=1e-4)
+    assert perceptual.modelscope(truth.flip(1), truth) == pytest.approx(
         by_hand(truth.flip(1).flip(0), truth.flip(0)), rel=1e-4
     )

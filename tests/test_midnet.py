@@ -1,4 +1,4 @@
-"""midnet: its parts against slow twins and known answers, its doors, its cost, its weights on disk."""
+"""midnet: its parts against slow twins and known answers, its methods, its cost, its weights on disk."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from midframe.types import Frame, Gap, PixelFormat, Slot
 
 
 def texture(height: int, width: int, seed: int = 0) -> Tensor:
-    """A smooth random picture (1, 3, H, W), well above the sampling limit."""
+    """A smooth random frame (1, 3, H, W), well above the sampling limit."""
     noise = torch.randn(1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(seed))
     return torch.sigmoid(1.5 * F.interpolate(noise, size=(height, width), mode="bicubic", align_corners=False))
 
@@ -53,7 +53,7 @@ def constant(dx: float, dy: float, height: int, width: int) -> Tensor:
 
 
 def moved(image: Tensor, dx: float, dy: float) -> Tensor:
-    """The picture after its content has gone by (dx, dy)."""
+    """The frame after its content has gone by (dx, dy)."""
     return warp_spline(spline_coefficients(image), constant(-dx, -dy, *image.shape[-2:]))
 
 
@@ -148,19 +148,19 @@ def test_an_unreliable_flow_becomes_that_of_its_own_surface(backend: Backend) ->
 
 def test_filtered_flows_follow_small_fast_objects() -> None:
     """A bar moves by four times its width; only M has the filtered hypothesis."""
-    pictures = []
+    images = []
     bar = F.interpolate(texture(25, 8, seed=5), size=(50, 16), mode="bicubic", align_corners=False)
     for top, left in ((60, 100), (80, 172)):
-        picture = F.interpolate(texture(64, 108, seed=4), size=(192, 320), mode="bicubic", align_corners=False)
-        picture[..., top : top + 50, left : left + 16] = bar
-        pictures.append(picture)
+        image = F.interpolate(texture(64, 108, seed=4), size=(192, 320), mode="bicubic", align_corners=False)
+        image[..., top : top + 50, left : left + 16] = bar
+        images.append(image)
     inside = np.s_[0, :, 18:25, 26:28]  # of the bar in a, at 1/4
     true = torch.tensor([18.0, 5.0]).view(2, 1, 1)
     miss = {}
     for name in ("midnet-s", "midnet-m"):
         net = load_model(name)
         with torch.inference_mode():
-            motion = net.match(*(net.encode(x) for x in pictures))
+            motion = net.match(*(net.encode(x) for x in images))
         flows = motion.primary.ab.flow, net.flow(motion)
         miss[name] = [float((flow[inside] - true).norm(dim=0).median()) for flow in flows if flow is not None]
         assert miss[name][0] > 3
@@ -198,8 +198,8 @@ def test_a_translation_is_rendered_at_any_t(net: Midnet) -> None:
     with torch.no_grad():
         motion = net.match(a, b)
         made = net.render(RenderRequest(a, b, motion, torch.tensor([0.25, 0.5, 0.75])))
-    for t, picture in zip((0.25, 0.5, 0.75), made, strict=True):
-        error = (picture - moved(image, 6.0 * t, 2.0 * t))[..., 16:-16, 16:-16]
+    for t, frame in zip((0.25, 0.5, 0.75), made, strict=True):
+        error = (frame - moved(image, 6.0 * t, 2.0 * t))[..., 16:-16, 16:-16]
         assert -10 * math.log10(error.square().mean().item()) > 30  # untrained; a plain mean of the two has 20
     flow = net.flow(motion)
     assert flow[..., 4:-4, 4:-4].mean((0, 2, 3)).tolist() == pytest.approx([1.5, 0.5], abs=0.05)  # at 1/4
@@ -324,7 +324,7 @@ def test_architecture_survives_json() -> None:
 
 
 def test_a_spline_is_sampled_as_scipy_samples_it() -> None:
-    """scipy's own values, `map_coordinates(order=3, mode="mirror")` of float64, for pictures whose edge is repeated."""
+    """scipy's own values, `map_coordinates(order=3, mode="mirror")` of float64, for frames whose edge is repeated."""
     scipy = pytest.importorskip("scipy.ndimage")
     image = texture(32, 40)
     flow = 6.0 * torch.randn(1, 2, 32, 40, generator=torch.Generator().manual_seed(8))
@@ -616,8 +616,8 @@ def disc(t: float) -> tuple[Tensor, npt.NDArray[np.bool_]]:
     place[:, 2] += 90 + 20 * t, 40 + 56 * t
     thing = cv2.warpAffine(thing, place, (368, 240), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     cover = cv2.warpAffine(cover, place, (368, 240))
-    picture = ground + (thing - ground) * cover[..., None]
-    return torch.from_numpy(picture.clip(0, 255)).permute(2, 0, 1) / 255, cover > 0.99
+    image = ground + (thing - ground) * cover[..., None]
+    return torch.from_numpy(image.clip(0, 255)).permute(2, 0, 1) / 255, cover > 0.99
 
 
 @pytest.mark.parametrize("name", ["midnet-m", "midnet-s"])
@@ -686,8 +686,8 @@ def test_pixel_coordinates() -> None:
 
 
 def video_frames(form: PixelFormat, height: int, width: int) -> list[Frame]:
-    pictures = (F.interpolate(x, size=(height, width), mode="bilinear")[0] for x in two_motions(96, 128))
-    return [Frame(colour.from_rgb(x, form), form, Fraction(n), Fraction(1), n) for n, x in enumerate(pictures)]
+    images = (F.interpolate(x, size=(height, width), mode="bilinear")[0] for x in two_motions(96, 128))
+    return [Frame(colour.from_rgb(x, form), form, Fraction(n), Fraction(1), n) for n, x in enumerate(images)]
 
 
 @pytest.mark.parametrize(

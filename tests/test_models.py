@@ -26,7 +26,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 
 def clouds(seed: int, height: int, width: int) -> Tensor:
-    """A smooth random picture (3, height, width), 0..1."""
+    """A smooth random frame (3, height, width), 0..1."""
     generator = torch.Generator().manual_seed(seed)
     out = torch.zeros(1, 3, height, width)
     for cells, strength in ((4, 0.2), (12, 0.15), (40, 0.1)):
@@ -36,7 +36,7 @@ def clouds(seed: int, height: int, width: int) -> Tensor:
 
 
 def moved(seed: int, pixels: int, height: int = 128, width: int = 160) -> tuple[Tensor, Tensor, Tensor]:
-    """Three pictures of a view that moves to the right by `pixels` from each to the next."""
+    """Three frames of a view that moves to the right by `pixels` from each to the next."""
     wide = clouds(seed, height, width + 2 * pixels)
     a, m, b = (wide[:, :, n * pixels : n * pixels + width].contiguous() for n in (2, 1, 0))
     return a, m, b
@@ -53,7 +53,7 @@ def test_states_what_it_is(model: Model) -> None:
     assert min(model.padded_size(1, 1)) >= model.min_side
 
 
-def test_doors_take_and_give_what_they_say(model: Model) -> None:
+def test_methods_take_and_give_what_they_say(model: Model) -> None:
     a, _, b = moved(1, 3)
     kept = a.clone(), b.clone()
     with torch.inference_mode():
@@ -88,7 +88,7 @@ def test_any_size(model: Model, size: tuple[int, int]) -> None:
 
 
 def test_what_stands_still_stays(model: Model) -> None:
-    """But for one corner that changes, both pictures are one: so is the one between."""
+    """But for one corner that changes, both frames are one: so is the one between."""
     a = clouds(3, 96, 96)
     b = a.clone()
     b[:, :4, :4] = 1 - b[:, :4, :4]
@@ -101,7 +101,7 @@ def test_tiles_give_what_the_whole_gives(model: Model) -> None:
     whole = Engine(model).between(a, b, [0.5])
     tiled = Engine(model, tile=128).between(a, b, [0.5])
     assert isinstance(Engine(model, tile=128).model, Tiled)
-    # mean over the picture; where motion leaves a tile the two may differ more
+    # mean over the frame; where motion leaves a tile the two may differ more
     assert (whole - tiled).abs().mean() < 4e-3
 
 
@@ -148,14 +148,14 @@ def test_tiled_passes_context_through() -> None:
             seen.append((request.before, request.after))
             return request.a.expand(len(request.t), -1, -1, -1)  # type: ignore[no-any-return]
 
-    pictures = torch.from_numpy(np.random.default_rng(0).random((4, 3, 40, 72), np.float32))
+    images = torch.from_numpy(np.random.default_rng(0).random((4, 3, 40, 72), np.float32))
     tiled = Tiled(Watching(), 32)
     assert tiled.context == 1 and tiled.stride == 8
-    before, a, b, after = (tiled.encode(p[None]) for p in pictures)
+    before, a, b, after = (tiled.encode(p[None]) for p in images)
     out = tiled.render(
         RenderRequest(a, b, tiled.match(a, b), torch.tensor([0.5]), tiled.match(before, a), tiled.match(b, after))
     )
-    assert torch.allclose(out[0], pictures[1], atol=1e-5)
+    assert torch.allclose(out[0], images[1], atol=1e-5)
     assert set(seen) == {("motion", "motion")}
     tiled.render(RenderRequest(a, b, tiled.match(a, b), torch.tensor([0.5])))
     assert seen[-1] == (None, None)

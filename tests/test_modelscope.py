@@ -33,15 +33,15 @@ from midframe.modelscope import pipeline as make_pipeline
 from midframe.types import Frame, Gap, PixelFormat
 from model_fakes import RgbBlend
 
-GREY = PixelFormat("gray", "gray", 8, full_range=True)
+GRAY = PixelFormat("gray", "gray", 8, full_range=True)
 
 
-def film(count: int, cuts_after: list[int], rate: Fraction) -> Iterator[Frame]:
+def video(count: int, cuts_after: list[int], rate: Fraction) -> Iterator[Frame]:
     """Frames whose one level is their number."""
     for i in range(count):
         shot = sum(i > cut for cut in cuts_after)
         plane = torch.full((4, 4), 10 * i, dtype=torch.uint8)
-        yield Frame((plane,), GREY, i / rate, 1 / rate, i, shot)
+        yield Frame((plane,), GRAY, i / rate, 1 / rate, i, shot)
 
 
 def positions(gaps: list[Gap]) -> tuple[list[float], list[list[Any]]]:
@@ -61,7 +61,7 @@ def positions(gaps: list[Gap]) -> tuple[list[float], list[list[Any]]]:
 )
 def test_every_recorded_schedule_is_met(row: dict[str, Any]) -> None:
     rate = Fraction(row["out_fps"]).limit_denominator(1001)
-    frames = film(row["frames"], row.get("cuts_after", []), Fraction(row["fps"]).limit_denominator(1001))
+    frames = video(row["frames"], row.get("cuts_after", []), Fraction(row["fps"]).limit_denominator(1001))
     gaps = list(compat.gaps(frames, row["fps"], row["out_fps"], rate=rate))
     places, calls = positions(gaps)
     instants = [slot.pts for gap in gaps for slot in gap.slots]
@@ -78,21 +78,21 @@ def test_every_recorded_schedule_is_met(row: dict[str, Any]) -> None:
 
 
 def test_one_frame_in_one_frame_out() -> None:
-    (gap,) = compat.gaps(film(1, [], Fraction(25)), 25, 50, rate=Fraction(50))
+    (gap,) = compat.gaps(video(1, [], Fraction(25)), 25, 50, rate=Fraction(50))
     assert (gap.a.index, gap.b, len(gap.slots)) == (0, None, 1)
     assert compat.count(1, 25, 50) == 1
     assert compat.count(0, 25, 50) == 0
 
 
 def test_the_clock_is_a_stream() -> None:
-    """A film without end is not gathered."""
+    """A video without end is not gathered."""
     taken = 0
 
     def counted() -> Iterator[Frame]:
         nonlocal taken
         for i in range(10**6):
             taken += 1
-            yield Frame((torch.zeros(4, 4, dtype=torch.uint8),), GREY, Fraction(i, 25), Fraction(1, 25), i)
+            yield Frame((torch.zeros(4, 4, dtype=torch.uint8),), GRAY, Fraction(i, 25), Fraction(1, 25), i)
 
     gaps = compat.gaps(counted(), 25, 50, rate=Fraction(50))
     for _ in range(10):
@@ -101,34 +101,34 @@ def test_the_clock_is_a_stream() -> None:
 
 
 def test_copies_are_the_source_bit_for_bit() -> None:
-    frames = list(film(5, [], Fraction(24)))
+    frames = list(video(5, [], Fraction(24)))
     made = list(Engine(Blend()).run(compat.gaps(iter(frames), 24, 60, rate=Fraction(60))))
     copies = [frame for frame in made if frame.kind in ("source", "held")]
     assert len(copies) == len(made) - sum(frame.kind == "interpolated" for frame in made) > 0
     assert all(any(torch.equal(c.planes[0], f.planes[0]) for f in frames) for c in copies)
 
 
-def picture(seed: int, level: float = 128.0) -> torch.Tensor:
+def image(seed: int, level: float = 128.0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 20, 28, generator=generator)
     return (torch.nn.functional.interpolate(coarse, size=(160, 224), mode="bicubic") * 2 * level).clamp(0, 255).round()
 
 
 def test_cut_rule() -> None:
-    a, zero = picture(1), torch.zeros(1, 2, 160, 224)
+    a, zero = image(1), torch.zeros(1, 2, 160, 224)
 
     def never() -> tuple[torch.Tensor, torch.Tensor]:
         raise AssertionError("the histograms decide")
 
-    assert is_cut(a, picture(2, 20.0), never)
+    assert is_cut(a, image(2, 20.0), never)
     wild = torch.full((1, 2, 160, 224), 9.0)
     assert not is_cut(a, a, lambda: (zero, zero))
-    # flows that miss each other, and pictures that differ where they point
-    assert is_cut(a, picture(3), lambda: (wild, wild))
-    assert not is_cut(a, picture(3), lambda: (wild, -wild))  # flows agree
+    # flows that miss each other, and frames that differ where they point
+    assert is_cut(a, image(3), lambda: (wild, wild))
+    assert not is_cut(a, image(3), lambda: (wild, -wild))  # flows agree
     shifted = torch.roll(a, (9, 9), dims=(2, 3))
-    assert not is_cut(a, shifted, lambda: (wild, wild))  # pictures agree
-    assert not is_cut(a[..., :128, :], picture(3)[..., :128, :], lambda: (zero, zero))  # no room for the grid
+    assert not is_cut(a, shifted, lambda: (wild, wild))  # frames agree
+    assert not is_cut(a[..., :128, :], image(3)[..., :128, :], lambda: (zero, zero))  # no room for the grid
 
 
 def test_work_for_cuts_is_not_done_twice() -> None:
@@ -144,8 +144,8 @@ def test_work_for_cuts_is_not_done_twice() -> None:
             return object()
 
     model = Memoising(Counting())
-    pictures = [torch.full((1, 3, 4, 4), i / 9) for i in range(9)]
-    for first, second in pairwise(pictures):
+    images = [torch.full((1, 3, 4, 4), i / 9) for i in range(9)]
+    for first, second in pairwise(images):
         for _ in range(2):  # detector, then engine
             features = model.encode(first.clone()), model.encode(second.clone())
             assert model.match(*features) is model.match(*features)
@@ -205,9 +205,9 @@ def test_strings_lists_and_a_named_output(clip: Path, blend: Model, tmp_path: Pa
 
 @pytest.mark.parametrize(("frames", "expected"), [(1, 1), (2, 3), (3, 5), (6, 11)])
 def test_compat_has_modelscopes_count(frames: int, expected: int, blend: Model, tmp_path: Path) -> None:
-    write_clip(tmp_path / "film.mp4", frames)
+    write_clip(tmp_path / "video.mp4", frames)
     ask = make_pipeline(Tasks.video_frame_interpolation, blend, compat=True, device="cpu")
-    assert counted(ask({"video": str(tmp_path / "film.mp4")})[OutputKeys.OUTPUT_VIDEO])[0] == expected
+    assert counted(ask({"video": str(tmp_path / "video.mp4")})[OutputKeys.OUTPUT_VIDEO])[0] == expected
 
 
 def test_compat_takes_the_reference_rules_and_leaves_the_network_as_it_was() -> None:

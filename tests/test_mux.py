@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clips import NTSC_FILM, Clip, make
+from clips import NTSC_24, Clip, make
 from midframe.errors import MediaError
 from midframe.options import Options
 from midframe.types import Frame, VideoInfo
@@ -51,7 +51,7 @@ def cut(
 
 
 def through(source: Path, target: Path, options: Options = NOTHING, size: int = 10) -> list[str]:
-    """A film cut into segments and put together again, frame by frame as it is."""
+    """A video cut into segments and put together again, frame by frame as it is."""
     info = probe(source)
     with open_reader(source, info=info) as reader:
         frames = [f for f in reader if options.start is None or f.pts >= options.start]
@@ -130,8 +130,8 @@ def test_a_variable_rate_and_a_late_start(tmp_path: Path, name: str) -> None:
 
 
 FULL = Clip(
-    sounds=3, subtitles=("ass", "subrip"), chapters=2, attachment=True, cover=True, frames=48,
-    tags={"title": "A film", "comment": "with all there is"},
+    audio=3, subtitles=("ass", "subrip"), chapters=2, attachment=True, cover=True, frames=48,
+    tags={"title": "A video", "comment": "with all there is"},
 )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def test_matroska_keeps_everything(tmp_path: Path) -> None:
         (s.kind, s.codec, s.language, s.disposition) for s in before.streams
     ]
     assert [s.tags.get("title") for s in after.streams] == [s.tags.get("title") for s in before.streams]
-    assert (after.chapters, after.tags["title"], after.tags["COMMENT"]) == (2, "A film", "with all there is")
+    assert (after.chapters, after.tags["title"], after.tags["COMMENT"]) == (2, "A video", "with all there is")
     for kind in ("audio", "subtitle"):
         a, b = packets(source, kind), packets(target, kind)
         assert [[data for _, data in one] for one in a.values()] == [[data for _, data in one] for one in b.values()]
@@ -159,24 +159,26 @@ def test_matroska_keeps_everything(tmp_path: Path) -> None:
 
 
 def test_a_second_video_with_b_frames_is_copied(tmp_path: Path) -> None:
-    """Matroska says nothing of when the first pictures of such a stream are decoded."""
+    """Matroska says nothing of when the first frames of such a stream are decoded."""
     options = {"bf": "2", "x264-params": "b-adapt=0"}
     parts = [make(tmp_path / f"{n}.mp4", Clip(frames=24, width=64 - 32 * n, options=options)) for n in range(2)]
     source = tmp_path / "a.mkv"
     with av.open(str(parts[0])) as one, av.open(str(parts[1])) as two, av.open(str(source), "w") as out:
-        made = [out.add_stream_from_template(film.streams.video[0]) for film in (one, two)]
-        for film, stream in zip((one, two), made, strict=True):
-            for packet in film.demux(video=0):
+        made = [out.add_stream_from_template(video.streams.video[0]) for video in (one, two)]
+        for video, stream in zip((one, two), made, strict=True):
+            for packet in video.demux(video=0):
                 if packet.size:
                     packet.stream = stream
                     out.mux(packet)
-    with av.open(str(source)) as film:
-        assert next(film.demux(film.streams.video[1])).dts is None
+    with av.open(str(source)) as video:
+        assert next(video.demux(video.streams.video[1])).dts is None
     assert through(source, tmp_path / "b.mkv") == []
 
     def second(path: Path) -> list[tuple[int | None, bytes]]:
-        with av.open(str(path)) as film:
-            return [(packet.pts, bytes(packet)) for packet in film.demux(film.streams.video[1]) if packet.size]
+        with av.open(str(path)) as container:
+            return [
+                (packet.pts, bytes(packet)) for packet in container.demux(container.streams.video[1]) if packet.size
+            ]
 
     assert len(second(source)) == 24
     assert second(tmp_path / "b.mkv") == second(source)
@@ -203,7 +205,7 @@ def test_what_mp4_cannot_hold_is_said_before_the_work(tmp_path: Path) -> None:
 
 
 def test_mp4_to_mkv_and_webm(tmp_path: Path) -> None:
-    source = make(tmp_path / "a.mp4", Clip(sounds=2, subtitles=("mov_text",), chapters=2, cover=True, frames=48))
+    source = make(tmp_path / "a.mp4", Clip(audio=2, subtitles=("mov_text",), chapters=2, cover=True, frames=48))
     assert [line.split(":")[0] for line in through(source, tmp_path / "b.mkv")] == [
         "stream 3 (subtitle, mov_text) becomes subrip"
     ]
@@ -230,29 +232,29 @@ def test_options_decide_what_is_copied(tmp_path: Path) -> None:
 
 
 def onset(path: Path) -> Fraction:
-    """When the tone begins, in seconds of film time."""
+    """When the tone begins, in seconds of video time."""
     info = probe(path)
     with av.open(str(path)) as opened:
         for frame in opened.decode(audio=0):
             loud = np.abs(frame.to_ndarray()).max(0) > 0.05
             if loud.any():
                 return frame.pts * Fraction(frame.time_base) + Fraction(int(loud.argmax()), 48000) - info.origin
-    raise AssertionError("no sound")
+    raise AssertionError("no audio")
 
 
 def with_onset(path: Path, at: float) -> Path:
-    """Two seconds of picture; the sound begins at `at`, and at the same instant the picture turns bright."""
+    """Two seconds of video; the audio begins at `at`, and at the same instant the frame turns bright."""
     with av.open(str(path), "w", options={"movie_timescale": "12000"} if path.suffix == ".mp4" else {}) as out:
-        video = out.add_stream("libx264", rate=NTSC_FILM)
+        video = out.add_stream("libx264", rate=NTSC_24)
         video.width = video.height = 32
         video.pix_fmt = "yuv420p"
-        sound = out.add_stream("aac", rate=48000)
+        audio = out.add_stream("aac", rate=48000)
         for n in range(96):
             frame = av.VideoFrame(32, 32, "yuv420p")
-            bright = n / NTSC_FILM + Fraction(1, 2) >= at
+            bright = n / NTSC_24 + Fraction(1, 2) >= at
             for index, plane in enumerate(frame.planes):
                 plane.update(bytes([128 if index else 220 if bright else 20]) * plane.buffer_size)
-            frame.pts, frame.time_base = n + 12, 1 / NTSC_FILM
+            frame.pts, frame.time_base = n + 12, 1 / NTSC_24
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
         for begin in range(0, 48000 * 4, 1024):
@@ -260,8 +262,8 @@ def with_onset(path: Path, at: float) -> Path:
             wave = (np.where(t >= at, 0.5, 0) * np.sin(2 * np.pi * 1000 * t)).astype(np.float32)
             chunk = av.AudioFrame.from_ndarray(np.stack([wave, wave]), format="fltp", layout="stereo")
             chunk.sample_rate, chunk.pts, chunk.time_base = 48000, begin, Fraction(1, 48000)
-            out.mux(sound.encode(chunk))
-        out.mux(sound.encode(None))
+            out.mux(audio.encode(chunk))
+        out.mux(audio.encode(None))
     return path
 
 
@@ -330,7 +332,7 @@ def test_transparency_comes_through(tmp_path: Path, name: str) -> None:
 
 
 def test_a_lost_source_costs_the_audio_and_not_the_video(tmp_path: Path) -> None:
-    source = make(tmp_path / "a.mkv", Clip(sounds=1))
+    source = make(tmp_path / "a.mkv", Clip(audio=1))
     info = probe(source)
     with open_reader(source) as reader:
         frames = list(reader)
@@ -342,7 +344,7 @@ def test_a_lost_source_costs_the_audio_and_not_the_video(tmp_path: Path) -> None
 
 
 def test_a_stream_that_fails_costs_that_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = make(tmp_path / "a.mkv", Clip(sounds=2, subtitles=("subrip",)))
+    source = make(tmp_path / "a.mkv", Clip(audio=2, subtitles=("subrip",)))
     packets_of = StreamCopier.packets
 
     def broken(self: StreamCopier, packet: object, origin: Fraction) -> object:

@@ -178,7 +178,7 @@ def test_inverse_search_is_that_of_opencv(size: tuple[int, int], stride: int, be
         initial = [start, -start]
     starts = initial or (None, None)
     want = [
-        dis_flow._by_opencv(pair, start, config, None)
+        dis_flow.estimate_by_opencv(pair, start, config, None)
         for pair, start in zip((frames, frames[::-1]), starts, strict=True)
     ]
     for own, other in zip(dis_flow.estimate(frames, config, initial), want, strict=True):

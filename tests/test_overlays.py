@@ -1,4 +1,4 @@
-"""Logos and subtitles over a moving picture stay to the level; what only looks still is left to the model."""
+"""Logos and subtitles over a moving frame stay to the level; what only looks still is left to the model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Array = npt.NDArray[np.uint8]
 
 
 def texture(seed: int, width: int) -> Array:
-    """A picture with detail of all sizes, (HEIGHT, width, 3)."""
+    """A frame with detail of all sizes, (HEIGHT, width, 3)."""
     rng = np.random.default_rng(seed)
     out = np.zeros((HEIGHT, width, 3), np.float32)
     for cells, strength in ((6, 50), (24, 40), (90, 30)):
@@ -44,11 +44,11 @@ def pan(count: int, step: int = 5, seed: int = 1) -> list[Array]:
     return [wide[:, n * step : n * step + WIDTH].copy() for n in range(count)]
 
 
-def draw(picture: Array) -> Array:
+def draw(image: Array) -> Array:
     """A logo in the corner and a line of subtitles; returns where nothing shines through them, from 2x2 pixels up."""
-    black, white = np.zeros_like(picture), np.full_like(picture, 255)
-    for canvas in (picture, black, white):
-        for text, place, scale in (("Logo", (250, 30), 0.8), ("Words below the picture", (40, 165), 0.6)):
+    black, white = np.zeros_like(image), np.full_like(image, 255)
+    for canvas in (image, black, white):
+        for text, place, scale in (("Logo", (250, 30), 0.8), ("Words below the frame", (40, 165), 0.6)):
             cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (16, 128, 128), 5, cv2.LINE_AA)
             cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (235, 128, 128), 2, cv2.LINE_AA)
     solid = (black == white).all(-1).astype(np.uint8)
@@ -60,25 +60,24 @@ def draw(picture: Array) -> Array:
     return out
 
 
-def video(pictures: list[Array], format: PixelFormat = YUV) -> list[Frame]:
+def video(images: list[Array], format: PixelFormat = YUV) -> list[Frame]:
     """(H, W, 3) Y, Cb, Cr -> frames of a 4:2:0 format."""
     frames, shift = [], format.depth - 8
-    for n, picture in enumerate(pictures):
+    for n, image in enumerate(images):
         chroma = [
-            cv2.resize(np.ascontiguousarray(picture[..., c]), (WIDTH // 2, HEIGHT // 2), interpolation=3)
-            for c in (1, 2)
+            cv2.resize(np.ascontiguousarray(image[..., c]), (WIDTH // 2, HEIGHT // 2), interpolation=3) for c in (1, 2)
         ]
-        planes = [np.ascontiguousarray(picture[..., 0]), *chroma]
+        planes = [np.ascontiguousarray(image[..., 0]), *chroma]
         kind = np.uint8 if shift == 0 else np.uint16
         tensors = tuple(torch.from_numpy(p.astype(kind) << shift) for p in planes)
         frames.append(Frame(tensors, format, Fr(n, 24), Fr(1, 24), n))
     return frames
 
 
-def rgb_frame(picture: Array, index: int) -> Frame:
+def rgb_frame(image: Array, index: int) -> Frame:
     """(H, W, 3) RGB as a frame."""
     format = PixelFormat("gbrp", "rgb", 8, matrix="rgb", full_range=True)
-    return Frame(tuple(torch.from_numpy(picture).unbind(2)), format, Fr(index, 24), Fr(1, 24), index)
+    return Frame(tuple(torch.from_numpy(image).unbind(2)), format, Fr(index, 24), Fr(1, 24), index)
 
 
 def psnr(a: Frame, b: Frame, where: Array) -> float:
@@ -98,9 +97,9 @@ class Shaken(RgbBlend):
 @pytest.mark.parametrize("format", [YUV, TEN], ids=lambda f: f.name)
 def test_logo_and_subtitle_over_a_pan(format: PixelFormat) -> None:
     """Acceptance test 6 with a model that drags everything along: at least 45 dB inside the overlay."""
-    pictures = pan(5, 9, seed=3)
-    where = [draw(p) for p in pictures].pop()
-    frames = video(pictures, format)
+    images = pan(5, 9, seed=3)
+    where = [draw(p) for p in images].pop()
+    frames = video(images, format)
     engine = Engine(Shaken(), static="auto")
     assert engine.context == 1
     out = list(engine.run(timeline.gaps(frames, Fr(48), context=engine.context)))
@@ -108,7 +107,7 @@ def test_logo_and_subtitle_over_a_pan(format: PixelFormat) -> None:
     assert len(made) == 4
     for frame, source in zip(made, frames, strict=False):
         assert psnr(frame, source, where) >= 45
-    # away from the overlay the model's picture is left alone
+    # away from the overlay the model's frame is left alone
     plain = [f for f in Engine(Shaken()).run(timeline.gaps(frames, Fr(48))) if f.kind == "interpolated"]
     middle = np.s_[50:130, 20:300]
     for frame, other in zip(made, plain, strict=True):
@@ -145,8 +144,8 @@ def test_thin_letters_are_found_by_what_they_are_written_in() -> None:
         case = suites.static_subtitle(rng, Textures(), seed, 0)
         (inside,) = (mask for name, mask in case.regions[0].items() if name == "subtitle")
         drawn = case.renderings[0]
-        pictures = [drawn.before, drawn.a, drawn.b, drawn.after]
-        frames = [rgb_frame(x, n) for n, x in enumerate(pictures) if x is not None]
+        images = [drawn.before, drawn.a, drawn.b, drawn.after]
+        frames = [rgb_frame(x, n) for n, x in enumerate(images) if x is not None]
         found = overlays.find(*frames)
         assert found is not None
         missed.append(float((found.full.numpy()[inside] < 128).mean()))
@@ -159,17 +158,17 @@ def test_nothing_is_found_where_there_is_none() -> None:
     # a still scene
     assert overlays.find(*video([texture(1, WIDTH)] * 4)) is None
     # flat sky over a moving ground
-    pictures = pan(4)
-    for picture in pictures:
-        picture[:90] = (180, 120, 120)
-    assert overlays.find(*video(pictures)) is None
+    images = pan(4)
+    for image in images:
+        image[:90] = (180, 120, 120)
+    assert overlays.find(*video(images)) is None
 
 
 def test_a_small_thing_flying_over_a_still_scene_freezes_nothing() -> None:
-    pictures = [texture(3, WIDTH) for _ in range(4)]
-    for n, picture in enumerate(pictures):
-        cv2.circle(picture, (60 + 40 * n, 90), 10, (235, 60, 200), -1)
-    assert overlays.find(*video(pictures)) is None
+    images = [texture(3, WIDTH) for _ in range(4)]
+    for n, image in enumerate(images):
+        cv2.circle(image, (60 + 40 * n, 90), 10, (235, 60, 200), -1)
+    assert overlays.find(*video(images)) is None
 
 
 def test_edges_along_the_motion_are_no_overlay() -> None:
@@ -180,11 +179,11 @@ def test_edges_along_the_motion_are_no_overlay() -> None:
         wide[46:114, left + 6 : left + 78] = (60, 130, 120)
         wide[77:83, left + 6 : left + 78] = (220, 120, 130)
         wide[46:114, left + 39 : left + 45] = (220, 120, 130)
-    pictures = [wide[:, 7 * n : 7 * n + WIDTH].copy() for n in range(4)]
-    found = overlays.find(*video(pictures))
+    images = [wide[:, 7 * n : 7 * n + WIDTH].copy() for n in range(4)]
+    found = overlays.find(*video(images))
     assert found is None or not found.full.numpy()[40:104].any()  # the sills themselves may be copied
-    where = [draw(p) for p in pictures].pop().astype(bool)
-    found = overlays.find(*video(pictures))
+    where = [draw(p) for p in images].pop().astype(bool)
+    found = overlays.find(*video(images))
     assert found is not None and (found.full.numpy()[where] > 200).mean() > 0.95
     assert not found.full.numpy()[60:104].any()  # the logo is above
 
@@ -196,21 +195,21 @@ def test_texture_that_repeats_with_its_motion_is_not_frozen() -> None:
 
 
 def test_a_scene_a_part_of_which_stands_still_is_no_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bottles on shelves behind people who move: still detail all over the picture is the scene's own."""
-    pictures, shelf = pan(4, 7), texture(9, WIDTH)
-    for picture in pictures:
+    """Bottles on shelves behind people who move: still detail all over the frame is the scene's own."""
+    images, shelf = pan(4, 7), texture(9, WIDTH)
+    for image in images:
         for left in range(24, WIDTH, 80):
-            picture[30:150, left : left + 24] = shelf[30:150, left : left + 24]
-    assert overlays.find(*video(pictures)) is None
+            image[30:150, left : left + 24] = shelf[30:150, left : left + 24]
+    assert overlays.find(*video(images)) is None
     monkeypatch.setattr(overlays, "_MAX_STATIC_DETAIL", 1.0)
-    found = overlays.find(*video(pictures))
+    found = overlays.find(*video(images))
     assert found is not None and found.full.float().mean() > 0.1 * 255, "the test does not test what it says"
 
 
 def test_three_frames_do_and_two_do_not() -> None:
-    pictures = pan(3, 9, seed=2)
-    where = [draw(p) for p in pictures].pop()
-    first, second, third = video(pictures)
+    images = pan(3, 9, seed=2)
+    where = [draw(p) for p in images].pop()
+    first, second, third = video(images)
     for around in ((None, first, second, third), (first, second, third, None)):
         found = overlays.find(*around)
         assert found is not None and (found.full.numpy()[where.astype(bool)] > 200).mean() > 0.95
@@ -232,17 +231,17 @@ def test_painted_mask(tmp_path: Path) -> None:
     clear = np.dstack([np.full((8, 8), 255, np.uint8)] * 3 + [np.zeros((8, 8), np.uint8)])
     cv2.imwrite(str(path), clear)
     assert overlays.load_mask(path).max() == 0
-    path.write_text("no picture")
+    path.write_text("no frame")
     for bad in (path, tmp_path / "absent.png"):
         with pytest.raises(InputError, match="mask"):
             overlays.load_mask(bad)
 
 
 def test_sources_are_not_written_to() -> None:
-    pictures = pan(3)
-    for p in pictures:
+    images = pan(3)
+    for p in images:
         draw(p)
-    frames = video(pictures)
+    frames = video(images)
     kept = [[plane.clone() for plane in f.planes] for f in frames]
     list(Engine(Blend(), static="auto").run(timeline.gaps(frames, Fr(48), context=1)))
     assert all(torch.equal(p, q) for f, k in zip(frames, kept, strict=True) for p, q in zip(f.planes, k, strict=True))

@@ -38,26 +38,26 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "SEGMENT_OUTPUTS", 20)
 
 
-def run(source: Path, target: Path | None = None, **wishes: Any) -> midframe.Result:
-    return midframe.interpolate(source, target, **{"model": "blend", "device": "cpu", **wishes})
+def run(source: Path, target: Path | None = None, **options: Any) -> midframe.Result:
+    return midframe.interpolate(source, target, **{"model": "blend", "device": "cpu", **options})
 
 
 def times(path: Path) -> list[Fraction]:
-    with av.open(str(path)) as film:
-        base = film.streams.video[0].time_base
+    with av.open(str(path)) as container:
+        base = container.streams.video[0].time_base
         assert base is not None
-        return sorted(packet.pts * base for packet in film.demux(video=0) if packet.pts is not None)
+        return sorted(packet.pts * base for packet in container.demux(video=0) if packet.pts is not None)
 
 
 def hashes(path: Path) -> list[int]:
-    with av.open(str(path)) as film:
-        return [hash(frame.to_ndarray().tobytes()) for frame in film.decode(video=0)]
+    with av.open(str(path)) as container:
+        return [hash(frame.to_ndarray().tobytes()) for frame in container.decode(video=0)]
 
 
 def test_a_video_is_interpolated_and_everything_else_is_kept(tmp_path: Path) -> None:
     source = clips.make(
         tmp_path / "in.mkv",
-        Clip(frames=48, sounds=3, subtitles=("ass",), chapters=2, attachment=True, tags={"title": "A film"}),
+        Clip(frames=48, audio=3, subtitles=("ass",), chapters=2, attachment=True, tags={"title": "A video"}),
     )
     result = run(source, tmp_path / "out.mkv", fps="60")
     assert (result.frames_in, result.frames_out, result.rate) == (48, 120, 60)
@@ -70,7 +70,7 @@ def test_a_video_is_interpolated_and_everything_else_is_kept(tmp_path: Path) -> 
         assert kinds.count("audio") == 3
         assert [s.metadata.get("language") for s in after.streams.audio] == ["eng", "fra", "deu"]
         assert len(after.chapters()) == 2
-        assert after.metadata["title"] == "A film"
+        assert after.metadata["title"] == "A video"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mkv", "out.mkv", "out.mkv.json"]
 
 
@@ -86,7 +86,7 @@ def test_the_report_says_the_kind_of_every_frame(tmp_path: Path) -> None:
 
 
 def test_segments_change_nothing(tmp_path: Path, small_segments: None) -> None:
-    source = clips.make(tmp_path / "in.mp4", Clip(frames=60, sounds=1, options={"g": "10"}))
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=60, audio=1, options={"g": "10"}))
     result = run(source, tmp_path / "many.mp4", fps=50)
     assert len(json.loads(result.report.read_text())["plan"]["segments"]) > 2
     assert result.frames_out == 125
@@ -98,10 +98,10 @@ def test_segments_change_nothing(tmp_path: Path, small_segments: None) -> None:
 
 
 def paused(path: Path, seconds: int) -> Path:
-    """A screen recording at 30 fps with sound: no frame for so many seconds after frame 29."""
+    """A screen recording at 30 fps with audio: no frame for so many seconds after frame 29."""
     pts = [n if n < 30 else n + 30 * seconds for n in range(60)]
     coding = {"g": "60", "bf": "0"}
-    return clips.make(path, Clip(rate=Fraction(30), frames=60, pts=pts, tick=Fraction(1, 30), sounds=1, options=coding))
+    return clips.make(path, Clip(rate=Fraction(30), frames=60, pts=pts, tick=Fraction(1, 30), audio=1, options=coding))
 
 
 @pytest.mark.parametrize("seconds", [4, 70])
@@ -194,8 +194,8 @@ def test_an_interrupted_run_resumes_with_blur_loop_and_speed(
 
 
 def planes(path: Path) -> list[np.ndarray[Any, Any]]:
-    with av.open(str(path)) as film:
-        return [frame.to_ndarray().astype(int) for frame in film.decode(video=0)]
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray().astype(int) for frame in container.decode(video=0)]
 
 
 @pytest.mark.parametrize("shutter", [0, 180])
@@ -220,7 +220,7 @@ def test_a_loop_leads_from_the_last_frame_to_the_first(tmp_path: Path, small_seg
 
 def test_a_speed_ramp_in_exact_time(tmp_path: Path, small_segments: None) -> None:
     source = clips.make(
-        tmp_path / "in.mkv", Clip(frames=96, sounds=1, subtitles=("subrip",), chapters=2, options={"g": "12"})
+        tmp_path / "in.mkv", Clip(frames=96, audio=1, subtitles=("subrip",), chapters=2, options={"g": "12"})
     )
     wanted = {"speed": "0-1:1, 1-2:1>0.25, 2-3:0.25", "fps": 48, "codec": "ffv1"}
     said: list[midframe.Plan] = []
@@ -233,8 +233,8 @@ def test_a_speed_ramp_in_exact_time(tmp_path: Path, small_segments: None) -> Non
     with av.open(str(result.path)) as made, av.open(str(source)) as before:
         assert [stream.type for stream in made.streams] == ["video", "audio", "subtitle"]
 
-        def starts(film: Any) -> list[Fraction]:
-            return [packet.pts * packet.time_base for packet in film.demux(subtitles=0) if packet.pts is not None]
+        def starts(video: Any) -> list[Fraction]:
+            return [packet.pts * packet.time_base for packet in video.demux(subtitles=0) if packet.pts is not None]
 
         pace = said[0].speed
         for one, other in zip(starts(before), starts(made), strict=True):
@@ -244,14 +244,14 @@ def test_a_speed_ramp_in_exact_time(tmp_path: Path, small_segments: None) -> Non
 
 
 class Stumbling(RgbBlend):
-    """Holds still, and in two gaps of the film it draws part of the picture wrong."""
+    """Holds still, and in two gaps of the video it draws part of the frame wrong."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gaps = 0
 
     def match(self, a: Tensor, b: Tensor) -> int:
-        self.gaps += a.shape[-1] == 64  # the plan's estimate uses a larger picture
+        self.gaps += a.shape[-1] == 64  # the plan's estimate uses a larger frame
         return self.gaps
 
     def flow(self, motion: int) -> Tensor:
@@ -289,7 +289,7 @@ def test_frames_of_low_confidence_are_reported(tmp_path: Path, small_segments: N
 
 @pytest.mark.parametrize("stop_at", [1, 33, 71])
 def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path, small_segments: None, stop_at: int) -> None:
-    source = clips.make(tmp_path / "in.mp4", Clip(frames=48, sounds=1, options={"g": "12"}))
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=48, audio=1, options={"g": "12"}))
     straight = run(source, tmp_path / "straight.mp4")
     target = tmp_path / "out.mp4"
     cancel = threading.Event()
@@ -323,7 +323,7 @@ midframe.interpolate(sys.argv[1], sys.argv[2], model="blend", device="cpu", on_p
 
 
 def test_kill_9_and_again_gives_the_same_frames(tmp_path: Path, small_segments: None) -> None:
-    source = clips.make(tmp_path / "in.mkv", Clip(frames=48, sounds=2, options={"g": "12"}))
+    source = clips.make(tmp_path / "in.mkv", Clip(frames=48, audio=2, options={"g": "12"}))
     target = tmp_path / "out.mkv"
     for at in (31, 70):
         ended = subprocess.run([sys.executable, "-c", KILLED, str(source), str(target), str(at)], check=False)
@@ -340,14 +340,14 @@ def test_kill_9_and_again_gives_the_same_frames(tmp_path: Path, small_segments: 
 
 
 def test_equal_frames_are_encoded_equally(tmp_path: Path, small_segments: None) -> None:
-    """Larger pictures, so that the encoder uses all that it has."""
+    """Larger frames, so that the encoder uses all that it has."""
     source = clips.make(tmp_path / "in.mkv", Clip(width=320, height=240, frames=60, options={"g": "12"}))
     first = hashes(run(source, tmp_path / "0.mp4").path)
     for n in range(1, 4):
         assert hashes(run(source, tmp_path / f"{n}.mp4").path) == first
 
 
-def half_done(source: Path, target: Path, **wishes: Any) -> None:
+def half_done(source: Path, target: Path, **options: Any) -> None:
     drain = threading.Event()
 
     def stop(progress: Progress) -> None:
@@ -355,7 +355,7 @@ def half_done(source: Path, target: Path, **wishes: Any) -> None:
             drain.set()
 
     with pytest.raises(Interrupted, match=r"1 of \d+ segments"):
-        run(source, target, on_progress=stop, drain=drain, **wishes)
+        run(source, target, on_progress=stop, drain=drain, **options)
 
 
 def test_draining_finishes_the_segment_at_hand(tmp_path: Path, small_segments: None) -> None:
@@ -516,8 +516,8 @@ def test_a_source_that_was_touched_or_copied_is_the_same(tmp_path: Path, small_s
 
 
 def test_an_interlaced_video_counts_by_its_fields(tmp_path: Path) -> None:
-    """25 interlaced frames a second are 50 instants: twice of that is 100, with a new picture between any two."""
-    source = clips.make(tmp_path / "in.mkv", Clip(interlaced=True, height=64, rate=Fraction(25), frames=25, sounds=1))
+    """25 interlaced frames a second are 50 instants: twice of that is 100, with a new frame between any two."""
+    source = clips.make(tmp_path / "in.mkv", Clip(interlaced=True, height=64, rate=Fraction(25), frames=25, audio=1))
     result = run(source)
     assert (result.rate, result.frames_in, result.frames_out) == (100, 50, 100)
     assert result.kinds == "si" * 49 + "sh"
@@ -569,7 +569,7 @@ def test_progress_counts_up_to_the_end(tmp_path: Path) -> None:
 
 
 def test_a_range_starts_and_ends_where_it_is_requested(tmp_path: Path) -> None:
-    source = clips.make(tmp_path / "in.mp4", Clip(frames=48, sounds=1))
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=48, audio=1))
     result = run(source, tmp_path / "part.mp4", start="0.5", end="1.25")
     assert result.frames_out == 36
     got = times(result.path)
@@ -596,8 +596,8 @@ def test_painted_pixels_stay_as_they_are(tmp_path: Path) -> None:
     masked = run(source, tmp_path / "masked.mkv", codec="ffv1", static="off", ratio=4, mask=str(mask))
 
     def luma(path: Path) -> list[Any]:
-        with av.open(str(path)) as film:
-            return [frame.to_ndarray(format="gray").astype(int) for frame in film.decode(video=0)]
+        with av.open(str(path)) as container:
+            return [frame.to_ndarray(format="gray").astype(int) for frame in container.decode(video=0)]
 
     before, after = luma(plain.path), luma(masked.path)
     assert abs(after[1][:, :24] - after[0][:, :24]).max() == 0, "copied from the nearest source frame"
@@ -608,15 +608,15 @@ def test_painted_pixels_stay_as_they_are(tmp_path: Path) -> None:
 
 
 def test_slow_motion_lasts_longer(tmp_path: Path) -> None:
-    source = clips.make(tmp_path / "in.mp4", Clip(frames=24, sounds=1))
+    source = clips.make(tmp_path / "in.mp4", Clip(frames=24, audio=1))
     result = run(source, slowmo=4)
     assert result.path.name == "in.slow4x.mp4"
     assert times(result.path) == [Fraction(n, 24) for n in range(96)]
     assert any("--slow-audio stretch" in text for text in result.dropped)
-    with av.open(str(run(source, tmp_path / "s.mp4", slowmo=2, slow_audio="stretch").path)) as film:
-        sound = film.streams.audio[0]
-        assert sound.duration is not None and sound.time_base is not None
-        assert abs(float(sound.duration * sound.time_base) - 2) < 0.1
+    with av.open(str(run(source, tmp_path / "s.mp4", slowmo=2, slow_audio="stretch").path)) as container:
+        audio = container.streams.audio[0]
+        assert audio.duration is not None and audio.time_base is not None
+        assert abs(float(audio.duration * audio.time_base) - 2) < 0.1
 
 
 def test_images_in_and_out(tmp_path: Path) -> None:
@@ -624,8 +624,8 @@ def test_images_in_and_out(tmp_path: Path) -> None:
     folder.mkdir()
     for n in range(5):
         clips.png(folder / f"shot_{n}.png", n)
-    film = run(folder, in_fps=12)
-    assert (film.path.name, film.frames_out) == ("shots.24fps.mkv", 10)
+    video = run(folder, in_fps=12)
+    assert (video.path.name, video.frames_out) == ("shots.24fps.mkv", 10)
     out = run(folder / "shot_%d.png", tmp_path / "more" / "%03d.png", in_fps=12)
     assert [p.name for p in sorted((tmp_path / "more").iterdir())] == [f"{n:03d}.png" for n in range(1, 11)]
     assert out.report == tmp_path / "more.json"
@@ -642,8 +642,8 @@ def test_two_images_give_the_one_between(tmp_path: Path) -> None:
     assert pipeline.between_files(a, b, middle, Options.parse(model="blend")) == [middle]
     values = []
     for path in (a, middle, b):
-        with av.open(str(path)) as picture:
-            values.append(next(picture.decode(video=0)).to_ndarray(format="rgb24").astype(int))
+        with av.open(str(path)) as image:
+            values.append(next(image.decode(video=0)).to_ndarray(format="rgb24").astype(int))
     assert abs(values[1] - (values[0] + values[2]) / 2).max() <= 0.5
     with pytest.raises(InputError, match="exists"):
         pipeline.between_files(a, b, middle, Options.parse(model="blend"))
@@ -653,7 +653,7 @@ def test_two_images_give_the_one_between(tmp_path: Path) -> None:
 
 
 def test_the_plan_is_said_first_and_writes_nothing(tmp_path: Path) -> None:
-    source = clips.make(tmp_path / "in.mp4", Clip(rate=clips.NTSC_FILM))
+    source = clips.make(tmp_path / "in.mp4", Clip(rate=clips.NTSC_24))
     said = str(pipeline.plan(source, fps="59.94", model="blend", device="cpu"))
     assert said.startswith("24000/1001 -> 60000/1001 fps, x5/2, 24 -> 60 frames, 64x48, VFR no")
     assert "blend on cpu fp32" in said

@@ -34,7 +34,7 @@ VSPIPE = os.environ.get("MIDFRAME_VSPIPE") or shutil.which("vspipe")
 
 
 def y4m(frames: int, chroma: str = "420jpeg", rate: str = "24:1", bits: int = 8, scale: int = 1) -> bytes:
-    """A stream of grey frames, each 8 levels brighter than the one before."""
+    """A stream of gray frames, each 8 levels brighter than the one before."""
     width, height = 32 * scale, 16 * scale
     samples = {"420": 3 * width * height // 2, "422": 2 * width * height, "444": 3 * width * height}[chroma[:3]]
     sample = np.uint8 if bits == 8 else np.dtype("<u2")
@@ -72,7 +72,7 @@ def test_y4m_keeps_depth_subsampling_rate_and_aspect(chroma: str, bits: int) -> 
 
 @pytest.mark.parametrize("kind", ["mkv", "nut"])
 def test_containers_in_and_out(tmp_path: Path, kind: str) -> None:
-    source = clips.make(tmp_path / "in.mkv", Clip(frames=10, rate=Fraction(25), aspect=Fraction(4, 3), sounds=1))
+    source = clips.make(tmp_path / "in.mkv", Clip(frames=10, rate=Fraction(25), aspect=Fraction(4, 3), audio=1))
     ended = through(source.read_bytes(), *PLAIN, "--format", kind, "--fps", "59.94")
     assert ended.returncode == 0, ended.stderr
     assert b"audio and all streams but the video are left out" in ended.stderr

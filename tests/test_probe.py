@@ -1,4 +1,4 @@
-"""What `probe` says of films whose every property is known, and of files that are none."""
+"""What `probe` says of videos whose every property is known, and of files that are none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import pytest
 
-from clips import NTSC_FILM, Clip, make, png, png_bytes
+from clips import NTSC_24, Clip, make, png, png_bytes
 from midframe.errors import MediaError, MidframeError, UnsupportedError
 from midframe.video.files import open_source
 from midframe.video.probe import key_times, probe
@@ -22,7 +22,7 @@ MASTER = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)
 
 @pytest.mark.parametrize(
     ("rate", "suffix"),
-    [(Fraction(24), ".mp4"), (NTSC_FILM, ".mkv"), (Fraction(30000, 1001), ".mp4"), (Fraction(25), ".avi"),
+    [(Fraction(24), ".mp4"), (NTSC_24, ".mkv"), (Fraction(30000, 1001), ".mp4"), (Fraction(25), ".avi"),
      (Fraction(60000, 1001), ".mkv"), (Fraction(50), ".ts"), (Fraction(10), ".mov")],
 )  # fmt: skip
 def test_rates_survive_every_time_base(tmp_path: Path, rate: Fraction, suffix: str) -> None:
@@ -35,14 +35,14 @@ def test_rates_survive_every_time_base(tmp_path: Path, rate: Fraction, suffix: s
 def test_a_variable_rate_is_seen(tmp_path: Path) -> None:
     info = probe(make(tmp_path / "a.mp4", Clip(pts=[n for n in range(36) if n % 3], tick=Fraction(1, 24))))
     assert info.vfr and info.rate == 24
-    # late in the film, behind the first look: the index tells
+    # late in the video, behind the first look: the index tells
     late = [*range(700), *range(702, 760)]
     info = probe(make(tmp_path / "b.mp4", Clip(width=16, height=16, frames=len(late), pts=late)))
     assert info.vfr
 
 
 def test_late_start_and_duration(tmp_path: Path) -> None:
-    info = probe(make(tmp_path / "a.mp4", Clip(pts=range(12, 36), sounds=1)))
+    info = probe(make(tmp_path / "a.mp4", Clip(pts=range(12, 36), audio=1)))
     assert info.start == Fraction(1, 2)
     assert info.duration == 1
     assert info.origin == 0
@@ -117,19 +117,19 @@ def test_interlaced(tmp_path: Path) -> None:
 
 def test_cover_art_is_not_the_video(tmp_path: Path) -> None:
     for suffix in (".mp4", ".mkv"):
-        info = probe(make(tmp_path / f"a{suffix}", Clip(cover=True, sounds=1)))
+        info = probe(make(tmp_path / f"a{suffix}", Clip(cover=True, audio=1)))
         assert (info.codec, info.width) == ("h264", 64)
         assert any("attached_pic" in stream.disposition for stream in info.streams)
         assert not info.warnings
 
 
 def test_all_streams_are_listed(tmp_path: Path) -> None:
-    clip = Clip(sounds=3, subtitles=("ass", "subrip"), chapters=2, attachment=True, tags={"title": "A film"})
+    clip = Clip(audio=3, subtitles=("ass", "subrip"), chapters=2, attachment=True, tags={"title": "A video"})
     info = probe(make(tmp_path / "a.mkv", clip))
     assert [s.kind for s in info.streams] == ["video", "audio", "audio", "audio", "subtitle", "subtitle", "attachment"]
     assert [s.language for s in info.streams if s.kind == "audio"] == ["eng", "fra", "deu"]
     assert ["default" in s.disposition for s in info.streams if s.kind == "audio"] == [False, True, False]
-    assert (info.chapters, info.tags["title"]) == (2, "A film")
+    assert (info.chapters, info.tags["title"]) == (2, "A video")
 
 
 def test_key_times(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_video_longer_than_the_look_is_not_taken_for_variable(
 ) -> None:
     """The look ends amid frames that are decoded before those that are shown before them."""
     b_frames = {} if suffix == "avi" else {"bf": "3", "b-adapt": "0"}
-    path = make(tmp_path / f"film.{suffix}", Clip(frames=72, options={"g": "9", **b_frames}))
+    path = make(tmp_path / f"video.{suffix}", Clip(frames=72, options={"g": "9", **b_frames}))
     for packets in range(40, 48):
         monkeypatch.setattr("midframe.video.probe.SCAN_PACKETS", packets)
         info = probe(path)
@@ -154,16 +154,16 @@ def test_a_video_longer_than_the_look_is_not_taken_for_variable(
 
 def test_measured_rates() -> None:
     ms = Fraction(1, 1000)
-    film = [round(n / NTSC_FILM / ms) for n in range(200)]
-    assert measure_rate(film, ms, [Fraction(2397, 100)]) == (NTSC_FILM, False)
-    assert measure_rate(film, ms, []) == (NTSC_FILM, False)
+    video = [round(n / NTSC_24 / ms) for n in range(200)]
+    assert measure_rate(video, ms, [Fraction(2397, 100)]) == (NTSC_24, False)
+    assert measure_rate(video, ms, []) == (NTSC_24, False)
     assert measure_rate([0], ms, [Fraction(25)]) == (25, False)
     assert measure_rate([], ms, []) == (None, False)
     # a screen recording: 30 fps with long holds
     held = [n for n in range(300) if n % 50 < 40]
     rate, variable = measure_rate([round(n * 1000 / 30) for n in held], ms, [Fraction(24)])
     assert (rate, variable) == (30, True)
-    # a rate that no film has is taken as measured where it is constant
+    # a rate that no video has is taken as measured where it is constant
     odd = [n * 3003 for n in range(50)]
     assert measure_rate(odd, Fraction(1, 90000), []) == (Fraction(30000, 1001), False)
     assert measure_rate([n * 37 for n in range(50)], ms, []) == (Fraction(1000, 37), False)
@@ -182,7 +182,7 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     refused(tmp_path / "missing.mp4", "does not exist")
     (tmp_path / "empty.mp4").touch()
     refused(tmp_path / "empty.mp4", "is empty")
-    (tmp_path / "text.mp4").write_text("This is not a film.\n" * 50)
+    (tmp_path / "text.mp4").write_text("This is not a video.\n" * 50)
     refused(tmp_path / "text.mp4", "holds text")
     (tmp_path / "page.mp4").write_text("<!DOCTYPE html><html><body>Not found</body></html>")
     refused(tmp_path / "page.mp4", "HTML")
@@ -199,12 +199,12 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
 def test_audio_alone_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.m4a"
     with av.open(str(path), "w", format="mp4") as out:
-        sound = out.add_stream("aac", rate=48000)
+        audio = out.add_stream("aac", rate=48000)
         chunk = av.AudioFrame(format="fltp", layout="stereo", samples=1024)
         chunk.sample_rate, chunk.pts = 48000, 0
         for plane in chunk.planes:
             plane.update(bytes(plane.buffer_size))
-        out.mux([*sound.encode(chunk), *sound.encode(None)])
+        out.mux([*audio.encode(chunk), *audio.encode(None)])
     refused(path, "audio only")
 
 
@@ -220,9 +220,9 @@ def test_a_header_without_frames_is_refused(tmp_path: Path) -> None:
 def test_frames_that_do_not_decode_are_no_part_of_the_length(tmp_path: Path) -> None:
     """As in a broadcast that was recorded from anywhere on: the first key frame comes half a second late."""
     whole = make(tmp_path / "a.ts", Clip(frames=72, options={"g": "12", "bf": "0", "x264-params": "scenecut=0"}))
-    with av.open(str(whole)) as film, av.open(str(tmp_path / "b.ts"), "w") as out:
-        stream = out.add_stream_from_template(film.streams.video[0])
-        for n, packet in enumerate(film.demux(video=0)):
+    with av.open(str(whole)) as container, av.open(str(tmp_path / "b.ts"), "w") as out:
+        stream = out.add_stream_from_template(container.streams.video[0])
+        for n, packet in enumerate(container.demux(video=0)):
             if n > 5 and packet.size:
                 packet.stream = stream
                 out.mux(packet)
@@ -261,7 +261,7 @@ def test_odd_names(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_only_the_named_file_is_opened(tmp_path: Path) -> None:
-    # a concat script and a playlist naming a real film next to them: neither may be followed
+    # a concat script and a playlist naming a real video next to them: neither may be followed
     make(tmp_path / "real.mp4")
     (tmp_path / "script.mp4").write_text("ffconcat version 1.0\nfile real.mp4\n")
     refused(tmp_path / "script.mp4")

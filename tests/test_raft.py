@@ -79,7 +79,7 @@ def test_a_batch_is_its_frames(basic: Raft) -> None:
 
 @pytest.mark.parametrize("spread", [0.5, 4.0, 500.0])
 def test_look_ups_without_the_volume_are_those_with_it(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raft, "TILE_LIMIT", 4000)  # so that these small pictures are tiled at all
+    monkeypatch.setattr(raft, "TILE_LIMIT", 4000)  # so that these small frames are tiled at all
     generator = torch.Generator().manual_seed(1)
     a, b = (torch.randn(2, 32, 21, 26, generator=generator) for _ in range(2))
     where = raft.ops.coordinates(21, 26) + spread * torch.randn(4, 2, 21, 26, generator=generator)
@@ -92,7 +92,7 @@ def test_look_ups_without_the_volume_are_those_with_it(spread: float, monkeypatc
 def test_a_look_up_is_bilinear_and_zero_outside() -> None:
     volume = torch.rand(1, 9, 7, generator=torch.Generator().manual_seed(2))
     where = torch.tensor([[2.25, 6.5]])
-    found = raft._sample(volume, where, radius=3).view(7, 7)
+    found = raft.sample_window(volume, where, radius=3).view(7, 7)
     for i in range(7):  # x first
         for j in range(7):
             x, y = 2.25 + i - 3, 6.5 + j - 3
@@ -143,7 +143,7 @@ def test_levels_are_exact_again() -> None:
     assert torch.equal(raft.exact(between), between.double())
 
 
-def test_small_pictures_are_worked_on_in_float64(basic: Raft, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_images_are_worked_on_in_float64(basic: Raft, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that their flow is the network's, whatever a machine's kernels round; near the float32 one."""
     a, b = texture(128, 136), texture(128, 136, 1)
     flow = basic.flow(a, b, 3)
@@ -160,7 +160,7 @@ def test_norm_holds_where_most_of_a_frame_is_one_colour() -> None:
     """Black bars: summed up in one float32, the variance would be off by percents."""
     x = torch.randn(1, 8, 360, 640, generator=torch.Generator().manual_seed(4)) + 3
     x[:, :, 60:] = x[:, :, 60:61, :1]
-    found = raft._instance_norm(x.contiguous(memory_format=torch.channels_last))
+    found = raft.instance_norm(x.contiguous(memory_format=torch.channels_last))
     exact = x.double()
     exact = (exact - exact.mean((2, 3), keepdim=True)) / (exact.var((2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
     assert float((found - exact).abs().max()) < 1e-3
@@ -168,9 +168,9 @@ def test_norm_holds_where_most_of_a_frame_is_one_colour() -> None:
 
 def test_the_limit_decides_the_kind(basic: Raft) -> None:
     features = torch.zeros(1, 256, 16, 20)
-    assert isinstance(basic._lookup(features, features, True), raft.VolumeLookup)
+    assert isinstance(basic.lookup_of(features, features, True), raft.VolumeLookup)
     tight = Raft(volume_limit=1000)
-    assert isinstance(tight._lookup(features, features, True), raft.TiledLookup)
+    assert isinstance(tight.lookup_of(features, features, True), raft.TiledLookup)
 
 
 def test_any_size(basic: Raft) -> None:

@@ -1,25 +1,27 @@
-"""Frames come with exact times, from anywhere in a film, whatever its container; damage costs what is damaged."""
+"""Frames come with exact times, from anywhere in a video, whatever its container; damage costs what is damaged."""
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
 
-from clips import NTSC_FILM, Clip, make, picture, png
+from clips import NTSC_24, Clip, image, make, png
 from midframe.errors import MediaError
 from midframe.types import Frame, Segment
 from midframe.video import formats
 from midframe.video.probe import probe
-from midframe.video.reader import _sorted_stamps, open_reader
+from midframe.video.reader import open_reader, sorted_stamps
 
 LOSSLESS = Clip(codec="ffv1")
 
@@ -37,9 +39,9 @@ def equal(a: Frame, b: Frame) -> bool:
     ("clip", "name"),
     [
         (Clip(), "a.mp4"),
-        (Clip(rate=NTSC_FILM), "a.mp4"),
+        (Clip(rate=NTSC_24), "a.mp4"),
         (Clip(pts=[n for n in range(36) if n % 3]), "vfr.mp4"),
-        (Clip(pts=range(12, 36), sounds=1), "late.mp4"),
+        (Clip(pts=range(12, 36), audio=1), "late.mp4"),
         (Clip(codec="libx265", pixels="yuv420p10le", options={"x265-params": "log-level=none"}), "ten.mp4"),
         (Clip(frames=1), "one.mp4"),
         (Clip(frames=2), "two.mp4"),
@@ -63,7 +65,7 @@ def test_planes_are_the_encoded_ones(tmp_path: Path) -> None:
     for pixels in ("yuv420p", "yuv422p10le", "gray", "yuv444p12le", "yuva420p"):
         path = make(tmp_path / f"{pixels}.mkv", replace(LOSSLESS, pixels=pixels, frames=3))
         for n, frame in enumerate(frames_of(path)):
-            expected = picture(n, 64, 48, pixels)
+            expected = image(n, 64, 48, pixels)
             assert frame.format.name == pixels
             for mine, theirs in zip(frame.planes, expected.planes, strict=True):
                 samples = np.frombuffer(memoryview(theirs), np.uint8).reshape(theirs.height, theirs.line_size)
@@ -122,7 +124,7 @@ def test_repacking_loses_nothing(pixels: str, planar: str) -> None:
         (Clip(frames=60, options={"g": "12", "bf": "3"}), "a.mp4"),
         (Clip(frames=60, options={"g": "12", "x264-params": "open-gop=1"}), "open.mkv"),
         (Clip(frames=60, options={"g": "250"}), "one-key.mkv"),
-        (Clip(frames=60, pts=range(20, 80), sounds=1), "late.ts"),
+        (Clip(frames=60, pts=range(20, 80), audio=1), "late.ts"),
         (Clip(frames=40, codec="mpeg4", options={"g": "10"}), "a.avi"),
         (Clip(frames=40, pts=[n * n for n in range(40)]), "vfr.mp4"),
         (Clip(frames=40, codec="mpeg2video", options={"bf": "2", "g": "9"}), "a.mpg"),
@@ -148,7 +150,7 @@ def test_a_segment_is_a_cut_of_the_video(tmp_path: Path, clip: Clip, name: str) 
 
 def test_what_lies_well_before_a_segment_is_decoded_only_as_far_as_others_need_it(tmp_path: Path) -> None:
     b_frames = {"bf": "3", "b-adapt": "0", "g": "240", "keyint_min": "240"}
-    path = make(tmp_path / "film.mp4", Clip(frames=120, options=b_frames))
+    path = make(tmp_path / "video.mp4", Clip(frames=120, options=b_frames))
     whole = [frame for frame in frames_of(path) if frame.pts >= 4]
     part = frames_of(path, Segment(Fraction(4)))
     assert [f.pts for f in part] == [f.pts for f in whole]
@@ -160,8 +162,8 @@ def test_a_hole_before_a_segment_shows_the_frame_that_is_held(tmp_path: Path) ->
     """The last frame before the hole is one that no other refers to: it must not have been left out."""
     b_frames = {"bf": "3", "b-adapt": "0", "g": "240", "keyint_min": "240", "b-pyramid": "none"}
     pts = [*range(40), *range(140, 180)]  # four seconds are missing
-    path = make(tmp_path / "film.mp4", Clip(frames=80, pts=pts, options=b_frames))
-    info = replace(probe(path), vfr=False)  # a longer film has such a hole where the probe does not look
+    path = make(tmp_path / "video.mp4", Clip(frames=80, pts=pts, options=b_frames))
+    info = replace(probe(path), vfr=False)  # a longer video has such a hole where the probe does not look
     start = Fraction(130, 24)
     first = frames_of(path, Segment(start), info=info)[0]
     held = [frame for frame in frames_of(path, info=info) if frame.pts <= start][-1]
@@ -181,7 +183,7 @@ def test_without_time_stamps_the_rate_counts(tmp_path: Path) -> None:
         stream = out.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for n in range(10):
-            frame = picture(n, 64, 48)
+            frame = image(n, 64, 48)
             frame.pts = n
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
@@ -197,7 +199,7 @@ def stamped(path: Path, stamps: list[int]) -> Path:
         stream.codec_context.time_base = Fraction(1, 1000)
         packets = []
         for n, _ in enumerate(stamps):
-            frame = picture(n, 32, 32, "yuvj420p")
+            frame = image(n, 32, 32, "yuvj420p")
             frame.pts, frame.time_base = n, Fraction(1, 1000)
             packets += stream.encode(frame)
         packets += stream.encode(None)
@@ -257,7 +259,7 @@ def test_a_change_of_size_is_scaled_to_the_first(tmp_path: Path) -> None:
         small = av.CodecContext.create("mjpeg", "w")
         small.width, small.height, small.pix_fmt, small.time_base = 32, 32, "yuvj420p", Fraction(1, 25)
         for n in range(4):
-            frame = picture(n, *((64, 48) if n < 2 else (32, 32)), "yuvj420p")
+            frame = image(n, *((64, 48) if n < 2 else (32, 32)), "yuvj420p")
             frame.pts = n
             for packet in stream.encode(frame) if n < 2 else small.encode(frame):
                 packet.stream = stream
@@ -278,18 +280,18 @@ def test_fields_become_frames(tmp_path: Path) -> None:
         found = list(reader)
     assert len(found) == 2 * len(plain)
     assert all(frame.duration == Fraction(1, 50) for frame in found[:-1])
-    # a segment gives the same pictures
+    # a segment gives the same frames
     part = frames_of(path, Segment(found[20].pts, found[30].pts), info=info, deinterlace=True)
     assert all(equal(a, b) for a, b in zip(part, found[20:30], strict=True))
-    # a progressive film is left alone
+    # a progressive video is left alone
     other = make(tmp_path / "b.mkv", Clip())
     assert len(frames_of(other, deinterlace=True)) == 24
 
 
 def test_packed_b_frames_in_avi(tmp_path: Path) -> None:
-    """DivX and Xvid put two pictures into one packet and an empty one after it; times of neighbours change places."""
+    """DivX and Xvid put two frames into one packet and an empty one after it; times of neighbours change places."""
     stamps = iter([(n, stamp) for n, stamp in enumerate([1, 2, 4, 3, 5, 7, 6, None, 9, 8])])
-    found = [(n, stamp) for n, stamp, _ in _sorted_stamps((n, stamp, Fraction(1)) for n, stamp in stamps)]
+    found = [(n, stamp) for n, stamp, _ in sorted_stamps((n, stamp, Fraction(1)) for n, stamp in stamps)]
     assert found == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, None), (8, 8), (9, 9)]
     path = make(tmp_path / "a.avi", Clip(codec="mpeg4", options={"bf": "2"}, frames=24))
     times = [frame.pts for frame in frames_of(path)]
@@ -312,11 +314,21 @@ def test_leaving_early_joins_the_thread(tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
-def test_decoding_does_not_run_far_ahead(tmp_path: Path) -> None:
+def test_decoding_does_not_run_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queues: list[Any] = []
+
+    class Watched(queue.Queue):  # type: ignore[type-arg]
+        def __init__(self, maxsize: int = 0) -> None:
+            super().__init__(maxsize)
+            queues.append(self)
+
+    monkeypatch.setattr(queue, "Queue", Watched)
     with open_reader(make(tmp_path / "a.mp4", Clip(frames=100))) as reader:
         next(reader)
-        time.sleep(0.2)
-        assert reader._queue.qsize() <= 4
+        (frames,) = queues
+        assert 0 < frames.maxsize <= 4
+        while not frames.full():  # a decoder that has 98 more frames fills it
+            time.sleep(0.01)
 
 
 def test_errors_come_up_where_frames_are_read(tmp_path: Path) -> None:

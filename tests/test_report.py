@@ -118,9 +118,9 @@ def test_exhibits_have_slider_strip_and_frames_that_decode(outline: Outline, rep
     for source in sources:
         head, _, data = source.partition(",")
         assert head == "data:image/webp;base64"
-        picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
-        assert picture is not None
-        assert picture.shape == (48, 64, 3)
+        image = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+        assert image is not None
+        assert image.shape == (48, 64, 3)
 
 
 def test_best_is_marked_and_failures_are_reported(report: Report) -> None:
@@ -212,14 +212,14 @@ def test_error_image_is_dark_where_right() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(20.0, 41.3), (0.0, 1.0), (33.0, 33.4)])
 def test_ticks_are_round_and_inside(low: float, high: float) -> None:
-    ticks = reports._ticks(low, high)
+    ticks = reports.round_ticks(low, high)
     assert 2 <= len(ticks) <= 8
     assert all(low <= tick <= high for tick in ticks)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH")
 def test_a_real_browser_opens_it(report: Report, tmp_path: Path) -> None:
-    """The script ran to its end, the sliders show pictures, nothing was logged to the console."""
+    """The script ran to its end, the sliders show frames, nothing was logged to the console."""
     path = reports.write(report, tmp_path)["html"]
     common = [
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
@@ -244,8 +244,8 @@ def test_a_real_browser_opens_it(report: Report, tmp_path: Path) -> None:
         [*common, "--hide-scrollbars", "--window-size=1200,2600", f"--screenshot={shot}", path.as_uri()],
         capture_output=True, timeout=120, check=True, env=environment,
     )  # fmt: skip
-    picture = cv2.imread(str(shot))
-    assert picture is not None
-    assert picture.shape == (2600, 1200, 3)
-    # the slider shows the wave picture: many colours in the middle of the page, not a blank card
-    assert max(float(picture[y : y + 100, 300:900].std()) for y in range(600, 2500, 100)) > 20
+    image = cv2.imread(str(shot))
+    assert image is not None
+    assert image.shape == (2600, 1200, 3)
+    # the slider shows the wave frame: many colours in the middle of the page, not a blank card
+    assert max(float(image[y : y + 100, 300:900].std()) for y in range(600, 2500, 100)) > 20

@@ -136,7 +136,7 @@ def run(source: Path, target: Path, **options: Any) -> midframe.Result:
 def test_a_smaller_and_a_larger_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "SEGMENT_OUTPUTS", 20)
     source = clips.make(
-        tmp_path / "in.mkv", Clip(64, 48, frames=36, sounds=1, aspect=Fraction(4, 3), options={"g": "12"})
+        tmp_path / "in.mkv", Clip(64, 48, frames=36, audio=1, aspect=Fraction(4, 3), options={"g": "12"})
     )
     said: list[Any] = []
     for size, where in (("32x24", "before"), ("128:-2", "after"), ("32x32", "before")):

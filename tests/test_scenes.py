@@ -1,4 +1,4 @@
-"""The renderer against what it claims: flows carry one picture onto another, hidden is hidden, seeds make scenes."""
+"""The renderer against what it claims: flows carry one frame onto another, hidden is hidden, seeds make scenes."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def clean(seed: int, textures: Textures, size: tuple[int, int] = SIZE, mix: Mix 
     return replace(scene, layers=tuple(layers))
 
 
-def warped(picture: NDArray[np.uint8], flow: NDArray[np.float32]) -> NDArray[np.float32]:
+def warped(image: NDArray[np.uint8], flow: NDArray[np.float32]) -> NDArray[np.float32]:
     y, x = np.mgrid[0 : flow.shape[0], 0 : flow.shape[1]].astype(np.float32)
-    return cv2.remap(picture.astype(np.float32), x + flow[..., 0], y + flow[..., 1], cv2.INTER_CUBIC)
+    return cv2.remap(image.astype(np.float32), x + flow[..., 0], y + flow[..., 1], cv2.INTER_CUBIC)
 
 
 def inner(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -60,13 +60,13 @@ PAIRS = [("a", "b"), ("b", "a"), ("t", "a"), ("t", "b"), ("a", "before"), ("b", 
 
 @pytest.mark.parametrize("block", range(3))
 def test_flow_maps_each_frame_onto_the_other(textures: Textures, block: int) -> None:
-    """Where a pixel is seen in both, the other picture at the end of its flow has its colour."""
-    checked = telling = 0
+    """Where a pixel is seen in both, the other frame at the end of its flow has its colour."""
+    checked = conclusive = 0
     for seed in range(block * 6, block * 6 + 6):
         scene = clean(seed, textures, mix=replace(CLEAN, static_scene=0, medium=0.6))
         drawn = render(scene)
         times = {"a": 0.0, "b": 1.0, "t": scene.t, "before": -1.0, "after": 2.0}
-        pictures = {"a": drawn.a, "b": drawn.b, "t": drawn.target, "before": drawn.before, "after": drawn.after}
+        images = {"a": drawn.a, "b": drawn.b, "t": drawn.target, "before": drawn.before, "after": drawn.after}
         labels = {name: visible(scene, spread_out(scene, s)) for name, s in times.items()}
         for one, two in PAIRS:
             name = f"{one}_{two}" if len(two) > 1 else one + two
@@ -76,13 +76,13 @@ def test_flow_maps_each_frame_onto_the_other(textures: Textures, block: int) -> 
             good &= warped(inner(labels[two]).astype(np.uint8), flow) > 0.99
             if good.sum() < 200:
                 continue
-            error = np.abs(warped(pictures[two], flow) - pictures[one]).mean(-1)[good]
-            assert error.mean() < 0.6, (seed, name)  # levels; rounding both pictures costs 0.35
+            error = np.abs(warped(images[two], flow) - images[one]).mean(-1)[good]
+            assert error.mean() < 0.6, (seed, name)  # levels; rounding both frames costs 0.35
             assert np.percentile(error, 99) < 3.5, (seed, name)
-            blind = np.abs(pictures[two].astype(float) - pictures[one]).mean(-1)[good]
-            telling += int(blind.mean() > 1.8)
+            blind = np.abs(images[two].astype(float) - images[one]).mean(-1)[good]
+            conclusive += int(blind.mean() > 1.8)
             checked += 1
-    assert checked > 25 and telling > 4
+    assert checked > 25 and conclusive > 4
 
 
 def test_flow_is_exact_to_a_fiftieth_of_a_pixel(textures: Textures) -> None:
@@ -130,7 +130,7 @@ def test_unrippling_inverts_the_ripple(textures: Textures) -> None:
 
 
 def test_hidden_agrees_with_forward_and_back(textures: Textures) -> None:
-    """What is seen in both comes back to where it was; what is hidden does not, or leaves the picture."""
+    """What is seen in both comes back to where it was; what is hidden does not, or leaves the frame."""
     seen_error, hidden_pixels, returned = [], 0, 0
     for seed in range(16):
         drawn = render(compose(seed, textures, SIZE, mix=CLEAN), neighbours=False)
@@ -333,7 +333,7 @@ def test_frames_are_as_sharp_as_photographs_and_do_not_alias() -> None:
 
     n = 512
     x = np.mgrid[0:n, 0:n][1]
-    for cycles, least, most in ((0.25, 0.9, 1.1), (0.4, 0.75, 1.1), (0.9, 0.0, 0.25)):  # per pixel of the picture
+    for cycles, least, most in ((0.25, 0.9, 1.1), (0.4, 0.75, 1.1), (0.9, 0.0, 0.25)):  # per pixel of the frame
         for shift in (0.0, 0.25, 0.5):
             wave = 128 + 100 * np.sin(2 * np.pi * cycles / 2 * x)
             texture = cv2.sepFilter2D(np.repeat(wave[..., None], 3, 2).astype(np.float32), -1, PREFILTER, PREFILTER)
@@ -344,7 +344,7 @@ def test_frames_are_as_sharp_as_photographs_and_do_not_alias() -> None:
 
 
 def test_hold_out_is_by_name_and_one_in_eight(tmp_path: Path) -> None:
-    names = [tmp_path / f"picture_{k}.jpg" for k in range(400)]
+    names = [tmp_path / f"frame_{k}.jpg" for k in range(400)]
     share = np.mean([held_out(name) for name in names])
     assert 0.07 < share < 0.18
     assert held_out(names[0]) == held_out(Path("/elsewhere") / names[0].name)
@@ -362,7 +362,7 @@ def test_photographs_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none for training"):
         find_photos([tmp_path])
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no frame")
     with pytest.raises(InputError, match="cannot be decoded"):
         Textures([broken]).photo(0)
 
@@ -378,8 +378,8 @@ def test_stack_and_stream() -> None:
 
 def test_contact_sheet(tmp_path: Path) -> None:
     sheet(tmp_path / "sheet.png", seed=0, rows=2, size=64)
-    picture = cv2.imread(str(tmp_path / "sheet.png"))
-    assert picture is not None and picture.shape[1] == 10 * 66
+    image = cv2.imread(str(tmp_path / "sheet.png"))
+    assert image is not None and image.shape[1] == 10 * 66
     with pytest.raises(MediaError, match="cannot be written"):
         contact_sheet(tmp_path / "absent" / "sheet.png", [render(square(), neighbours=False)])
 
@@ -400,7 +400,7 @@ def both(scenes_: list[Scene], device: str = "cpu") -> tuple[dict[str, NDArray[n
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_batched_twin_draws_the_same(textures: Textures, device: str) -> None:
-    """All that a scene can have but noise and compression: pictures to a level, flows to a fiftieth of a pixel."""
+    """All that a scene can have but noise and compression: frames to a level, flows to a fiftieth of a pixel."""
     quiet = Mix(noise=0, compressed=0, overlay=0.6, blur=0.3, drift=0.5, shadow=0.5, duplicate=0.2, repeated=0.3)
     slow, quick = both([compose(seed, textures, (64, 96), mix=quiet) for seed in range(14)], device)
     assert set(slow) == set(quick)

@@ -35,7 +35,7 @@ class Api:
     def services(self) -> Services:
         return self.http.app.state.services
 
-    def upload(self, data: bytes, name: str = "film.mp4") -> dict[str, Any]:
+    def upload(self, data: bytes, name: str = "video.mp4") -> dict[str, Any]:
         source = self.http.post("/api/v1/sources", json={"name": name, "size": len(data)}).json()
         assert self.http.put(f"/api/v1/sources/{source['id']}/content", content=data).status_code == 200
         return self.settled(source["id"])
@@ -71,9 +71,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 
 def test_upload_probe_run_fetch(api: Api) -> None:
-    source = api.upload(server_fakes.film(steps=4), "../../holiday \u202efilm.mov")
+    source = api.upload(server_fakes.video(steps=4), "../../holiday \u202efilm.mov")
     assert source["state"] == "ready"
-    assert source["name"] == "holiday film.mov"
+    assert source["name"] == "holiday video.mov"
     assert source["info"]["width"] == 64
     job = api.until(api.add(source["id"], options={"fps": "59.94"})["id"], "done", "failed")
     assert job["state"] == "done"
@@ -82,7 +82,7 @@ def test_upload_probe_run_fetch(api: Api) -> None:
     result = api.http.get(f"/api/v1/jobs/{job['id']}/files/result")
     assert result.content == b"result of " + job["id"].encode()
     assert "filename*=utf-8" in result.headers["content-disposition"]
-    assert "holiday%20film.59.9401fps.mp4" in result.headers["content-disposition"]
+    assert "holiday%20video.59.9401fps.mp4" in result.headers["content-disposition"]
     part = api.http.get(f"/api/v1/jobs/{job['id']}/files/after", headers={"range": "bytes=7-8"})
     assert (part.status_code, part.content) == (206, b"of")
     assert api.http.get(f"/api/v1/jobs/{job['id']}/marks").json()["cuts"] == [1.5]
@@ -91,7 +91,7 @@ def test_upload_probe_run_fetch(api: Api) -> None:
 
 
 def test_upload_in_pieces_and_after_a_break(api: Api) -> None:
-    data = server_fakes.film(steps=1, filling="x" * 5000)
+    data = server_fakes.video(steps=1, filling="x" * 5000)
     source = api.http.post("/api/v1/sources", json={"name": "a.mp4", "size": len(data)}).json()
     url = f"/api/v1/sources/{source['id']}/content"
     assert api.http.put(url, content=data[:1000]).json()["received"] == 1000
@@ -116,16 +116,16 @@ def test_upload_in_pieces_and_after_a_break(api: Api) -> None:
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (b"some text that somebody called film.mp4", "unreadable"),
+        (b"some text that somebody called video.mp4", "unreadable"),
         (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "unreadable"),
         (b"\xef\xbb\xbf \nffconcat version 1.0\nfile /etc/passwd\n", "unreadable"),
         (b"\0\0\0\0<MPD urn:mpeg:dash:profile:isoff-live:2011", "unreadable"),
-        (server_fakes.film(info={"container": "hls,applehttp"}), "unreadable"),
-        (server_fakes.film(info={"width": 100_000, "height": 100_000}), "too_many_pixels"),
-        (server_fakes.film(info={"duration": 1e6}), "too_long"),
-        (server_fakes.film(info={"duration": None}), "unreadable"),
-        (server_fakes.film(probe="die"), "unreadable"),
-        (server_fakes.film(probe="hang"), "too_slow"),
+        (server_fakes.video(info={"container": "hls,applehttp"}), "unreadable"),
+        (server_fakes.video(info={"width": 100_000, "height": 100_000}), "too_many_pixels"),
+        (server_fakes.video(info={"duration": 1e6}), "too_long"),
+        (server_fakes.video(info={"duration": None}), "unreadable"),
+        (server_fakes.video(probe="die"), "unreadable"),
+        (server_fakes.video(probe="hang"), "too_slow"),
     ],
     ids=["text", "hls", "concat", "dash", "hls container", "pixels", "long", "no length", "probe dies", "probe hangs"],
 )
@@ -134,22 +134,22 @@ def test_refused_sources(api: Api, data: bytes, code: str) -> None:
     assert (source["state"], source["error"]["code"]) == ("refused", code)
     assert api.http.post("/api/v1/jobs", json={"source": source["id"]}).status_code == 409
     assert api.http.get(f"/api/v1/sources/{source['id']}/still").status_code == 409
-    assert api.upload(server_fakes.film())["state"] == "ready"  # and the server goes on
+    assert api.upload(server_fakes.video())["state"] == "ready"  # and the server goes on
 
 
 def test_still_and_mask(api: Api) -> None:
-    source = api.upload(server_fakes.film())
+    source = api.upload(server_fakes.video())
     base = f"/api/v1/sources/{source['id']}"
     still = api.http.get(f"{base}/still", params={"at": 1.5, "width": 64})
     assert still.headers["content-type"] == "image/jpeg"
     assert still.content == server_fakes.JPEG
-    wished = {"source": source["id"], "options": {"use_mask": True}}
-    assert api.http.post("/api/v1/jobs", json=wished).status_code == 422
+    requested = {"source": source["id"], "options": {"use_mask": True}}
+    assert api.http.post("/api/v1/jobs", json=requested).status_code == 422
     png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (64).to_bytes(4, "big") + (48).to_bytes(4, "big") + b"rest"
     assert api.http.put(f"{base}/mask", content=png.replace(b"\0\0\0@", b"\0\0\0A")).status_code == 422
     assert api.http.put(f"{base}/mask", content=b"<svg/>").status_code == 422
     assert api.http.put(f"{base}/mask", content=png).json()["mask"] is True
-    job = api.until(api.add(**wished)["id"], "done")
+    job = api.until(api.add(**requested)["id"], "done")
     report = api.http.get(f"/api/v1/jobs/{job['id']}/files/report").json()
     assert Path(report["mask"]).read_bytes() == png
     assert api.http.delete(f"{base}/mask").status_code == 204
@@ -157,7 +157,7 @@ def test_still_and_mask(api: Api) -> None:
 
 
 def test_plan(api: Api) -> None:
-    source = api.upload(server_fakes.film(), "-my film's.mp4")
+    source = api.upload(server_fakes.video(), "-my video's.mp4")
 
     def plan(**options: Any) -> dict[str, Any]:
         answer = api.http.post("/api/v1/plans", json={"source": source["id"], "options": options})
@@ -172,14 +172,14 @@ def test_plan(api: Api) -> None:
     assert plan(fps="60", start=1, end=3)["frames"] == 120
     said = plan(fps="60000/1001", scene="off", crf=18, audio=False)
     words = shlex.split(said["command_line"])
-    assert words[:3] == ["midframe", "interpolate", "./-my film's.mp4"]
+    assert words[:3] == ["midframe", "interpolate", "./-my video's.mp4"]
     assert words[words.index("--fps") + 1] == "60000/1001"
     assert words[words.index("--scene") + 1] == "off"
     assert words[words.index("--crf") + 1] == "18"
     assert "--no-audio" in words
     called = said["python"].splitlines()[-1]
     given = eval(called.replace("midframe.interpolate", "dict_of"), {"dict_of": lambda a, b, **k: (a, b, k)})
-    assert given[0] == "-my film's.mp4"
+    assert given[0] == "-my video's.mp4"
     assert given[2] == {
         "fps": "60000/1001",
         "scene": "off",
@@ -199,9 +199,9 @@ def test_plan(api: Api) -> None:
 
 
 def test_predictions_learn_from_runs(api: Api) -> None:
-    source = api.upload(server_fakes.film(steps=10))["id"]
+    source = api.upload(server_fakes.video(steps=10))["id"]
     job = api.add(source, kind="preview", preview_start=9, preview_seconds=3)
-    assert (job["options"]["start"], job["options"]["end"]) == (7.0, 10.0)  # moved into the film
+    assert (job["options"]["start"], job["options"]["end"]) == (7.0, 10.0)  # moved into the video
     api.until(job["id"], "done")
     said = api.http.post("/api/v1/plans", json={"source": source}).json()
     assert said["basis"] == "this video"
@@ -212,7 +212,7 @@ def test_predictions_learn_from_runs(api: Api) -> None:
 
 
 def test_pause_resume_cancel_retry(api: Api) -> None:
-    source = api.upload(server_fakes.film(steps=60, pause=0.02))["id"]
+    source = api.upload(server_fakes.video(steps=60, pause=0.02))["id"]
     job = api.add(source)["id"]
     server_fakes.wait_for(lambda: api.job(job), lambda j: j["progress"]["frames"] >= 3)
     for name in ("frame", "picture"):  # the second is its former name
@@ -243,8 +243,8 @@ def test_pause_resume_cancel_retry(api: Api) -> None:
 
 
 def test_queued_jobs_wait_and_previews_go_first(api: Api) -> None:
-    slow = api.upload(server_fakes.film(steps=500, pause=0.02))["id"]
-    quick = api.upload(server_fakes.film(steps=1))["id"]
+    slow = api.upload(server_fakes.video(steps=500, pause=0.02))["id"]
+    quick = api.upload(server_fakes.video(steps=1))["id"]
     running = api.add(slow)["id"]
     api.until(running, "running")
     full, held, preview = api.add(quick)["id"], api.add(quick)["id"], api.add(quick, kind="preview")["id"]
@@ -262,36 +262,36 @@ def test_queued_jobs_wait_and_previews_go_first(api: Api) -> None:
 
 
 def test_a_failed_video_says_why(api: Api) -> None:
-    source = api.upload(server_fakes.film(fail="the picture at 3 s is damaged"))["id"]
+    source = api.upload(server_fakes.video(fail="the frame at 3 s is damaged"))["id"]
     job = api.until(api.add(source)["id"], "failed")
-    assert job["error"] == {"code": "unreadable", "message": "the picture at 3 s is damaged"}
+    assert job["error"] == {"code": "unreadable", "message": "the frame at 3 s is damaged"}
     assert api.http.get(f"/api/v1/jobs/{job['id']}/files/result").status_code == 404
 
 
 def test_a_worker_that_dies_is_replaced(api: Api) -> None:
-    once = api.until(api.add(api.upload(server_fakes.film(die_once=True))["id"])["id"], "done", "failed")
+    once = api.until(api.add(api.upload(server_fakes.video(die_once=True))["id"])["id"], "done", "failed")
     assert once["state"] == "done"
-    always = api.until(api.add(api.upload(server_fakes.film(die=True))["id"])["id"], "done", "failed")
+    always = api.until(api.add(api.upload(server_fakes.video(die=True))["id"])["id"], "done", "failed")
     assert always["error"]["code"] == "worker_died"
     assert "exit code 9" in always["error"]["message"]
-    assert api.until(api.add(api.upload(server_fakes.film())["id"])["id"], "done", "failed")["state"] == "done"
+    assert api.until(api.add(api.upload(server_fakes.video())["id"])["id"], "done", "failed")["state"] == "done"
 
 
 def test_a_worker_that_does_not_listen_is_killed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("midframe.server.dispatcher.STOP_SECONDS", 0.3)
-    job = api.add(api.upload(server_fakes.film(steps=10_000, deaf=True))["id"])["id"]
+    job = api.add(api.upload(server_fakes.video(steps=10_000, deaf=True))["id"])["id"]
     server_fakes.wait_for(lambda: api.job(job), lambda j: j["progress"]["frames"] > 1)
     api.ask(job, "cancel")
     assert api.until(job, "cancelled", "failed")["state"] == "cancelled"
 
 
 def test_a_runner_cannot_name_files_elsewhere(api: Api) -> None:
-    job = api.until(api.add(api.upload(server_fakes.film(result="../../jobs.sqlite"))["id"])["id"], "failed", "done")
+    job = api.until(api.add(api.upload(server_fakes.video(result="../../jobs.sqlite"))["id"])["id"], "failed", "done")
     assert job["error"]["code"] == "internal"
 
 
 def test_events_tell_everything_once_and_then_what_changes(api: Api) -> None:
-    source = api.upload(server_fakes.film(steps=3))["id"]
+    source = api.upload(server_fakes.video(steps=3))["id"]
     job = api.until(api.add(source)["id"], "done")["id"]
     answer = api.http.get("/api/v1/events", params={"follow": False})
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -308,7 +308,7 @@ def test_limits(tmp_path: Path) -> None:
     with TestClient(create_app(Settings(data=tmp_path, limits=limits), server_fakes.bench()), BASE) as http:
         api = Api(http)
         assert http.post("/api/v1/sources", json={"name": "a", "size": 1001}).json()["error"]["code"] == "too_large"
-        source = api.upload(server_fakes.film(steps=1000, pause=0.05))["id"]
+        source = api.upload(server_fakes.video(steps=1000, pause=0.05))["id"]
         assert http.post("/api/v1/sources", json={"name": "a"}).status_code == 422
         for _ in range(3):
             assert http.post("/api/v1/sources", json={"name": "a", "size": 10}).status_code == 201
@@ -327,7 +327,7 @@ def test_limits(tmp_path: Path) -> None:
 
 
 def test_one_request_uploads_and_queues(api: Api) -> None:
-    video = {"file": ("clip of mine.mp4", server_fakes.film(steps=1))}
+    video = {"file": ("clip of mine.mp4", server_fakes.video(steps=1))}
     answer = api.http.post("/api/v1/jobs", data={"fps": "59.94", "audio": "false", "crf": "20"}, files=video)
     assert answer.status_code == 201, answer.text
     job = answer.json()
@@ -341,11 +341,11 @@ def test_one_request_uploads_and_queues(api: Api) -> None:
 @pytest.mark.parametrize(
     ("fields", "file", "status", "code"),
     [
-        ({"fps": "fast"}, ("a.mp4", server_fakes.film()), 422, "invalid"),
-        ({"colour": "red"}, ("a.mp4", server_fakes.film()), 422, "invalid"),
+        ({"fps": "fast"}, ("a.mp4", server_fakes.video()), 422, "invalid"),
+        ({"colour": "red"}, ("a.mp4", server_fakes.video()), 422, "invalid"),
         ({}, ("a.mp4", b"a letter"), 422, "unreadable"),
         ({}, ("a.mp4", b""), 422, "invalid"),
-        ({"x": "y" * 70_000}, ("a.mp4", server_fakes.film()), 413, "too_large"),
+        ({"x": "y" * 70_000}, ("a.mp4", server_fakes.video()), 413, "too_large"),
     ],
 )
 def test_one_request_that_is_refused_leaves_nothing(
@@ -362,7 +362,7 @@ def test_one_request_that_is_refused_leaves_nothing(
 def test_one_request_keeps_to_the_limits(tmp_path: Path) -> None:
     limits = Limits(upload_bytes=1000, probe_bytes=None)
     with TestClient(create_app(Settings(data=tmp_path, limits=limits), server_fakes.bench()), BASE) as http:
-        for body in (b"x" * 5000, server_fakes.film(filling="x" * 5000)):
+        for body in (b"x" * 5000, server_fakes.video(filling="x" * 5000)):
             refused = http.post("/api/v1/jobs", files={"file": ("a.mp4", body)})
             assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_large")
         headers = {"content-type": "multipart/form-data; boundary=x"}
@@ -373,7 +373,7 @@ def test_one_request_keeps_to_the_limits(tmp_path: Path) -> None:
 
 
 def test_queued_jobs_can_be_moved(api: Api) -> None:
-    slow = api.upload(server_fakes.film(steps=1000, pause=0.05))["id"]
+    slow = api.upload(server_fakes.video(steps=1000, pause=0.05))["id"]
     running = api.add(slow)["id"]
     api.until(running, "running")
     a, b, c = (api.add(slow)["id"] for _ in "abc")
@@ -449,14 +449,14 @@ def test_uploads_that_never_come_expire(tmp_path: Path) -> None:
     [("bytes=26-", 416, "range_not_satisfiable"), ("bytes=9-3", 400, "bad_range"), ("bytes=x", 400, "bad_range")],
 )
 def test_ranges_that_cannot_be_served_are_refused_as_json(api: Api, asked: str, status: int, code: str) -> None:
-    job = api.until(api.add(api.upload(server_fakes.film(steps=1))["id"])["id"], "done")["id"]
+    job = api.until(api.add(api.upload(server_fakes.video(steps=1))["id"])["id"], "done")["id"]
     answer = api.http.get(f"/api/v1/jobs/{job}/files/result", headers={"range": asked})
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.headers.get("content-range") == ("bytes */26" if status == 416 else None)
 
 
 def test_head_is_answered_as_get_without_a_body(api: Api) -> None:
-    job = api.until(api.add(api.upload(server_fakes.film(steps=1))["id"])["id"], "done")["id"]
+    job = api.until(api.add(api.upload(server_fakes.video(steps=1))["id"])["id"], "done")["id"]
     for path in ("/", "/static/page.js", "/api/v1/server", f"/api/v1/jobs/{job}", f"/api/v1/jobs/{job}/files/result"):
         head, get = api.http.head(path), api.http.get(path)
         assert (head.status_code, head.content) == (200, b""), path
@@ -476,7 +476,7 @@ def test_a_bug_is_answered_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_rates_may_be_numbers(api: Api) -> None:
-    source = api.upload(server_fakes.film())["id"]
+    source = api.upload(server_fakes.video())["id"]
     for given, rate in ((60, "60"), ("60", "60"), (59.94, "60000/1001"), (23.5, "47/2")):
         plan = api.http.post("/api/v1/plans", json={"source": source, "options": {"fps": given}})
         assert plan.json()["rate"] == rate, given
@@ -492,10 +492,10 @@ def test_expiry_by_age_and_by_size(tmp_path: Path) -> None:
     limits = Limits(keep_seconds=100.0, keep_bytes=12_000, probe_bytes=None)
     with TestClient(create_app(Settings(data=tmp_path, limits=limits), server_fakes.bench()), BASE) as http:
         api = Api(http)
-        first = api.upload(server_fakes.film(steps=1, filling="x" * 9000))["id"]
+        first = api.upload(server_fakes.video(steps=1, filling="x" * 9000))["id"]
         done = api.until(api.add(first)["id"], "done")["id"]
-        second = api.upload(server_fakes.film(steps=1, filling="x" * 9000))["id"]
-        waiting = api.add(api.upload(server_fakes.film(steps=1000, pause=0.05))["id"])["id"]
+        second = api.upload(server_fakes.video(steps=1, filling="x" * 9000))["id"]
+        waiting = api.add(api.upload(server_fakes.video(steps=1000, pause=0.05))["id"])["id"]
         api.services.expire(time.time())  # 18 kB: the oldest go until 12 kB are left
         assert [http.get(f"/api/v1/sources/{id}").status_code for id in (first, second)] == [404, 200]
         assert not api.services.source_folder(first).exists()
@@ -517,7 +517,7 @@ def test_expiry_by_age_and_by_size(tmp_path: Path) -> None:
 
 def test_a_restart_keeps_sources_jobs_and_uploads(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, limits=Limits(probe_bytes=None))
-    data = server_fakes.film(steps=300, pause=0.02)
+    data = server_fakes.video(steps=300, pause=0.02)
     with TestClient(create_app(settings, server_fakes.bench()), BASE) as http:
         api = Api(http)
         source = api.upload(data)["id"]
@@ -539,7 +539,7 @@ def test_a_restart_keeps_sources_jobs_and_uploads(tmp_path: Path) -> None:
 
 
 def test_later_answers_have_larger_revisions(api: Api) -> None:
-    source = api.upload(server_fakes.film(steps=1))
+    source = api.upload(server_fakes.video(steps=1))
     job = api.add(source["id"])
     later = [api.job(job["id"])["revision"] for _ in range(3)]
     assert [job["revision"], *later] == sorted({job["revision"], *later})

@@ -27,7 +27,7 @@ parameters = {{ id = "{job}" }}
 @pytest.mark.slow
 def test_no_5xx(tmp_path: Path) -> None:
     with Server(fake, tmp_path / "data") as server:
-        source = server.upload(server_fakes.film(steps=2))
+        source = server.upload(server_fakes.video(steps=2))
         job = server.http.post("/jobs", json={"source": source}).json()["id"]
         server_fakes.wait_for(lambda: server.http.get(f"/jobs/{job}").json()["state"], lambda state: state in DONE)
         (tmp_path / "config.toml").write_text(CONFIG.format(source=source, job=job))

@@ -58,7 +58,7 @@ class Server:
         self.process.send_signal(how)
         self.process.wait(30)
 
-    def upload(self, data: bytes, name: str = "film.mp4") -> str:
+    def upload(self, data: bytes, name: str = "video.mp4") -> str:
         source = self.http.post("/sources", json={"name": name, "size": len(data)}).json()["id"]
         self.http.put(f"/sources/{source}/content", content=data).raise_for_status()
         state = server_fakes.wait_for(
@@ -97,7 +97,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 def test_kill_9_loses_nothing_and_leaves_no_worker_behind(tmp_path: Path) -> None:
     with Server(fake, tmp_path) as server:
-        source = server.upload(server_fakes.film(steps=40, pause=0.02))
+        source = server.upload(server_fakes.video(steps=40, pause=0.02))
         jobs = [server.http.post("/jobs", json={"source": source}).json()["id"] for _ in range(3)]
         held = server.http.post("/jobs", json={"source": source}).json()["id"]
         server.http.post(f"/jobs/{held}/pause").raise_for_status()
@@ -125,7 +125,7 @@ def test_kill_9_loses_nothing_and_leaves_no_worker_behind(tmp_path: Path) -> Non
 
 def test_events_follow_a_job(tmp_path: Path) -> None:
     with Server(fake, tmp_path) as server:
-        source = server.upload(server_fakes.film(steps=20, pause=0.05))
+        source = server.upload(server_fakes.video(steps=20, pause=0.05))
         seen = []
         with server.http.stream("GET", "/events") as stream:
             job = None
@@ -144,27 +144,27 @@ def test_events_follow_a_job(tmp_path: Path) -> None:
 
 
 def test_the_example_client(tmp_path: Path) -> None:
-    (tmp_path / "film.mp4").write_bytes(server_fakes.film(steps=2))
+    (tmp_path / "video.mp4").write_bytes(server_fakes.video(steps=2))
     script = Path(__file__).parents[1] / "examples" / "client.py"
     with Server(fake, tmp_path / "data") as server:
         environment = {**os.environ, "MIDFRAME_SERVER": f"http://127.0.0.1:{server.port}"}
-        command = [sys.executable, str(script), "film.mp4", "60"]
+        command = [sys.executable, str(script), "video.mp4", "60"]
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
-    assert (tmp_path / "film.60fps.mp4").read_bytes().startswith(b"result of ")
+    assert (tmp_path / "video.60fps.mp4").read_bytes().startswith(b"result of ")
 
 
 def video_of_noise(path: Path) -> bytes:
-    """A small real film."""
+    """A small real video."""
     av = pytest.importorskip("av")
     import numpy as np
 
     random_numbers = np.random.default_rng(0)
-    picture = random_numbers.integers(0, 255, (72, 96, 3), dtype=np.uint8)
+    image = random_numbers.integers(0, 255, (72, 96, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=24, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 96, 72, "yuv420p"
         for i in range(12):
-            frame = av.VideoFrame.from_ndarray(np.roll(picture, 2 * i, axis=1), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.roll(image, 2 * i, axis=1), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path.read_bytes()
@@ -177,7 +177,7 @@ class Clients:
         self.server, self.sources, self.wanted = server, sources, jobs
         self.accepted: list[str] = []
         self.slowest: list[tuple[float, str]] = []  # seconds and what was asked, since `measure`
-        self.stills = False  # one of them also asks for pictures, which are decoded
+        self.stills = False  # one of them also asks for frames, which are decoded
         self.wrong: list[str] = []
         self.requests = 0
         self.up = threading.Event()
@@ -237,7 +237,7 @@ class Clients:
 
 @pytest.mark.slow
 def test_twenty_clients_two_hundred_jobs_ten_kills(tmp_path: Path) -> None:
-    """Real films, real runs with the model blend; prints the figures that docs/web.md quotes."""
+    """Real videos, real runs with the model blend; prints the figures that docs/web.md quotes."""
 
     def command(port: int, data: Path) -> list[str]:
         return [sys.executable, "-m", "midframe", "serve", "--port", str(port), "--data", str(data), "--model", "blend",
@@ -245,7 +245,7 @@ def test_twenty_clients_two_hundred_jobs_ten_kills(tmp_path: Path) -> None:
 
     choice = random.Random(int(os.environ.get("MIDFRAME_SEED", "0")))
     with Server(command, tmp_path / "data") as server:
-        sources = [server.upload(video_of_noise(tmp_path / "film.mp4")) for _ in range(3)]
+        sources = [server.upload(video_of_noise(tmp_path / "video.mp4")) for _ in range(3)]
         clients = Clients(server, sources, jobs=200)
         server_fakes.wait_for(lambda: len(clients.accepted), lambda n: n >= 200, 120.0)
         for _ in range(10):

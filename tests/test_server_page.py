@@ -38,9 +38,9 @@ def make_video(path: Path, frames: int, cut: int | None = None) -> Path:
         stream.width, stream.height, stream.pix_fmt = 160, 90, "yuv420p"
         for i in range(frames):
             late = cut is not None and i >= cut
-            picture = np.stack([x + 60, 2 * y + 20, 200 - x] if not late else [10 + y, 10 + 0 * y, x // 2], -1)
-            picture[30:60, (2 * i) % 120 : (2 * i) % 120 + 30] = (250, 240, 90)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")))
+            image = np.stack([x + 60, 2 * y + 20, 200 - x] if not late else [10 + y, 10 + 0 * y, x // 2], -1)
+            image[30:60, (2 * i) % 120 : (2 * i) % 120 + 30] = (250, 240, 90)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image.astype(np.uint8), format="rgb24")))
         container.mux(stream.encode(None))
     return path
 
@@ -55,17 +55,17 @@ def make_wild_video(path: Path) -> Path:
         stream = container.add_stream("libx264", rate=24, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 160, 90, "yuv420p"
         for _ in range(48):
-            picture = np.full((90, 160, 3), 90, np.uint8)
-            picture[45:] = dice.integers(0, 2, (9, 32, 1)).repeat(5, 0).repeat(5, 1) * 200
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.full((90, 160, 3), 90, np.uint8)
+            image[45:] = dice.integers(0, 2, (9, 32, 1)).repeat(5, 0).repeat(5, 1) * 200
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     return path
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("films")
-    (folder / "holiday.mp4").write_text("a letter, not a film " * 100)
+def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "holiday.mp4").write_text("a letter, not a video " * 100)
     return {
         "short": make_video(folder / "short ride.mp4", 60, cut=30),
         "long": make_video(folder / "long ride.mp4", 240),
@@ -112,18 +112,20 @@ def page(browser: Any, server: Server, wrong: list[str]) -> Iterator[Any]:
     assert not wrong
 
 
-def upload(page: Any, film: Path) -> None:
-    page.set_input_files("#file", str(film))
-    page.wait_for_selector(f"#film h2:has-text('{film.name}')")
+def upload(page: Any, video: Path) -> None:
+    page.set_input_files("#file", str(video))
+    page.wait_for_selector(f"#video h2:has-text('{video.name}')")
 
 
 def newest_job(page: Any, state: str) -> Any:
     return page.wait_for_selector(f"#job-list .job:has(.badge:text-is('{state}'))")
 
 
-def test_upload_preview_run_compare_download(page: Any, films: dict[str, Path], server: Server, tmp_path: Path) -> None:
-    upload(page, films["short"])
-    assert page.inner_text("#film .facts").split("\n")[:4] == ["Size", "160 × 90", "Rate", "24 fps"]
+def test_upload_preview_run_compare_download(
+    page: Any, videos: dict[str, Path], server: Server, tmp_path: Path
+) -> None:
+    upload(page, videos["short"])
+    assert page.inner_text("#video .facts").split("\n")[:4] == ["Size", "160 × 90", "Rate", "24 fps"]
     page.focus("[data-rate='ratio:2']")  # the chips by keyboard
     assert [chip.inner_text() for chip in page.query_selector_all(".chips button")] == [
         "48 · 2×", "50", "60", "96 · 4×", "120", "Slow 2×", "Slow 4×", "Slow 8×"
@@ -169,7 +171,7 @@ def test_upload_preview_run_compare_download(page: Any, films: dict[str, Path], 
         page.wait_for_selector(f".clock:has-text('frame {number} of')")
     page.wait_for_selector(".clock:has-text('frame 8 of')")
     page.wait_for_function(
-        # in step: output frame 8 lies at 7.5/60 s, where the source holds its picture of 3/24 s
+        # in step: output frame 8 lies at 7.5/60 s, where the source holds its frame of 3/24 s
         "() => { const [a, b] = ['before', 'after'].map((k) => document.querySelector(`video[data-kind=${k}]`));"
         " const apart = (x, y) => Math.abs(x - y);"
         " return !a.seeking && apart(a.currentTime, b.currentTime) < 0.005 && apart(b.currentTime, 0.125) < 0.001 }"
@@ -192,12 +194,12 @@ def test_upload_preview_run_compare_download(page: Any, films: dict[str, Path], 
     assert download.value.suggested_filename == "short ride.60fps.mp4"
     download.value.save_as(tmp_path / "out.mp4")
     av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "out.mp4")) as film:
-        assert sum(1 for _ in film.decode(video=0)) == 150
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 150
 
 
-def test_frames_to_check_are_marked_and_reached(page: Any, films: dict[str, Path]) -> None:
-    upload(page, films["wild"])
+def test_frames_to_check_are_marked_and_reached(page: Any, videos: dict[str, Path]) -> None:
+    upload(page, videos["wild"])
     page.click("summary:has-text('More options')")
     page.select_option("select[name=model]", "dis")
     page.select_option("select[name=scene]", "off")
@@ -232,14 +234,14 @@ def test_frames_to_check_are_marked_and_reached(page: Any, films: dict[str, Path
     page.wait_for_selector(".where .sure:has-text('confidence')")
 
 
-def test_copy_mask_language_and_phone(page: Any, films: dict[str, Path], server: Server) -> None:
-    upload(page, films["short"])
+def test_copy_mask_language_and_phone(page: Any, videos: dict[str, Path], server: Server) -> None:
+    upload(page, videos["short"])
     page.click("summary:has-text('More options')")
     page.click("button.mask")
     page.wait_for_selector("#mask-dialog canvas")
     page.click("#mask-dialog button:has-text('Top right')")
     page.click("#mask-dialog button.save")
-    page.wait_for_selector("#film label.check:has-text('painted mask') input:checked")
+    page.wait_for_selector("#video label.check:has-text('painted mask') input:checked")
     source = page.evaluate("location.hash").removeprefix("#video=")
     mask = server.data / "sources" / source / "mask.png"
     cv2 = pytest.importorskip("cv2")
@@ -266,17 +268,17 @@ def test_copy_mask_language_and_phone(page: Any, films: dict[str, Path], server:
     assert unnamed == []
 
 
-def test_a_file_that_is_no_video_says_why_and_goes(page: Any, films: dict[str, Path], server: Server) -> None:
-    page.set_input_files("#file", str(films["broken"]))
+def test_a_file_that_is_no_video_says_why_and_goes(page: Any, videos: dict[str, Path], server: Server) -> None:
+    page.set_input_files("#file", str(videos["broken"]))
     page.wait_for_selector(".toast.bad:has-text('holiday.mp4')")
-    page.wait_for_selector("#film", state="hidden")
+    page.wait_for_selector("#video", state="hidden")
     names = lambda: [source["name"] for source in server.http.get("/sources").json()]  # noqa: E731
     server_fakes.wait_for(names, lambda found: "holiday.mp4" not in found)
     page.click(".toast .close")
     page.wait_for_selector(".toast", state="detached")
 
 
-def test_several_files_dropped_anywhere(page: Any, films: dict[str, Path]) -> None:
+def test_several_files_dropped_anywhere(page: Any, videos: dict[str, Path]) -> None:
     page.evaluate(
         """(files) => {
             const data = new DataTransfer();
@@ -285,23 +287,26 @@ def test_several_files_dropped_anywhere(page: Any, films: dict[str, Path]) -> No
             for (const kind of ["dragenter", "dragover", "drop"])
                 document.querySelector("header").dispatchEvent(event(kind));
         }""",
-        [["one of two.mp4", list(films["short"].read_bytes())], ["two of two.mp4", list(films["short"].read_bytes())]],
+        [
+            ["one of two.mp4", list(videos["short"].read_bytes())],
+            ["two of two.mp4", list(videos["short"].read_bytes())],
+        ],
     )
-    page.wait_for_selector("#film h2:has-text('one of two.mp4')")
-    row = page.wait_for_selector("#film-list .film-row:has-text('two of two.mp4')")
-    page.wait_for_selector("#film-list .film-row:has-text('two of two.mp4') button.use")
-    row = page.wait_for_selector("#film-list .film-row:has-text('two of two.mp4')")
+    page.wait_for_selector("#video h2:has-text('one of two.mp4')")
+    row = page.wait_for_selector("#video-list .video-row:has-text('two of two.mp4')")
+    page.wait_for_selector("#video-list .video-row:has-text('two of two.mp4') button.use")
+    row = page.wait_for_selector("#video-list .video-row:has-text('two of two.mp4')")
     assert "160 × 90" in row.inner_text() and "kB" in row.inner_text()
-    page.wait_for_function("() => document.querySelector('#film-list .thumb').naturalWidth > 0")
-    page.click("#film-list .film-row:has-text('two of two.mp4') button.remove")
-    page.wait_for_selector("#film-list .film-row:has-text('two of two.mp4')", state="detached")
+    page.wait_for_function("() => document.querySelector('#video-list .thumb').naturalWidth > 0")
+    page.click("#video-list .video-row:has-text('two of two.mp4') button.remove")
+    page.wait_for_selector("#video-list .video-row:has-text('two of two.mp4')", state="detached")
     page.click(".toast .undo")  # nothing was deleted yet
-    page.click("#film-list .film-row:has-text('two of two.mp4') button.use")
-    page.wait_for_selector("#film h2:has-text('two of two.mp4')")
+    page.click("#video-list .video-row:has-text('two of two.mp4') button.use")
+    page.wait_for_selector("#video h2:has-text('two of two.mp4')")
 
 
-def test_rates_by_number_range_and_quality(page: Any, films: dict[str, Path]) -> None:
-    upload(page, films["short"])
+def test_rates_by_number_range_and_quality(page: Any, videos: dict[str, Path]) -> None:
+    upload(page, videos["short"])
     page.fill("input.amount", "90")
     page.wait_for_selector("#predict dd:text-is('225')")
     assert page.query_selector(".chips [aria-checked=true]") is None
@@ -332,7 +337,7 @@ def test_rates_by_number_range_and_quality(page: Any, films: dict[str, Path]) ->
     page.keyboard.press("Escape")
 
 
-def test_zoom_ab_and_loop_in_the_comparison(page: Any, films: dict[str, Path]) -> None:
+def test_zoom_ab_and_loop_in_the_comparison(page: Any, videos: dict[str, Path]) -> None:
     page.click("#job-list .job:has(.badge:text-is('done')) button.view")
     page.wait_for_selector(".clock:has-text(' of ')")
     page.wait_for_function("() => !document.querySelector('video[data-kind=after]').paused")
@@ -384,8 +389,8 @@ def test_zoom_ab_and_loop_in_the_comparison(page: Any, films: dict[str, Path]) -
     page.wait_for_function("() => !document.fullscreenElement")
 
 
-def test_queue_order_by_drag_and_keys(page: Any, films: dict[str, Path], server: Server) -> None:
-    source = server.upload(films["long"].read_bytes(), "queue.mp4")
+def test_queue_order_by_drag_and_keys(page: Any, videos: dict[str, Path], server: Server) -> None:
+    source = server.upload(videos["long"].read_bytes(), "queue.mp4")
     add = lambda n: server.http.post("/jobs", json={"source": source, "options": {"slowmo": n}}).json()["id"]  # noqa: E731
     ids = [add(n) for n in (64, 63, 62, 61)]
     page.wait_for_selector(f"[data-job='{ids[3]}'] .grip")
@@ -422,8 +427,8 @@ def test_the_api_documents_itself_without_the_internet(page: Any, server: Server
     assert page.locator("details.route:has(.method)").count() == sum(len(one) for one in routes.values())
 
 
-def test_cancel_and_reload_in_mid_run(page: Any, films: dict[str, Path], server: Server) -> None:
-    upload(page, films["long"])
+def test_cancel_and_reload_in_mid_run(page: Any, videos: dict[str, Path], server: Server) -> None:
+    upload(page, videos["long"])
     page.click("[data-rate='slowmo:8']")
     page.wait_for_selector("#predict dd:text-is('1,920')")
     page.click("button.whole")
@@ -433,7 +438,7 @@ def test_cancel_and_reload_in_mid_run(page: Any, films: dict[str, Path], server:
     page.reload()
     page.wait_for_selector("[data-rate='slowmo:8'][aria-checked=true]")  # the choice is still there
     row = newest_job(page, "running")  # still there, still going
-    page.wait_for_selector(f"#film h2:has-text('{films['long'].name}')")
+    page.wait_for_selector(f"#video h2:has-text('{videos['long'].name}')")
     before = page.evaluate("(row) => row.querySelector('progress').value", row)
     page.wait_for_function("([row, before]) => row.querySelector('progress').value > before", arg=[row, before])
     row.query_selector("button.pause").focus()
@@ -449,9 +454,9 @@ def test_cancel_and_reload_in_mid_run(page: Any, films: dict[str, Path], server:
 
 
 def test_the_page_comes_back_with_the_server(
-    page: Any, films: dict[str, Path], server: Server, wrong: list[str]
+    page: Any, videos: dict[str, Path], server: Server, wrong: list[str]
 ) -> None:
-    source = server.upload(films["short"].read_bytes(), "again.mp4")
+    source = server.upload(videos["short"].read_bytes(), "again.mp4")
     job = server.http.post("/jobs", json={"source": source}).json()["id"]
     row = f"#job-list .job[data-job='{job}']"  # its text changes to the name of the output at the end
     page.wait_for_selector(row)  # the page listens: what comes now is a stream that breaks

@@ -1,4 +1,4 @@
-"""The runner on small real films: what a job leaves behind, and how its marks are reckoned."""
+"""The runner on small real videos: what a job leaves behind, and how its marks are reckoned."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from midframe.speed import SpeedMap
 from test_rife import SMALL, state_of
 
 
-def film(path: Path, frames: int = 24, rate: int = 24, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
+def video(path: Path, frames: int = 24, rate: int = 24, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
     y, x = np.mgrid[:48, :64]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
         for i in range(frames):
-            picture = np.stack([x * 3, y * 4, 0 * x + 90], -1).astype(np.uint8)
-            picture[10:30, 2 * i % 40 : 2 * i % 40 + 16] = (250, 240, 90)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.stack([x * 3, y * 4, 0 * x + 90], -1).astype(np.uint8)
+            image[10:30, 2 * i % 40 : 2 * i % 40 + 16] = (250, 240, 90)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     return path
 
@@ -48,14 +48,14 @@ def run(source: Path, folder: Path, cancel: threading.Event | None = None, **opt
     told: list[tuple[Progress, bytes | None]] = []
     task = Task("0" * 16, "full", str(source), str(folder), {"model": "blend", **options}, None, "cpu")
     outcome = job_runner.run_job(task, lambda *step: told.append(step), cancel or threading.Event())
-    assert any(picture and picture.startswith(b"\xff\xd8") for _, picture in told)  # JPEG
+    assert any(image and image.startswith(b"\xff\xd8") for _, image in told)  # JPEG
     assert told[-1][0].stage == "comparison"
     json.dumps(outcome)
     return outcome
 
 
 def test_a_preview_is_what_a_browser_plays(tmp_path: Path) -> None:
-    source = film(tmp_path / "film.mp4", frames=48)
+    source = video(tmp_path / "video.mp4", frames=48)
     outcome = run(source, tmp_path / "job", fps="60", start=0.5, end=1.5)
     after, before = tmp_path / "job" / outcome["after"], tmp_path / "job" / outcome["before"]
     assert outcome["after"] == outcome["result"]
@@ -70,7 +70,7 @@ def test_a_preview_is_what_a_browser_plays(tmp_path: Path) -> None:
 
 
 def test_what_browsers_do_not_play_gets_a_twin(tmp_path: Path) -> None:
-    source = film(tmp_path / "film.mkv", codec="ffv1", pixels="yuv444p")
+    source = video(tmp_path / "video.mkv", codec="ffv1", pixels="yuv444p")
     outcome = run(source, tmp_path / "job", ratio="2", container="mkv")
     assert outcome["result"] == "result.mkv"
     assert outcome["after"] == "after.mp4"
@@ -80,7 +80,7 @@ def test_what_browsers_do_not_play_gets_a_twin(tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
-    source = film(tmp_path / "film.mp4")
+    source = video(tmp_path / "video.mp4")
     stop = threading.Event()
     stop.set()
     with pytest.raises(Interrupted):
@@ -92,7 +92,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
 
 def test_stills_are_what_is_shown_then_and_turned(tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
-    source = film(tmp_path / "film.mp4")
+    source = video(tmp_path / "video.mp4")
     decoded = cv2.imdecode(
         np.frombuffer(video_inspection.make_still(str(source), 0.5, 4096, True), np.uint8), cv2.IMREAD_COLOR
     )
@@ -107,9 +107,9 @@ def test_stills_are_turned_clockwise_as_players_do(
     monkeypatch: pytest.MonkeyPatch, rotation: int, corner: tuple[int, int]
 ) -> None:
     cv2 = pytest.importorskip("cv2")
-    picture = torch.zeros(3, 48, 64)
-    picture[:, :8, :8] = 1.0  # white at the top left
-    monkeypatch.setattr("midframe.colour.to_rgb", lambda planes, form: picture)
+    image = torch.zeros(3, 48, 64)
+    image[:, :8, :8] = 1.0  # white at the top left
+    monkeypatch.setattr("midframe.colour.to_rgb", lambda planes, form: image)
     data = video_inspection.jpeg(SimpleNamespace(planes=(), format=None), 4096, rotation)  # type: ignore[arg-type]
     turned = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert turned.shape == ((48, 64) if rotation % 180 == 0 else (64, 48))
@@ -118,10 +118,10 @@ def test_stills_are_turned_clockwise_as_players_do(
 
 
 def test_probe_says_what_the_page_shows(tmp_path: Path) -> None:
-    said = json.loads(json.dumps(video_inspection.probe_video(str(film(tmp_path / "film.mp4")))))
+    said = json.loads(json.dumps(video_inspection.probe_video(str(video(tmp_path / "video.mp4")))))
     assert (said["width"], said["height"], said["frames"], said["rate"]) == (64, 48, 24, "24")
     assert said["duration"] == pytest.approx(1.0, abs=0.05)
-    (tmp_path / "text.mp4").write_text("no film " * 99)
+    (tmp_path / "text.mp4").write_text("no video " * 99)
     with pytest.raises(MediaError):
         video_inspection.probe_video(str(tmp_path / "text.mp4"))
 
@@ -185,7 +185,7 @@ def test_rife_from_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MIDFRAME_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache" / "rife").mkdir(parents=True)
     torch.save(state_of(SMALL["4.6"]), tmp_path / "cache" / "rife" / "flownet.pkl")
-    source = film(tmp_path / "film.mp4", frames=6)
+    source = video(tmp_path / "video.mp4", frames=6)
 
     def command(port: int, data: Path) -> list[str]:
         words = ["serve", "--port", str(port), "--data", str(data), "--model", "rife", "--device", "cpu"]
@@ -195,7 +195,7 @@ def test_rife_from_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert "rife" in server.http.get("/server").json()["models"]
         sent = server.http.post(
             "/jobs",
-            files={"file": ("film.mp4", source.read_bytes())},
+            files={"file": ("video.mp4", source.read_bytes())},
             data={"model": "rife", "ratio": "3"},
             timeout=300.0,
         )

@@ -32,17 +32,17 @@ TOKEN = "correct horse battery"
 
 @pytest.fixture(scope="module")
 def allowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An allowed folder with a film, beside a folder with a secret, and links between them."""
-    root = tmp_path_factory.mktemp("films")
+    """An allowed folder with a video, beside a folder with a secret, and links between them."""
+    root = tmp_path_factory.mktemp("videos")
     inside, outside = root / "inside", root / "outside"
     (inside / "deep").mkdir(parents=True)
     outside.mkdir()
-    (inside / "deep" / "film ünï.mp4").write_bytes(server_fakes.film(steps=1))
-    (outside / "secret.mp4").write_bytes(server_fakes.film(steps=1))
+    (inside / "deep" / "video ünï.mp4").write_bytes(server_fakes.video(steps=1))
+    (outside / "secret.mp4").write_bytes(server_fakes.video(steps=1))
     (inside / "link.mp4").symlink_to(outside / "secret.mp4")
-    (inside / "door").symlink_to(outside)
-    (inside / "good-link.mp4").symlink_to(inside / "deep" / "film ünï.mp4")
-    (root / "inside-but-not.mp4").write_bytes(server_fakes.film())  # shares the folder's name as a prefix
+    (inside / "link").symlink_to(outside)
+    (inside / "good-link.mp4").symlink_to(inside / "deep" / "video ünï.mp4")
+    (root / "inside-but-not.mp4").write_bytes(server_fakes.video())  # shares the folder's name as a prefix
     os.mkfifo(inside / "pipe.mp4")
     return inside
 
@@ -63,11 +63,11 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize(
-    "wanted", ["deep/film ünï.mp4", "good-link.mp4", "./deep//film ünï.mp4", "{inside}/good-link.mp4"]
+    "wanted", ["deep/video ünï.mp4", "good-link.mp4", "./deep//video ünï.mp4", "{inside}/good-link.mp4"]
 )
 def test_paths_inside(allowed: Path, http: TestClient, wanted: str) -> None:
     given = wanted.format(inside=allowed)
-    assert paths.allowed(given, [allowed]) == Path(os.path.realpath(allowed / "deep" / "film ünï.mp4"))
+    assert paths.allowed(given, [allowed]) == Path(os.path.realpath(allowed / "deep" / "video ünï.mp4"))
     assert http.post("/api/v1/sources", json={"path": given}).status_code == 201
 
 
@@ -78,22 +78,22 @@ def test_paths_inside(allowed: Path, http: TestClient, wanted: str) -> None:
         "/etc/passwd",
         "../outside/secret.mp4",
         "deep/../../outside/secret.mp4",
-        "deep/../deep/film ünï.mp4",  # harmless, but nothing honest needs it
+        "deep/../deep/video ünï.mp4",  # harmless, but nothing honest needs it
         "{inside}/../outside/secret.mp4",
         "{inside}-but-not.mp4",
         "link.mp4",
-        "door/secret.mp4",
-        "door/../outside/secret.mp4",
-        "deep/film ünï.mp4\0.txt",
-        "deep/film\nünï.mp4",
+        "link/secret.mp4",
+        "link/../outside/secret.mp4",
+        "deep/video ünï.mp4\0.txt",
+        "deep/video\nünï.mp4",
         "..\\outside\\secret.mp4",
         "\uff0e\uff0e/outside/secret.mp4",  # full-width dots
-        "deep\u2215film ünï.mp4",  # a slash that is none
+        "deep\u2215video ünï.mp4",  # a slash that is none
         "%2e%2e/outside/secret.mp4",
         "file:///etc/passwd",
         "concat:/etc/passwd|/etc/hosts",
-        "http://127.0.0.1/film.mp4",
-        "~/film.mp4",
+        "http://127.0.0.1/video.mp4",
+        "~/video.mp4",
         "deep",
         ".",
         "pipe.mp4",
@@ -124,7 +124,7 @@ def test_no_folder_is_allowed_unless_named(locked: TestClient) -> None:
 
 def test_a_file_that_becomes_a_link_is_not_followed(allowed: Path, http: TestClient) -> None:
     swapped = allowed / "swapped.mp4"
-    swapped.write_bytes(server_fakes.film(steps=1))
+    swapped.write_bytes(server_fakes.video(steps=1))
     source = http.post("/api/v1/sources", json={"path": "swapped.mp4"}).json()["id"]
     server_fakes.wait_for(lambda: http.get(f"/api/v1/sources/{source}").json()["state"], lambda state: state == "ready")
     swapped.unlink()
@@ -141,18 +141,18 @@ def test_a_file_that_becomes_a_link_is_not_followed(allowed: Path, http: TestCli
 
 def test_what_went_wrong_does_not_tell_where_the_server_keeps_things(http: TestClient) -> None:
     def sent(data: bytes) -> str:
-        source = http.post("/api/v1/sources", json={"name": "my film.mp4", "size": len(data)}).json()["id"]
+        source = http.post("/api/v1/sources", json={"name": "my video.mp4", "size": len(data)}).json()["id"]
         http.put(f"/api/v1/sources/{source}/content", content=data)
         return str(source)
 
-    refused = sent(b"no film " * 20)
+    refused = sent(b"no video " * 20)
     found = server_fakes.wait_for(lambda: http.get(f"/api/v1/sources/{refused}").json(), lambda s: s["error"])
-    assert found["error"]["message"] == "my film.mp4 is no film: nothing in it can be decoded"
-    bad = sent(server_fakes.film(fail="{source} broke off, {folder}/00000.part.mkv too"))
+    assert found["error"]["message"] == "my video.mp4 is no video: nothing in it can be decoded"
+    bad = sent(server_fakes.video(fail="{source} broke off, {folder}/00000.part.mkv too"))
     server_fakes.wait_for(lambda: http.get(f"/api/v1/sources/{bad}").json()["state"], lambda state: state == "ready")
     job = http.post("/api/v1/jobs", json={"source": bad}).json()["id"]
     failed = server_fakes.wait_for(lambda: http.get(f"/api/v1/jobs/{job}").json(), lambda j: j["state"] == "failed")
-    assert failed["error"]["message"] == "my film.mp4 broke off, 00000.part.mkv too"
+    assert failed["error"]["message"] == "my video.mp4 broke off, 00000.part.mkv too"
 
 
 def test_nesting_and_ranges_cost_nothing(http: TestClient) -> None:
@@ -197,7 +197,7 @@ def test_looks_that_wait_are_limited(tmp_path: Path, allowed: Path) -> None:
     settings = Settings(
         tmp_path, folders=(allowed,), limits=Limits(uploads_per_client=2, probe_seconds=5, probe_bytes=None)
     )
-    (allowed / "hang.mp4").write_bytes(server_fakes.film(probe="hang"))
+    (allowed / "hang.mp4").write_bytes(server_fakes.video(probe="hang"))
     with TestClient(create_app(settings, server_fakes.bench()), BASE) as client:
         codes = [client.post("/api/v1/sources", json={"path": "hang.mp4"}).status_code for _ in range(4)]
     assert codes == [201, 201, 429, 429]
@@ -210,7 +210,7 @@ def test_looks_that_wait_are_limited(tmp_path: Path, allowed: Path) -> None:
     ("name", "kept"),
     [
         ("../../etc/passwd", "passwd"),
-        ("C:\\films\\a.mov", "a.mov"),
+        ("C:\\videos\\a.mov", "a.mov"),
         ("a\0b\r\nc.mp4", "abc.mp4"),
         ("evil\u202egpj.mp4", "evilgpj.mp4"),
         ("...", "video"),
@@ -229,15 +229,15 @@ def test_names_are_only_names(name: str, kept: str) -> None:
      b"\0" * 99 + b"#EXTM3U", b"x" * 60000 + b"dash:profile:isoff"],
 )  # fmt: skip
 def test_playlists_never_reach_the_decoder(tmp_path: Path, head: bytes) -> None:
-    (tmp_path / "film.mp4").write_bytes(head + b"\nfile /etc/passwd\n")
+    (tmp_path / "video.mp4").write_bytes(head + b"\nfile /etc/passwd\n")
     with pytest.raises(MediaError, match="playlist"):
-        paths.refuse_playlist(str(tmp_path / "film.mp4"))
+        paths.refuse_playlist(str(tmp_path / "video.mp4"))
 
 
 def test_other_machines_need_a_token() -> None:
     for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8"):
         security.check_address(host, None)
-    for host in ("0.0.0.0", "::", "192.168.1.5", "films.example"):
+    for host in ("0.0.0.0", "::", "192.168.1.5", "videos.example"):
         with pytest.raises(InputError, match="token"):
             security.check_address(host, None)
         security.check_address(host, TOKEN)
@@ -389,7 +389,7 @@ def test_static_files_are_only_the_page(http: TestClient, path: str) -> None:
 
 
 def test_uploads_are_not_readable_by_other_users(http: TestClient, allowed: Path) -> None:
-    data = server_fakes.film(steps=1)
+    data = server_fakes.video(steps=1)
     source = http.post("/api/v1/sources", json={"name": "a", "size": len(data)}).json()["id"]
     http.put(f"/api/v1/sources/{source}/content", content=data)
     path = Path(http.app.state.services.store.source(source).path)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -42,7 +43,7 @@ CLEAN = Mix(overlay=0, blur=0, drift=0, shadow=0, noise=0, compressed=0, halved_
 
 @dataclass(frozen=True)
 class Numbers:
-    """A source whose pictures tell where they come from: level = 10 shard + place."""
+    """A source whose frames tell where they come from: level = 10 shard + place."""
 
     size: int = 12
     broken: bool = False
@@ -189,7 +190,7 @@ def test_workers_fill_the_folder_ahead(tmp_path: Path) -> None:
         arrays = shards.arrays(1)
         expected = SceneSource(size=32, neighbours=False, mix=CLEAN).make(1, 2)
         assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
-    assert not shards._processes
+    assert not multiprocessing.active_children()
 
 
 def test_a_worker_that_dies_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -232,12 +233,12 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
 
 
 def test_collate_stands_in_for_what_is_absent() -> None:
-    picture = torch.rand(3, 8, 8)
-    bare = {"a": picture, "b": picture / 2, "target": picture, "t": torch.tensor(0.5)}
+    image = torch.rand(3, 8, 8)
+    bare = {"a": image, "b": image / 2, "target": image, "t": torch.tensor(0.5)}
     full = {**bare, **{name: torch.rand(3, 8, 8) for name in ("before", "after")}, "flow_ab": torch.rand(2, 8, 8)}
     batch = collate([bare, full])
     assert batch["has_neighbours"].tolist() == [False, True] and batch["has_flow"].tolist() == [False, True]
-    assert torch.equal(batch["after"][0], picture / 2) and set(FLOWS) | set(MASKS) | set(FRAMES) <= set(batch)
+    assert torch.equal(batch["after"][0], image / 2) and set(FLOWS) | set(MASKS) | set(FRAMES) <= set(batch)
 
 
 def test_workers_compute_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

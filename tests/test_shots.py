@@ -20,7 +20,7 @@ HEIGHT, WIDTH = 180, 320
 
 
 def scene(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
-    """A smooth random picture (3, height, width), levels: clouds of several sizes, like most photographs."""
+    """A smooth random frame (3, height, width), levels: clouds of several sizes, like most photographs."""
     generator = torch.Generator().manual_seed(seed)
     out = torch.zeros(1, 3, height, width)
     for cells, strength in ((3, 60.0), (9, 40.0), (30, 25.0)):
@@ -29,18 +29,18 @@ def scene(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
     return (out[0] + 128).clamp(16, 235)
 
 
-def frame(index: int, picture: Tensor, format: PixelFormat = YUV) -> Frame:
+def frame(index: int, image: Tensor, format: PixelFormat = YUV) -> Frame:
     scale = 1 << (format.depth - 8)
     planes = []
     for n in range(3):
         shrink = (1, 1) if n == 0 else (1 << format.chroma_h, 1 << format.chroma_w)
-        plane = F.avg_pool2d(picture[None, n : n + 1], shrink)[0, 0] if shrink != (1, 1) else picture[n]
+        plane = F.avg_pool2d(image[None, n : n + 1], shrink)[0, 0] if shrink != (1, 1) else image[n]
         planes.append((plane.clamp(0, 255) * scale).round().to(torch.int32).to(format.dtype))
     return Frame(tuple(planes), format, Fr(index, 24), Fr(1, 24), index)
 
 
-def video(pictures: list[Tensor]) -> list[Frame]:
-    return [frame(n, picture) for n, picture in enumerate(pictures)]
+def video(images: list[Tensor]) -> list[Frame]:
+    return [frame(n, image) for n, image in enumerate(images)]
 
 
 def cuts(frames: list[Frame], threshold: float | None = None) -> list[int]:
@@ -58,8 +58,8 @@ def pan(seed: int, count: int, pixels: int) -> list[Tensor]:
 
 
 def test_cuts_are_found_where_they_are() -> None:
-    pictures = [scene(seed) for seed in (1, 2, 3, 4) for _ in range(5)]
-    assert cuts(video(pictures)) == [5, 10, 15]
+    images = [scene(seed) for seed in (1, 2, 3, 4) for _ in range(5)]
+    assert cuts(video(images)) == [5, 10, 15]
     assert cuts(video(pan(5, 6, 8) + pan(6, 6, 8))) == [6]
 
 
@@ -82,9 +82,9 @@ def test_flash_of_one_frame_is_no_cut() -> None:
 def test_cuts_between_dark_or_flat_shots(gain: float, black: float, noise: float) -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def exposed(picture: Tensor) -> Tensor:
-        grain = torch.randn(picture.shape, generator=generator) * noise
-        return torch.cat([black + gain * (picture[:1] - 16), 128 + gain * (picture[1:] - 128)]) + grain
+    def exposed(image: Tensor) -> Tensor:
+        grain = torch.randn(image.shape, generator=generator) * noise
+        return torch.cat([black + gain * (image[:1] - 16), 128 + gain * (image[1:] - 128)]) + grain
 
     moving = [exposed(p) for p in pan(5, 6, 8) + pan(6, 6, 8)]
     assert cuts(video(moving)) == [6]
@@ -136,15 +136,15 @@ def test_fades_dissolves_and_zooms_are_no_cuts() -> None:
     ids=lambda f: f.name,
 )
 def test_formats(format: PixelFormat) -> None:
-    pictures = [scene(1)] * 4 + [scene(2)] * 4
-    assert cuts([frame(n, p, format) for n, p in enumerate(pictures)]) == [4]
+    images = [scene(1)] * 4 + [scene(2)] * 4
+    assert cuts([frame(n, p, format) for n, p in enumerate(images)]) == [4]
 
 
 @pytest.mark.parametrize("size", [(16, 16), (1, 1), (3, 500), (640, 360), (5, 7)])
 def test_sizes(size: tuple[int, int]) -> None:
-    pictures = [scene(1, *size)] * 3 + [255 - scene(1, *size)] * 3
+    images = [scene(1, *size)] * 3 + [255 - scene(1, *size)] * 3
     gray = PixelFormat("gray", "gray", 8)
-    frames = [Frame((p[0].to(torch.uint8),), gray, Fr(n), Fr(1), n) for n, p in enumerate(pictures)]
+    frames = [Frame((p[0].to(torch.uint8),), gray, Fr(n), Fr(1), n) for n, p in enumerate(images)]
     assert cuts(frames) == [3]
 
 
@@ -171,8 +171,8 @@ def test_reads_one_frame_ahead() -> None:
 
 
 def test_a_detector_knows_in_a_segment_what_it_knows_in_the_video() -> None:
-    pictures = pan(1, 10, 20) + pan(2, 10, 3) + [scene(3)] * 6
-    frames = video(pictures)
+    images = pan(1, 10, 20) + pan(2, 10, 3) + [scene(3)] * 6
+    frames = video(images)
     whole = cuts(frames)
     assert whole == [10, 20]
     for first in range(len(frames) - shots.REACH):
@@ -180,8 +180,8 @@ def test_a_detector_knows_in_a_segment_what_it_knows_in_the_video() -> None:
         assert [first + n for n in part if n >= shots.REACH] == [n for n in whole if n >= first + shots.REACH]
 
 
-def noisy(picture: Tensor, seed: int) -> Tensor:
-    return picture + torch.randn(picture.shape, generator=torch.Generator().manual_seed(seed)) * 0.8
+def noisy(image: Tensor, seed: int) -> Tensor:
+    return image + torch.randn(image.shape, generator=torch.Generator().manual_seed(seed)) * 0.8
 
 
 def test_dedup_animation_on_twos_and_threes() -> None:

@@ -1,6 +1,6 @@
-"""Two hours through the whole program: memory stays flat, sound and picture stay together, every picture on time.
+"""Two hours through the whole program: memory stays flat, audio and frame stay together, every frame on time.
 
-The pictures are small, so that it takes minutes. Their rate is an eighth of 24000/1001 and becomes 4: a clock that
+The frames are small, so that it takes minutes. Their rate is an eighth of 24000/1001 and becomes 4: a clock that
 rounds anywhere is seconds late at the end.
 """
 
@@ -24,10 +24,10 @@ RATE = Fraction(3000, 1001)
 FPS = 4
 SECONDS = 7200
 SIDE = 32  # pixels
-HERTZ = 8000  # of the sound
-EVERY = 600  # seconds between flashes of the picture that beeps go with; the last is 1 s before the end
+HERTZ = 8000  # of the audio
+EVERY = 600  # seconds between flashes of the frame that beeps go with; the last is 1 s before the end
 
-# Prints what the process holds, in MiB, after every 500 pictures.
+# Prints what the process holds, in MiB, after every 500 frames.
 SOAK = """
 import json, os, sys
 import midframe
@@ -50,7 +50,7 @@ def marks() -> list[int]:
 
 
 def long_video(path: Path) -> Path:
-    """A moving ramp; white pictures, and a beep that begins with each of them."""
+    """A moving ramp; white frames, and a beep that begins with each of them."""
     flashes = set(marks())
     y, x = np.mgrid[0:SIDE, 0:SIDE]
     ramps = [((x * 3 + y + shift * 4) % 64 + 32).astype(np.uint8) for shift in range(16)]
@@ -62,32 +62,32 @@ def long_video(path: Path) -> Path:
     with av.open(str(path), "w") as out:
         video = out.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "g": "60"})
         video.width, video.height, video.pix_fmt = SIDE, SIDE, "gray"
-        sound = out.add_stream("flac", rate=HERTZ, layout="mono")
+        audio = out.add_stream("flac", rate=HERTZ, layout="mono")
         for second in range(SECONDS):
             chunk = av.AudioFrame.from_ndarray(
                 wave[None, second * HERTZ : (second + 1) * HERTZ], format="s16", layout="mono"
             )
             chunk.sample_rate, chunk.pts, chunk.time_base = HERTZ, second * HERTZ, Fraction(1, HERTZ)
-            out.mux(sound.encode(chunk))
+            out.mux(audio.encode(chunk))
             for n in range(-(-second * RATE // 1), -(-(second + 1) * RATE // 1)):
                 plane = np.full((SIDE, SIDE), 255, np.uint8) if n in flashes else ramps[n % 16]
                 frame = av.VideoFrame.from_ndarray(plane, format="gray")
                 frame.pts, frame.time_base = n, 1 / RATE
                 out.mux(video.encode(frame))
         out.mux(video.encode(None))
-        out.mux(sound.encode(None))
+        out.mux(audio.encode(None))
     return path
 
 
 def stamps(path: Path, kind: str) -> list[Fraction]:
-    with av.open(str(path)) as film:
-        stream = next(stream for stream in film.streams if stream.type == kind)
-        return sorted(p.pts * p.time_base for p in film.demux(stream) if p.pts is not None and p.size)
+    with av.open(str(path)) as container:
+        stream = next(stream for stream in container.streams if stream.type == kind)
+        return sorted(p.pts * p.time_base for p in container.demux(stream) if p.pts is not None and p.size)
 
 
 def audio_of(path: Path) -> list[bytes]:
-    with av.open(str(path)) as film:
-        return [bytes(packet) for packet in film.demux(film.streams.audio[0]) if packet.size]
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(container.streams.audio[0]) if packet.size]
 
 
 def seen_at(path: Path, expected: Fraction) -> float:
@@ -112,10 +112,10 @@ def test_two_hours(tmp_path: Path) -> None:
     early, late = median(held[tenth : 2 * tenth]), median(held[-tenth:])
     drifts = [seen_at(target, n / RATE) - float(n / RATE) for n in marks()]
     print(
-        f"{said['frames']} pictures in {said['seconds']} s; {early:.0f} MiB held at a tenth, {late:.0f} at the end, "
+        f"{said['frames']} frames in {said['seconds']} s; {early:.0f} MiB held at a tenth, {late:.0f} at the end, "
         f"{max(held):.0f} at most; flashes off by {min(drifts) * 1000:.1f} to {max(drifts) * 1000:.1f} ms"
     )
-    assert late - early < 16, f"{early:.0f} MiB at a tenth of the film, {late:.0f} MiB at the end"
+    assert late - early < 16, f"{early:.0f} MiB at a tenth of the video, {late:.0f} MiB at the end"
 
     count = -(-SECONDS * RATE // 1)
     assert said["frames"] == -(-count * FPS // RATE)

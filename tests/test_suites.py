@@ -53,8 +53,8 @@ class Warping:
         self.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def flow(self, a: Tensor, b: Tensor) -> Tensor | None:
-        grey = [cv2.cvtColor(x.permute(1, 2, 0).mul(255).byte().numpy(), cv2.COLOR_RGB2GRAY) for x in (a, b)]
-        return torch.from_numpy(self.dis.calc(*grey, None)).permute(2, 0, 1) * self.factor
+        gray = [cv2.cvtColor(x.permute(1, 2, 0).mul(255).byte().numpy(), cv2.COLOR_RGB2GRAY) for x in (a, b)]
+        return torch.from_numpy(self.dis.calc(*gray, None)).permute(2, 0, 1) * self.factor
 
     def between(
         self, a: Tensor, b: Tensor, times: Sequence[Fraction], before: Tensor | None, after: Tensor | None

@@ -1,4 +1,4 @@
-"""Audio follows the speed of the video: pitch, length, and where each sound is heard."""
+"""Audio follows the speed of the video: pitch, length, and where each audio is heard."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from midframe.video.probe import probe
 from midframe.video.streams import plan_streams, stream_notes
 
 NTSC = Fraction(30000, 1001)
-FILM = Fraction(24000, 1001)
+NTSC_24 = Fraction(24000, 1001)
 
 
 def make(path: Path, timecode: str, rate: Fraction, frames: int = 45) -> Path:
@@ -44,8 +44,8 @@ def timecodes(path: Path) -> set[str]:
         ("16:37:10;02", NTSC, {}, "16:37:10;04"),
         ("16:37:10;02", NTSC, {"start": 1}, "16:37:11;04"),
         ("16:37:59;29", NTSC, {"fps": NTSC, "start": 1}, "16:38:01;01"),
-        ("10:00:00:12", FILM, {}, "10:00:00:24"),
-        ("10:00:00:12", FILM, {"fps": "59.94"}, "10:00:00:30"),
+        ("10:00:00:12", NTSC_24, {}, "10:00:00:24"),
+        ("10:00:00:12", NTSC_24, {"fps": "59.94"}, "10:00:00:30"),
         ("16:37:10;02", NTSC, {"fps": 25}, "16:37:10:01"),
         ("23:59:59;28", NTSC, {"start": 1}, "00:00:00;56"),
     ],

@@ -190,7 +190,7 @@ def test_acceptance_two_hours(rate: Fr) -> None:
             assert ks == list(range(int(k0), int(k0) + len(got)))
             for pts, a, t in got:
                 if a < count - 1:
-                    assert (a + t) / rate == pts  # the picture shown is the video at exactly this instant
+                    assert (a + t) / rate == pts  # the frame shown is the video at exactly this instant
                 else:
                     assert t == 0 and a / rate <= pts < end
             assert len(got) == timeline.segment_count(segment, Fr(0), end, fps)
@@ -199,7 +199,7 @@ def test_acceptance_two_hours(rate: Fr) -> None:
 
 
 def test_twenty_minutes_in_full() -> None:
-    """One pair of rates, picture by picture: the drift at the end is none."""
+    """One pair of rates, frame by frame: the drift at the end is none."""
     rate, fps = Fr(24000, 1001), Fr(60)
     count = n = 0
     for gap in timeline.gaps(cfr(28_771, rate), fps):

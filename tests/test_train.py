@@ -35,7 +35,7 @@ from midframe.training.shards import Arrays, Augmentation, Shards, Share, augmen
 
 @dataclass(frozen=True)
 class Sliding:
-    """Shards of one smooth picture that slides; the flow is known and nothing is hidden."""
+    """Shards of one smooth frame that slides; the flow is known and nothing is hidden."""
 
     size: int = 72
 
@@ -238,9 +238,9 @@ def test_two_processes_share_gradients_and_stop_together() -> None:
     assert told == [(0, 0.5, True), (1, 0.5, True)]
 
 
-def _write(path: Path, picture: np.ndarray) -> None:
+def _write(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), picture)
+    cv2.imwrite(str(path), image)
 
 
 @pytest.fixture
@@ -293,8 +293,8 @@ def test_curves_are_drawn_to_scale(tmp_path: Path) -> None:
     run_log = tmp_path / "log.jsonl"
     run_log.write_text("\n".join(json.dumps({"step": k, "loss": 1.0 / k}) for k in range(1, 50)))
     draw_curves(run_log, tmp_path / "curves.png")
-    picture = cv2.imread(str(tmp_path / "curves.png")).astype(int)
-    blue = (picture[..., 0] - picture[..., 2]) > 60
+    image = cv2.imread(str(tmp_path / "curves.png")).astype(int)
+    blue = (image[..., 0] - image[..., 2]) > 60
     left, right = blue[:, 36:80].nonzero()[0].min(), blue[:, 400:444].nonzero()[0].min()
     assert left < right  # falls
 

@@ -1,4 +1,4 @@
-"""vfinet against recordings of the published network and against its plain twin; its doors; its cut rule."""
+"""vfinet against recordings of the published network and against its plain twin; its methods; its cut rule."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Recorded:
 @pytest.fixture(scope="module")
 def recorded(network: VFINet) -> Recorded:
     with torch.no_grad():
-        pictures = reference.frames().flip(1)  # the recordings were fed as they are stored; our door turns RGB to BGR
-        features = [network.encode(picture[None]) for picture in pictures]
+        images = reference.frames().flip(1)  # the recordings were fed as they are stored; `encode` turns RGB to BGR
+        features = [network.encode(image[None]) for image in images]
         return Recorded(features, [network.match(features[i], features[i + 1]) for i in range(3)])
 
 
@@ -112,23 +112,23 @@ def test_low_flow_is_the_recorded_one(network: VFINet) -> None:
 
 @pytest.mark.parametrize("kind", ["quadratic", "linear"])
 def test_frames_are_the_recorded_ones(network: VFINet, recorded: Recorded, kind: str) -> None:
-    """From frames to pictures, as a user gets them.
+    """From frames to frames, as a user gets them.
 
     Reversal of the flows is a step function: where a pixel's target lies within rounding of a whole number, 1e-4 px
-    of flow decide which four pixels it lands on, and the picture is up to 0.05 apart there. Hence the float64 of small
-    pictures: with it the flows are the network's own, and not those of one machine's rounding.
+    of flow decide which four pixels it lands on, and the frame is up to 0.05 apart there. Hence the float64 of small
+    frames: with it the flows are the network's own, and not those of one machine's rounding.
     """
     before, middle, after = recorded.flows if kind == "quadratic" else (None, recorded.flows[1], None)
     a, b = recorded.features[1:3]
     made = network.render(RenderRequest(a, b, middle, torch.tensor(TIMES), before, after)).flip(1)
-    for t, picture in zip(TIMES, made, strict=True):
-        near(picture[None], f"{kind}_{t}", 1e-5, 1e-3)
+    for t, image in zip(TIMES, made, strict=True):
+        near(image[None], f"{kind}_{t}", 1e-5, 1e-3)
 
 
 def test_flows_in_float32_are_the_recorded_ones(network: VFINet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of pictures too large for float64."""
+    """As of frames too large for float64."""
     monkeypatch.setattr(raft, "EXACT_AREA", 0)
-    a, b = (network.encode(picture[None]) for picture in reference.frames().flip(1)[1:3])
+    a, b = (network.encode(image[None]) for image in reference.frames().flip(1)[1:3])
     assert a.encoded.features.dtype == torch.float32
     flows = network.match(a, b)
     for value, name in (
@@ -162,8 +162,8 @@ def test_every_recorded_array_is_met_from_frames(network: VFINet, recorded: Reco
         assert (flow - truth[name]).abs().max() < 0.02
     for kind, around in (("quadratic", (before, after)), ("linear", (None, None))):
         made = network.render(RenderRequest(a, b, middle, torch.tensor(TIMES), *around)).flip(1)
-        for t, picture in zip(TIMES, made, strict=True):
-            apart = (picture - truth[f"{kind}_{t}"]).abs()
+        for t, image in zip(TIMES, made, strict=True):
+            apart = (image - truth[f"{kind}_{t}"]).abs()
             assert apart.mean() < 1e-5
             assert apart.max() < 1e-3
 
@@ -219,10 +219,10 @@ def smooth(height: int, width: int, seed: int) -> Tensor:
     return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)[0]
 
 
-def as_twin(network: VFINet, twin: vfinet_twin.Twin, pictures: list[Tensor], t: float) -> None:
-    """Every stage and the plain twin's on the same input, for pictures of any size, zeros at right and bottom."""
-    size = network.padded_size(*pictures[0].shape[-2:])
-    padded = [ops.pad(p[None], *size, mode="zeros") for p in pictures]
+def as_twin(network: VFINet, twin: vfinet_twin.Twin, images: list[Tensor], t: float) -> None:
+    """Every stage and the plain twin's on the same input, for frames of any size, zeros at right and bottom."""
+    size = network.padded_size(*images[0].shape[-2:])
+    padded = [ops.pad(p[None], *size, mode="zeros") for p in images]
     features = [network.encode(p) for p in padded]
     flows = [network.match(a, b) for a, b in pairwise(features)]
     full = [p.flip(1) - vfinet_twin.MEAN for p in padded]
@@ -300,7 +300,7 @@ def gentle() -> VFINet:
 
 
 def test_tiles_agree_with_the_whole() -> None:
-    """Instance norm sees a tile in place of the picture, so the two are near but not equal."""
+    """Instance norm sees a tile in place of the frame, so the two are near but not equal."""
     network = gentle()
     a = smooth(192, 256, 1)
     b = torch.roll(a, 2, dims=2)
@@ -401,7 +401,7 @@ def test_recordings_are_whole() -> None:
 
 @pytest.mark.parametrize("frames", [2, 3])
 def test_videos_too_short_for_four_frames(network: VFINet, tmp_path: Path, frames: int) -> None:
-    """Two frames have no neighbours, three have one side of them: linear motion, and every picture is there."""
+    """Two frames have no neighbours, three have one side of them: linear motion, and every frame is there."""
     source = clips.make(tmp_path / "in.mkv", Clip(frames=frames))
     made = midframe.interpolate(source, tmp_path / "out.mkv", network=network, device="cpu", scene="off")
     assert made.kinds == "si" * (frames - 1) + "sh"

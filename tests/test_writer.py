@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clips import NTSC_FILM, Clip, make
+from clips import NTSC_24, Clip, make
 from midframe.errors import InputError, MediaError, UnsupportedError
 from midframe.types import Frame, PixelFormat, VideoInfo
 from midframe.video.encoder_settings import mastering_text
@@ -77,7 +77,7 @@ def test_times_are_exact(tmp_path: Path, rate: Fraction, name: str) -> None:
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4", "libvpx-vp9", "libsvtav1"])
 @pytest.mark.parametrize("frames", [1, 2, 3, 8])
 def test_videos_of_a_few_frames(tmp_path: Path, codec: str, frames: int) -> None:
-    # x265 makes up decoding times where it got fewer pictures than it delays
+    # x265 makes up decoding times where it got fewer frames than it delays
     info = info_of(width=64, height=64)
     for segment in (False, True):
         encoding = choose_encoder(info, tmp_path / "a.mkv", codec)
@@ -358,8 +358,8 @@ def test_a_place_that_is_not_there(tmp_path: Path) -> None:
 )
 def test_odd_names(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with open_writer(name, info_of(), rate=NTSC_FILM) as writer:
+    with open_writer(name, info_of(), rate=NTSC_24) as writer:
         for n in range(3):
-            writer.write(flat(PLAIN, n, step=1 / NTSC_FILM))
+            writer.write(flat(PLAIN, n, step=1 / NTSC_24))
     assert left(tmp_path) == [name]
     assert probe(name).width == 64

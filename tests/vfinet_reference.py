@@ -1,7 +1,7 @@
 """What the published network was recorded to give, and the weights it was recorded with.
 
 `data/vfinet_reference.npz` holds, from runs of the original (ModelScope 1.x, RAFT and interpnet, float32, CPU): four
-frames of 256x192 (a detail of the open film Sintel, (c) Blender Foundation, CC BY 3.0), the flows and pictures it made
+frames of 256x192 (a detail of the open movie Sintel, (c) Blender Foundation, CC BY 3.0), the flows and frames it made
 of them, every fourth row and column, the names and shapes of its checkpoints' tensors, and the schedules of its
 pipeline's clock. With $MIDFRAME_REFERENCE, a folder with the whole recordings, the tests use those.
 
@@ -57,8 +57,8 @@ def schedules() -> list[dict[str, Any]]:
 
 def frames() -> Tensor:
     """(4, 3, 192, 256) float32, 0..1, channels in the order in which the network was fed."""
-    pictures = [cv2.imdecode(_stored()[f"frame{i}"], cv2.IMREAD_COLOR) for i in range(4)]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    images = [cv2.imdecode(_stored()[f"frame{i}"], cv2.IMREAD_COLOR) for i in range(4)]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
 def recorded(name: str) -> Tensor:

@@ -8,10 +8,17 @@ import importlib
 import io
 import os
 import sys
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from midframe.process import configure
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 # name -> (module in this package, one-line help); the command object in the module is `command`.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -30,6 +37,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+
+def take(kind: type[T], keywords: dict[str, Any]) -> T:
+    """Move the values of a dataclass out of a command's keywords."""
+    return kind(**{field.name: keywords.pop(field.name) for field in fields(kind)})
 
 
 class PathCommand(click.Command):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from midframe.cli import PathCommand
+from midframe.cli import PathCommand, take
 
 if TYPE_CHECKING:
     from midframe.batch import Entry
@@ -32,17 +32,8 @@ TABLE_SECONDS = 0.5  # between two refreshes of the table
 @click.option("--ray", metavar="ADDRESS", help="Spread over a Ray cluster: auto, local, HOST:PORT.")
 @click.option("--workers", type=int, metavar="N", help="Segments in parallel on the cluster.")
 @click.option("--gpus-per-worker", type=float, metavar="X", help="0.5 lets two workers share a GPU.")
-@click.option("--work", metavar="DIR|URL", help="A place that head and workers share.")
-def command(
-    listing: str,
-    output: str | None,
-    report: str | None,
-    ray: str | None,
-    workers: int | None,
-    gpus_per_worker: float | None,
-    work: str | None,
-    **keywords: Any,
-) -> None:
+@click.option("--work", metavar="DIR|URL", help="Storage shared by coordinator and workers.")
+def command(listing: str, output: str | None, report: str | None, **keywords: Any) -> None:
     """Interpolate many videos, from a list or a folder.
 
     A list is CSV with a header line: source, optionally target and any options of
@@ -51,13 +42,13 @@ def command(
     The same command again skips what is done, goes on with what was interrupted and tries what failed.
     """
     from midframe import batch
-    from midframe.cli.interpolate import cluster_config_of, maker
+    from midframe.cli.interpolate import ClusterFlags, cluster_config_of, maker
     from midframe.cli.signals import stop_events
     from midframe.errors import InputError, MediaError
     from midframe.options import Options
     from midframe.storage import is_url
 
-    config = cluster_config_of(keywords, ray, workers, gpus_per_worker, work)
+    config = cluster_config_of(take(ClusterFlags, keywords), keywords)
     if config is None and output is not None and is_url(output):
         raise InputError(f"the URL '{output}' is for a cluster; add --ray auto or --ray local")
     options = Options.parse(**keywords)

@@ -6,8 +6,9 @@ import functools
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,32 @@ if TYPE_CHECKING:
     from midframe.evaluation.methods import Method
 
 LINE_SECONDS = 5.0  # between two lines of progress in a log
+
+
+@dataclass(frozen=True, slots=True)
+class EvalOptions:
+    """The arguments and options of `midframe eval`, as `command` declares them."""
+
+    models: tuple[str, ...]
+    data: tuple[str, ...]
+    suites: tuple[str, ...]
+    photos: tuple[str, ...]
+    out: str | None
+    limit: int | None
+    partial: bool
+    alone: bool
+    weights: tuple[str, ...]
+    device: str
+    precision: str
+    flow_scale: str
+    peers: Path | None
+    against: tuple[Path, ...]
+    cvvdp: Path | None
+    max_rows: int | None
+    middle: bool
+    worst: int
+    list_sets: bool
+    quiet: bool
 
 
 @click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,28 +80,7 @@ LINE_SECONDS = 5.0  # between two lines of progress in a log
 @click.option("--worst", type=click.IntRange(min=0), default=4, metavar="N", help="Worst cases to show. Default: 4.")
 @click.option("--sets", "list_sets", is_flag=True, help="List the data sets and the layouts they are read in.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; the table only.")
-def command(
-    models: tuple[str, ...],
-    data: tuple[str, ...],
-    suites: tuple[str, ...],
-    photos: tuple[str, ...],
-    out: str | None,
-    limit: int | None,
-    partial: bool,
-    alone: bool,
-    weights: tuple[str, ...],
-    device: str,
-    precision: str,
-    flow_scale: str,
-    peers: Path | None,
-    against: tuple[Path, ...],
-    cvvdp: Path | None,
-    max_rows: int | None,
-    middle: bool,
-    worst: int,
-    list_sets: bool,
-    quiet: bool,
-) -> None:
+def command(**given: Any) -> None:
     """Measure models against the truth, beside holding, blending, ffmpeg's minterpolate and dis.
 
     MODELS are names as in `midframe models list`, minterpolate-best, mvtools-high, mvtools-fast or svpflow; the worst
@@ -92,26 +98,25 @@ def command(
     from midframe.evaluation.peers import VapourSynth
     from midframe.metrics import load_lpips
 
-    if list_sets:
+    options = EvalOptions(**given)
+    if options.list_sets:
         click.echo((datasets.__doc__ or "").split("\n\n", 2)[2].rstrip())
         return
-    if not models and not against:
+    if not options.models and not options.against:
         raise InputError("no model was named; try: midframe eval dis --data middlebury-other=DIR")
-    sets = _sets(data, suites, photos, limit, partial, max_rows, middle)
-    given = dict(_pair(text, "--weights", "MODEL=PATH") for text in weights)
-    scale = None if flow_scale == "auto" else float(flow_scale)
-    make = functools.partial(make_method, device=device, precision=precision, peers=peers)
-    methods, notes = _methods(models, alone, given, make, scale)
-    methods += [Frames(folder) for folder in against]
+    sets = _sets(options)
+    make = functools.partial(make_method, device=options.device, precision=options.precision, peers=options.peers)
+    methods, notes = _methods(options, make)
+    methods += [Frames(folder) for folder in options.against]
     notes += [f"{one.name}: {one.settings}" for one in methods if isinstance(one, VapourSynth | Minterpolate)]
-    scorer, absence = _cvvdp(cvvdp)
-    with _ProgressLine(quiet) as line:
+    scorer, absence = _cvvdp(options.cvvdp)
+    with _ProgressLine(options.quiet) as line:
         measured = evaluate(
             methods,
             sets,
-            models[0] if models else methods[-1].name,
+            options.models[0] if options.models else methods[-1].name,
             lpips=load_lpips(),
-            exhibits=worst,
+            exhibits=options.worst,
             on_progress=line.show,
             cvvdp=scorer,
         )
@@ -119,10 +124,8 @@ def command(
         scorer.close()
     notes += absence
     if notes:
-        from dataclasses import replace
-
         measured = replace(measured, notes=(*measured.notes, *notes))
-    paths = report.write(measured, out or "eval")
+    paths = report.write(measured, options.out or "eval")
     click.echo(_table(measured))
     for note in notes:
         click.echo(note, err=True)
@@ -156,57 +159,50 @@ def _cvvdp(python: Path | None) -> tuple[Cvvdp | None, list[str]]:
         return None, [f"no cvvdp: {error}"]
 
 
-def _sets(
-    data: tuple[str, ...],
-    suites: tuple[str, ...],
-    photos: tuple[str, ...],
-    limit: int | None,
-    partial: bool,
-    max_rows: int | None,
-    middle: bool,
-) -> list[DataSet]:
+def _sets(options: EvalOptions) -> list[DataSet]:
     """All sets are opened before any work: a missing folder is reported at once."""
     from midframe.errors import InputError
     from midframe.evaluation.datasets import middle_only, open_set, scaled_down
     from midframe.evaluation.suites import open_suite
 
-    if not data and not suites:
+    if not options.data and not options.suites:
         raise InputError(
             "nothing to measure on; try --suite rendered, --data middlebury-other=DIR, --sets for the list"
         )
-    if photos and not suites:
+    if options.photos and not options.suites:
         raise InputError("--photos are the surfaces of the suites; name one with --suite")
-    if max_rows is not None and not data:
+    if options.max_rows is not None and not options.data:
         raise InputError("--max-rows is for the frames of --data; the suites have one size")
-    found = [open_set(*_pair(text, "--data", "SET=DIR"), limit=limit, partial=partial) for text in data]
-    if middle:
+    found = [
+        open_set(*_pair(text, "--data", "SET=DIR"), limit=options.limit, partial=options.partial)
+        for text in options.data
+    ]
+    if options.middle:
         found = [middle_only(one) for one in found]
-    if max_rows is not None:
-        found = [scaled_down(one, max_rows) for one in found]
-    return found + [open_suite(name, [Path(folder) for folder in photos], limit) for name in suites]
+    if options.max_rows is not None:
+        found = [scaled_down(one, options.max_rows) for one in found]
+    photos = [Path(folder) for folder in options.photos]
+    return found + [open_suite(name, photos, options.limit) for name in options.suites]
 
 
-def _methods(
-    models: tuple[str, ...],
-    alone: bool,
-    weights: dict[str, str],
-    make: Callable[..., Method],
-    flow_scale: float | None,
-) -> tuple[list[Method], list[str]]:
+def _methods(options: EvalOptions, make: Callable[..., Method]) -> tuple[list[Method], list[str]]:
     """Those asked for, which must be there, and the baselines that are."""
     from midframe.errors import InputError, MidframeError
     from midframe.evaluation.methods import METHODS
 
+    models = options.models
+    weights = dict(_pair(text, "--weights", "MODEL=PATH") for text in options.weights)
+    scale = None if options.flow_scale == "auto" else float(options.flow_scale)
     stray = set(weights) - set(models)
     if stray:
         raise InputError(f"--weights names {', '.join(sorted(stray))}, which is not among the models asked for")
-    beside = () if alone else ("hold", "blend", "minterpolate", "dis")
+    beside = () if options.alone else ("hold", "blend", "minterpolate", "dis")
     wanted = [*METHODS, *(name for name in models if name not in METHODS)]
     found: list[Method] = []
     notes = []
     for name in wanted:
         if name in models:
-            found.append(make(name, weights.get(name), flow_scale=flow_scale))
+            found.append(make(name, weights.get(name), flow_scale=scale))
         elif name in beside:
             try:
                 found.append(make(name, None))

@@ -6,12 +6,13 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from midframe.cli import PathCommand
+from midframe.cli import PathCommand, take
 from midframe.cli.signals import stop_events
 
 if TYPE_CHECKING:
@@ -26,6 +27,27 @@ VIDEO_SUFFIXES = (
     ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv", ".flv",
     ".ogv", ".3gp", ".3g2", ".mxf", ".y4m", ".gif", ".f4v", ".asf", ".rm", ".divx",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RunFlags:
+    """Options of the run itself: what is shown, and whether anything is written."""
+
+    profile: str | None
+    dry_run: bool
+    progress: str
+    quiet: bool
+    verbose: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFlags:
+    """Options of the cluster, as `interpolate` and `batch` have them."""
+
+    ray: str | None
+    workers: int | None
+    gpus_per_worker: float | None
+    work: str | None
 
 
 class Section(PathCommand):
@@ -142,21 +164,7 @@ HEADINGS = {
 )
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def command(
-    inputs: tuple[str, ...],
-    output: str | None,
-    format_: str | None,
-    profile: str | None,
-    dry_run: bool,
-    progress: str,
-    quiet: bool,
-    verbose: bool,
-    ray: str | None,
-    workers: int | None,
-    gpus_per_worker: float | None,
-    work: str | None,
-    **keywords: Any,
-) -> None:
+def command(inputs: tuple[str, ...], output: str | None, format_: str | None, **keywords: Any) -> None:
     """Interpolate video to a higher frame rate or into slow motion; audio, subtitles, metadata and colour are kept.
 
     INPUT is a video file, a folder of videos, a folder of images or a pattern such as shot_%04d.png (with --in-fps),
@@ -173,24 +181,24 @@ def command(
     from midframe.options import Options
     from midframe.profiles import with_profile
 
+    flags, cluster = take(RunFlags, keywords), take(ClusterFlags, keywords)
     keywords["encoder"] = list(keywords["encoder"]) or None
-    if profile is not None:
-        keywords, text = with_profile(profile, keywords)
-        if not quiet and progress != "json":
+    if flags.profile is not None:
+        keywords, text = with_profile(flags.profile, keywords)
+        if not flags.quiet and flags.progress != "json":
             click.echo(text, err=True)
-    config = cluster_config_of(keywords, ray, workers, gpus_per_worker, work)
+    config = cluster_config_of(cluster, keywords)
     options = Options.parse(**keywords)
-    _log_to_stderr(verbose)
+    _log_to_stderr(flags.verbose)
+    progress = "off" if flags.quiet else flags.progress
     if any(is_stream(name, output) for name in inputs) or format_ is not None:
-        through_pipe(inputs, output, options, format_, "off" if quiet else progress, dry_run or config is not None)
+        through_pipe(inputs, output, options, format_, progress, flags.dry_run or config is not None)
         return
-    run(inputs, output, options, dry_run=dry_run, progress="off" if quiet else progress, config=config)
+    run(inputs, output, options, dry_run=flags.dry_run, progress=progress, config=config)
 
 
-def cluster_config_of(
-    keywords: dict[str, Any], ray: str | None, workers: int | None, gpus_per_worker: float | None, work: str | None
-) -> ClusterConfig | None:
-    """Return the configuration of the cluster, or None. A list of devices is removed from `keywords`.
+def cluster_config_of(flags: ClusterFlags, keywords: dict[str, Any]) -> ClusterConfig | None:
+    """Return the configuration of the cluster, or None; a list of devices in `keywords` becomes the first one's kind.
 
     Raises:
         InputError: options of a cluster without --ray.
@@ -201,19 +209,19 @@ def cluster_config_of(
     if "," in (keywords.get("device") or ""):
         devices = tuple(name.strip() for name in keywords["device"].split(","))
         keywords["device"] = devices[0].split(":")[0]
-    if ray is None and not devices:
-        for name, given in (("workers", workers), ("gpus-per-worker", gpus_per_worker), ("work", work)):
-            if given is not None:
-                raise InputError(f"--{name} is for a cluster; add --ray auto, or leave it out")
+    if flags.ray is None and not devices:
+        for name in ("workers", "gpus_per_worker", "work"):
+            if getattr(flags, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')} is for a cluster; add --ray auto, or leave it out")
         return None
     from midframe.cluster import ClusterConfig
 
     return ClusterConfig(
-        address=ray if ray is not None else "local",
-        workers=workers,
-        gpus_per_worker=1.0 if gpus_per_worker is None else gpus_per_worker,
+        address="local" if flags.ray is None else flags.ray,
+        workers=flags.workers,
+        gpus_per_worker=1.0 if flags.gpus_per_worker is None else flags.gpus_per_worker,
         devices=devices,
-        work=work,
+        work=flags.work,
     )
 
 

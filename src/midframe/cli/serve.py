@@ -6,8 +6,9 @@ import os
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import click
 from midframe.extras import install_command
 
 if TYPE_CHECKING:
+    from midframe.server.settings import Settings
     from midframe.server.subprocess_worker import Note
 
 GRACE_SECONDS = 3  # open event streams get this long to end when the server stops
@@ -27,6 +29,28 @@ def default_data() -> Path:
     """Where uploads, jobs and results go unless --data says otherwise."""
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "midframe" / "server"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """The options of `midframe serve`, as `command` declares them."""
+
+    host: str
+    port: int
+    token: str | None
+    open_page: bool
+    names: tuple[str, ...]
+    allow: tuple[Path, ...]
+    data: Path | None
+    devices: tuple[str, ...]
+    ray: str | None
+    workers: int | None
+    model: str | None
+    max_upload_gb: float
+    max_hours: float
+    max_jobs: int
+    keep_days: float
+    keep_gb: float
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,21 +89,17 @@ def default_data() -> Path:
               help="Age at which finished jobs and unused videos are deleted.")  # fmt: skip
 @click.option("--keep-gb", default=100.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
               help="Total size above which the oldest are deleted.")  # fmt: skip
-def command(
-    host: str, port: int, token: str | None, open_page: bool, names: tuple[str, ...], allow: tuple[Path, ...],
-    data: Path | None, devices: tuple[str, ...], ray: str | None, workers: int | None, model: str | None,
-    max_upload_gb: float, max_hours: float, max_jobs: int, keep_days: float, keep_gb: float,
-) -> None:  # fmt: skip
+def command(**given: Any) -> None:
     """Serve a page that interpolates videos in the browser, and an HTTP API for programs (see /docs on it)."""
+    options = ServeOptions(**given)
     try:
         from midframe.server import security
     except ModuleNotFoundError as error:
         raise _no_web(error) from error
-    from midframe.errors import InputError
     from midframe.options import Options
 
-    security.check_address(host, token)
-    for device in devices:
+    security.check_address(options.host, options.token)
+    for device in options.devices:
         Options(device=device)  # raises InputError for an unknown device
     with ThreadPoolExecutor(1) as beside:  # it imports torch while this thread imports the web framework
         listing = beside.submit(runnable_models)
@@ -88,26 +108,18 @@ def command(
 
             from midframe.server import app, job_runner, video_inspection
             from midframe.server.backend import Backend
-            from midframe.server.settings import Limits, Settings
         except ModuleNotFoundError as error:
             raise _no_web(error) from error
         models = listing.result()
-    model = model or Options().model
-    if model not in models:
-        raise InputError(f"--model {model} cannot run here; {', '.join(models)} can")
-    settings = Settings(
-        data=(data or default_data()).absolute(), folders=allow, token=token, hosts=(host, *names),
-        devices=devices or ("auto",), models=tuple(models), model=model,
-        limits=Limits(
-            upload_bytes=int(max_upload_gb * 1e9), duration_seconds=max_hours * 3600, jobs_per_client=max_jobs,
-            keep_seconds=keep_days * 86400, keep_bytes=int(keep_gb * 1e9),
-        ),
-    )  # fmt: skip
-    run_job = job_runner.run_job if ray is None else partial(job_runner.run_job, make=_on_cluster(ray, workers))
+    settings = _settings(options, models)
+    run_job = job_runner.run_job
+    if options.ray is not None:
+        run_job = partial(run_job, make=on_cluster(options.ray, options.workers))
     web = app.create_app(settings, Backend(run_job, video_inspection.probe_video, video_inspection.make_still))
+    host, token = options.host, options.token
     server = uvicorn.Server(
         uvicorn.Config(
-            web, host=host, port=port, log_level="warning", access_log=False, server_header=False,
+            web, host=host, port=options.port, log_level="warning", access_log=False, server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS, proxy_headers=False,
         )
     )  # fmt: skip
@@ -116,12 +128,44 @@ def command(
     click.echo(f"midframe: {address}  (Ctrl-C stops; running jobs resume at the next start)")
     if token is not None:
         click.echo(
-            "Every request needs the token; the page asks for it. Without TLS in front, anyone on the way can read it."
+            "Every request needs the token; the page asks for it. Without TLS, the token can be read on the way."
         )
-    if open_page:
+    if options.open_page:
         page = address if token is None else f"{address}#token={quote(token, safe='')}"
         threading.Thread(target=_open_when_started, args=(server, page), daemon=True, name="open page").start()
     server.run(sockets=sockets)
+
+
+def _settings(options: ServeOptions, models: Sequence[str]) -> Settings:
+    """Return the server's settings.
+
+    Raises:
+        InputError: the default model cannot run here.
+    """
+    from midframe.errors import InputError
+    from midframe.options import Options
+    from midframe.server.settings import Limits, Settings
+
+    model = options.model or Options().model
+    if model not in models:
+        raise InputError(f"--model {model} cannot run here; {', '.join(models)} can")
+    limits = Limits(
+        upload_bytes=int(options.max_upload_gb * 1e9),
+        duration_seconds=options.max_hours * 3600,
+        jobs_per_client=options.max_jobs,
+        keep_seconds=options.keep_days * 86400,
+        keep_bytes=int(options.keep_gb * 1e9),
+    )
+    return Settings(
+        data=(options.data or default_data()).absolute(),
+        folders=options.allow,
+        token=options.token,
+        hosts=(options.host, *options.names),
+        devices=options.devices or ("auto",),
+        models=tuple(models),
+        model=model,
+        limits=limits,
+    )
 
 
 def _open_when_started(server: Any, page: str) -> None:
@@ -133,8 +177,8 @@ def _open_when_started(server: Any, page: str) -> None:
         click.echo("no browser could be opened; open the address above", err=True)
 
 
-def _on_cluster(address: str, workers: int | None) -> Callable[..., Any]:
-    """`pipeline.interpolate` on a Ray cluster."""
+def on_cluster(address: str, workers: int | None) -> Callable[..., Any]:
+    """Return `cluster.interpolate` for a Ray cluster."""
     from midframe import cluster
 
     return partial(cluster.interpolate, config=cluster.ClusterConfig(address=address, workers=workers))

@@ -210,7 +210,7 @@ class Coordinator:
         try:
             while not self.scheduler.over:
                 self._submit()
-                self._collect()
+                self.collect()
                 if self.cancel.is_set() or (self.drain.is_set() and not self.running):
                     count = len(self.plan.segments)
                     raise Interrupted(f"stopped; {segments.kept(len(self.journal.held(count)), count)}")
@@ -256,7 +256,7 @@ class Coordinator:
             task = self.task.options(scheduling_strategy=self.resources.strategy())
             self.running[ticket] = _RunningTask(attempt.segment, task.remote(self.segment_task, attempt.segment))
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
         """Wait briefly for messages and handle them."""
         if not self.running:
             time.sleep(0.05)
@@ -274,13 +274,13 @@ class Coordinator:
             except Exception as error:
                 self._handle_error(ticket, error)
             else:
-                self._handle_message(ticket, message)
+                self.handle_message(ticket, message)
         for ticket in self.scheduler.obsolete():
             self._drop(ticket)
         if not ready:
-            self._check_idle()
+            self.check_idle()
 
-    def _check_idle(self) -> None:
+    def check_idle(self) -> None:
         """Raise DeviceError when no node can run a task any more; Ray itself would wait for ever."""
         if any(attempt.began for attempt in self.running.values()) or self.resources.capacity():
             self.idle_since = None
@@ -292,7 +292,7 @@ class Coordinator:
                 "the cluster has no worker left; finished segments are kept: repeat the command to resume"
             )
 
-    def _handle_message(self, ticket: int, message: Mapping[str, Any]) -> None:
+    def handle_message(self, ticket: int, message: Mapping[str, Any]) -> None:
         """Handle a worker's message: started, progress, a chunk of its segment, or finished."""
         attempt = self.running[ticket]
         kind = message["kind"]

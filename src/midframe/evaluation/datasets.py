@@ -218,43 +218,51 @@ def _spread(count: int, limit: int | None) -> list[int]:
     return [(2 * k + 1) * count // (2 * limit) for k in range(limit)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The arguments of `open_set`."""
+
+    name: str  # without the factor
+    root: Path
+    factor: int | None
+    limit: int | None
+    partial: bool
+
+
 def _set(
-    name: str,
+    request: _Request,
     protocol: str,
-    root: Path,
     found: Sequence[_Files],
     expected_files: str,
-    limit: int | None,
-    partial: bool,
     expected: int | None = None,
     grouped: bool = False,
     view: Callable[[Tensor], Tensor] = _identity,
 ) -> DataSet:
     """Check that all expected files exist and build the set."""
-    if not root.is_dir():
-        raise MediaError(f"{name}: no folder {root}; expected {expected_files}")
+    if not request.root.is_dir():
+        raise MediaError(f"{request.name}: no folder {request.root}; expected {expected_files}")
     gaps = [(files, path) for files in found if (path := files.missing()) is not None]
     absent = {id(files) for files, _ in gaps}
     whole = [files for files in found if id(files) not in absent]
     wanted = max(expected or 0, len(found))
-    if not whole or (len(whole) < wanted and not partial):
+    if not whole or (len(whole) < wanted and not request.partial):
         first = f"; first missing: {gaps[0][1]}" if gaps else ""
         hint = "; --partial evaluates the available cases" if whole else ""
         raise MediaError(
-            f"{name}: expected {expected_files} under {root}, "
+            f"{request.name}: expected {expected_files} under {request.root}, "
             f"found {len(whole)} of {wanted or 'any'} cases{first}{hint}"
         )
-    chosen = [whole[i] for i in _spread(len(whole), limit)]
+    chosen = [whole[i] for i in _spread(len(whole), request.limit)]
     note = "" if len(chosen) == wanted else f"{len(chosen)} of {wanted} cases"
 
     def cases() -> Iterator[Case]:
         for files in chosen:
             yield _read(files, view)
 
-    return DataSet(name, protocol, len(chosen), cases, grouped, note)
+    return DataSet(request.name, protocol, len(chosen), cases, grouped, note)
 
 
-Builder = Callable[[str, Path, int | None, int | None, bool], DataSet]  # name, root, factor, limit, partial
+Builder = Callable[[_Request], DataSet]
 
 
 def _vimeo(root: Path, list_name: str, last: str) -> list[Path]:
@@ -279,33 +287,37 @@ def _last_two(folder: Path) -> str:
     return "/".join(folder.parts[-2:])
 
 
-def _vimeo_triplet(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _vimeo_triplet(request: _Request) -> DataSet:
+    root = request.root
     folders = _vimeo(root, "tri_testlist.txt", "im3")
     found = [_Files(_last_two(f), _im(f, 1), _im(f, 3), ((HALF, _im(f, 2)),)) for f in folders]
     expected_files = "tri_testlist.txt and sequences/*/*/im1.png, im2.png, im3.png"
-    return _set(name, "im1, im3 -> im2, 448x256", root, found, expected_files, limit, partial)
+    return _set(request, "im1, im3 -> im2, 448x256", found, expected_files)
 
 
-def _vimeo_septuplet(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _vimeo_septuplet(request: _Request) -> DataSet:
+    root = request.root
     folders = _vimeo(root, "sep_testlist.txt", "im7")
     expected_files = "sep_testlist.txt and sequences/*/*/im1.png ... im7.png"
-    if name.endswith("-6x"):
+    if request.name.endswith("-6x"):
         steps = [(Fraction(k - 1, 6), k) for k in range(2, 7)]
         found = [_Files(_last_two(f), _im(f, 1), _im(f, 7), tuple((t, _im(f, k)) for t, k in steps)) for f in folders]
-        return _set(name, "im1, im7 -> im2 ... im6, 448x256", root, found, expected_files, limit, partial)
+        return _set(request, "im1, im7 -> im2 ... im6, 448x256", found, expected_files)
     found = [_Files(_last_two(f), _im(f, 3), _im(f, 5), ((HALF, _im(f, 4)),), _im(f, 1), _im(f, 7)) for f in folders]
-    return _set(name, "im3, im5 (+ im1, im7) -> im4, 448x256", root, found, expected_files, limit, partial)
+    return _set(request, "im3, im5 (+ im1, im7) -> im4, 448x256", found, expected_files)
 
 
-def _ucf101_dvf(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _ucf101_dvf(request: _Request) -> DataSet:
+    root = request.root
     base = root / "ucf101_interp_ours" if (root / "ucf101_interp_ours").is_dir() else root
     folders = sorted((p for p in base.iterdir() if p.is_dir()), key=_number) if base.is_dir() else []
     found = [_Files(f.name, f / "frame_00.png", f / "frame_02.png", ((HALF, f / "frame_01_gt.png"),)) for f in folders]
     expected_files = "379 folders with frame_00.png, frame_01_gt.png, frame_02.png"
-    return _set(name, "DVF's 379 triplets of 256x256", root, found, expected_files, limit, partial, expected=379)
+    return _set(request, "DVF's 379 triplets of 256x256", found, expected_files, expected=379)
 
 
-def _ucf101_qvi(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _ucf101_qvi(request: _Request) -> DataSet:
+    root = request.root
     base = root / "ucf101" if (root / "ucf101").is_dir() else root
     folders = sorted((p for p in base.iterdir() if p.is_dir()), key=_number) if base.is_dir() else []
     found = [
@@ -320,14 +332,15 @@ def _ucf101_qvi(name: str, root: Path, factor: int | None, limit: int | None, pa
         for f in folders
     ]
     expected_files = "100 folders with frame0.png ... frame3.png, framet.png"
-    return _set(name, "QVI's 100 sets of four inputs", root, found, expected_files, limit, partial, expected=100)
+    return _set(request, "QVI's 100 sets of four inputs", found, expected_files, expected=100)
 
 
-def _middlebury_other(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _middlebury_other(request: _Request) -> DataSet:
+    root = request.root
     inputs = next((root / n for n in ("input", "other-data", "other-color-allframes") if (root / n).is_dir()), root)
     truths = next((root / n for n in ("gt", "other-gt-interp") if (root / n).is_dir()), root)
     scenes = sorted(p.name for p in truths.iterdir() if (p / "frame10i11.png").is_file()) if truths.is_dir() else []
-    four = name.endswith("-4")
+    four = request.name.endswith("-4")
     if four:  # some scenes were published with two frames only
         scenes = [
             s for s in scenes if (inputs / s / "frame09.png").is_file() and (inputs / s / "frame12.png").is_file()
@@ -346,10 +359,11 @@ def _middlebury_other(name: str, root: Path, factor: int | None, limit: int | No
     needs = "frame09.png ... frame12.png" if four else "frame10.png, frame11.png"
     expected_files = f"{{input,other-data}}/<scene>/{needs} and {{gt,other-gt-interp}}/<scene>/frame10i11.png"
     protocol = f"{needs} -> frame10i11.png, mean of per-frame PSNR on RGB rounded to 8 bits"
-    return _set(name, protocol, root, found, expected_files, limit, partial, expected=None if four else 12)
+    return _set(request, protocol, found, expected_files, expected=None if four else 12)
 
 
-def _davis(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _davis(request: _Request) -> DataSet:
+    root = request.root
     base = next((root / n for n in ("JPEGImages/480p", "480p", "DAVIS/JPEGImages/480p") if (root / n).is_dir()), root)
     sequences = sorted(p for p in base.iterdir() if p.is_dir()) if base.is_dir() else []
     found = []
@@ -358,18 +372,19 @@ def _davis(name: str, root: Path, factor: int | None, limit: int | None, partial
         for t in range(0, len(frames) - 6, 2):
             before, a, middle, b, after = (frames[t + k] for k in (0, 2, 3, 4, 6))
             found.append(_Files(f"{folder.name}/{middle.stem}", a, b, ((HALF, middle),), before, after, folder.name))
-    if root.is_dir() and 0 < len(sequences) < 90 and not partial:
+    if root.is_dir() and 0 < len(sequences) < 90 and not request.partial:
         raise MediaError(
-            f"{name}: expected 90 sequences JPEGImages/480p/<sequence>/00000.jpg ... under {root}, "
+            f"{request.name}: expected 90 sequences JPEGImages/480p/<sequence>/00000.jpg ... under {root}, "
             f"found {len(sequences)}; --partial evaluates the available cases"
         )
     expected_files = "90 sequences JPEGImages/480p/<sequence>/00000.jpg ..."
     protocol = "QVI's windows: t+2, t+4 (+ t, t+6) -> t+3; mean per sequence, then over sequences"
-    return _set(name, protocol, root, found, expected_files, limit, partial, grouped=True)
+    return _set(request, protocol, found, expected_files, grouped=True)
 
 
-def _snu_film(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
-    list_name = f"test-{name.removeprefix('snu-film-')}.txt"
+def _snu_film(request: _Request) -> DataSet:
+    root = request.root
+    list_name = f"test-{request.name.removeprefix('snu-film-')}.txt"
     listed = next((p for p in (root / list_name, root / "eval_modes" / list_name) if p.is_file()), None)
     found = []
     for line in listed.read_text().splitlines() if listed else ():
@@ -380,7 +395,7 @@ def _snu_film(name: str, root: Path, factor: int | None, limit: int | None, part
         a, middle, b = (root / "test" / w.split("/test/", 1)[-1].removeprefix("test/") for w in words)
         found.append(_Files(f"{a.parent.name}/{middle.stem}", a, b, ((HALF, middle),)))
     expected_files = f"{list_name} (or eval_modes/{list_name}) and the images under test/ that it lists"
-    return _set(name, "310 triplets of SNU-FILM", root, found, expected_files, limit, partial, expected=310)
+    return _set(request, "310 triplets of SNU-FILM", found, expected_files, expected=310)
 
 
 XIPH_CLIPS = (
@@ -389,16 +404,19 @@ XIPH_CLIPS = (
 )  # fmt: skip
 
 
-def _xiph_2k(image: Tensor) -> Tensor:
+def xiph_2k(image: Tensor) -> Tensor:
+    """Halve a 4096x2160 image by area averaging, rounded to 8 bits."""
     pixels = cv2.resize(image.permute(1, 2, 0).numpy(), (2048, 1080), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(np.round(pixels * 255) / 255).permute(2, 0, 1).contiguous()
 
 
-def _xiph_4k(image: Tensor) -> Tensor:
+def xiph_4k(image: Tensor) -> Tensor:
+    """Crop the centre 2048x1080 of a 4096x2160 image."""
     return image[:, 540:-540, 1024:-1024].contiguous()
 
 
-def _xiph(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _xiph(request: _Request) -> DataSet:
+    root = request.root
     base = root / "netflix" if (root / "netflix").is_dir() else root
     found = [
         _Files(
@@ -413,13 +431,14 @@ def _xiph(name: str, root: Path, factor: int | None, limit: int | None, partial:
         for clip in XIPH_CLIPS
         for k in range(2, 99, 2)
     ]
-    two = name == "xiph-2k"
+    two = request.name == "xiph-2k"
     protocol = "odd -> even, " + ("INTER_AREA to 2048x1080" if two else "centre 2048x1080 of 4096x2160")
     expected_files = "netflix/BoxingPractice-001.png ... -100.png and seven more clips of 4096x2160"
-    return _set(name, protocol, root, found, expected_files, limit, partial, view=_xiph_2k if two else _xiph_4k)
+    return _set(request, protocol, found, expected_files, view=xiph_2k if two else xiph_4k)
 
 
-def _x_test(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _x_test(request: _Request) -> DataSet:
+    root = request.root
     base = root / "test" if (root / "test").is_dir() else root
     scenes = sorted(f for f in _folders(base) if (f / "0000.png").is_file()) if base.is_dir() else []
     found = [
@@ -433,7 +452,7 @@ def _x_test(name: str, root: Path, factor: int | None, limit: int | None, partia
         for f in scenes
     ]
     expected_files = "15 scenes test/Type*/<scene>/0000.png ... 0032.png"
-    return _set(name, "0, 32 -> 4, 8 ... 28 of 4K scenes", root, found, expected_files, limit, partial, expected=15)
+    return _set(request, "0, 32 -> 4, 8 ... 28 of 4K scenes", found, expected_files, expected=15)
 
 
 def _windows(frames: Sequence[Path], factor: int, folder: str) -> Iterator[_Files]:
@@ -450,16 +469,18 @@ def _windows(frames: Sequence[Path], factor: int, folder: str) -> Iterator[_File
         )
 
 
-def _frames(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
-    step = factor or 2
+def _frames(request: _Request) -> DataSet:
+    root = request.root
+    step = request.factor or 2
     folders = _folders(root) if root.is_dir() else []
     found = [files for f in folders for files in _windows(_images(f), step, f.name)]
     expected_files = f"folders of at least {step + 1} numbered images"
     protocol = f"numbered images, every {step}th kept, the others interpolated"
-    return _set(f"frames:{step}", protocol, root, found, expected_files, limit, partial)
+    return _set(replace(request, name=f"frames:{step}"), protocol, found, expected_files)
 
 
-def _triplets(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _triplets(request: _Request) -> DataSet:
+    root = request.root
     found = []
     for folder in _folders(root) if root.is_dir() else []:
         images = _images(folder)
@@ -467,7 +488,7 @@ def _triplets(name: str, root: Path, factor: int | None, limit: int | None, part
             a, middle, b = images
             found.append(_Files(folder.relative_to(root).as_posix(), a, b, ((HALF, middle),)))
     expected_files = "folders of three images"
-    return _set(name, "outer two of three -> middle", root, found, expected_files, limit, partial)
+    return _set(request, "outer two of three -> middle", found, expected_files)
 
 
 def scaled_down(data: DataSet, rows: int) -> DataSet:
@@ -567,14 +588,17 @@ def _video_cases(path: Path, factor: int, limit: int | None) -> Iterator[Case]:
                 return
 
 
-def _videos(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
-    step = factor or 2
+def _videos(request: _Request) -> DataSet:
+    root = request.root
+    step = request.factor or 2
     videos = [root] if root.is_file() else []
     if root.is_dir():
         videos = sorted(p for p in root.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
     if not videos:
-        raise MediaError(f"{name}: expected videos ({', '.join(sorted(VIDEO_SUFFIXES))}) under {root}, found none")
-    each = None if limit is None else max(1, -(-limit // len(videos)))
+        raise MediaError(
+            f"{request.name}: expected videos ({', '.join(sorted(VIDEO_SUFFIXES))}) under {root}, found none"
+        )
+    each = None if request.limit is None else max(1, -(-request.limit // len(videos)))
 
     def cases() -> Iterator[Case]:
         given = 0
@@ -582,11 +606,11 @@ def _videos(name: str, root: Path, factor: int | None, limit: int | None, partia
             for case in _video_cases(path, step, each):
                 yield case
                 given += 1
-                if limit is not None and given >= limit:
+                if request.limit is not None and given >= request.limit:
                     return
 
     windows = "1 window" if each == 1 else f"{each} windows"
-    note = "" if limit is None else f"at most {windows} of each of {len(videos)} videos"
+    note = "" if request.limit is None else f"at most {windows} of each of {len(videos)} videos"
     return DataSet(
         f"videos:{step}", f"videos, every {step}th frame kept, the others interpolated", None, cases, note=note
     )
@@ -606,25 +630,18 @@ class _FlowFiles:
     after: Path | None = None
 
 
-def _flow_set(
-    name: str,
-    protocol: str,
-    root: Path,
-    found: Sequence[_FlowFiles],
-    expected_files: str,
-    limit: int | None,
-    partial: bool,
-) -> DataSet:
-    if not root.is_dir():
-        raise MediaError(f"{name}: no folder {root}; expected {expected_files}")
+def _flow_set(request: _Request, protocol: str, found: Sequence[_FlowFiles], expected_files: str) -> DataSet:
+    if not request.root.is_dir():
+        raise MediaError(f"{request.name}: no folder {request.root}; expected {expected_files}")
     whole = [f for f in found if all(p.is_file() for p in (f.a, f.b, *f.files))]
-    if not whole or (len(whole) < len(found) and not partial):
+    if not whole or (len(whole) < len(found) and not request.partial):
         hint = "; --partial evaluates the available cases" if whole else ""
         wanted = len(found) or "any"
         raise MediaError(
-            f"{name}: expected {expected_files} under {root}, found {len(whole)} of {wanted} complete cases{hint}"
+            f"{request.name}: expected {expected_files} under {request.root}, "
+            f"found {len(whole)} of {wanted} complete cases{hint}"
         )
-    chosen = [whole[i] for i in _spread(len(whole), limit)]
+    chosen = [whole[i] for i in _spread(len(whole), request.limit)]
 
     def cases() -> Iterator[Case]:
         for files in chosen:
@@ -638,7 +655,7 @@ def _flow_set(
             )
 
     note = "" if len(chosen) == len(found) else f"{len(chosen)} of {len(found)} cases"
-    return DataSet(name, protocol, len(chosen), cases, note=note)
+    return DataSet(request.name, protocol, len(chosen), cases, note=note)
 
 
 def _sintel_truth(flow: Path, occluded: Path, invalid: Path) -> FlowTruth:
@@ -648,11 +665,12 @@ def _sintel_truth(flow: Path, occluded: Path, invalid: Path) -> FlowTruth:
     return FlowTruth(values, known, ~_read_mask(occluded) if occluded.is_file() else None)
 
 
-def _sintel(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _sintel(request: _Request) -> DataSet:
     """Read the published layout (training/{clean,final,flow,occlusions,invalid}) or folders with their own gt/."""
+    root = request.root
     found = []
     base = root / "training" if (root / "training").is_dir() else root
-    style = "clean" if name.endswith("clean") else "final"
+    style = "clean" if request.name.endswith("clean") else "final"
     for flow in sorted(root.rglob("*.flo")) if root.is_dir() else []:
         number = int(flow.stem.rsplit("_", 1)[1])
         if flow.parent.name == "gt":
@@ -676,7 +694,7 @@ def _sintel(name: str, root: Path, factor: int | None, limit: int | None, partia
             )
         )
     expected_files = f"training/{style}/<scene>/frame_0001.png ... and training/flow/<scene>/frame_0001.flo"
-    return _flow_set(name, "true flow of frame k to k + 1, 1024x436", root, found, expected_files, limit, partial)
+    return _flow_set(request, "true flow of frame k to k + 1, 1024x436", found, expected_files)
 
 
 def _kitti_truth(all_flow: Path, seen_flow: Path) -> FlowTruth:
@@ -684,7 +702,8 @@ def _kitti_truth(all_flow: Path, seen_flow: Path) -> FlowTruth:
     return FlowTruth(values, known, read_kitti_flow(seen_flow)[1] if seen_flow.is_file() else None)
 
 
-def _kitti(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _kitti(request: _Request) -> DataSet:
+    root = request.root
     found = []
     base = root / "training" if (root / "training").is_dir() else root
     if (root / "flow_gt.png").is_file():
@@ -697,14 +716,15 @@ def _kitti(name: str, root: Path, factor: int | None, limit: int | None, partial
         images = base / "image_2"
         found.append(_FlowFiles(scene, images / f"{scene}_10.png", images / f"{scene}_11.png", call, (truth,)))
     expected_files = "training/image_2/000000_10.png, _11.png and training/flow_occ/000000_10.png"
-    return _flow_set(name, "true flow of KITTI 2015, sparse", root, found, expected_files, limit, partial)
+    return _flow_set(request, "true flow of KITTI 2015, sparse", found, expected_files)
 
 
 def _middlebury_truth(flow: Path) -> FlowTruth:
     return FlowTruth(*read_flo(flow))
 
 
-def _middlebury_flow(name: str, root: Path, factor: int | None, limit: int | None, partial: bool) -> DataSet:
+def _middlebury_flow(request: _Request) -> DataSet:
+    root = request.root
     found = []
     for flow in sorted(root.rglob("flow10.flo")) if root.is_dir() else []:
         folder = flow.parent
@@ -714,7 +734,7 @@ def _middlebury_flow(name: str, root: Path, factor: int | None, limit: int | Non
         call = partial_call(_middlebury_truth, flow)
         found.append(_FlowFiles(folder.name, around[1], around[2], call, (flow,), around[0], around[3]))
     expected_files = "flow10.flo with frame10.png, frame11.png beside it, or other-gt-flow/ and other-data/"
-    return _flow_set(name, "true flow of frame10 to frame11", root, found, expected_files, limit, partial)
+    return _flow_set(request, "true flow of frame10 to frame11", found, expected_files)
 
 
 # The list -------------------------------------------------------------------------------------------------------
@@ -768,4 +788,4 @@ def open_set(name: str, root: Path | str, limit: int | None = None, partial: boo
         raise InputError(f"{name!r}: the factor must be an integer of at least 2, as in {base}:4")
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1, not {limit}")
-    return SETS[base](base, Path(root), int(number) if number else None, limit, partial)
+    return SETS[base](_Request(base, Path(root), int(number) if number else None, limit, partial))

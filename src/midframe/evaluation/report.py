@@ -459,7 +459,8 @@ def _fraction(text: str) -> float:
     return int(above) / int(below or 1)
 
 
-def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:
+def round_ticks(low: float, high: float, wanted: int = 6) -> list[float]:
+    """Return about `wanted` multiples of 1, 2 or 5 times a power of ten between two values."""
     raw = max(high - low, 1e-9) / wanted
     power = 10 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
@@ -478,7 +479,7 @@ def _distribution(results: Sequence[Result], hues: Mapping[str, str]) -> str:
 
     height = row * len(results) + 26
     parts = []
-    for tick in _ticks(low, high):
+    for tick in round_ticks(low, high):
         parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="0" y2="{height - 22}"/>')
         parts.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{tick:g}</text>')
     for k, result in enumerate(results):
@@ -527,7 +528,7 @@ def _lines(
         return 6 + (y1 - value) / (y1 - y0) * (height - bottom - 6)
 
     parts = []
-    for tick in _ticks(y0, y1, 5):
+    for tick in round_ticks(y0, y1, 5):
         parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
     marks = (
@@ -535,7 +536,7 @@ def _lines(
         if not logarithmic
         else [m for m in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if min(xs) <= m <= max(xs)]
     )
-    for mark in marks if len(marks) <= 9 else _ticks(min(xs), max(xs)):
+    for mark in marks if len(marks) <= 9 else round_ticks(min(xs), max(xs)):
         text = f"{mark:.2g}" if not logarithmic else f"{mark:g}"
         parts.append(f'<text x="{x(mark):.1f}" y="{height - bottom + 16}" text-anchor="middle">{text}</text>')
     parts.append(f'<text x="{(left + width - right) / 2}" y="{height - 4}" text-anchor="middle">{escape(unit)}</text>')

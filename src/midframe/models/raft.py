@@ -118,7 +118,7 @@ class Conv(nn.Conv2d):
         return out  # type: ignore[no-any-return]
 
 
-def _instance_norm(x: Tensor) -> Tensor:
+def instance_norm(x: Tensor) -> Tensor:
     """Zero mean and unit variance of every channel of every image, at least float32; x is channels-last.
 
     Written out: PyTorch's instance norm takes six times as long on this memory, and its batch norm adds all pixels up
@@ -132,11 +132,11 @@ def _instance_norm(x: Tensor) -> Tensor:
 
 
 class InstanceNorm(nn.Module):
-    """See `_instance_norm`."""
+    """See `instance_norm`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
-        return _instance_norm(x)
+        return instance_norm(x)
 
 
 class BatchNorm(nn.Module):
@@ -272,7 +272,7 @@ class Lookup(Protocol):
         ...
 
 
-def _sample(volume: Tensor, where: Tensor, radius: int) -> Tensor:
+def sample_window(volume: Tensor, where: Tensor, radius: int) -> Tensor:
     """Bilinear look-ups in a window around each pixel's place.
 
     All samples of a window share one fraction, so the (2r + 2)^2 whole-numbered neighbours are fetched once
@@ -338,7 +338,7 @@ class VolumeLookup:
         for i, place in enumerate(places):
             column = 0
             for level, volume in enumerate(self.directions[i // batch]):
-                found = _sample(volume[i % batch], place / 2**level, RADIUS)
+                found = sample_window(volume[i % batch], place / 2**level, RADIUS)
                 out[i, :, column : column + found.shape[1]] = found
                 column += found.shape[1]
         return out.view(len(places), height, width, -1).permute(0, 3, 1, 2)  # channels-last memory
@@ -394,7 +394,7 @@ class TiledLookup:
             return
         seen = target[top:bottom, left:right].reshape(box, -1)
         volume = (source.reshape(pixels, -1) @ seen.T).view(pixels, bottom - top, right - left)
-        found = _sample(volume, places - places.new_tensor([left, top]), RADIUS)
+        found = sample_window(volume, places - places.new_tensor([left, top]), RADIUS)
         out.copy_(found.view(height, width, -1))
 
     @staticmethod
@@ -458,7 +458,7 @@ class Raft(nn.Module):
         """As `match`, in the type of the features."""
         if a.features.dtype == torch.float64 and self.update.join.weight.dtype != torch.float64:
             return doubled(self).match_unrounded(a, b, iterations)
-        lookup = self._lookup(a.features, b.features, both=True)
+        lookup = self.lookup_of(a.features, b.features, both=True)
         hidden, context = torch.cat([a.hidden, b.hidden]), torch.cat([a.context, b.context])
         _, flow = self._iterate(lookup, hidden, context, iterations, None)
         forward, backward = flow.chunk(2)
@@ -506,11 +506,11 @@ class Raft(nn.Module):
             return low.float(), fine.float()
         encoded = self.encode(torch.cat([image0, image1]))
         a, b = encoded.features.chunk(2)
-        lookup = self._lookup(a, b, both=False)
+        lookup = self.lookup_of(a, b, both=False)
         return self._iterate(lookup, encoded.hidden[: len(a)], encoded.context[: len(a)], iterations, flow_init)
 
-    def _lookup(self, a: Tensor, b: Tensor, both: bool) -> Lookup:
-        """Correlations are at least float32 whatever the convolutions run in."""
+    def lookup_of(self, a: Tensor, b: Tensor, both: bool) -> Lookup:
+        """Return the correlations of two feature maps, held or computed on demand; always at least float32."""
         with torch.autocast(a.device.type, enabled=False):
             a, b = a / math.sqrt(FEATURES), b
             pixels = a.shape[-2] * a.shape[-1]

@@ -337,7 +337,7 @@ class Reader:
 
     def _shown(self) -> Iterator[tuple[Any, int | None, Fraction]]:
         """Yield (decoded frame, timestamp, seconds per unit), from a key frame at or before the segment."""
-        decoded = _sorted_stamps(self._decoded())
+        decoded = sorted_stamps(self._decoded())
         if not self._deinterlace:
             yield from decoded
             return
@@ -495,7 +495,7 @@ def _undelivered(
     return behind + [None] * max(0, len(promised) - len(behind) - len(delivered))
 
 
-def _sorted_stamps(frames: Iterator[tuple[Any, int | None, Fraction]]) -> Iterator[tuple[Any, int | None, Fraction]]:
+def sorted_stamps(frames: Iterator[tuple[Any, int | None, Fraction]]) -> Iterator[tuple[Any, int | None, Fraction]]:
     """Reassign timestamps so that they increase: each frame gets the smallest of the next few.
 
     Decoders return frames in display order, but their timestamps may be in decoding order: AVI has no others (and DivX

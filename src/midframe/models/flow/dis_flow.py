@@ -41,13 +41,15 @@ def estimate(
         starts = initial or (None, None)
         with ThreadPoolExecutor(2) as pool:  # OpenCV releases the GIL
             pairs = frames, frames[::-1]
-            return [*pool.map(lambda pair, start: _by_opencv(pair, start, config, coarsest_scale), pairs, starts)]
+            flows = pool.map(lambda pair, start: estimate_by_opencv(pair, start, config, coarsest_scale), pairs, starts)
+            return [*flows]
     return _by_kernels(frames, config, initial, coarsest_scale)
 
 
-def _by_opencv(
+def estimate_by_opencv(
     frames: tuple[Gray, Gray], initial: Flow | None, config: DisConfig, coarsest_scale: int | None
 ) -> Flow:  # fmt: skip
+    """Estimate one flow as `estimate` does, by OpenCV."""
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)
     if coarsest_scale is not None:

@@ -41,7 +41,7 @@ function drawRates() {
   const show = () => {
     for (const chip of group.children) { const on = chip.dataset.rate === choices.rate; chip.setAttribute("aria-checked", String(on)); chip.tabIndex = on || (!isChip() && chip === group.firstElementChild) ? 0 : -1; }
     own.classList.toggle("on", !isChip());
-    slowSound.hidden = !choices.rate.startsWith("slowmo");
+    slowAudio.hidden = !choices.rate.startsWith("slowmo");
   };
   const select = (value) => { choices.rate = value; own.querySelector("input").value = ""; show(); showPlan(); };
   const group = el("div", { class: "chips", role: "radiogroup", "aria-labelledby": "rate-title", onkeydown: (event) => {
@@ -61,7 +61,7 @@ function drawRates() {
   const choice = (label, key, values) => el("label", {}, label, el("select", { name: key, onchange: (event) => { choices[key] = event.target.value; showPlan(); } }, values.map(([value, text]) => el("option", { value, selected: String(choices[key]) === value }, text))));
   const check = (label, key) => el("label", { class: "check" }, el("input", { type: "checkbox", name: key, checked: choices[key], onchange: (event) => { choices[key] = event.target.checked; showPlan(); } }), label);
   const time = (label, key, hint) => el("label", {}, label, el("input", { type: "text", name: key, value: choices[key], placeholder: hint, autocomplete: "off", oninput: (event) => { choices[key] = event.target.value; event.target.setAttribute("aria-invalid", String(Number.isNaN(timeValue(choices[key])))); showPlan(); drawActionsAgain(); } }));
-  const slowSound = check(t("slowSound"), "slowAudio");
+  const slowAudio = check(t("slowAudio"), "slowAudio");
   const useMask = check(t("useMask"), "useMask");
   useMask.hidden = !source.mask;
   const saved = (has) => { choices.useMask = has; source.mask = has; page.redraw(); document.querySelector("button.mask")?.focus(); };
@@ -73,8 +73,8 @@ function drawRates() {
     time(t("start"), "from", t("startHint")), time(t("end"), "to", t("endHint")),
     choice(t("cuts"), "scene", [["auto", t("cutsAuto")], ["off", t("cutsOff")]]), choice(t("dedup"), "dedup", [["off", t("dedupOff")], ["auto", t("dedupAuto")]]),
     choice(t("overlays"), "static", [["auto", t("staticAuto")], ["off", t("staticOff")]]), choice(t("deinterlace"), "deinterlace", [["auto", t("deinterlaceAuto")], ["off", t("deinterlaceOff")]]),
-    choice(t("shutter"), "shutter", [["0", t("shutterOff")], ["90", "90°"], ["180", t("shutterFilm")], ["270", "270°"], ["360", "360°"]]),
-    check(t("keepSound"), "audio"), check(t("keepSubtitles"), "subtitles"), check(t("seamless"), "loop"), slowSound, useMask,
+    choice(t("shutter"), "shutter", [["0", t("shutterOff")], ["90", "90°"], ["180", t("shutterCinema")], ["270", "270°"], ["360", "360°"]]),
+    check(t("keepAudio"), "audio"), check(t("keepSubtitles"), "subtitles"), check(t("seamless"), "loop"), slowAudio, useMask,
     el("button", { type: "button", class: "mask", onclick: () => openMask(source, choices.start, saved) }, t("paintMask"))));
   show();
   return el("section", { class: "step" }, el("h3", { id: "rate-title" }, t("rateTitle", { n: rateText(source.info.rate) })), el("div", { class: "rates" }, group, own),
@@ -163,7 +163,7 @@ function problem(text) {
   box.hidden = !text;
   box.textContent = text ?? "";
   $("predict").classList.toggle("stale", Boolean(text));
-  for (const button of document.querySelectorAll("#film .actions .main, #film .actions .whole, #film .actions .copy")) button.disabled = Boolean(text);
+  for (const button of document.querySelectorAll("#video .actions .main, #video .actions .whole, #video .actions .copy")) button.disabled = Boolean(text);
 }
 
 function drawPlan() {
@@ -172,7 +172,7 @@ function drawPlan() {
   const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, ...[value].flat()));
   box.replaceChildren(fact(t("predictFrames"), number(plan.frames)), fact(t("predictRate"), [t("fps", { n: rateText(plan.rate) }), ", ", el("span", {}, duration(plan.duration))]), fact(t("predictSize"), bytes(plan.bytes)),
     fact(t("predictTime"), plan.work_seconds === null ? t("unknownTime") : duration(plan.work_seconds)));
-  $("basis").textContent = t({ "this video": "basisFilm", "other videos": "basisOther", nothing: "basisNothing" }[plan.basis]);
+  $("basis").textContent = t({ "this video": "basisVideo", "other videos": "basisOther", nothing: "basisNothing" }[plan.basis]);
 }
 
 async function openCopy() {

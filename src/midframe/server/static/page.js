@@ -17,7 +17,7 @@ let server = null, chosen = null, former = null; // former: chosen before an upl
 function choose(id) {
   chosen = id;
   history.replaceState(null, "", id ? `#video=${id}` : "#");
-  document.body.classList.toggle("has-film", Boolean(id));
+  document.body.classList.toggle("has-video", Boolean(id));
   drawChosen();
   drawVideos();
 }
@@ -34,10 +34,10 @@ function retryStill(event) { // "busy" is an answer while a page asks for eight 
 }
 
 function drawChosen() {
-  const box = $("film"), source = sources.get(chosen);
+  const box = $("video"), source = sources.get(chosen);
   box.hidden = !source || hidden.has(source.id) || ["receiving", "refused"].includes(source.state);
   if (box.hidden) { box.replaceChildren(); return; }
-  if (source.state === "probing") { box.replaceChildren(el("h2", { id: "film-title" }, t("looking", { name: source.name })), el("progress", { "aria-label": t("looking", { name: source.name }) })); return; }
+  if (source.state === "probing") { box.replaceChildren(el("h2", { id: "video-title" }, t("looking", { name: source.name })), el("progress", { "aria-label": t("looking", { name: source.name }) })); return; }
   const info = source.info, kinds = {};
   for (const stream of info.streams ?? []) if (stream.kind !== "video") kinds[stream.kind] = (kinds[stream.kind] ?? 0) + 1;
   const facts = [
@@ -48,9 +48,9 @@ function drawChosen() {
   const badges = [info.vfr ? badge(t("vfr"), "warn") : null, info.hdr ? badge(`HDR ${info.hdr}`) : null, info.interlaced ? badge(t("interlaced"), "warn") : null, info.rotation ? badge(t("rotated", { n: info.rotation })) : null];
   const form = drawForm(source, { server, still, retryStill, takeJob, redraw: drawChosen, removeButton });
   box.replaceChildren(
-    el("div", { class: "film-head" },
+    el("div", { class: "video-head" },
       el("img", { class: "poster", src: still(source, Math.min(1, info.duration / 2), 640), alt: "", onerror: retryStill }),
-      el("div", {}, el("h2", { id: "film-title" }, source.name), el("dl", { class: "facts" }, facts.filter(Boolean).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
+      el("div", {}, el("h2", { id: "video-title" }, source.name), el("dl", { class: "facts" }, facts.filter(Boolean).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
         badges.some(Boolean) ? el("ul", { class: "badges" }, badges) : null,
         info.warnings?.length ? el("ul", { class: "notes" }, info.warnings.map((text) => el("li", {}, text))) : null)),
     ...form);
@@ -67,17 +67,17 @@ function showSteps() { document.body.classList.toggle("fresh", whole && !sources
 function drawVideos() {
   showSteps();
   const others = [...sources.values()].filter((source) => source.id !== chosen && source.state !== "refused" && !hidden.has(source.id) && !uploading.has(source.id));
-  $("films").hidden = !others.length;
-  const known = new Map([...$("film-list").children].map((row) => [row.dataset.source, row]));
-  $("film-list").replaceChildren(...others.reverse().map((source) => {
+  $("videos").hidden = !others.length;
+  const known = new Map([...$("video-list").children].map((row) => [row.dataset.source, row]));
+  $("video-list").replaceChildren(...others.reverse().map((source) => {
     const said = `${source.state} ${getLanguage()}`, old = known.get(source.id);
     if (old?.dataset.said === said) return old; // its thumbnail stays
     const info = source.info;
     const facts = source.state === "ready" ? [`${info.width} × ${info.height}`, t("fps", { n: rateText(info.rate) }), duration(Number(info.duration)), bytes(source.size), date(source.created)] : [t("looking", { name: "" }).trim()];
-    return el("li", { class: "card film-row", "data-source": source.id, "data-said": said },
+    return el("li", { class: "card video-row", "data-source": source.id, "data-said": said },
       source.state === "ready" ? el("img", { class: "thumb", src: still(source, Math.min(1, info.duration / 2), 240), alt: "", loading: "lazy", onerror: retryStill }) : el("span", { class: "thumb" }),
       el("div", { class: "grow" }, el("div", { class: "name" }, source.name), el("div", { class: "line num" }, facts.map((fact) => el("span", {}, fact)))),
-      el("div", { class: "buttons" }, source.state === "ready" ? el("button", { type: "button", class: "use", onclick: () => { choose(source.id); $("film").scrollIntoView({ block: "start" }); } }, t("use")) : null, removeButton(source)));
+      el("div", { class: "buttons" }, source.state === "ready" ? el("button", { type: "button", class: "use", onclick: () => { choose(source.id); $("video").scrollIntoView({ block: "start" }); } }, t("use")) : null, removeButton(source)));
   }));
 }
 
