@@ -8,9 +8,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from midframe import kernels
 from midframe.models.flow import bidirectional, extrapolation, large_displacement, patches, small_objects
 from midframe.models.flow.bidirectional import estimate_bidirectional
 from midframe.models.flow.extrapolation import active_area, background_motion, out_of_frame_distance
+from midframe.models.flow.frame import FlowFrame
 from midframe.models.flow.patches import PATCH, STRIDE, SUPPRESSION_RADIUS
 from midframe.models.flow.sampling import pixel_grid, resize_flow
 from midframe.models.flow.types import ActiveArea, DisConfig, FlowPair, Gray, largest_downscale, select_by_area
@@ -21,6 +23,11 @@ CONFIG = DisConfig(1, 4, 12, 5)
 
 def both(pair: FlowPair) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return pair.forward, pair.backward
+
+
+def estimated(one: Gray, two: Gray, grid: int, small_objects: bool = False) -> FlowPair:
+    frames = FlowFrame.of(one), FlowFrame.of(two)
+    return estimate_bidirectional(*frames, CONFIG, grid, small_objects, kernels.workspace(1))
 
 
 def texture(seed: int, height: int, width: int, cells: int = 6) -> Gray:
@@ -46,21 +53,21 @@ def flying(dx: int, dy: int) -> tuple[Gray, Gray, NDArray[np.bool_]]:
 @pytest.mark.parametrize(("dx", "dy"), [(150, 60), (200, 0), (120, 100)])
 def test_what_flies_farther_than_dis_sees_is_found(dx: int, dy: int, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two, inside = flying(dx, dy)
-    flow, back = both(estimate_bidirectional(one, two, CONFIG, 4))
+    flow, back = both(estimated(one, two, 4))
     miss = np.linalg.norm(flow - (dx, dy), axis=2)
     assert np.median(miss[inside]) < 0.5
     there = np.roll(inside, (dy, dx), (0, 1))
     assert np.median(np.linalg.norm(back - (-dx, -dy), axis=2)[there]) < 0.5
     assert np.linalg.norm(flow[150:, 20:100], axis=2).max() < 1  # the ground, away from it, rests
     monkeypatch.setattr(bidirectional, "MAX_RESTARTS", 0)
-    alone = estimate_bidirectional(one, two, CONFIG, 4).forward
+    alone = estimated(one, two, 4).forward
     assert np.median(np.linalg.norm(alone - (dx, dy), axis=2)[inside]) > 20, "DIS finds it by itself: no test"
 
 
 def test_a_pan_by_a_third_of_the_width() -> None:
     wide = texture(3, 160, 400, 8)
     one, two = np.ascontiguousarray(wide[:, :280]), np.ascontiguousarray(wide[:, 96:376])
-    flow = estimate_bidirectional(one, two, CONFIG, 4).forward
+    flow = estimated(one, two, 4).forward
     seen = flow[10:-10, 106:270]
     assert np.median(np.linalg.norm(seen - (-96, 0), axis=2)) < 0.5
 
@@ -68,19 +75,19 @@ def test_a_pan_by_a_third_of_the_width() -> None:
 def test_faint_grain_is_sought_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = (200 + 0.12 * (texture(9, 160, 400, 5).astype(np.float32) - 128)).astype(np.uint8)
     one, two = np.ascontiguousarray(wide[:, :280]), np.ascontiguousarray(wide[:, 90:370])
-    flow = estimate_bidirectional(one, two, CONFIG, 4).forward
+    flow = estimated(one, two, 4).forward
     assert np.median(np.linalg.norm(flow[10:-10, 100:270] - (-90, 0), axis=2)) < 0.5
     monkeypatch.setattr(large_displacement, "ABUNDANT", -1.0)
-    alone = estimate_bidirectional(one, two, CONFIG, 4).forward
+    alone = estimated(one, two, 4).forward
     assert np.median(np.linalg.norm(alone[10:-10, 100:270] - (-90, 0), axis=2)) > 20, "it is not faint: no test"
 
 
 def test_where_all_is_found_dis_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = texture(4, 200, 330)
     one, two = np.ascontiguousarray(wide[8:, :320]), np.ascontiguousarray(wide[:192, 6:326])
-    found = estimate_bidirectional(one, two, CONFIG, 4)
+    found = estimated(one, two, 4)
     monkeypatch.setattr(bidirectional, "MAX_RESTARTS", 0)
-    for own, alone in zip(both(found), both(estimate_bidirectional(one, two, CONFIG, 4)), strict=True):
+    for own, alone in zip(both(found), both(estimated(one, two, 4)), strict=True):
         np.testing.assert_array_equal(own, alone)
 
 
@@ -92,7 +99,7 @@ def test_what_repeats_does_not_jump() -> None:
     moves = np.zeros((*patches.matching_frame(one).shape, 2), np.float32)
     other = patches.matching_frame(np.roll(one, 16, 1))
     assert large_displacement.patch_vectors(patches.matching_frame(one), other, moves) is None
-    flow = estimate_bidirectional(one, two, CONFIG, 4).forward
+    flow = estimated(one, two, 4).forward
     assert np.median(np.abs(flow[20:-20, 20:-20] - (-5, 0))) < 0.5
 
 
@@ -117,8 +124,8 @@ def test_best_matches_are_those_of_a_plain_search(monkeypatch: pytest.MonkeyPatc
 def test_half_precision_around_it_changes_nothing() -> None:
     one, two, _ = flying(150, 60)
     with torch.autocast("cpu", torch.bfloat16):
-        half = estimate_bidirectional(one, two, CONFIG, 4)
-    for own, plain in zip(both(half), both(estimate_bidirectional(one, two, CONFIG, 4)), strict=True):
+        half = estimated(one, two, 4)
+    for own, plain in zip(both(half), both(estimated(one, two, 4)), strict=True):
         np.testing.assert_array_equal(own, plain)
 
 
@@ -152,7 +159,7 @@ def test_patches_spread_back_to_where_they_are() -> None:
 def test_small_and_narrow_frames(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(9)
     one, two = (rng.integers(0, 256, shape).astype(np.uint8) for _ in range(2))
-    for flow in both(estimate_bidirectional(one, two, CONFIG, 4)):
+    for flow in both(estimated(one, two, 4)):
         assert flow.shape == (*shape, 2)
         assert flow.dtype == np.float32
         assert np.isfinite(flow).all()
@@ -160,7 +167,7 @@ def test_small_and_narrow_frames(shape: tuple[int, int]) -> None:
 
 def test_nothing_to_see_stays_where_it_is() -> None:
     flat = np.full((96, 128), 90, np.uint8)
-    for flow in both(estimate_bidirectional(flat, flat.copy(), CONFIG, 4)):
+    for flow in both(estimated(flat, flat.copy(), 4)):
         np.testing.assert_array_equal(flow, np.zeros((96, 128, 2), np.float32))
 
 
@@ -225,7 +232,7 @@ def test_what_leaves_the_view_goes_on(bars: int) -> None:
     one, two = (np.ascontiguousarray(wide[:, start : start + 300]) for start in (0, 60))
     for image in (one, two):
         image[:, :bars] = image[:, 300 - bars :] = 16
-    found = estimate_bidirectional(one, two, CONFIG, 4)
+    found = estimated(one, two, 4)
     inside = slice(bars + 4, 296 - bars)
     for flow, truth in zip(both(found), (-60, 60), strict=True):
         miss = np.linalg.norm(flow - (truth, 0), axis=2)[:, inside]
@@ -240,7 +247,7 @@ def test_what_is_plainly_seen_to_move_otherwise_does() -> None:
     one, two = (np.ascontiguousarray(wide[:, start : start + 300]) for start in (0, 30))
     for image, left in ((one, 120), (two, 128)):
         image[60:140, left : left + 80] = thing
-    flow = estimate_bidirectional(one, two, CONFIG, 4).forward
+    flow = estimated(one, two, 4).forward
     assert np.abs(flow[70:130, 130:190] - (8, 0)).max() < 1
     assert np.percentile(np.abs(flow[:40, 8:-8] - (-30, 0)).max(2), 95) < 1
 
@@ -290,7 +297,7 @@ def waving() -> tuple[Gray, Gray, tuple[NDArray[np.bool_], ...]]:
 
 def test_a_small_thing_that_leaps_is_found_beside_what_was_found_before() -> None:
     one, two, (here, there) = waving()
-    found = estimate_bidirectional(one, two, CONFIG, 1, small_objects=True)
+    found = estimated(one, two, 1, small_objects=True)
     assert found.alternative is not None
     truths = (72, 20), (-72, -20)
     for flow, old, inside, true in zip(found.alternative, both(found), (here, there), truths, strict=True):
@@ -299,11 +306,11 @@ def test_a_small_thing_that_leaps_is_found_beside_what_was_found_before() -> Non
         assert before.min() > 20, "it was not lost: no test"
         away = ~cv2.dilate((here | there).astype(np.uint8), np.ones((41, 41), np.uint8)).astype(bool)
         assert np.array_equal(flow[away], old[away])
-    plain = estimate_bidirectional(one, two, CONFIG, 1)
+    plain = estimated(one, two, 1)
     assert plain.alternative is None
     for own, other in zip(both(plain), both(found), strict=True):
         assert np.array_equal(own, other)
-    assert estimate_bidirectional(one, one, CONFIG, 1, small_objects=True).alternative is None
+    assert estimated(one, one, 1, small_objects=True).alternative is None
 
 
 def test_parts_of_patches_are_found_where_a_slow_search_finds_them() -> None:

@@ -6,6 +6,7 @@ import gc
 import math
 import threading
 from collections.abc import Iterator
+from fractions import Fraction as Fr
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 
 _native = pytest.importorskip("midframe._native")
 
+from midframe import load_model  # noqa: E402
+from midframe.engine import Engine  # noqa: E402
 from midframe.models.base import RenderRequest  # noqa: E402
 from midframe.models.flow import dis_flow, extrapolation  # noqa: E402
 from midframe.models.flow.types import DisConfig  # noqa: E402
@@ -23,6 +26,7 @@ from midframe.models.midnet.model import backend_for  # noqa: E402
 from midframe.models.midnet.torch_backend import TorchBackend  # noqa: E402
 from midframe.models.midnet.types import WarpRequest  # noqa: E402
 from midframe.ops import spline_coefficients, warp_spline  # noqa: E402
+from midframe.types import Frame, Gap, PixelFormat, Slot  # noqa: E402
 
 RNG = np.random.default_rng(2)
 
@@ -169,7 +173,9 @@ def moved(image: np.ndarray, x: float, y: float) -> tuple[np.ndarray, np.ndarray
 
 @pytest.mark.parametrize(("size", "stride"), [((90, 120), 4), ((67, 101), 5), ((33, 16), 3), ((16, 45), 4)])
 @pytest.mark.parametrize("begun", [False, True])
-def test_inverse_search_is_that_of_opencv(size: tuple[int, int], stride: int, begun: bool) -> None:
+def test_inverse_search_is_that_of_opencv(
+    workspace: _native.Workspace, size: tuple[int, int], stride: int, begun: bool
+) -> None:
     frames = moved(textured(*size), 2.6, -1.3)
     config = DisConfig(1, stride, 12, 0)
     initial = None
@@ -181,7 +187,8 @@ def test_inverse_search_is_that_of_opencv(size: tuple[int, int], stride: int, be
         dis_flow.estimate_by_opencv(pair, start, config, None)
         for pair, start in zip((frames, frames[::-1]), starts, strict=True)
     ]
-    for own, other in zip(dis_flow.estimate(frames, config, initial), want, strict=True):
+    pyramids = dis_flow.pyramid(frames[0]), dis_flow.pyramid(frames[1])
+    for own, other in zip(dis_flow.estimate(pyramids, config, workspace, initial), want, strict=True):
         difference = np.abs(own - other).max(2)
         assert np.median(difference) < 1e-3 and (difference > 0.05).mean() < 0.05
 
@@ -205,15 +212,14 @@ def test_inverse_search_survives_any_initial_flow(workspace: _native.Workspace, 
 
 
 @pytest.mark.parametrize("size", [(45, 80), (90, 51), (7, 64), (20, 20)])
-def test_background_motion_is_that_of_numpy(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+def test_background_motion_is_that_of_numpy(workspace: _native.Workspace, size: tuple[int, int]) -> None:
     height, width = size
     y, x = np.mgrid[:height, :width].astype(np.float32)
     flow = np.stack([3.0 + 0.04 * x - 0.02 * y, -1.0 + 0.03 * y]).astype(np.float32)
     flow[:, height // 3 : height // 2, width // 3 : width // 2] += 5.0  # an object, an outlier
     flow += 0.1 * random(2, *size)
     weight = random(*size) + 1e-3
-    own = extrapolation.background_of_planes(flow, weight)
-    monkeypatch.setattr(extrapolation.kernels, "missing", lambda: "none")
+    own = extrapolation.background_of_planes(flow, weight, workspace)
     want = extrapolation.background_of_planes(flow, weight)
     assert own.shape == want.shape and own.dtype == want.dtype
     np.testing.assert_allclose(own, want, atol=0.01)  # OpenCV samples at 32nds of a cell
@@ -257,6 +263,26 @@ def test_what_is_returned_stays_as_it_is(workspace: _native.Workspace) -> None:
     del workspace
     gc.collect()
     np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("name", ["dis", "midnet-m", "midnet-s"])
+def test_an_engine_has_one_workspace_and_one_gap_does_not_change_the_next(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, gray = textured(220, 400), PixelFormat("gray", "gray", 8, full_range=True)
+    scene[60:80, 90:330:40] = 255.0
+    crops = [scene[8 * n : 8 * n + 180, 11 * n : 11 * n + 320].astype(np.uint8) for n in range(4)]
+    frames = [Frame((torch.from_numpy(x),), gray, Fr(n), Fr(1), n) for n, x in enumerate(crops)]
+    gaps = [Gap(*frames[n : n + 2], (Slot(n + Fr(1, 3), Fr(1, 3)),)) for n in range(3)]
+    model, made = load_model(name), []
+    whole = _native.Workspace
+    monkeypatch.setattr(_native, "Workspace", lambda *count: made.append(whole(*count)) or made[-1])
+    found = [*Engine(model).run(gaps)]
+    assert len(made) == 1 and [frame.kind for frame in found] == ["interpolated"] * 3
+    for gap, frame in zip(gaps, found, strict=True):
+        (alone,) = Engine(model).run([gap])
+        assert torch.equal(frame.planes[0], alone.planes[0])
+    assert len(made) == 4
 
 
 def test_a_workspace_serves_several_threads(workspace: _native.Workspace) -> None:

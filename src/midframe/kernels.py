@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 from functools import cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from midframe._native import Workspace
 
 SLOWER = 10  # times, measured at 1280x720 with one thread
 INTERFACE = 2  # of the extension module that this version calls; a checkout may hold one built from older sources
@@ -33,6 +37,15 @@ def warn_if_missing() -> None:
     """Log `missing`, once in a process."""
     if missing():
         logging.getLogger(__name__).warning(missing())
+
+
+def workspace(threads: int) -> Workspace | None:
+    """Worker threads and scratch memory for one engine; None if the kernels are missing."""
+    if missing():
+        return None
+    from midframe import _native
+
+    return _native.Workspace(threads)
 
 
 def description() -> str:

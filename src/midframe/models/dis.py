@@ -13,9 +13,11 @@ and no conversion. This model works in NumPy on the CPU, whatever the device.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -23,13 +25,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from midframe import kernels
 from midframe.colour import levels
 from midframe.models.base import Features, Model, Motion, RenderRequest, scale_by_size
 from midframe.models.flow.bidirectional import estimate_bidirectional
 from midframe.models.flow.extrapolation import out_of_frame_distance
+from midframe.models.flow.frame import FlowFrame
 from midframe.models.flow.sampling import pixel_grid, resize_flow, sample, scale_vectors
 from midframe.models.flow.types import ActiveArea, DisConfig, largest_downscale, select_by_area
 from midframe.types import PixelFormat
+
+if TYPE_CHECKING:
+    from midframe._native import Workspace
 
 Array = npt.NDArray[Any]
 
@@ -54,7 +61,8 @@ _CONFIGS = (DisConfig(1, 4, 25, 0), 2), (DisConfig(2, 5, 25, 0), 4), (DisConfig(
 @dataclass(frozen=True, slots=True)
 class _Frame:
     planes: tuple[Array, ...]  # float32: one (H, W, 3) RGB 0..1, or planes (h, w) in code values
-    gray: Array  # (h, w) uint8, at the size at which flow is estimated
+    gray: Array  # (h, w) uint8, at the scale of flow
+    flow_frame: FlowFrame
     format: PixelFormat | None = None  # of planes
 
 
@@ -83,12 +91,22 @@ class Dis(Model):
     flow_scales: ClassVar[tuple[float, ...]] = (1.0, 0.5, 0.25)
     prefetch: ClassVar[bool] = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._workspace = kernels.workspace(torch.get_num_threads())
+
+    def on_device(self, device: torch.device) -> Dis:
+        """See `Model.on_device`."""
+        model = copy.copy(self)
+        model._workspace = kernels.workspace(torch.get_num_threads())
+        return model.to(device)
+
     def encode(self, image: Tensor) -> Features:
         """Convert frames to NumPy, and to gray at the size at which flow is estimated."""
         frames = []
         for member in image.detach().cpu().float():
             rgb = cv2.merge([channel.numpy() for channel in member.contiguous()])
-            frames.append(_Frame((rgb,), self._gray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), 255, 0)))
+            frames.append(_frame((rgb,), self._gray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), 255, 0)))
         return frames
 
     def supports_planes(self, format: PixelFormat, height: int, width: int) -> bool:
@@ -100,11 +118,11 @@ class Dis(Model):
         arrays = tuple(plane.cpu().numpy().astype(np.float32) for plane in planes)
         black, span, _, _ = levels(format)
         luma = cv2.cvtColor(cv2.merge(arrays[:3]), cv2.COLOR_RGB2GRAY) if format.layout == "rgb" else arrays[0]
-        return [_Frame(arrays, self._gray(luma, 255 / span, -black * 255 / span), format)]
+        return [_frame(arrays, self._gray(luma, 255 / span, -black * 255 / span), format)]
 
     def match(self, a: Features, b: Features) -> Motion:
         """Estimate flow both ways for every pair."""
-        return [_flows(p.gray, q.gray) for p, q in zip(a, b, strict=True)]
+        return [_flows(p, q, self._workspace) for p, q in zip(a, b, strict=True)]
 
     def flow(self, motion: Motion) -> Tensor | None:
         """(B, 2, h, w) from a to b, on the grid on which it was estimated."""
@@ -161,14 +179,27 @@ def _rounded(plane: Array, format: PixelFormat) -> Array:
     return _saturated(plane, cv2.CV_16U)
 
 
-def _flows(a: Array, b: Array) -> _Flows:
-    """DIS flow (h/n, w/n, 2) both ways between gray frames (h, w) uint8, in pixels of the smaller grid."""
-    height, width = a.shape
-    config, grid = select_by_area(a.size, _CONFIGS)
-    factor = largest_downscale(config.downscale, height, width)
+def _frame(planes: tuple[Array, ...], gray: Array, format: PixelFormat | None = None) -> _Frame:
+    height, width = gray.shape
+    factor = _downscale(gray.shape)
+    small = gray
     if factor > 1:
-        a, b = (cv2.resize(x, (width // factor, height // factor), interpolation=cv2.INTER_AREA) for x in (a, b))
-    pair = estimate_bidirectional(a, b, config, max(1, 4 // factor))
+        small = cv2.resize(gray, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+    return _Frame(planes, gray, FlowFrame.of(small), format)
+
+
+def _downscale(shape: tuple[int, ...]) -> int:
+    """The factor by which a gray frame is reduced for DIS."""
+    config, _ = select_by_area(math.prod(shape), _CONFIGS)
+    return largest_downscale(config.downscale, *shape)
+
+
+def _flows(a: _Frame, b: _Frame, workspace: Workspace | None) -> _Flows:
+    """DIS flow (h/n, w/n, 2) both ways between frames with gray ones (h, w), in pixels of the smaller grid."""
+    height, width = a.gray.shape
+    config, grid = select_by_area(a.gray.size, _CONFIGS)
+    cost_grid = max(1, 4 // _downscale(a.gray.shape))
+    pair = estimate_bidirectional(a.flow_frame, b.flow_frame, config, cost_grid, workspace=workspace)
     size = max(1, height // grid), max(1, width // grid)
     return _Flows(resize_flow(pair.forward, *size), resize_flow(pair.backward, *size), pair.active_area)
 

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from midframe import kernels
 from midframe.models.flow.bidirectional import estimate_bidirectional
+from midframe.models.flow.frame import FlowFrame
 from midframe.models.flow.sampling import pixel_grid, sample
 from midframe.models.flow.types import DisConfig
 from midframe.training.clips import Clip, collect, found_clips, read_run
@@ -87,8 +89,9 @@ def label_crops(clip: Clip, rng: Generator, size: int, detail: int = 1) -> list[
     height, width = (round(side * scale) for side in frames[0].shape[:2])
     large = [_resized(f, detail * height, detail * width) for f in frames]
     frames = [_resized(f, height, width) for f in large]
-    grays = [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8) for f in frames]
-    found = [estimate_bidirectional(one, two, DIS_CONFIG, 4) for one, two in pairwise(grays)]
+    flow_frames = [FlowFrame.of(np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), np.uint8)) for f in frames]
+    workspace = kernels.workspace(1)
+    found = [estimate_bidirectional(*pair, DIS_CONFIG, 4, workspace=workspace) for pair in pairwise(flow_frames)]
     forward, backward = [x.forward for x in found], [x.backward for x in found]
     out: list[Arrays] = []
     for _ in range(3 * CROPS_PER_RUN):

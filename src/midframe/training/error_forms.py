@@ -8,6 +8,7 @@ features are all that is kept: a step of training looks at no frame, and its los
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from midframe.models.base import RenderRequest
 from midframe.models.midnet.architecture import Architecture
-from midframe.models.midnet.flow_estimation import FAIR, FINE, QUICK, FlowConfig
+from midframe.models.midnet.flow_estimation import FAIR, FINE, QUICK
 from midframe.models.midnet.model import Midnet
 from midframe.models.midnet.types import BLOCK, TILE, WarpedFrames
 from midframe.training.shards import Arrays, Batches, Source, augment, draw_augmentation
@@ -84,12 +85,12 @@ class ErrorFormSource:
     def _forms(self, sample: Arrays, rng: Generator) -> Arrays:
         height, width = sample["a"].shape[:2]
         made = augment(sample, draw_augmentation(rng, height, width, self.size))
-        net = _untrained(self.architecture)
-        dis = list(CONFIGS)[int(rng.choice(len(CONFIGS), p=list(CONFIGS.values())))]
+        net = copy.copy(_untrained(self.architecture))
+        net.dis_config = list(CONFIGS)[int(rng.choice(len(CONFIGS), p=list(CONFIGS.values())))]
+        net.flow_scale = 1.0
         with torch.no_grad():
             a, b = net.encode(made["a"][None]), net.encode(made["b"][None])
-            motion = net.estimate_motion(a, b, FlowConfig(dis, scale=1.0))
-            warped = net.warp(RenderRequest(a, b, motion, made["t"].view(1)))
+            warped = net.warp(RenderRequest(a, b, net.match(a, b), made["t"].view(1)))
             forms = error_forms(warped, made["target"][None])
         parts = {"features": warped.features, "coverage": warped.coverage, "error_forms": forms}
         return {**{name: x[0].half().numpy() for name, x in parts.items()}, "t": made["t"].numpy()}

@@ -9,41 +9,62 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from midframe import kernels
 from midframe.models.flow.types import DisConfig, Flow, Gray
+
+if TYPE_CHECKING:
+    from midframe._native import Workspace
 
 PATCH = 8  # pixels
 RELAXATION = 0.125  # part of a Gauss-Newton step that is taken: OpenCV's gradients are eight times as large
 
 
+def pyramid(frame: Gray) -> tuple[Gray, ...]:
+    """The frame (h, w), and halved as often as the search may begin at smaller ones; finest first."""
+    height, width = frame.shape
+    coarsest = min(int(math.log2(max(height, width) / (4 * PATCH)) + 0.5), int(math.log2(min(height, width) / PATCH)))
+    levels = [np.ascontiguousarray(frame)]
+    for _ in range(coarsest):
+        height, width = levels[-1].shape
+        half = cv2.resize(levels[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        levels.append(np.asarray(half, np.uint8))
+    return tuple(levels)
+
+
 def estimate(
-    frames: tuple[Gray, Gray],
+    pyramids: tuple[Sequence[Gray], Sequence[Gray]],
     config: DisConfig,
+    workspace: Workspace | None,
     initial: Sequence[Flow] | None = None,
     coarsest_scale: int | None = None,
 ) -> list[Flow]:
     """Estimate the flows between two frames, both ways, coarse to fine down to their full size.
 
     Args:
-        frames: (h, w), already reduced by `config.downscale`.
+        pyramids: of both frames (h, w), already reduced by `config.downscale`.
         config: of the search.
+        workspace: scratch memory and threads of the kernels; None: by OpenCV.
         initial: flows (h, w, 2), forward and backward, at which the search starts; zero if not given.
         coarsest_scale: halvings at which it starts; by the size of the frame if not given.
 
     Returns:
         Flows (h, w, 2), forward and backward.
     """
-    if config.refinement_steps or kernels.missing() or min(frames[0].shape) < PATCH:
+    if config.refinement_steps or workspace is None or min(pyramids[0][0].shape) < PATCH:
+        frames = pyramids[0][0], pyramids[1][0]
         starts = initial or (None, None)
         with ThreadPoolExecutor(2) as pool:  # OpenCV releases the GIL
             pairs = frames, frames[::-1]
             flows = pool.map(lambda pair, start: estimate_by_opencv(pair, start, config, coarsest_scale), pairs, starts)
             return [*flows]
-    return _by_kernels(frames, config, initial, coarsest_scale)
+    first, second = (levels[: None if coarsest_scale is None else coarsest_scale + 1] for levels in pyramids)
+    begun = None if initial is None else tuple(_flow_pyramid(flow, first) for flow in initial)
+    settings = config.patch_stride, config.descent_steps, RELAXATION
+    return [*workspace.inverse_search(first, second, begun, *settings)]
 
 
 def estimate_by_opencv(
@@ -59,30 +80,6 @@ def estimate_by_opencv(
     dis.setVariationalRefinementIterations(config.refinement_steps)
     start = None if initial is None else initial.copy()  # OpenCV writes its result there
     return np.asarray(dis.calc(*frames, start), np.float32)  # type: ignore[arg-type]
-
-
-def _by_kernels(
-    frames: tuple[Gray, Gray], config: DisConfig, initial: Sequence[Flow] | None, coarsest_scale: int | None
-) -> list[Flow]:
-    from midframe import _native
-
-    height, width = frames[0].shape
-    by_size = int(math.log2(max(height, width) / (4 * PATCH)) + 0.5), int(math.log2(min(height, width) / PATCH))
-    coarsest = max(0, min(*by_size, by_size[1] if coarsest_scale is None else coarsest_scale))
-    first, second = (_pyramid(frame, coarsest) for frame in frames)
-    starts = None if initial is None else tuple(_flow_pyramid(flow, first) for flow in initial)
-    workspace = _native.Workspace(max(1, cv2.getNumThreads()))
-    settings = config.patch_stride, config.descent_steps, RELAXATION
-    return [*workspace.inverse_search(first, second, starts, *settings)]
-
-
-def _pyramid(frame: Gray, coarsest: int) -> list[Gray]:
-    levels = [np.ascontiguousarray(frame)]
-    for _ in range(coarsest):
-        height, width = levels[-1].shape
-        half = cv2.resize(levels[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        levels.append(np.asarray(half, np.uint8))
-    return levels
 
 
 def _flow_pyramid(flow: Flow, levels: Sequence[Gray]) -> list[Flow]:

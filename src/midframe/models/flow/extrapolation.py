@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from midframe import kernels
 from midframe.models.flow.consistency import MARGIN, forward_backward_error, matching_cost
 from midframe.models.flow.sampling import pixel_grid, resize_flow, sample, scale_vectors, select
 from midframe.models.flow.types import ActiveArea, Flow, Plane
+
+if TYPE_CHECKING:
+    from midframe._native import Workspace
 
 CELLS = 32  # along the longer side, in which motion is averaged before the fit
 GAUSSIAN_SIGMA = 2.7  # cells
@@ -28,8 +31,13 @@ MAX_ERROR = 1.0  # pixels of forward-backward error above which a flow out of th
 
 
 def extrapolate(
-    planes: Sequence[Plane], flows: Sequence[Flow], full: Flow, grid: int, area: ActiveArea
-) -> Flow:  # fmt: skip
+    planes: Sequence[Plane],
+    flows: Sequence[Flow],
+    full: Flow,
+    grid: int,
+    area: ActiveArea,
+    workspace: Workspace | None = None,
+) -> Flow:
     """Flow continued by background motion where it leaves the active area or cannot be observed.
 
     An unreliable place takes the background motion if that leads out of the active area; any place does whose
@@ -41,6 +49,7 @@ def extrapolate(
         full: the flow at its own size, which is returned with replaced places.
         grid: frame pixels per grid pixel.
         area: active area of both frames.
+        workspace: see `background_of_planes`.
     """
     (own, other), (flow, backward) = planes, flows
     at = pixel_grid(*own.shape)
@@ -49,7 +58,7 @@ def extrapolate(
     reliable = np.exp(-0.5 * error * error) * texture_strength(own) * inside
     if reliable.mean() < MIN_RELIABLE:
         return full
-    background = background_motion(flow, reliable)
+    background = background_motion(flow, reliable, workspace)
     leaves = out_of_frame_distance(at + background, area) > 0.5
     background_error = forward_backward_error(background, backward, grid)
     costs = (matching_cost(own, other, *some) for some in ((flow, error), (background, background_error)))
@@ -59,13 +68,15 @@ def extrapolate(
     return select(use, resize_flow(background, *full.shape[:2]), full)
 
 
-def background_motion(flow: Flow, weight: Plane) -> Flow:
+def background_motion(flow: Flow, weight: Plane, workspace: Workspace | None = None) -> Flow:
     """Local affine motion around each place, see `background_of_planes`; (h, w, 2) of a flow (h, w, 2)."""
     planes = np.ascontiguousarray(flow.transpose(2, 0, 1), np.float32)
-    return np.ascontiguousarray(background_of_planes(planes, weight).transpose(1, 2, 0))
+    return np.ascontiguousarray(background_of_planes(planes, weight, workspace).transpose(1, 2, 0))
 
 
-def background_of_planes(flow: NDArray[np.float32], weight: Plane) -> NDArray[np.float32]:
+def background_of_planes(
+    flow: NDArray[np.float32], weight: Plane, workspace: Workspace | None = None
+) -> NDArray[np.float32]:
     """Local affine motion around each place.
 
     Normalised convolution of affine functions (Knutsson & Westin 1993) on a grid of cells; outliers lose their weight
@@ -74,6 +85,7 @@ def background_of_planes(flow: NDArray[np.float32], weight: Plane) -> NDArray[np
     Args:
         flow: (2, h, w).
         weight: (h, w), reliability; some above 0.
+        workspace: scratch memory of the kernels; None: by NumPy.
 
     Returns:
         (2, h, w).
@@ -81,13 +93,11 @@ def background_of_planes(flow: NDArray[np.float32], weight: Plane) -> NDArray[np
     height, width = weight.shape
     side = max(1.0, max(height, width) / CELLS)
     cells = max(1, round(height / side)), max(1, round(width / side))
-    if kernels.missing():
+    if workspace is None:
         return _fitted_by_numpy(flow, weight, cells)
-    from midframe import _native
-
     planes, weights = np.ascontiguousarray(flow, np.float32), np.ascontiguousarray(weight, np.float32)
     parameters = IRLS_ITERATIONS, PRIOR_WEIGHT, ROBUST_SCALE, TIKHONOV
-    return np.asarray(_native.Workspace().background_motion(planes, weights, cells, CELLS, _taps(), *parameters))
+    return np.asarray(workspace.background_motion(planes, weights, cells, CELLS, _taps(), *parameters))
 
 
 @cache

@@ -7,6 +7,7 @@ in the other frame, is compared, and only with unmatched pixels there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,6 +22,9 @@ from midframe.models.flow.patches import NOISE, PATCH, STRIDE, SUPPRESSION_RADIU
 from midframe.models.flow.sampling import resize_flow, warp
 from midframe.models.flow.types import DisConfig, Flow, Gray, Mask, Plane
 
+if TYPE_CHECKING:
+    from midframe._native import Workspace
+
 RESIDUAL = 9.0  # levels of photometric residual from which a pixel is unmatched
 MIN_UNMATCHED = 0.15  # fraction of a patch that must be unmatched for it to be searched
 MIN_DEVIATION = 8.0  # standard deviation of that part in levels; flatter parts match anywhere
@@ -34,7 +38,12 @@ Region = tuple[Flow, Mask]  # a flow of a frame's size, and where it holds
 
 
 def alternative_flows(
-    frames: Sequence[Gray], flows: Sequence[Flow], regions: Sequence[Region], config: DisConfig, grid: int
+    frames: Sequence[Gray],
+    flows: Sequence[Flow],
+    regions: Sequence[Region],
+    config: DisConfig,
+    grid: int,
+    workspace: Workspace | None = None,
 ) -> Sequence[Flow]:
     """Both flows with the motion of small fast objects where its matching cost is lower; the same ones without any.
 
@@ -44,6 +53,7 @@ def alternative_flows(
         regions: of `rematched_regions`.
         config: of DIS.
         grid: frame pixels per grid pixel at which costs are compared.
+        workspace: see `dis_flow.estimate`.
     """
     if not regions:
         return flows
@@ -58,7 +68,8 @@ def alternative_flows(
         np.asarray(cv2.copyTo(resize_flow(new, height, width)[box], mask[box], flow.copy()), np.float32)
         for (new, _), mask, flow in zip(regions, masks, old, strict=True)
     ]
-    refined = dis_flow.estimate((first, second), config, initial, COARSEST_SCALE)
+    pyramids = dis_flow.pyramid(first), dis_flow.pyramid(second)
+    refined = dis_flow.estimate(pyramids, config, workspace, initial, COARSEST_SCALE)
     found = [flow.copy() for flow in flows]
     chosen = select_flows(first, second, select_flows(first, second, old, initial, grid), refined, grid)
     for flow, new in zip(found, chosen, strict=True):

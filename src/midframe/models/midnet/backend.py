@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -11,11 +11,18 @@ from midframe.models.midnet.fusion import FusionNetwork
 from midframe.models.midnet.types import FlowFields, FrameFeatures, WarpedFrames, WarpRequest
 from midframe.types import PixelFormat
 
+if TYPE_CHECKING:
+    from midframe._native import Workspace
+
 Warped = Any  # frames warped under every hypothesis, as a back end keeps them
 
 
 class Backend(Protocol):
     """Computes for one engine. Features and warped frames belong to the kind of back end that made them."""
+
+    @property
+    def workspace(self) -> Workspace | None:
+        """Scratch memory and threads of the C++ kernels, which estimate flow on the CPU; None without them."""
 
     def prepare(self, image: Tensor) -> FrameFeatures:
         """Prepare RGB frames (B, 3, H, W) for warping."""

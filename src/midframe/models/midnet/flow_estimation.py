@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,9 +14,13 @@ from torch import Tensor
 
 from midframe.models.base import scale_by_size
 from midframe.models.flow.bidirectional import estimate_bidirectional
+from midframe.models.flow.frame import FlowFrame
 from midframe.models.flow.sampling import resize_flow
 from midframe.models.flow.types import AREA_LIMITS, DisConfig, Flow, Gray, largest_downscale, select_by_area
-from midframe.models.midnet.types import BLOCK
+from midframe.models.midnet.types import BLOCK, FrameFeatures
+
+if TYPE_CHECKING:
+    from midframe._native import Workspace
 
 # Untrained, Middlebury: 35.68 dB down to full size, 35.07 down to half size, at a third of the time. On 30 triplets of
 # clips of 720p FAIR has 34.61 dB; a quarter of the size 34.51, at half of the time. Variational refinement takes as
@@ -33,42 +38,60 @@ TINY_AREA = 120_000  # pixels, up to which a frame has the finest
 
 @dataclass(frozen=True, slots=True)
 class FlowConfig:
-    """How flow is estimated."""
+    """How the flow of frames of one size is estimated."""
 
-    dis: DisConfig | None = None  # by area if not given
-    scale: float | None = None  # side of the frames in which flow is estimated: 1, 0.5 or 0.25; by area if not given
+    dis: DisConfig
+    factor: int  # by which the frames are reduced
+
+    @classmethod
+    def of(cls, height: int, width: int, scale: float | None = None, dis: DisConfig | None = None) -> FlowConfig:
+        """The configuration for frames of a size.
+
+        Args:
+            height: of the frames, in pixels.
+            width: likewise.
+            scale: side of the frames in which flow is estimated: 1, 0.5 or 0.25; by area if not given.
+            dis: configuration of DIS; by area if not given.
+        """
+        area = height * width
+        downscale = round(1 / (scale or scale_by_size(area)))
+        dis = dis or select_by_area(area // downscale**2, (FINEST, FINE, FAIR, QUICK), (TINY_AREA, *AREA_LIMITS))
+        return cls(dis, largest_downscale(downscale * dis.downscale, height, width))
+
+
+def flow_frames(luma: Tensor, config: FlowConfig) -> tuple[FlowFrame, ...]:
+    """Frames of luma (B, 1, H, W), 0..1, as `estimate_flow` takes them."""
+    return tuple(FlowFrame.of(_gray(x, config.factor)) for x in luma.detach().float()[:, 0].cpu().numpy())
 
 
 def estimate_flow(
-    a: Tensor, b: Tensor, config: FlowConfig, small_objects: bool
+    a: FrameFeatures, b: FrameFeatures, config: FlowConfig, small_objects: bool, workspace: Workspace | None
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
     """Bidirectional flow of every pair, on the CPU.
 
     Args:
-        a: luma (B, 1, H, W), 0..1.
+        a: B frames with their `flow_frames`.
         b: like `a`.
-        config: of the estimation.
+        config: the one of the `flow_frames`.
         small_objects: whether the alternative flows with small fast objects are wanted.
+        workspace: see `estimate_bidirectional`.
 
     Returns:
         Flows a to b and b to a, (B, 2, H/4, W/4) float32, pixels of that size; the alternative flows, the same ones if
         there are none; active areas (B, 4).
     """
-    height, width = a.shape[-2:]
-    area = height * width
-    downscale = round(1 / (config.scale or scale_by_size(area)))
-    dis = config.dis or select_by_area(area // downscale**2, (FINEST, FINE, FAIR, QUICK), (TINY_AREA, *AREA_LIMITS))
-    factor = largest_downscale(downscale * dis.downscale, height, width)
+    height, width = a.luma.shape[-2:]
+    grid = max(1, BLOCK // config.factor)
     pairs = [
-        estimate_bidirectional(_gray(one, factor), _gray(two, factor), dis, max(1, BLOCK // factor), small_objects)
-        for one, two in zip(*(x.detach().float()[:, 0].cpu().numpy() for x in (a, b)), strict=True)
+        estimate_bidirectional(one, two, config.dis, grid, small_objects, workspace)
+        for one, two in zip(a.flow_frames, b.flow_frames, strict=True)
     ]
 
     def batch(flows: Sequence[Flow]) -> Tensor:
         resized = [resize_flow(flow, height // BLOCK, width // BLOCK) for flow in flows]
-        return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous().to(a.device)
+        return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous().to(a.luma.device)
 
-    areas = torch.tensor([pair.active_area for pair in pairs], dtype=torch.float32, device=a.device)
+    areas = torch.tensor([pair.active_area for pair in pairs], dtype=torch.float32, device=a.luma.device)
     flows = batch([pair.forward for pair in pairs]), batch([pair.backward for pair in pairs])
     alternative = flows
     if any(pair.alternative for pair in pairs):

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from midframe import kernels
 from midframe.models.base import Model, RenderRequest
+from midframe.models.flow.types import DisConfig
 from midframe.models.midnet.architecture import SIZES, Architecture
 from midframe.models.midnet.backend import Backend
-from midframe.models.midnet.flow_estimation import FlowConfig, estimate_flow
+from midframe.models.midnet.flow_estimation import FlowConfig, estimate_flow, flow_frames
 from midframe.models.midnet.fusion import FusionNetwork
 from midframe.models.midnet.occlusion import background_motion
 from midframe.models.midnet.torch_backend import TorchBackend
@@ -51,6 +52,7 @@ class Midnet(Model):
     min_side = 64
     flow_scales = (1.0, 0.5, 0.25)
     prefetch = True
+    dis_config: DisConfig | None = None  # by area if not given
 
     def __init__(self, architecture: Architecture = SIZES["midnet-m"], backend: Backend | None = None) -> None:
         """Build a network without trained weights.
@@ -78,7 +80,7 @@ class Midnet(Model):
 
     def encode(self, image: Tensor) -> FrameFeatures:
         """See `Model.encode`."""
-        return self.backend.prepare(image)
+        return self._with_flow_frames(self.backend.prepare(image))
 
     def supports_planes(self, format: PixelFormat, height: int, width: int) -> bool:
         """See `Model.supports_planes`."""
@@ -86,19 +88,25 @@ class Midnet(Model):
 
     def encode_planes(self, planes: Sequence[Tensor], format: PixelFormat) -> FrameFeatures:
         """See `Model.encode_planes`."""
-        return self.backend.prepare_planes(planes, format, self.padded_size(*planes[0].shape))
+        features = self.backend.prepare_planes(planes, format, self.padded_size(*planes[0].shape))
+        return self._with_flow_frames(features)
+
+    def _with_flow_frames(self, features: FrameFeatures) -> FrameFeatures:
+        return replace(features, flow_frames=flow_frames(features.luma, self._flow_config(features)))
+
+    def _flow_config(self, features: FrameFeatures) -> FlowConfig:
+        height, width = features.luma.shape[-2:]
+        return FlowConfig.of(height, width, self.flow_scale, self.dis_config)
 
     # Per gap
 
     def match(self, a: FrameFeatures, b: FrameFeatures) -> MotionField:
         """See `Model.match`."""
-        return self.estimate_motion(a, b, FlowConfig(scale=self.flow_scale))
-
-    def estimate_motion(self, a: FrameFeatures, b: FrameFeatures, config: FlowConfig) -> MotionField:
-        """`match` with a flow configuration."""
-        flows, alternative, area = estimate_flow(a.luma, b.luma, config, self.architecture.filtered)
+        workspace = self.backend.workspace
+        flows, alternative, area = estimate_flow(a, b, self._flow_config(a), self.architecture.filtered, workspace)
         errors = self._inconsistency(flows)
-        background = background_motion(flows[0], errors[0]), background_motion(flows[1], errors[1])
+        forward, backward = (background_motion(*each, workspace) for each in zip(flows, errors, strict=True))
+        background = forward, backward
         primary = self.backend.flow_fields(flows, errors, area, background)
         if not self.architecture.filtered:
             return MotionField(primary)

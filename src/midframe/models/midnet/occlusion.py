@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,9 @@ from torch import Tensor
 from midframe.models.flow import extrapolation
 from midframe.models.midnet.types import FlowField, FlowFields
 from midframe.ops import box_mean, coordinates, vector_length, warp
+
+if TYPE_CHECKING:
+    from midframe._native import Workspace
 
 IMPORTANCE_PER_PIXEL = 0.5  # log importance lost per pixel of inconsistency
 LENGTH_TOLERANCE = 0.05  # of a vector's length, above 20 pixels: inconsistency that counts as one pixel
@@ -51,16 +56,17 @@ def flow_fields(
     return FlowFields(*fields)
 
 
-def background_motion(flow: Tensor, inconsistency: Tensor) -> Tensor:
+def background_motion(flow: Tensor, inconsistency: Tensor, workspace: Workspace | None = None) -> Tensor:
     """Local affine motion around each place (B, 2, h, w), see `extrapolation.background_of_planes`; on the CPU.
 
     Args:
         flow: (B, 2, h, w).
         inconsistency: (B, 1, h, w); where it is large the flow is not used.
+        workspace: scratch memory of the kernels; None: by NumPy.
     """
     weight = (torch.exp(-0.5 * inconsistency * inconsistency) + 1e-4).detach().cpu()
     found = [
-        extrapolation.background_of_planes(vectors.numpy(), own.numpy())
+        extrapolation.background_of_planes(vectors.numpy(), own.numpy(), workspace)
         for vectors, own in zip(flow.detach().float().cpu(), weight[:, 0], strict=True)
     ]
     return torch.from_numpy(np.stack(found)).to(flow.device)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from midframe import kernels
 from midframe.models.midnet import hypotheses, occlusion
 from midframe.models.midnet.architecture import ZERO
 from midframe.models.midnet.features import leading_features, matching_features
@@ -26,6 +28,9 @@ from midframe.models.midnet.types import (
 )
 from midframe.ops import spline_coefficients, vector_length, warp, warp_spline
 from midframe.types import PixelFormat
+
+if TYPE_CHECKING:
+    from midframe._native import Workspace
 
 LUMA = (0.299, 0.587, 0.114)
 FILTER_RADIUS = 3  # places at 1/4 to either side of the bilateral filter
@@ -59,6 +64,14 @@ class SplineImage:
 
 class TorchBackend:
     """See `Backend`; on any device, with gradients where they are asked for."""
+
+    def __init__(self) -> None:
+        self._workspace = kernels.workspace(torch.get_num_threads())
+
+    @property
+    def workspace(self) -> Workspace | None:
+        """See `Backend.workspace`."""
+        return self._workspace
 
     def prepare(self, image: Tensor) -> FrameFeatures:
         """See `Backend.prepare`."""

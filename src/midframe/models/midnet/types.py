@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from midframe.models.flow.frame import FlowFrame
+
 BLOCK = 4  # pixels; sides of the blocks that share a flow vector, matching features and fusion weights
 TILE = 4  # blocks; sides of the tiles in which a hypothesis is active or not
 
@@ -59,10 +61,13 @@ class FrameFeatures:
     luma: Tensor  # (B, 1, H, W), 0..1
     block_means: Tensor  # (B, 3, H/4, W/4): mean R, G and B
     planes: Any  # with spline coefficients, as the back end keeps them
+    flow_frames: tuple[FlowFrame, ...] = ()  # B, on the CPU; set by `Midnet`, which knows how flow is estimated
 
     def select(self, members: slice) -> FrameFeatures:
         """Some of the batch."""
-        return FrameFeatures(self.luma[members], self.block_means[members], self.planes[members])
+        return FrameFeatures(
+            self.luma[members], self.block_means[members], self.planes[members], self.flow_frames[members]
+        )
 
 
 @dataclass(frozen=True, slots=True)
