@@ -81,12 +81,13 @@ def test_it_is_the_fraction_of_the_frame_that_is_right(format: PixelFormat, spoi
     for frame in made:
         assert frame.confidence == pytest.approx(1 - spoilt, abs=0.03)  # STEP columns come from outside
         if spoilt:
-            left, top, right, bottom = frame.region or (0.0, 0.0, 0.0, 0.0)
+            assert frame.find_region is not None
+            left, top, right, bottom = frame.find_region()
             assert 1 - spoilt - 0.04 <= top < bottom <= 1, "within the spoilt rows, but for strays at their edge"
             assert 0 <= left < right <= 1 and (right - left) * 620 < 620 / 5 + 4
             assert (bottom - top) * (right - left) > 0.02
         elif frame.confidence is not None and frame.confidence >= confidence.LOW:
-            assert frame.region is None
+            assert frame.find_region is None
 
 
 def test_a_wrong_flow_is_inconsistent() -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 import clips
 import midframe
 from clips import Clip
-from midframe import pipeline, plan
+from midframe import confidence, pipeline, plan
 from midframe.errors import InputError, Interrupted, JobError, MediaError
 from midframe.journal import folder_of
 from midframe.models.base import RenderRequest
@@ -285,6 +285,24 @@ def test_frames_of_low_confidence_are_reported(tmp_path: Path, small_segments: N
     region = result.low_confidence[0].region
     assert region is not None and region[2] == 1 and region[0] >= 0.45, "the right half, as it is displayed"
     assert run(source, tmp_path / "blend.mp4").low_confidence == ()
+
+
+class Failing(Stumbling):
+    """Every frame is half black."""
+
+    def render(self, request: RenderRequest) -> Tensor:
+        made = request.a.expand(len(request.t), -1, -1, -1).clone()
+        made[..., 24:, :] = 0
+        return made
+
+
+def test_only_the_regions_that_are_reported_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, looked_for, find = clips.make(tmp_path / "in.mp4", Clip(frames=48)), [], confidence.densest_region
+    monkeypatch.setattr(confidence, "densest_region", lambda *given: looked_for.append(given) or find(*given))
+    result = midframe.interpolate(source, tmp_path / "out.mp4", network=Failing(), device="cpu", ratio=2)
+    assert result.kinds.count("i") == 47
+    assert len(result.low_confidence) == len(looked_for) == 4  # of two seconds
+    assert all(low.region is not None and low.region[1] >= 0.45 for low in result.low_confidence)
 
 
 @pytest.mark.parametrize("stop_at", [1, 33, 71])

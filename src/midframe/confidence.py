@@ -12,7 +12,9 @@ clips): the rank correlation of 1 - confidence with the loss of PSNR is 0.84, wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -40,7 +42,8 @@ class Confidence:
     """Photometric consistency of one interpolated frame."""
 
     share: float  # of the frame, 0..1, that is consistent with both neighbours
-    region: Region | None = None  # where the inconsistent pixels are densest, if the share is below `LOW`
+    # finds where the inconsistent pixels are densest; None unless the share is below `LOW`
+    find_region: Callable[[], Region] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Neighbours:
         residual = cv2.max(cv2.absdiff(aligned, self.a), cv2.absdiff(aligned, self.b))
         wrong = cv2.inRange(residual, TOLERANCE + 1, 255)
         share = float(1 - cv2.countNonZero(wrong) / residual.size)
-        return Confidence(share, _densest(places[wrong > 0], residual.shape) if share < LOW else None)
+        return Confidence(share, partial(densest_region, places, wrong) if share < LOW else None)
 
 
 def thumbnail(planes: tuple[Tensor, ...], format: PixelFormat) -> Array:
@@ -86,10 +89,15 @@ def align(a: Array, b: Array, flow: Tensor) -> Neighbours:
     return Neighbours(a, _sample(b, grid + own), grid, own)
 
 
-def _densest(points: Array, shape: tuple[int, ...]) -> Region:
-    """Return the box of nearly all points (n, 2), x and y in pixels, in the window that holds most of them."""
-    height, width = shape
-    x, y = np.clip(np.rint(points), 0, (width - 1, height - 1)).astype(int).T
+def densest_region(places: Array, marked: Array) -> Region:
+    """Return the box of nearly all marked places in the window that holds most of them.
+
+    Args:
+        places: (h, w, 2), x and y in pixels.
+        marked: (h, w), not 0 where marked.
+    """
+    height, width = marked.shape
+    x, y = np.clip(np.rint(places[marked > 0]), 0, (width - 1, height - 1)).astype(int).T
     counts = np.bincount(y * width + x, minlength=height * width).reshape(height, width).astype(np.float32)
     side = max(3, round(max(height, width) * _WINDOW)) | 1
     sums = cv2.boxFilter(counts, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)

@@ -196,7 +196,7 @@ class Engine:
                         index=index,
                         kind=kind,
                         confidence=None if value is None else value.share,
-                        region=None if value is None else value.region,
+                        find_region=None if value is None else value.find_region,
                     )
                     index += 1
         finally:

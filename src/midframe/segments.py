@@ -47,12 +47,16 @@ MOMENT_SECONDS = Fraction(1, 2)  # of the output; one report covers neighbouring
 MOST_LOW = 500
 
 
-class _Low(NamedTuple):
-    """A frame of low confidence, numbered within its segment."""
+Region = tuple[float, float, float, float]  # left, top, right, bottom, as fractions of the frame
 
-    frame: int
+
+class _Low(NamedTuple):
+    """The frame of lowest confidence of a moment."""
+
+    moment: int  # of its segment
+    frame: int  # likewise
     share: float
-    region: tuple[float, float, float, float] | None
+    find_region: Callable[[], Region] | None
 
 
 class SegmentWriter:
@@ -94,7 +98,8 @@ class SegmentWriter:
         self._open = contextlib.ExitStack()  # holds the writer of the current segment
         self._writer: Writer | None = None
         self._kinds: list[str] = []
-        self._low: dict[int, _Low] = {}  # moment of the segment -> its frame with the lowest confidence
+        self._lowest: _Low | None = None  # of the moment at hand
+        self._low: list[tuple[int, float, Region | None]] = []  # frame, score and region of earlier moments
         self._cuts: dict[int, list[Fraction]] = {}
         self._decoded: dict[int, int] = {}
         self._sources: dict[int, int] = {}
@@ -164,10 +169,20 @@ class SegmentWriter:
         self._writer.write(frame)
         if frame.confidence is not None and frame.confidence < confidence.LOW:
             moment = int(len(self._kinds) / (self.plan.rate * MOMENT_SECONDS))
-            if moment not in self._low or frame.confidence < self._low[moment].share:
-                region = None if frame.region is None else displayed(frame.region, self.plan.info.rotation)
-                self._low[moment] = _Low(len(self._kinds), frame.confidence, region)
+            if self._lowest is not None and self._lowest.moment != moment:
+                self._end_moment()
+            if self._lowest is None or frame.confidence < self._lowest.share:
+                self._lowest = _Low(moment, len(self._kinds), frame.confidence, frame.find_region)
         self._kinds.append(LETTERS[frame.kind])
+
+    def _end_moment(self) -> None:
+        """Record the frame of lowest confidence; only then is its region found."""
+        if self._lowest is None:
+            return
+        _, frame, share, find_region = self._lowest
+        region = None if find_region is None else displayed(find_region(), self.plan.info.rotation)
+        self._low.append((frame, round(confidence_score(share), 4), region))
+        self._lowest = None
 
     def finish(self) -> None:
         """Finish the current segment at the end of the video; later ones stay empty."""
@@ -185,6 +200,7 @@ class SegmentWriter:
         if self._source is not None:
             self._source.check()
         part = self.journal.part(number, self._suffix)
+        self._end_moment()
         record: dict[str, Any] = {
             "frames_decoded": self._decoded.pop(number, 0),
             "frames_in": self._sources.pop(number, 0),
@@ -193,9 +209,7 @@ class SegmentWriter:
             "kinds": "".join(self._kinds),
             "cuts": [str(at) for at in self._cuts.pop(number, [])],
             "held": [[str(start), str(end)] for start, end in self._held.pop(number, [])],
-            "low_confidence": [
-                [low.frame, round(confidence_score(low.share), 4), low.region] for low in self._low.values()
-            ],
+            "low_confidence": self._low.copy(),
         }
         if self._findings is not None:
             # the reader is ahead: frames that are missing after the segment may only be late
@@ -212,7 +226,7 @@ class SegmentWriter:
             raise Interrupted(f"stopped; {kept(len(self.journal.held(count)), count)}")
 
 
-def displayed(region: tuple[float, float, float, float], rotation: int) -> tuple[float, float, float, float]:
+def displayed(region: Region, rotation: int) -> Region:
     """Turn a region of the coded frame as a player turns the frame: by so many degrees clockwise."""
     left, top, right, bottom = region
     turned = {90: (1 - bottom, left, 1 - top, right), 180: (1 - right, 1 - bottom, 1 - left, 1 - top),

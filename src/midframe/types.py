@@ -6,7 +6,7 @@ from the start of the video; ranges are half-open.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -70,8 +70,8 @@ class Frame:
     kind: str = "source"  # "source", "interpolated", "held" (at a scene change, after the end), "duplicate"
     # 0..1, of an interpolated frame: the share of it that is photometrically consistent with both neighbours
     confidence: float | None = None
-    # left, top, right, bottom, 0..1: the region in which most of the rest lies, if confidence is low
-    region: tuple[float, float, float, float] | None = None
+    # finds the region in which most of the rest lies: left, top, right, bottom, 0..1; None unless confidence is low
+    find_region: Callable[[], tuple[float, float, float, float]] | None = None
 
     def __post_init__(self) -> None:
         """Check the planes against the format."""
