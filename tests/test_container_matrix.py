@@ -1,4 +1,4 @@
-"""Joined segments equal one direct mux for every encoder and container: tag, profile, headers, frames."""
+"""Joined segments equal one direct mux for every encoder and container: tag, profile, headers, aspect, frames."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ ENCODERS = (
     "prores_ks", "dnxhd", "cfhd", "libx264rgb", "huffyuv", "ffvhuff", "utvideo", "magicyuv", "qtrle", "png", "rawvideo",
     "snow", "jpeg2000", "v210", "h263p", "msmpeg4", "wmv2", "flv", "zmbv", "jpegls",
 )  # fmt: skip
-INFO = info_of(width=256, height=128)
+ASPECT = Fraction(16, 11)
+INFO = info_of(width=256, height=128, sample_aspect=ASPECT)
 FRAMES = [replace(flat(PLAIN, n, 256, 128), pts=Fraction(n, 24)) for n in range(8)]
 
 
@@ -49,6 +50,7 @@ def facts(path: Path) -> dict[str, Any]:
             "colour": [getattr(context, f"color_{name}") for name in ("range", "primaries", "trc")],
             "matrix": context.colorspace,
             "bits": context.bits_per_coded_sample,
+            "aspect": stream.sample_aspect_ratio or Fraction(1),
         }
         if "mpegts" not in opened.format.name:  # whose rate is a guess from eight timestamps
             found["rate"] = stream.average_rate
@@ -73,6 +75,8 @@ def test_joined_segments_equal_a_direct_mux(tmp_path: Path, codec: str, containe
     assert len(joined["levels"]) == 8
     assert all(abs(a - b) <= 3 for a, b in zip(direct.pop("levels"), joined.pop("levels"), strict=True))
     assert joined == direct
+    announced = any("cannot keep the sample aspect ratio 16:11" in note for note in encoding.notes)
+    assert announced == (abs(joined["aspect"] / ASPECT - 1) > Fraction(1, 100))
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov"])

@@ -10,7 +10,8 @@ import pytest
 
 import midframe
 from clips import Clip, make
-from midframe.video.immersive import projection_elements, with_video_elements
+from midframe.video.immersive import projection_elements
+from midframe.video.matroska_header import with_video_elements
 from midframe.video.probe import probe
 
 SMALL = Clip(width=64, height=48, frames=6, audio=1)

@@ -24,7 +24,11 @@ from midframe import streaming
 from midframe.errors import InputError, MediaError, UnsupportedError
 from midframe.options import Options
 from midframe.types import PixelFormat
-from midframe.video.pipes import y4m_format
+from midframe.video.encoders import choose_encoder
+from midframe.video.pipes import PipeReader, StreamWriter, y4m_format
+from midframe.video.probe import probe
+from test_writer import PLAIN as PLAIN_FORMAT
+from test_writer import flat, info_of
 
 MIDFRAME = [sys.executable, "-m", "midframe"]
 PLAIN = ["--model", "blend", "--device", "cpu"]
@@ -85,6 +89,23 @@ def test_containers_in_and_out(tmp_path: Path, kind: str) -> None:
     assert len(times) == 24
     # NUT has no negative decoding times: it begins by the depth of reordering later
     assert all(abs(at - times[0] - n * Fraction(1001, 60000)) < Fraction(1, 900) for n, at in enumerate(times))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "ffv1", "libvpx-vp9"])
+def test_aspect_and_rate_in_the_header_of_a_piped_matroska(tmp_path: Path, codec: str) -> None:
+    """libav's muxer gets no aspect from PyAV, and writes the rate as the length of a frame in nanoseconds."""
+    rate, info = Fraction(48000, 1001), info_of(sample_aspect=Fraction(16, 11))
+    encoding = choose_encoder(info, "x.mkv", codec)
+    with (
+        open(tmp_path / "x.mkv", "wb") as file,
+        StreamWriter(file, "mkv", info, encoding, rate, 1 / rate) as writer,
+    ):
+        for n in range(8):
+            writer.write(flat(PLAIN_FORMAT, n, step=1 / rate))
+    found = probe(tmp_path / "x.mkv")
+    assert (found.rate, found.vfr, found.sample_aspect, found.header_frames) == (rate, False, Fraction(16, 11), 8)
+    with PipeReader(tmp_path / "x.mkv") as reader:
+        assert (reader.info.rate, reader.info.sample_aspect) == (rate, Fraction(16, 11))
 
 
 def test_a_stream_to_a_file_and_a_file_to_a_stream(tmp_path: Path, call: Call) -> None:

@@ -15,14 +15,15 @@ from clips import NTSC_24, Clip, make, png, png_bytes
 from midframe.errors import MediaError, MidframeError, UnsupportedError
 from midframe.video.files import open_source
 from midframe.video.probe import key_times, probe
-from midframe.video.rates import measure_rate
+from midframe.video.rates import header_rates, measure_rate
 
 MASTER = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
 
 
 @pytest.mark.parametrize(
     ("rate", "suffix"),
-    [(Fraction(24), ".mp4"), (NTSC_24, ".mkv"), (Fraction(30000, 1001), ".mp4"), (Fraction(25), ".avi"),
+    [(Fraction(24), ".mp4"), (NTSC_24, ".mkv"), (2 * NTSC_24, ".mkv"), (5 * NTSC_24, ".mkv"),
+     (Fraction(30000, 1001), ".mp4"), (Fraction(25), ".avi"),
      (Fraction(60000, 1001), ".mkv"), (Fraction(50), ".ts"), (Fraction(10), ".mov")],
 )  # fmt: skip
 def test_rates_survive_every_time_base(tmp_path: Path, rate: Fraction, suffix: str) -> None:
@@ -150,6 +151,13 @@ def test_a_video_longer_than_the_look_is_not_taken_for_variable(
         monkeypatch.setattr("midframe.video.probe.SCAN_PACKETS", packets)
         info = probe(path)
         assert (info.vfr, info.rate) == (False, 24), packets
+
+
+def test_rates_of_headers() -> None:
+    """libav reads 48000/1001 from Matroska as 7001/146; 59.94 in yuv4mpeg2 means 59.94."""
+    read = (Fraction(7001, 146), Fraction(19001, 317), Fraction(29011, 242), Fraction(24000, 1001))
+    assert header_rates(*read) == [2 * NTSC_24, Fraction(60000, 1001), 5 * NTSC_24, NTSC_24]
+    assert header_rates(Fraction(5994, 100), None, 25, 0, Fraction(90000)) == [Fraction(5994, 100), 25]
 
 
 def test_measured_rates() -> None:

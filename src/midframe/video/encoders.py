@@ -25,6 +25,7 @@ from midframe.types import PixelFormat, VideoInfo
 from midframe.video import formats
 from midframe.video.containers import CONTAINERS, container_of
 from midframe.video.encoder_settings import LOSSLESS, encoder_options
+from midframe.video.matroska_header import MUXERS
 from midframe.video.timestamps import DecodingTimes
 
 # Containers of animated images, and the note that the plan shows.
@@ -37,6 +38,7 @@ _REFUSE_AT_OPENING = ("libx264", "libx265", "libsvtav1", "libvpx", "libvpx-vp9",
 _JPEG = ("mjpeg", "mjpeg_qsv", "ljpeg")
 # Encoders that accept subsampled chroma in even sizes only; VP9, AV1 and FFV1 accept any.
 _EVEN_SIZES_ONLY = ("libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc", "h264_qsv", "hevc_qsv", "mpeg4")
+_ASPECT_TOLERANCE = Fraction(1, 100)  # relative; codecs round the ratio to small terms
 X265_MIN_SIDE = 16  # pixels; x265 refuses less
 
 
@@ -134,11 +136,18 @@ def choose_encoder(
         except UnsupportedError as error:
             refusal = refusal or error
             continue
-        if (why := _trial_output(info, encoding)) is not None:
+        why, aspect_kept = _trial_output(info, encoding)
+        if why is not None:
             raise UnsupportedError(
                 f"{Path(target).suffix} cannot hold {encoder.canonical_name} of {codec} ({why}); name the output .mkv "
                 f"or .nut, or choose another codec with -c"
             )
+        if not aspect_kept and container not in MUXERS:
+            lost = (
+                f"{encoder.canonical_name} in {Path(target).suffix} cannot keep the sample aspect ratio "
+                f"{info.sample_aspect.numerator}:{info.sample_aspect.denominator}; .mkv can"
+            )
+            encoding = replace(encoding, notes=(*notes, lost))
         return encoding
     assert refusal is not None and first is not None
     advice = []
@@ -187,13 +196,18 @@ def _check_opens(info: VideoInfo, encoding: Encoding) -> None:
             ) from error
 
 
-def _trial_output(info: VideoInfo, encoding: Encoding) -> str | None:
-    """Write two small frames to memory and read one back; return why that fails, None if it does not.
+def _trial_output(info: VideoInfo, encoding: Encoding) -> tuple[str | None, bool]:
+    """Write two small frames to memory and read one back.
 
     Some muxers list codecs that they refuse in the header, or write files that nothing decodes.
+
+    Returns:
+        Why that fails, None if it does not; and whether the sample aspect ratio is kept.
     """
     rate = info.rate or Fraction(25)
-    small = replace(info, width=320, height=256, display_matrix=None)
+    # the display aspect ratio stays, since MPEG-2 stores that
+    aspect = info.sample_aspect * Fraction(info.width, info.height) / Fraction(320, 256)
+    small = replace(info, width=320, height=256, sample_aspect=aspect, display_matrix=None)
     buffer = io.BytesIO()
     try:
         with av.open(buffer, "w", format=encoding.container) as out:
@@ -211,13 +225,14 @@ def _trial_output(info: VideoInfo, encoding: Encoding) -> str | None:
         buffer.seek(0)
         with av.open(buffer, "r") as made:
             if not made.streams.video:
-                return "the file has no video stream that can be read back"
+                return "the file has no video stream that can be read back", False
             next(made.decode(video=0))
+            read = formats.exact(made.streams.video[0].sample_aspect_ratio) or Fraction(1)
+            return None, abs(read / aspect - 1) < _ASPECT_TOLERANCE
     except StopIteration:
-        return "no frame can be read back"
+        return "no frame can be read back", False
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        return str(getattr(error, "strerror", None) or error)
-    return None
+        return str(getattr(error, "strerror", None) or error), False
 
 
 def _noise(width: int, height: int, seed: int, pixel_name: str) -> av.VideoFrame:

@@ -19,17 +19,16 @@ from typing import Any
 import av
 
 from midframe.types import VideoInfo
+from midframe.video import ebml
+from midframe.video.ebml import element, unsigned
 from midframe.video.encoders import Encoding
+from midframe.video.matroska_header import with_video_elements
 from midframe.video.segment_files import segment_muxer
 
 HOLDERS = ("mp4", "matroska")  # muxers that write what they are given
 HEAD_BYTES = 16 << 20  # of a segment: its header, and frames from which libav completes the parameters
 
-_SEGMENT, _TRACKS = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b"
-_SEEK_HEAD, _CLUSTER = b"\x11\x4d\x9b\x74", b"\x1f\x43\xb6\x75"
-_TRACK_ENTRY, _VIDEO, _VOID, _STEREO_MODE = b"\xae", b"\xe0", b"\xec", b"\x53\xb8"
-_PROJECTION, _PROJECTION_TYPE, _PROJECTION_PRIVATE = b"\x76\x70", b"\x76\x71", b"\x76\x72"
-_ANGLES = (b"\x76\x73", b"\x76\x74", b"\x76\x75")  # yaw, pitch, roll
+_ANGLES = (ebml.PROJECTION_YAW, ebml.PROJECTION_PITCH, ebml.PROJECTION_ROLL)
 _EQUIRECTANGULAR, _CUBEMAP, _TILE = 0, 1, 2  # AVSphericalProjection
 # (AVStereo3DType, inverted) -> StereoMode
 _STEREO_MODES = {
@@ -68,7 +67,7 @@ def projection_elements(spherical: bytes | None, stereo: bytes | None) -> bytes 
         if (kind, flags & 1) not in _STEREO_MODES:
             return None
         if mode := _STEREO_MODES[kind, flags & 1]:
-            made += _element(_STEREO_MODE, bytes([mode]))
+            made += unsigned(ebml.STEREO_MODE, mode)
     if spherical is not None:
         projection, *angles = struct.unpack("<4i", spherical[:16])
         left, top, right, bottom, padding = struct.unpack("<5I", spherical[16:36])
@@ -78,10 +77,10 @@ def projection_elements(spherical: bytes | None, stereo: bytes | None) -> bytes 
             kind, private = 1, struct.pack(">5I", 0, top, bottom, left, right)
         else:
             return None
-        inner = _element(_PROJECTION_TYPE, bytes([kind])) + _element(_PROJECTION_PRIVATE, private)
+        inner = unsigned(ebml.PROJECTION_TYPE, kind) + element(ebml.PROJECTION_PRIVATE, private)
         for name, angle in zip(_ANGLES, angles, strict=True):
-            inner += _element(name, struct.pack(">d", angle / 65536))
-        made += _element(_PROJECTION, inner)
+            inner += element(name, struct.pack(">d", angle / 65536))
+        made += element(ebml.PROJECTION, inner)
     return made
 
 
@@ -104,56 +103,6 @@ def immersive_template(segment: str | os.PathLike[str], info: VideoInfo) -> Iter
         return
     with av.open(io.BytesIO(patched), format="matroska") as container:
         yield container.streams.video[0]
-
-
-def with_video_elements(head: bytes, elements: bytes) -> bytes | None:
-    """Return the head of a Matroska file with further elements in its first video track; None if it has none."""
-    segment = _find(head, 0, len(head), _SEGMENT)
-    if segment is None:
-        return None
-    tracks = _find(head, segment[1], len(head), _TRACKS)
-    entry = None if tracks is None else _find(head, tracks[1], tracks[2], _TRACK_ENTRY)
-    video = None if entry is None else _find(head, entry[1], entry[2], _VIDEO)
-    if tracks is None or entry is None or video is None:
-        return None
-    made = _element(_VIDEO, head[video[1] : video[2]] + elements)
-    made = _element(_TRACK_ENTRY, head[entry[1] : video[0]] + made + head[video[2] : entry[2]])
-    made = _element(_TRACKS, made + head[entry[2] : tracks[2]])  # without the checksum before the first entry
-    width = segment[1] - segment[0] - len(_SEGMENT)  # of its size, which becomes "unknown"
-    unknown = bytes([(1 << (9 - width)) - 1]) + b"\xff" * (width - 1)
-    out = head[: segment[1] - width] + unknown + head[segment[1] : tracks[0]] + made + head[tracks[2] :]
-    if (seek_head := _find(out, segment[1], tracks[0], _SEEK_HEAD)) is not None:  # its positions are wrong now
-        out = out[: seek_head[0]] + _VOID + _size(seek_head[2] - seek_head[0] - 9) + out[seek_head[0] + 9 :]
-    return out
-
-
-def _element(name: bytes, payload: bytes) -> bytes:
-    return name + _size(len(payload)) + payload
-
-
-def _size(count: int) -> bytes:
-    return b"\x01" + count.to_bytes(7, "big")
-
-
-def _find(data: bytes, at: int, end: int, wanted: bytes) -> tuple[int, int, int] | None:
-    """Return where an element, its payload, and the next element begin."""
-    while at < end - 1:
-        name = data[at : at + _length(data[at])]
-        place = at + len(name)
-        width = _length(data[place])
-        size = int.from_bytes(data[place : place + width], "big") & ((1 << 7 * width) - 1)
-        payload = place + width
-        if name == wanted:
-            return at, payload, min(end, payload + size)
-        if name == _CLUSTER:
-            return None
-        at = payload if name == _SEGMENT else payload + size
-    return None
-
-
-def _length(first: int) -> int:
-    """Return the bytes of an EBML number, by its first byte."""
-    return 9 - first.bit_length() if first else 9
 
 
 def drop_apple_projection(path: Path) -> None:

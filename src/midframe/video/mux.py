@@ -28,6 +28,7 @@ from midframe.video.containers import container_of, counts_frames, muxer_options
 from midframe.video.encoders import ANIMATIONS, APPLE_HEVC_TAG
 from midframe.video.files import named, open_source, packets_of, witness, write_error
 from midframe.video.immersive import HOLDERS, drop_apple_projection, immersive_template
+from midframe.video.matroska_header import write_sample_aspect
 from midframe.video.segment_files import (
     min_frame_spacing,
     open_segment,
@@ -183,6 +184,7 @@ class Muxer:
                 _close(out)
             if apple:
                 drop_apple_projection(self.part)
+            write_sample_aspect(self.part, self.info.sample_aspect, self.container, self.video_number)
         return self.problems
 
     def _add_streams(self, out: Any, source: Any, first: Any, template: Any, unit: Fraction, rate: Fraction) -> None:
@@ -209,6 +211,7 @@ class Muxer:
 
     def _add_video(self, out: Any, first: Any, template: Any, unit: Fraction, rate: Fraction) -> Any:
         made = out.add_stream_from_template(template, opaque=True)
+        self.video_number = len(out.streams.video) - 1
         made.time_base = unit
         context = made.codec_context
         codec = context.codec.canonical_name

@@ -10,7 +10,7 @@ import io
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -24,11 +24,13 @@ import av.error
 from midframe import colour
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Frame, PixelFormat, VideoInfo
-from midframe.video import formats
+from midframe.video import ebml, formats
 from midframe.video.damage import Damage
 from midframe.video.decoding import StreamDecoder
 from midframe.video.encoders import Encoding, add_encoder
 from midframe.video.files import allowed_demuxers, decoder_of, packets_of
+from midframe.video.matroska_header import MUXERS, with_sample_aspect
+from midframe.video.rates import header_rates
 from midframe.video.source_format import format_of
 from midframe.video.writer import to_encoder_frame
 
@@ -37,6 +39,7 @@ PROBE_BYTES = 1 << 20  # read before the first frame is decoded, at most
 WAIT_SECONDS = 0.2  # between two checks of the stop event
 STREAM_FORMATS = ("y4m", "mkv", "nut")
 _MUXERS = {"mkv": "matroska", "nut": "nut"}
+_CLUSTER = ebml.CLUSTER.to_bytes(4, "big")
 _CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444"}  # log2 subsampling -> y4m's name
 
 
@@ -159,7 +162,7 @@ class PipeReader:
     def _describe(self, container: Any, stream: Any, frame: Any) -> VideoInfo:
         codec = stream.codec_context.codec.canonical_name
         form, untagged = format_of(frame, stream.codec_context, codec)
-        rates = (formats.exact(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate))
+        rates = header_rates(stream.average_rate, stream.guessed_rate, stream.base_rate)
         aspect = formats.exact(stream.sample_aspect_ratio) or Fraction(1)
         return VideoInfo(
             path=self._path,
@@ -168,7 +171,7 @@ class PipeReader:
             width=frame.width,
             height=frame.height,
             format=form,
-            rate=next((rate for rate in rates if rate), None),
+            rate=rates[0] if rates else None,
             time_base=Fraction(stream.time_base),
             start=Fraction(0),
             duration=None,
@@ -284,7 +287,10 @@ class StreamWriter:
 
     def __enter__(self) -> StreamWriter:
         options = {"flush_packets": "1"} | ({"live": "1"} if self._muxer == "matroska" else {})
-        self._container = av.open(_WriteOnly(self._file), "w", format=self._muxer, options=options)
+        file, aspect = _WriteOnly(self._file), self._info.sample_aspect
+        if self._muxer in MUXERS and aspect != 1:
+            file = _WithHeader(self._file, partial(with_sample_aspect, aspect=aspect, muxer=self._muxer))
+        self._container = av.open(file, "w", format=self._muxer, options=options)
         self._stream = add_encoder(self._container, self._info, self._encoding, self._rate, self._tick)
         return self
 
@@ -322,6 +328,27 @@ class _WriteOnly:
     def write(self, data: bytes) -> int:
         """Write all bytes."""
         return self._file.write(data)
+
+
+class _WithHeader(_WriteOnly):
+    """Hold back the header of a Matroska stream, up to the first cluster, and write it changed."""
+
+    def __init__(self, file: BinaryIO, change: Callable[[bytes], bytes | None]) -> None:
+        super().__init__(file)
+        self._change = change
+        self._head: bytes | None = b""
+
+    def write(self, data: bytes) -> int:
+        """Write all bytes, or keep those of the header."""
+        if self._head is None:
+            return self._file.write(data)
+        head = self._head + bytes(data)
+        if _CLUSTER not in head:
+            self._head = head
+            return len(data)
+        self._head = None
+        self._file.write(self._change(head) or head)
+        return len(data)
 
 
 def kind_of(target: str | os.PathLike[str], format: str | None) -> str:

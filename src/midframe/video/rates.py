@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 # Usual rates, for streams without a rate in the header or with rounded timestamps.
 USUAL_RATES = tuple(
@@ -13,6 +14,24 @@ USUAL_RATES = tuple(
                  (12, 1), (15, 1), (12000, 1001), (15000, 1001), (10, 1), (20, 1), (72, 1), (90, 1), (100, 1),
                  (120000, 1001), (120, 1), (144, 1), (240000, 1001), (240, 1))
 )  # fmt: skip
+
+_NTSC_TOLERANCE = Fraction(1, 1_000_000)  # relative; 59.94 is further from 60000/1001
+
+
+def header_rates(*rates: Any) -> list[Fraction]:
+    """Return the rates that a header offers, best first, without those that are absent or absurd.
+
+    libav reads the frame duration of Matroska as a rate with terms of at most 30,000: 48000/1001 becomes 7001/146. Such
+    rates are those of the NTSC family again.
+    """
+    found = []
+    for rate in rates:
+        exact = Fraction(rate) if rate else Fraction(0)
+        if not Fraction(1, 10) <= exact <= 1000:
+            continue
+        ntsc = Fraction(1000 * round(exact * 1001 / 1000), 1001)
+        found.append(ntsc if abs(exact - ntsc) < _NTSC_TOLERANCE * exact else exact)
+    return found
 
 
 def measure_rate(pts: Sequence[int], tick: Fraction, claims: Sequence[Fraction | None]) -> tuple[Fraction | None, bool]:
@@ -28,14 +47,14 @@ def measure_rate(pts: Sequence[int], tick: Fraction, claims: Sequence[Fraction |
         spaced.
     """
     stamps = sorted(set(pts))
-    offered = [claim for claim in claims if claim and Fraction(1, 10) <= claim <= 1000]
+    offered = [claim for claim in claims if claim]
     if len(stamps) < 2:
         return (offered[0] if offered else None), False
     steps = sorted(b - a for a, b in pairwise(stamps))
     mean = Fraction(len(stamps) - 1) / ((stamps[-1] - stamps[0]) * tick)
     usual = [rate for rate in USUAL_RATES if abs(rate / mean - 1) < Fraction(1, 200)]
     usual.sort(key=lambda rate: abs(rate / mean - 1))
-    plain = [rate for rate in offered if rate in USUAL_RATES]  # before "19001/317", a muxer's idea of 60000/1001
+    plain = [rate for rate in offered if rate in USUAL_RATES or rate.denominator == 1001]
     for rate in [*plain, *usual, *offered, mean]:
         if _fits(stamps, tick, rate):
             return (rate if rate != mean else mean.limit_denominator(100_000)), False

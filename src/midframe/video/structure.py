@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-# Element IDs of RFC 9559 that stand in a Segment, and in a Cluster.
-_SEGMENT, _CLUSTER, _EBML = 0x18538067, 0x1F43B675, 0x1A45DFA3
+from midframe.video import ebml
+from midframe.video.ebml import Head
+
+# Elements of a Segment, and of a Cluster: RFC 9559.
 _TOP = frozenset({
-    0x114D9B74, 0x1549A966, 0x1654AE6B, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF,
+    ebml.SEEK_HEAD, 0x1549A966, ebml.TRACKS, ebml.CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, ebml.VOID,
+    ebml.CRC_32,
 })  # fmt: skip
-_IN_CLUSTER = frozenset({0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF, 0xEC, 0xBF})
-_TRACKS, _TRACK_ENTRY, _TRACK_NUMBER = 0x1654AE6B, 0xAE, 0xD7
-_SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK = 0xA3, 0xA0, 0xA1
+_IN_CLUSTER = frozenset({0xE7, 0x5854, 0xA7, 0xAB, ebml.SIMPLE_BLOCK, ebml.BLOCK_GROUP, 0xAF, ebml.VOID, ebml.CRC_32})
 # Boxes of a movie fragment, ISO/IEC 14496-12 and 23001-7 (encryption).
 _IN_FRAGMENT = frozenset({
     b"mfhd", b"traf", b"tfhd", b"tfdt", b"trun", b"sdtp", b"sbgp", b"sgpd", b"subs", b"saiz", b"saio", b"senc",
@@ -65,22 +66,9 @@ def examine(path: str | os.PathLike[str], container: str) -> Structure:
         os.close(file)
 
 
-def _element(file: int, at: int) -> tuple[int, int | None, int] | None:
-    """Return (ID, size or None if unknown, position of the content) of an EBML element; None if it is broken."""
-    head = os.pread(file, 12, at)
-    if len(head) < 2 or head[0] < 0x10:
-        return None
-    id_length = 9 - head[0].bit_length()
-    if len(head) <= id_length or head[id_length] == 0:
-        return None
-    length = 9 - head[id_length].bit_length()
-    if len(head) < id_length + length:
-        return None
-    mask = (1 << (7 * length)) - 1
-    size: int | None = int.from_bytes(head[id_length : id_length + length], "big") & mask
-    if size == mask:
-        size = None
-    return int.from_bytes(head[:id_length], "big"), size, at + id_length + length
+def _element(file: int, at: int) -> Head | None:
+    """Return the head of an EBML element; None if it is broken."""
+    return ebml.read_head(os.pread(file, ebml.HEAD_BYTES, at), position=at)
 
 
 def _matroska(file: int, end: int) -> Structure:
@@ -93,7 +81,7 @@ def _matroska(file: int, end: int) -> Structure:
             in_cluster = False
         found = _element(file, at)
         known = found is not None and (
-            found[0] in _TOP or found[0] in (_SEGMENT, _EBML) or (in_cluster and found[0] in _IN_CLUSTER)
+            found[0] in _TOP or found[0] in (ebml.SEGMENT, ebml.EBML) or (in_cluster and found[0] in _IN_CLUSTER)
         )
         if found is not None and known and found[0] in _TOP - _IN_CLUSTER and in_cluster and cluster_end is not None:
             known = False  # the next cluster begins within the last one
@@ -108,10 +96,10 @@ def _matroska(file: int, end: int) -> Structure:
             in_cluster = False
             continue
         name, size, content = found
-        if name in (_SEGMENT, _CLUSTER):
+        if name in (ebml.SEGMENT, ebml.CLUSTER):
             if size is not None and content + size > end:
                 cut = max(cut, content + size - end)
-            if name == _CLUSTER:
+            if name == ebml.CLUSTER:
                 in_cluster, cluster_end = True, None if size is None else content + size
             at = content
             continue
@@ -128,7 +116,7 @@ def _matroska(file: int, end: int) -> Structure:
             continue
         if content + size > end:
             cut = max(cut, content + size - end)
-        if name == _TRACKS:
+        if name == ebml.TRACKS:
             tracks = _track_numbers(file, content, min(content + size, end))
         at = content + size
     return Structure(holes, cut)
@@ -138,33 +126,33 @@ def _track_numbers(file: int, at: int, end: int) -> frozenset[int]:
     found = set()
     while at < end and (entry := _element(file, at)):
         name, size, content = entry
-        if name == _TRACK_ENTRY:
+        if name == ebml.TRACK_ENTRY:
             at = content
             continue
-        if name == _TRACK_NUMBER and size:
+        if name == ebml.TRACK_NUMBER and size:
             found.add(int.from_bytes(os.pread(file, size, content), "big"))
         at = content + (size or 0)
     return frozenset(found)
 
 
-def _is_readable_block(file: int, element: tuple[int, int | None, int], tracks: frozenset[int]) -> bool:
+def _is_readable_block(file: int, element: Head, tracks: frozenset[int]) -> bool:
     """Return whether a block of media data belongs to one of the tracks and its laces fit; True for other elements.
 
     libav leaves out the rest of a cluster after a block that it cannot read.
     """
     name, size, content = element
-    if name == _BLOCK_GROUP:
+    if name == ebml.BLOCK_GROUP:
         inner = _element(file, content)
         if inner is None:
             return False
         name, size, content = inner
-        if name != _BLOCK:
+        if name != ebml.BLOCK:
             return True
-    if name != _SIMPLE_BLOCK and name != _BLOCK:
+    if name != ebml.SIMPLE_BLOCK and name != ebml.BLOCK:
         return True
     head = os.pread(file, min(size or 0, _LACE_BYTES), content)
-    length = 9 - head[0].bit_length() if head and head[0] else 9
-    if length + 3 > len(head) or int.from_bytes(head[:length], "big") & ((1 << (7 * length)) - 1) not in tracks:
+    number, length = ebml.read_integer(head) or (0, 0)
+    if not length or length + 3 > len(head) or number not in tracks:
         return False
     lacing = head[length + 2] >> 1 & 3
     return lacing == 0 or _laces_fit(head[length + 3 :], (size or 0) - length - 3, lacing)
@@ -192,10 +180,10 @@ def _laces_fit(data: bytes, size: int, lacing: int) -> bool:
             total += 255 * (end - at) + data[end]
             at = end + 1
             continue
-        length = 9 - data[at].bit_length() if at < len(data) and data[at] else 9
-        if at + length > len(data) or length > 8:
+        read = ebml.read_integer(data, at)
+        if read is None:
             return False
-        value = int.from_bytes(data[at : at + length], "big") & ((1 << (7 * length)) - 1)
+        value, length = read
         previous = value if number == 0 else previous + value - ((1 << (7 * length - 1)) - 1)
         if previous < 0:
             return False
@@ -205,7 +193,7 @@ def _laces_fit(data: bytes, size: int, lacing: int) -> bool:
 
 
 def _next_cluster(file: int, at: int, end: int) -> int:
-    return _find(file, _CLUSTER.to_bytes(4, "big"), at, end)
+    return _find(file, ebml.CLUSTER.to_bytes(4, "big"), at, end)
 
 
 def _find(file: int, mark: bytes, at: int, end: int) -> int:

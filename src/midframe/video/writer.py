@@ -42,6 +42,7 @@ from midframe.video.encoders import (
     reorder_depth,
 )
 from midframe.video.files import named, write_error
+from midframe.video.matroska_header import write_sample_aspect
 from midframe.video.segment_files import parameters_tag, segment_muxer
 from midframe.video.timestamps import DecodingTimes
 
@@ -241,6 +242,8 @@ class VideoWriter:
                     container.close()
             else:
                 container.close()
+                if not self._counted:
+                    write_sample_aspect(self._part, self.info.sample_aspect, muxer)
 
     def _mux(self, container: Any, packets: Sequence[Any], lengths: dict[int, int], counts_ticks: bool) -> None:
         for packet in packets:
