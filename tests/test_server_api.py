@@ -71,7 +71,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 
 def test_upload_probe_run_fetch(api: Api) -> None:
-    source = api.upload(server_fakes.video(steps=4), "../../holiday \u202efilm.mov")
+    source = api.upload(server_fakes.video(steps=4), "../../holiday \u202evideo.mov")
     assert source["state"] == "ready"
     assert source["name"] == "holiday video.mov"
     assert source["info"]["width"] == 64
