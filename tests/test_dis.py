@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from midframe import colour
+from midframe import colour, kernels
 from midframe.engine import Engine
 from midframe.models.base import RenderRequest
 from midframe.models.dis import Dis
@@ -130,6 +130,37 @@ def test_planes_move_as_rgb_does(format: PixelFormat, height: int) -> None:
     inside = (slice(None), slice(20, -20), slice(20, -20))
     assert psnr(out[inside], truth[inside]) > 38
     assert psnr(out[inside], Engine(Dis()).between(a, b, [0.3])[0][inside]) > 42
+
+
+def moved_exactly(dx: float, height: int, width: int) -> Tensor:
+    """A fine texture (3, h, w), moved to the right by dx pixels by the phases of its spectrum."""
+    noise = torch.rand(256, 256, generator=torch.Generator().manual_seed(3))
+    y, x = torch.fft.fftfreq(256)[:, None], torch.fft.fftfreq(256)
+    spectrum = torch.fft.fft2(noise) * torch.exp(-24 * (x**2 + y**2)) * torch.exp(-2j * torch.pi * x * dx)
+    plane = torch.fft.ifft2(spectrum).real
+    return (0.5 + 1.6 * (plane - plane.mean()))[:height, :width].clamp(0, 1).expand(3, -1, -1)
+
+
+@pytest.mark.parametrize("format", FORMATS[:2], ids=lambda f: f.name)
+@pytest.mark.parametrize(("height", "width"), [(120, 208), (119, 205)])
+def test_splines_of_the_kernels_are_sharper_than_bicubic_interpolation(
+    format: PixelFormat, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("midframe._native")
+    a, b, truth = (moved_exactly(dx, height, width) for dx in (0.0, 5.0, 2.5))
+    frames = [Frame(colour.from_rgb(p, format), format, Fr(n), Fr(1), n) for n, p in enumerate((a, b))]
+    found = {}
+    for name in ("splines", "bicubic"):
+        if name == "bicubic":
+            monkeypatch.setattr(kernels, "workspace", lambda threads: None)
+        (frame,) = Engine(Dis()).run([Gap(*frames, (Slot(Fr(1, 2), Fr(1, 2)),))])
+        found[name] = psnr(
+            *(
+                colour.to_rgb(planes, format)[:, 20:-20, 20:-20]
+                for planes in (frame.planes, colour.from_rgb(truth, format))
+            )
+        )
+    assert found["bicubic"] > 30 and found["splines"] > found["bicubic"] + 1, found
 
 
 def test_alpha_moves_with_its_frame_and_planes_stay_in_range() -> None:
