@@ -168,7 +168,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, call: Call, monkeypatch: 
     assert in_a_file.code == 3, in_a_file.err
     monkeypatch.setattr(os, "access", lambda path, mode, **_: mode != os.W_OK | os.X_OK)
     closed = call("interpolate", source, "--model", "blend")
-    assert (closed.code, "may not be written" in closed.err) == (3, True)
+    assert (closed.code, "is not writable" in closed.err) == (3, True)
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 

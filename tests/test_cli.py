@@ -277,7 +277,7 @@ def test_a_folder_given_twice_does_not_interpolate_its_own_results(tmp_path: Pat
         assert sorted(p.name for p in tmp_path.glob("*.mp4")) == [
             "one.40fps.mp4", "one.mp4", "one.vs.two.mp4", "two.40fps.mp4", "two.mp4",
         ]  # fmt: skip
-    assert "skipped" in done.err and done.err.count("finished already") == 2
+    assert "skipped" in done.err and done.err.count("is complete") == 2
     done = call("interpolate", *sorted(tmp_path.glob("*.40fps.mp4")), *tmp_path.glob("???.mp4"), "--model", "blend")
     assert done.code == 0 and done.err.count("wrote from another of these inputs") == 2
 
@@ -288,7 +288,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path, call: Call) -> None:
     odd = os.fsdecode(bytes(tmp_path) + b"/f\xfflm.mp4")
     os.rename(source, odd)
     words = [sys.executable, "-m", "midframe", "interpolate", odd, "--model", "blend"]
-    for said in (b"wrote", b"finished already"):
+    for said in (b"wrote", b"is complete"):
         ended = subprocess.run(words, capture_output=True)
         assert ended.returncode == 0 and said in ended.stderr, ended.stderr
     assert b"f\xfflm.48fps.mp4" in [os.fsencode(name) for name in os.listdir(tmp_path)]

@@ -45,4 +45,4 @@ def test_the_demo_runs_and_says_where_things_are(tmp_path: Path, call: Call) -> 
 def test_a_place_that_cannot_be_made(tmp_path: Path, call: Call) -> None:
     (tmp_path / "file").write_text("")
     done = call("demo", tmp_path / "file" / "folder")
-    assert (done.code, "cannot be made" in done.err) == (3, True)
+    assert (done.code, "cannot be created" in done.err) == (3, True)

@@ -149,7 +149,7 @@ def test_motion_blur_is_in_the_plan_and_knows_no_segments(tmp_path: Path, small_
     wanted = {"fps": 24, "shutter": 180, "codec": "ffv1"}
     said: list[str] = []
     result = run(source, tmp_path / "out.mkv", on_plan=lambda made: said.append(str(made)), **wanted)
-    assert "shutter 180 degrees (20.8 ms), up to 32 instants a frame" in said[0]
+    assert "shutter 180 degrees (20.8 ms), up to 32 samples per frame" in said[0]
     assert (result.frames_out, set(result.kinds)) == (60, {"i"})
     assert len(json.loads(result.report.read_text())["plan"]["segments"]) > 2
     plan.SEGMENT_OUTPUTS = 10**6  # undone by the fixture

@@ -154,7 +154,7 @@ def damaged(kind: str, path: Path) -> None:
         ("web page", "no PyTorch file"),
         ("pickled code", "more than tensors"),
         ("bare pickle", "more than tensors"),
-        ("not a table", "no plain table"),
+        ("not a table", "not a table of tensors"),
         ("too much", "another architecture: it holds 'other'"),
         ("too little", "another architecture: it lacks 'layer.bias'"),
         ("other shape", "'layer.weight' is 3x2, not 2x3"),

@@ -335,7 +335,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, name: str) -
 
 
 def test_errors_of_the_disk_have_words() -> None:
-    for number, words in ((errno.ENOSPC, "no space"), (errno.EROFS, "may not be written"), (errno.EIO, "is lost")):
+    for number, words in ((errno.ENOSPC, "no space"), (errno.EROFS, "is not writable"), (errno.EIO, "is lost")):
         assert words in str(write_error("a.mp4", OSError(number, os.strerror(number))))
 
 

@@ -79,7 +79,7 @@ class Plan:
             opening = self.shutter / self.rate
             parts.append(
                 f"shutter {float(self.options.shutter):g} degrees ({float(1000 * opening):.3g} ms), "
-                f"up to {MOST_SAMPLES} instants a frame"
+                f"up to {MOST_SAMPLES} samples per frame"
             )
         parts.append(f"{_count(self.frames_in)} -> {_count(self.frames_out)} frames")
         parts.append(str(self.scaling))
@@ -235,7 +235,7 @@ def make_plan(
     if options.vfr == "keep":
         keep = int(options.ratio or 2)
     if rate > FASTEST:
-        raise InputError(f"{float(rate):g} frames per second is too much, at most {FASTEST} is allowed; lower --ratio")
+        raise InputError(f"{float(rate):g} frames per second exceeds the limit of {FASTEST}; give a lower rate")
 
     start = info.start
     end = None if info.duration is None else start + info.duration
@@ -425,7 +425,7 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         if not folder.is_dir():
             raise MediaError(f"the folder '{folder}' of the target does not exist; make it, or give another -o")
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise MediaError(f"the folder '{folder}' may not be written; give another one with -o")
+            raise MediaError(f"the folder '{folder}' is not writable; give another one with -o")
     except ValueError as error:
         if isinstance(error, InputError):
             raise

@@ -23,7 +23,9 @@ TABLE_SECONDS = 0.5  # between two refreshes of the table
 @click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("listing", metavar="LIST.csv|FOLDER")
 @click.option("-o", "--output", metavar="DIR|URL", help="Output folder. Default for a list: beside each video.")
-@click.option("--report", metavar="JSON", help="Default: batch.json in the output folder, else LIST.csv.json.")
+@click.option(
+    "--report", metavar="JSON", help="JSON report. Default: batch.json in the output folder, else LIST.csv.json."
+)
 @click.option("--fps", metavar="RATE", help="Output rate of videos whose line gives none.")
 @click.option("--ratio", metavar="X", help="Output rate over input rate. Default: 2.")
 @click.option("--model", metavar="NAME", help="See: midframe models list.")
@@ -39,7 +41,7 @@ def command(listing: str, output: str | None, report: str | None, **keywords: An
     A list is CSV with a header line: source, optionally target and any options of
     `midframe interpolate` by name (fps, ratio, slowmo, model, codec, crf ...).
 
-    The same command again skips what is done, goes on with what was interrupted and tries what failed.
+    Repeating the command skips finished videos, resumes interrupted ones and retries failed ones.
     """
     from midframe import batch
     from midframe.cli.interpolate import ClusterFlags, cluster_config_of, maker
@@ -61,7 +63,7 @@ def command(listing: str, output: str | None, report: str | None, **keywords: An
         try:
             where.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise MediaError(f"the folder '{output}' cannot be made: {error.strerror}") from error
+            raise MediaError(f"the folder '{output}' cannot be created: {error.strerror}") from error
     entries = _entries(source, output, options)
     table = _Table()
 
@@ -117,7 +119,7 @@ def _entries(source: Path, folder: str | None, options: Any) -> list[Entry]:
 
 
 def _target(entry: Entry, folder: str) -> str:
-    """A name in the batch's folder; a source that cannot be probed keeps its own, and fails with its own reason."""
+    """Return the target in the folder of the batch; a source that cannot be probed keeps its name, and fails later."""
     from midframe.errors import MidframeError
     from midframe.options import Options
     from midframe.plan import output_name

@@ -38,7 +38,7 @@ def command(folder: str, model: str, seconds: float) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MediaError(f"the folder '{place}' cannot be made: {error.strerror}") from error
+        raise MediaError(f"the folder '{place}' cannot be created: {error.strerror}") from error
     run(place, Scene(seconds=seconds), model)
 
 

@@ -53,16 +53,20 @@ class EvalOptions:
     "--data", "data", multiple=True, metavar="SET=DIR", help="A data set and its folder; several may be given."
 )
 @click.option(
-    "--suite", "suites", multiple=True, metavar="NAME", help="rendered, motion or stress: our own scenes, no data."
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME",
+    help="rendered, motion or stress: rendered scenes; no data set needed.",
 )
 @click.option(
-    "--photos", multiple=True, metavar="DIR", help="Photographs for the suites' surfaces; only held-out ones."
+    "--photos", multiple=True, metavar="DIR", help="Photographs for the surfaces of the suites; held-out ones are used."
 )
 @click.option("--out", "out", metavar="DIR", help="Folder for report.json, report.md, report.html; default: eval.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N cases of each set, evenly spread.")
-@click.option("--partial", is_flag=True, help="Take what is there of a half-copied set; the report says so.")
-@click.option("--alone", is_flag=True, help="Only MODELS, without the baselines beside them.")
-@click.option("--weights", multiple=True, metavar="MODEL=PATH", help="Local weights of a model.")
+@click.option("--partial", is_flag=True, help="Accept incomplete data sets; the report notes it.")
+@click.option("--alone", is_flag=True, help="Only MODELS, without baselines.")
+@click.option("--weights", multiple=True, metavar="MODEL=PATH", help="Local weights for a model.")
 @click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="fp32", help="Default: fp32.")
 @click.option(
@@ -71,7 +75,7 @@ class EvalOptions:
 @click.option("--peers", type=click.Path(path_type=Path), envvar="MIDFRAME_PEERS", metavar="DIR",
               help="Environment of mvtools-high, mvtools-fast, svpflow, made by benchmarks/peers/setup.")  # fmt: skip
 @click.option("--against", type=click.Path(path_type=Path), multiple=True, metavar="DIR",
-              help="Frames another program made: CASE.png, or CASE/1.png ... for several.")  # fmt: skip
+              help="Frames of another program: CASE.png, or CASE/1.png ... for several targets.")  # fmt: skip
 @click.option("--cvvdp", type=click.Path(path_type=Path), envvar="MIDFRAME_CVVDP", metavar="PYTHON",
               help="Python with the package cvvdp, for scores in JOD. Default: this one if it has it.")  # fmt: skip
 @click.option("--max-rows", type=click.IntRange(min=16), metavar="N",
@@ -81,7 +85,7 @@ class EvalOptions:
 @click.option("--sets", "list_sets", is_flag=True, help="List the data sets and the layouts they are read in.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; the table only.")
 def command(**given: Any) -> None:
-    """Measure models against the truth, beside holding, blending, ffmpeg's minterpolate and dis.
+    """Evaluate models against true frames, beside holding, blending, ffmpeg's minterpolate and dis.
 
     MODELS are names as in `midframe models list`, minterpolate-best, mvtools-high, mvtools-fast or svpflow; the worst
     cases of the first are shown. Nothing is downloaded: a data set is a folder on this machine.
@@ -160,7 +164,7 @@ def _cvvdp(python: Path | None) -> tuple[Cvvdp | None, list[str]]:
 
 
 def _sets(options: EvalOptions) -> list[DataSet]:
-    """All sets are opened before any work: a missing folder is reported at once."""
+    """Open all sets before the evaluation, so that a missing folder is reported at once."""
     from midframe.errors import InputError
     from midframe.evaluation.datasets import middle_only, open_set, scaled_down
     from midframe.evaluation.suites import open_suite
@@ -186,7 +190,7 @@ def _sets(options: EvalOptions) -> list[DataSet]:
 
 
 def _methods(options: EvalOptions, make: Callable[..., Method]) -> tuple[list[Method], list[str]]:
-    """Those asked for, which must be there, and the baselines that are."""
+    """Return the requested methods, which must be available, and the baselines that are."""
     from midframe.errors import InputError, MidframeError
     from midframe.evaluation.methods import METHODS
 
@@ -195,7 +199,7 @@ def _methods(options: EvalOptions, make: Callable[..., Method]) -> tuple[list[Me
     scale = None if options.flow_scale == "auto" else float(options.flow_scale)
     stray = set(weights) - set(models)
     if stray:
-        raise InputError(f"--weights names {', '.join(sorted(stray))}, which is not among the models asked for")
+        raise InputError(f"--weights names {', '.join(sorted(stray))}, but MODELS does not")
     beside = () if options.alone else ("hold", "blend", "minterpolate", "dis")
     wanted = [*METHODS, *(name for name in models if name not in METHODS)]
     found: list[Method] = []

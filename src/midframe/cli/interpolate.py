@@ -383,11 +383,13 @@ def through_pipe(
     from midframe.streaming import interpolate_stream
 
     if len(inputs) != 1 or output is None:
-        raise InputError("a pipe is one input with one -o: FILE, or - for the standard output")
+        raise InputError("a pipe needs one input and one -o: a file, or - for the standard output")
     if planned:
-        raise InputError("a pipe is read once, on this machine: without --dry-run, --ray and several devices")
+        raise InputError(
+            "a pipe is read once, on this machine; leave out --dry-run, --ray and lists of devices"
+        )
     if output == "-" and progress == "json":
-        raise InputError("--progress json and the video would both go to the standard output; use plain")
+        raise InputError("--progress json and the video would both go to the standard output; use --progress plain")
     with (
         open_reporter(progress) as reporter,
         stop_events(reporter.note, "stopping behind the current frame") as (drain, _),
@@ -421,7 +423,7 @@ def urls(inputs: Sequence[str], output: str | None, options: Options, progress: 
     from midframe.errors import InputError
 
     if len(inputs) != 1 or output is None:
-        raise InputError("a URL is taken one at a time, with -o FILE|URL; midframe batch takes a list of them")
+        raise InputError("one URL per run, with -o FILE|URL; midframe batch takes a list of URLs")
     with open_reporter(progress) as reporter, stop_events(reporter.note) as (drain, cancel):
         report_run(reporter, (inputs[0], output), options, config, (drain, cancel))
 

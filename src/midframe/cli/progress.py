@@ -242,7 +242,7 @@ def result_text(result: Result) -> str:
     from midframe.plan import duration_text
 
     if result.finished_before:
-        return f"{result.path} is finished already, by the same command; -y repeats it"
+        return f"{result.path} is complete, made by the same command before; -y makes it again"
     seconds = result.statistics.get("seconds", 0.0)
     made = result.kinds.count("i")
     text = (

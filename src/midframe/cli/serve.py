@@ -1,4 +1,4 @@
-"""`midframe serve`: the page and the HTTP API, on this machine alone unless told otherwise."""
+"""`midframe serve`: the page and the HTTP API, by default for this machine only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GRACE_SECONDS = 3  # open event streams get this long to end when the server sto
 
 
 def default_data() -> Path:
-    """Where uploads, jobs and results go unless --data says otherwise."""
+    """Return the default folder of uploads, jobs and results."""
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "midframe" / "server"
 
@@ -64,9 +64,11 @@ class ServeOptions:
     help="Secret of at least 16 characters; in MIDFRAME_TOKEN it stays out of the process list.",
 )
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
-@click.option("--name", "names", multiple=True, metavar="HOST", help="Another host name of this server.")
+@click.option(
+    "--name", "names", multiple=True, metavar="HOST", help="Further host name under which the server is reached."
+)
 @click.option("--allow", multiple=True, metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Allow videos under this folder to be used by path. May be repeated.")  # fmt: skip
+              help="Folder whose videos may be used by path. May be repeated.")  # fmt: skip
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of uploads, jobs and results.")
 @click.option(
     "--device", "devices", multiple=True, metavar="DEVICE", help="cpu, cuda:0 ...; one job at a time on each. [auto]"
@@ -79,7 +81,8 @@ class ServeOptions:
     help="Segments in parallel on the cluster. Default: as many as CPUs, GPUs and memory allow.",
 )
 @click.option("--model", metavar="NAME", help="Default model.")
-@click.option("--max-upload-gb", default=20.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--max-upload-gb", default=20.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+              help="Largest upload.")  # fmt: skip
 @click.option("--max-hours", default=4.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
               help="Longest video.")  # fmt: skip
 @click.option(
@@ -88,7 +91,7 @@ class ServeOptions:
 @click.option("--keep-days", default=7.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
               help="Age at which finished jobs and unused videos are deleted.")  # fmt: skip
 @click.option("--keep-gb", default=100.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
-              help="Total size above which the oldest are deleted.")  # fmt: skip
+              help="Total size above which the oldest jobs and videos are deleted.")  # fmt: skip
 def command(**given: Any) -> None:
     """Serve a page that interpolates videos in the browser, and an HTTP API for programs (see /docs on it)."""
     options = ServeOptions(**given)

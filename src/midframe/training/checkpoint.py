@@ -99,7 +99,7 @@ def load_checkpoint(path: Path, training: Training) -> None:
     except (ValueError, TypeError) as error:
         raise InputError(f"train: {path} cannot be resumed: {error}; choose another --out") from error
     if architecture != training.net.architecture:
-        raise InputError(f"train: {path} holds another size of network than was asked for; choose another --out")
+        raise InputError(f"train: {path} holds a network of another size than --model; choose another --out")
     values, offsets = current_names(content["net"]), current_names(content["average_offsets"])
     training.net.load_state_dict(values)
     with torch.no_grad():

@@ -30,7 +30,7 @@ def join(name: str) -> tuple[int, int, torch.device]:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda"):
         if not torch.cuda.is_available():
-            raise DeviceError(f"train: device {name} is not there; try --device cpu")
+            raise DeviceError(f"train: device {name} is not available; try --device cpu")
         if world > 1:
             name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
             torch.cuda.set_device(name)

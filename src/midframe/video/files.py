@@ -77,7 +77,7 @@ def check_path(path: str | os.PathLike[str]) -> None:
         if file.is_file() and file.stat().st_size == 0:
             raise MediaError(f"{named(path)} is empty (0 bytes)")
         if not os.access(file, os.R_OK):
-            raise MediaError(f"{named(path)} may not be read; check its permissions")
+            raise MediaError(f"{named(path)} is not readable; check its permissions")
     except FileNotFoundError as error:
         raise missing(path) from error
     except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
@@ -171,7 +171,7 @@ def _refusal(path: str | os.PathLike[str], error: Exception) -> MediaError:
     if isinstance(error, FileNotFoundError):
         return missing(path)
     if isinstance(error, av.error.PermissionError | PermissionError):
-        return MediaError(f"{named(path)} may not be read; check its permissions")
+        return MediaError(f"{named(path)} is not readable; check its permissions")
     if isinstance(error, av.error.ExitError | TimeoutError):
         return MediaError(f"{named(path)}: nothing could be read from it within {OPEN_SECONDS:.0f} s")
     try:
@@ -316,7 +316,7 @@ def write_error(path: str | os.PathLike[str], error: BaseException) -> MediaErro
     if number == errno.EFBIG:
         return MediaError(f"{named(path)} has grown larger than its disk or limits allow; give another -o")
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return MediaError(f"{named(path)} may not be written; give another -o")
+        return MediaError(f"{named(path)} is not writable; give another -o")
     if number in (errno.ENOENT, errno.EIO, errno.ENODEV, errno.ESTALE):
         return MediaError(f"the place of {named(path)} is lost ({os.strerror(number)}); check the disk or mount")
     return MediaError(f"{named(path)} cannot be written: {getattr(error, 'strerror', None) or error}")

@@ -286,4 +286,4 @@ def check_target(path: Path) -> None:
     if path.is_dir():
         raise MediaError(f"{named(path)} is a folder; give the name of a file")
     if not os.access(folder, os.W_OK):
-        raise MediaError(f"the folder {named(folder)} may not be written to; give another -o")
+        raise MediaError(f"the folder {named(folder)} is not writable; give another -o")

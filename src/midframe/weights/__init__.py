@@ -309,7 +309,7 @@ def check(
         if name not in expected:
             if constant(name):
                 continue
-            raise WeightsError(f"'{path}' is of another architecture: it holds '{name}', which this model has not")
+            raise WeightsError(f"'{path}' is of another architecture: it holds '{name}', which this model lacks")
         if tuple(value.shape) != expected[name]:
             raise WeightsError(
                 f"'{path}' is of another architecture: '{name}' is {_said(tuple(value.shape))}, "
@@ -384,7 +384,7 @@ def _read_pytorch(path: Path) -> dict[str, Tensor]:
             f"'{path}' is damaged or cut short ({path.stat().st_size:,} bytes); fetch it again"
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise WeightsError(f"'{path}' holds a {type(content).__name__} that is no plain table of tensors")
+        raise WeightsError(f"'{path}' holds a {type(content).__name__}, not a table of tensors")
     return {str(name): value for name, value in content.items()}
 
 
