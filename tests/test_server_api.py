@@ -187,7 +187,15 @@ def test_plan(api: Api) -> None:
         "audio": False,
         "model": "dis",
     }  # as this services is set
+    sizes = {"all": plan()["bytes"], "half": plan(scale="32x-2")["bytes"], "same": plan(max_size=4000)["bytes"]}
+    assert (sizes["all"], sizes["half"]) == (sizes["same"], pytest.approx(sizes["all"] / 4, rel=0.05))
+    assert "--scale 32:-2" in plan(scale="32x-2")["command_line"]
+    assert "--max-size 40" in plan(max_size=40)["command_line"]
     for wrong in (
+        {"scale": "32x-2", "max_size": 40},
+        {"scale": "wide"},
+        {"scale": "0x0"},
+        {"max_size": 3},
         {"fps": "60", "ratio": "2"},
         {"fps": "0"},
         {"fps": "1e9"},

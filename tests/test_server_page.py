@@ -206,9 +206,9 @@ def test_frames_to_check_are_marked_and_reached(page: Any, videos: dict[str, Pat
     page.select_option(".pick select", "2")
     page.click("button.preview")
     page.wait_for_selector(".clock:has-text('of 96')")
-    marked = page.locator(".track .doubt").count()
+    marked = page.locator(".track .low").count()
     assert 2 <= marked <= 5  # one for a half second
-    assert page.inner_text(".legend .to-doubt") == f"Frames to check: {marked}"
+    assert page.inner_text(".legend .to-low") == f"Frames to check: {marked}"
     reached = []
     for _ in range(marked + 1):
         before = page.inner_text(".clock")
@@ -223,13 +223,13 @@ def test_frames_to_check_are_marked_and_reached(page: Any, videos: dict[str, Pat
     assert stage["y"] + 0.45 * stage["height"] < spot["y"] < stage["y"] + stage["height"]
     assert "most of it in the marked box" in page.inner_text(".check-hint")
     page.keyboard.press("Shift+D")
-    page.click(".legend .to-doubt")
+    page.click(".legend .to-low")
     page.wait_for_selector(f".clock:text-is('{reached[0][1]}')")
     page.focus(".track")  # the timeline by keyboard
     page.keyboard.press("End")
     page.wait_for_selector(".clock:has-text('frame 96 of 96')")
     assert page.get_attribute(".track", "aria-valuenow") == "96"
-    box = page.locator(".track .doubt").first.bounding_box()
+    box = page.locator(".track .low").first.bounding_box()
     page.mouse.click(box["x"] - 3, box["y"])  # beside a mark is meant for it
     page.wait_for_selector(".where .sure:has-text('confidence')")
 
@@ -328,11 +328,25 @@ def test_rates_by_number_range_and_quality(page: Any, videos: dict[str, Path]) -
     page.uncheck("input[name=subtitles]")
     page.select_option("select[name=deinterlace]", "off")
     page.select_option("select[name=shutter]", "180")
+    page.fill("input[name=scale]", "wide")
+    page.wait_for_selector("#plan-error:has-text('Give a size')")
+    page.fill("input[name=scale]", "80:-2")
+    page.wait_for_selector("#plan-error", state="hidden")
     page.fill("input[name=speed]", "0-1:0.5")
     page.wait_for_selector("#predict dd:text-is('72')")  # half a second takes one, another half itself, at 48 fps
     page.click("button.copy")
     said = page.inner_text("#copy-dialog pre >> nth=0")
-    for part in ("--crf 23", "--no-subtitles", "--deinterlace off", "--shutter 180", "--speed", "--start", "--end"):
+    words = (
+        "--crf 23",
+        "--no-subtitles",
+        "--deinterlace off",
+        "--shutter 180",
+        "--speed",
+        "--scale 80:-2",
+        "--start",
+        "--end",
+    )
+    for part in words:
         assert part in said
     page.keyboard.press("Escape")
 

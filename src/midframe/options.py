@@ -286,6 +286,21 @@ class Options:
         except (TypeError, AttributeError) as error:
             raise InputError(f"an option has a value of the wrong kind: {error}") from error
 
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height of the output as displayed, from those of the source as displayed."""
+        shown = width, height
+        if self.scale is not None:
+            given = [int(part) for part in self.scale.split(":")]
+            for n in (0, 1):
+                if given[n] < 0:  # keep the shape, to a multiple of this
+                    unit = -given[n]
+                    given[n] = max(unit, unit * round(Fraction(given[1 - n] * shown[n], shown[1 - n] * unit)))
+            return given[0], given[1]
+        if self.max_size is None or max(shown) <= self.max_size:
+            return shown
+        factor = Fraction(self.max_size // 2, max(shown))
+        return max(2, 2 * round(width * factor)), max(2, 2 * round(height * factor))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; fractions as text ("60000/1001")."""
         plain = {name: _plain(value) for name, value in asdict(self).items() if name != "speed"}

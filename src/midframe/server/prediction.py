@@ -75,7 +75,9 @@ def predict(
         raise InputError(f"start {float(start):g} s is after the end of the video at {float(whole):g} s")
     duration = pace_of(given).output(end - start)
     frames = max(1, math.ceil(duration * out))
-    pixels = frames * int(info["width"]) * int(info["height"])
+    sides = int(info["width"]), int(info["height"])
+    width, height = given.output_size(*(sides[::-1] if info.get("rotation") in (90, 270) else sides))
+    pixels = frames * width * height
     bits = learned.bits_per_pixel if learned else USUAL_BITS_PER_PIXEL
     size = pixels * bits * 2 ** ((USUAL_CRF - (USUAL_CRF if given.crf is None else given.crf)) / CRF_PER_HALVING) / 8
     work = learned.start_seconds + pixels / learned.pixels_per_second if learned else None

@@ -1,4 +1,4 @@
-"""What goes over the wire: the bodies of requests and answers, from which the OpenAPI document is made."""
+"""Bodies of requests and responses, from which the OpenAPI document is made."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ State = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
 
 
 class ErrorText(BaseModel):
-    """What went wrong."""
+    """An error."""
 
     code: str = Field(description="stable, for programs")
     message: str = Field(description="one line for people, in English")
 
 
 class Problem(BaseModel):
-    """Every answer of 4xx."""
+    """Body of every 4xx response."""
 
     error: ErrorText
 
@@ -49,16 +49,16 @@ class JobOptions(BaseModel):
     ratio: Number | None = Field(default=None, description="output rate over source rate")
     slowmo: Number | None = Field(default=None, description="the video lasts this many times longer")
     speed: Annotated[str, Field(max_length=2000)] | None = Field(
-        default=None, description="speeds of stretches of the source, as 0-2:1, 2-4:1>0.25, 4-:0.25"
+        default=None, description="speed of ranges of the source in seconds: 0-2:1, 2-4:1>0.25, 4-:0.25"
     )
     slow_audio: Literal["auto", "drop", "stretch"] = "auto"
     scene: Literal["auto", "off"] = Field(
-        default="auto", description="detect scene changes and blend nothing across them"
+        default="auto", description="detect scene changes; no frame blends two scenes"
     )
     scene_fill: Literal["hold", "nearest", "blend"] = "hold"
     dedup: Literal["off", "auto"] = Field(default="off", description="replace duplicate frames by interpolated ones")
     static: Literal["auto", "off"] = Field(default="auto", description="keep logos and subtitles static")
-    use_mask: bool = Field(default=False, description="protect what was painted with PUT /sources/{id}/mask")
+    use_mask: bool = Field(default=False, description="keep the areas painted with PUT /sources/{id}/mask")
     model: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")] | None = None
     flow_scale: Literal["auto", "1", "0.5", "0.25"] = "auto"
     runtime: Literal["auto", "torch", "openvino"] = "auto"
@@ -69,6 +69,12 @@ class JobOptions(BaseModel):
     audio: bool = True
     subtitles: bool = True
     deinterlace: Literal["auto", "off"] = "auto"
+    scale: Annotated[str, Field(pattern=r"^-?[0-9]{1,5}[x:]-?[0-9]{1,5}$", examples=["1280x720", "1280:-2"])] | None = (
+        Field(default=None, description="size as displayed; -2 keeps the shape, to an even side")
+    )
+    max_size: Annotated[int, Field(ge=1, le=65536)] | None = Field(
+        default=None, description="longer side at most, in pixels; smaller videos are left as they are"
+    )
     shutter: Number | None = Field(default=None, description="motion blur: opening of the shutter, 0 to 360 degrees")
     loop: bool = Field(default=False, description="the last frame leads to the first, for seamless loops")
     container: Literal["mp4", "mkv"] = "mp4"
@@ -92,11 +98,11 @@ class SourceState(BaseModel):
     size: int
     received: int
     state: Literal["receiving", "probing", "ready", "refused"]
-    info: dict[str, Any] | None = Field(description="what the probe found; null before")
+    info: dict[str, Any] | None = Field(description="properties of the video; null until it is probed")
     error: ErrorText | None
     mask: bool
     created: float = Field(description="seconds since 1970")
-    revision: int = Field(description="of two answers about the same source, the larger is the newer")
+    revision: int = Field(description="grows with every change of the source")
 
 
 class NewPlan(BaseModel):
@@ -114,7 +120,7 @@ class PlanState(BaseModel):
     frames: int
     duration: float = Field(description="seconds of output")
     bytes: int = Field(description="estimated")
-    work_seconds: float | None = Field(description="estimated; null until something was run here")
+    work_seconds: float | None = Field(description="estimated; null before the first run on this server")
     basis: Literal["this video", "other videos", "nothing"] = Field(
         description="earlier runs that size and time are estimated from"
     )
@@ -141,7 +147,7 @@ class NewPlace(BaseModel):
 
 
 class ProgressState(BaseModel):
-    """How far a run is."""
+    """Progress of a run."""
 
     frames: int = 0
     total: int = 0
@@ -172,11 +178,11 @@ class JobState(BaseModel):
     kind: Literal["preview", "full"]
     options: dict[str, Any]
     state: State
-    requested: Literal["pause", "cancel"] | None = Field(description="asked for, not done yet")
+    requested: Literal["pause", "cancel"] | None = Field(description="requested and not yet carried out")
     progress: ProgressState
     error: ErrorText | None
     warnings: list[str]
-    files: list[str] = Field(description="what can be fetched: result, before, after, report")
+    files: list[str] = Field(description="files to fetch: result, before, after, report")
     output_name: str
     rate: str = Field(description="frames per second of the result, exact")
     source_rate: str
@@ -185,11 +191,11 @@ class JobState(BaseModel):
     created: float
     started: float | None
     finished: float | None
-    revision: int = Field(description="of two answers about the same job, the larger is the newer")
+    revision: int = Field(description="grows with every change of the job")
 
 
 class Marks(BaseModel):
-    """Where in a result, in seconds of the result, something other than a plain in-between was done."""
+    """Scene changes and held, duplicate and low-confidence frames, in seconds of the result."""
 
     cuts: list[float] = []
     holds: list[tuple[float, float]] = []

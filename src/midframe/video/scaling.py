@@ -44,7 +44,7 @@ class Scaling:
         """
         turned = info.rotation in (90, 270)
         shown = (info.height, info.width) if turned else (info.width, info.height)
-        width, height = _shown_size(shown, options)
+        width, height = options.output_size(*shown)
         made = cls(info, height, width) if turned else cls(info, width, height)
         if made.changes and info.interlaced and options.deinterlace == "off":
             raise InputError("--scale and --max-size would mix the fields of interlaced video; drop --deinterlace off")
@@ -98,22 +98,6 @@ class Scaling:
             if scaler is None or scaler.format != frame.format:
                 scaler = _Scaler(frame.format, (frame.width, frame.height), (self.width, self.height))
             yield replace(frame, planes=scaler(frame.planes))
-
-
-def _shown_size(shown: tuple[int, int], options: Options) -> tuple[int, int]:
-    """Return the size of the output as displayed, from that of the source."""
-    if options.scale is not None:
-        given = [int(part) for part in options.scale.split(":")]
-        for n in (0, 1):
-            if given[n] < 0:  # as much as keeps the shape, to a multiple of this
-                unit = -given[n]
-                given[n] = max(unit, unit * round(Fraction(given[1 - n] * shown[n], shown[1 - n] * unit)))
-        return given[0], given[1]
-    if options.max_size is None or max(shown) <= options.max_size:
-        return shown
-    factor = Fraction(options.max_size // 2, max(shown))
-    width, height = (max(2, 2 * round(side * factor)) for side in shown)
-    return width, height
 
 
 class _Scaler:

@@ -9,7 +9,7 @@ let source = null, page = null, plan = null, planNumber = 0;
 let choices = fresh();
 
 function fresh() {
-  return { rate: "ratio:2", scene: "auto", dedup: "off", static: "auto", deinterlace: "auto", shutter: "0", speed: "", loop: false, model: null, crf: "16", codec: "auto", container: "mp4", audio: true, subtitles: true, slowAudio: false, useMask: false, from: "", to: "", start: 0, length: 3, more: false };
+  return { rate: "ratio:2", scene: "auto", dedup: "off", static: "auto", deinterlace: "auto", shutter: "0", maxSize: "", scale: "", speed: "", loop: false, model: null, crf: "16", codec: "auto", container: "mp4", audio: true, subtitles: true, slowAudio: false, useMask: false, from: "", to: "", start: 0, length: 3, more: false };
 }
 
 function kept(id) { try { return JSON.parse(sessionStorage.getItem(`choices ${id}`)) ?? {}; } catch { return {}; } } // choices outlive a reload
@@ -73,6 +73,8 @@ function drawRates() {
     time(t("start"), "from", t("startHint")), time(t("end"), "to", t("endHint")),
     choice(t("cuts"), "scene", [["auto", t("cutsAuto")], ["off", t("cutsOff")]]), choice(t("dedup"), "dedup", [["off", t("dedupOff")], ["auto", t("dedupAuto")]]),
     choice(t("overlays"), "static", [["auto", t("staticAuto")], ["off", t("staticOff")]]), choice(t("deinterlace"), "deinterlace", [["auto", t("deinterlaceAuto")], ["off", t("deinterlaceOff")]]),
+    choice(t("maxSize"), "maxSize", [["", t("maxSizeNone")], ...["1280", "1920", "2560", "3840"].map((side) => [side, t("pixels", { n: side })])]),
+    el("label", {}, t("scale"), el("input", { type: "text", name: "scale", value: choices.scale, placeholder: "1280x720, 1280:-2", autocomplete: "off", spellcheck: "false", oninput: (event) => { choices.scale = event.target.value; showPlan(); } })),
     choice(t("shutter"), "shutter", [["0", t("shutterOff")], ["90", "90°"], ["180", t("shutterCinema")], ["270", "270°"], ["360", "360°"]]),
     check(t("keepAudio"), "audio"), check(t("keepSubtitles"), "subtitles"), check(t("seamless"), "loop"), slowAudio, useMask,
     el("button", { type: "button", class: "mask", onclick: () => openMask(source, choices.start, saved) }, t("paintMask"))));
@@ -122,6 +124,8 @@ function options() {
   const given = { [kind]: value, scene: choices.scene, dedup: choices.dedup, static: choices.static, deinterlace: choices.deinterlace, model: choices.model, codec: choices.codec, container: choices.container, audio: choices.audio, subtitles: choices.subtitles };
   if (choices.crf !== "" && choices.crf !== "16") given.crf = Number(choices.crf);
   if (choices.shutter !== "0") given.shutter = choices.shutter;
+  if (choices.maxSize) given.max_size = Number(choices.maxSize);
+  if (choices.scale.trim()) given.scale = choices.scale.trim();
   if (choices.loop) given.loop = true;
   if (choices.speed.trim()) { // it changes the pace itself, so a factor becomes the rate that it gives
     given.speed = choices.speed.trim();
@@ -145,6 +149,7 @@ export async function showPlan() {
   try {
     if (wrongTime) throw new ApiError(422, { code: "time", message: t("timeWrong") });
     if (!/^\w+:\d{1,7}(\.\d{1,6}|\/\d{1,7})?$/.test(choices.rate)) throw new ApiError(422, { code: "rate", message: t("rateWrong") });
+    if (choices.scale.trim() && !/^-?\d{1,5}[x:]-?\d{1,5}$/.test(choices.scale.trim())) throw new ApiError(422, { code: "scale", message: t("scaleWrong") });
     const answer = await call("POST", "/plans", { source: asked, options: options() });
     if (mine !== planNumber || asked !== source.id) return;
     plan = answer;

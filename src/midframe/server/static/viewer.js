@@ -62,11 +62,11 @@ export async function openViewer(job, onClose, at = 0) {
     button("full quiet icon", "fullScreen", () => fullScreen(), svg("svg", { viewBox: "0 0 24 24", width: 20, height: 20, "aria-hidden": "true" }, svg("path", { d: "M4 4h6v2H6v4H4zm10 0h6v6h-2V6h-4zM4 14h2v4h4v2H4zm14 0h2v6h-6v-2h4z" }))));
   const rank = [...marks.low_confidence].sort((a, b) => a[1] - b[1]); // the least confidence first
   const frameOf = (seconds) => Math.round(seconds * rate);
-  const starts = { cut: marks.cuts, hold: marks.holds.map((s) => s[0]), dup: marks.duplicates.map((s) => s[0]), doubt: marks.low_confidence.map((s) => s[0]) };
+  const starts = { cut: marks.cuts, hold: marks.holds.map((s) => s[0]), dup: marks.duplicates.map((s) => s[0]), low: marks.low_confidence.map((s) => s[0]) };
   const entry = (name, word, jump, title) => starts[name].length ? el("li", {}, el("button", { type: "button", class: `quiet to-${name}`, title, onclick: jump }, el("i", { class: name }), t(word, { n: number(starts[name].length) }))) : null;
   const legend = el("ul", { class: "legend" },
     entry("cut", "nCuts", () => jumpIn(starts.cut)), entry("hold", "nHolds", () => jumpIn(starts.hold)), entry("dup", "nDups", () => jumpIn(starts.dup)),
-    entry("doubt", "nDoubts", () => jumpDoubt(1), t("doubtsHelp")),
+    entry("low", "nLow", () => jumpLow(1), t("lowHelp")),
     Object.values(starts).some((all) => all.length) ? null : el("li", {}, t("nothingMarked")));
   const keyHelp = el("p", { class: "keys" });
   t("keys").split(/<(.*?)>/).forEach((part, i) => keyHelp.append(i % 2 ? el("kbd", {}, part) : part));
@@ -104,7 +104,7 @@ export async function openViewer(job, onClose, at = 0) {
     const looped = loop.from === null && loop.to === null ? [] : [svg("rect", { class: "looped", x: x((loop.from ?? 0) / rate), y: 0, width: Math.max(3, x(((loop.to ?? last()) + 1 - (loop.from ?? 0)) / rate)), height: 28 })];
     line.setAttribute("viewBox", `0 0 ${width} 28`);
     line.replaceChildren(...looped, ...marks.duplicates.map(span("dup")), ...marks.holds.map(span("hold")), ...marks.cuts.map((s) => rect("cut", x(s) - 1, x(s) + 2, 0, 28)),
-      ...marks.low_confidence.map(([s, confidence]) => rect("doubt", x(s + 0.5 / rate) - 1.5, 0, 28 - depth(confidence), depth(confidence))), playhead);
+      ...marks.low_confidence.map(([s, confidence]) => rect("low", x(s + 0.5 / rate) - 1.5, 0, 28 - depth(confidence), depth(confidence))), playhead);
   }
 
   function fit() { // the stage is exactly as large as the frame, so that the slider's border is where it seems to be
@@ -204,12 +204,12 @@ export async function openViewer(job, onClose, at = 0) {
     const all = seconds.map(frameOf), here = frameNow();
     goTo(all.find((n) => n > here) ?? all[0]);
   }
-  let doubt = -1;
-  function jumpDoubt(by) { // from the worst to the less doubtful, and around
+  let low = -1;
+  function jumpLow(by) { // from the worst to the more certain, and around
     if (!rank.length) return;
-    doubt = doubt < 0 && by < 0 ? rank.length - 1 : (doubt + by + rank.length) % rank.length;
-    goTo(frameOf(rank[doubt][0]));
-    say(`${t("doubtOf", { a: doubt + 1, b: rank.length })}, ${agreement(rank[doubt][1])}`);
+    low = low < 0 && by < 0 ? rank.length - 1 : (low + by + rank.length) % rank.length;
+    goTo(frameOf(rank[low][0]));
+    say(`${t("lowOf", { a: low + 1, b: rank.length })}, ${agreement(rank[low][1])}`);
   }
   function setBorder(percent) {
     const to = Math.max(0, Math.min(100, percent));
@@ -259,7 +259,7 @@ export async function openViewer(job, onClose, at = 0) {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     const on = event.target, typing = on.matches?.("input:not([type=range]):not([type=checkbox]), select, textarea");
     if (typing || (event.key === " " && on.matches?.("button, a, summary, input"))) return;
-    const act = { " ": toggle, ",": () => step(-1), ".": () => step(1), "[": () => jump(-1), "]": () => jump(1), d: () => jumpDoubt(1), D: () => jumpDoubt(-1), a: switchAB, i: () => setLoop("from"), o: () => setLoop("to"), p: clearLoop, f: fullScreen,
+    const act = { " ": toggle, ",": () => step(-1), ".": () => step(1), "[": () => jump(-1), "]": () => jump(1), d: () => jumpLow(1), D: () => jumpLow(-1), a: switchAB, i: () => setLoop("from"), o: () => setLoop("to"), p: clearLoop, f: fullScreen,
       "+": () => zoom.by(1.5), "=": () => zoom.by(1.5), "-": () => zoom.by(1 / 1.5), "−": () => zoom.by(1 / 1.5), 0: () => zoom.reset(), q: () => setSpeed(SPEEDS[(SPEEDS.indexOf(speed) + 1) % SPEEDS.length]) }[event.key]
       ?? (on.matches?.("input, [role=radio], .grip") ? undefined : { ArrowLeft: () => step(-1), ArrowRight: () => step(1) }[event.key])
       ?? (VIEWS["1234".indexOf(event.key)] ? () => setView(VIEWS["1234".indexOf(event.key)]) : undefined);
