@@ -11,7 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "midframe"
 
 # docs/architecture.md draws the same frame
 LAYERS = {
-    "errors": -1, "speed": -1, "process": -1, "devices": -1, "extras": -1, "_native": -1, "kernels": 0,
+    "errors": -1, "speed": -1, "process": -1, "devices": -1, "extras": -1, "torch_import": -1,
+    "_native": -1, "kernels": 0,
     "types": 0, "options": 0,
     "timeline": 1, "storage": 1, "ops": 1, "colour": 1, "metrics": 1, "weights": 1, "journal": 1,
     "compat": 1, "result": 1, "profiles": 1, "commit": 2,

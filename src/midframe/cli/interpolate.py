@@ -325,7 +325,11 @@ def one(
 
         reporter.plan(plan_of(source, target, options))
         return
-    from midframe import pipeline
+    from midframe.torch_import import quick_import
+
+    with quick_import():
+        import midframe.planning  # noqa: F401  # before torch, while its library is loaded
+        from midframe import pipeline
 
     with stop_events(reporter.note) as (drain, cancel):
         if several and options.overwrite and (done := pipeline.finished(source, target, options)) is not None:

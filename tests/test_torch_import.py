@@ -1,0 +1,39 @@
+"""Importing torch quickly: its library comes by itself, and nothing of the process is left changed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the library is loaded ahead on Linux only")
+def test_the_library_is_loaded_without_importing_torch() -> None:
+    code = """
+import sys
+from midframe.torch_import import quick_import
+with quick_import():
+    pass
+print("libtorch_cpu" in open("/proc/self/maps").read(), "torch" in sys.modules)
+"""
+    assert run(code).split() == ["True", "False"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_torch_works_and_garbage_is_collected_afterwards(fails: bool) -> None:
+    code = f"""
+import contextlib, gc
+from midframe.torch_import import quick_import
+with contextlib.suppress(ZeroDivisionError), quick_import():
+    import torch
+    waiting = not gc.isenabled()
+    1 / {int(not fails)}
+ones = torch.ones(1, 8, 16, 16)
+print(waiting, gc.isenabled(), gc.get_freeze_count() > 100_000, int(torch.conv2d(ones, ones[..., :3, :3]).sum()))
+"""
+    assert run(code).split() == ["True", "True", "True", str(8 * 9 * 14 * 14)]
