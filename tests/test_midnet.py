@@ -86,9 +86,9 @@ def fields(ab: Tensor, ba: Tensor, importance: tuple[Tensor, Tensor] | None = No
 
 
 def field(ab: Tensor, ba: Tensor, importance: tuple[Tensor, Tensor] | None = None) -> MotionField:
-    """A motion whose filtered flows are the flows themselves."""
+    """A motion whose filtered and matched flows are the flows themselves."""
     own = fields(ab, ba, importance)
-    return MotionField(own, own)
+    return MotionField(own, own, own)
 
 
 def at(t: float) -> Tensor:
@@ -364,7 +364,7 @@ def two_motions(height: int, width: int) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-@pytest.mark.parametrize("name", ["midnet-m", "midnet-s"])
+@pytest.mark.parametrize("name", ["midnet-l", "midnet-m", "midnet-s"])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("residual", [hypotheses.TRIVIAL_RESIDUAL, 0.0], ids=["some trivial", "none trivial"])
 def test_a_native_frame_is_that_of_torch(
@@ -390,6 +390,7 @@ def test_a_native_frame_is_that_of_torch(
             slow = slow_net.render(requests[1])
     finally:
         torch.set_num_threads(before)
+    assert (requests[0].motion.matched is not None) == net.architecture.matched
     assert torch.equal(fast, again)  # rows do not depend on what the memory held, nor on threads
     for one, two in zip(*(request.motion.tensors() for request in requests), strict=True):
         torch.testing.assert_close(one, two, atol=1e-3, rtol=0)

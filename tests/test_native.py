@@ -127,7 +127,7 @@ def fields(generator: torch.Generator, count: int, scale: float) -> list[torch.T
     ]
 
 
-@pytest.mark.parametrize("size", ["midnet-s", "midnet-m"])
+@pytest.mark.parametrize("size", ["midnet-s", "midnet-m", "midnet-l"])
 def test_fusion_weights_are_those_of_torch(size: str) -> None:
     torch.manual_seed(4)
     net = trained(Midnet(SIZES[size]).eval()).on_device(torch.device("cpu"))

@@ -110,6 +110,7 @@ class Workspace:
         acceleration: tuple[Array, Array] | None,
         t: float,
         names: list[str],
+        others: list[str],
         shift: int,
         threshold: float,
     ) -> MotionHypotheses: ...

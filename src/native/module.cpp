@@ -356,18 +356,15 @@ NB_MODULE(_native, m) {
              "Occlusion logits and log splatting importance (2, h, w) of a flow; limits are those of ForegroundThresholds.")
         .def("hypotheses", [](Workspace& w, std::vector<In<float, 3>> flows, std::vector<In<float, 2>> importances,
                               std::optional<std::pair<In<float, 3>, In<float, 3>>> acceleration, float t,
-                              std::vector<std::string> names, i64 shift, float threshold) {
-            require(flows.size() == 2 || flows.size() == 4, "two flows are needed, or four with the filtered ones");
+                              std::vector<std::string> names, std::vector<std::string> others, i64 shift, float threshold) {
+            require(flows.size() == 2 + 2 * others.size(), "two flows are needed, and two for each of the others");
             require(importances.size() == flows.size(), "an importance is needed for every flow");
             require(!names.empty() && names.size() <= kMaxHypotheses && names[0] == "splatted",
                     "the first hypothesis must be splatted");
-            bool zero = false, filtered = false;
-            for (const auto& name : names) {
-                zero = zero || name == "zero";
-                filtered = filtered || name == "filtered";
-            }
-            require(zero, "zero motion must be among the hypotheses");
-            require(!filtered || flows.size() == 4, "filtered flows are needed for this hypothesis");
+            const auto among = [&](std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); };
+            require(among("zero"), "zero motion must be among the hypotheses");
+            for (const auto& name : others)
+                require((name == "filtered" || name == "matched") && among(name), "the others are filtered and matched flows");
             const i64 height = rows(flows[0]), width = columns(flows[0]);
             require(height > 0 && width > 0 && height % kTile == 0 && width % kTile == 0, "flows must cover whole tiles of 4x4 blocks");
             for (const auto& flow : flows) check_shape("flow", flow, {2, height, width});
@@ -382,12 +379,12 @@ NB_MODULE(_native, m) {
             const auto pair = [&](std::size_t n) {
                 return FlowPair{images(flows[n]), images(flows[n + 1]), image(importances[n]), image(importances[n + 1])};
             };
-            std::optional<FlowPair> second;
-            if (filtered) second = pair(2);
+            std::vector<NamedFlows> rest;
+            for (std::size_t n = 0; n < others.size(); ++n) rest.push_back({others[n], pair(2 * n + 2)});
             nb::gil_scoped_release released;
-            return hypotheses(w, pair(0), second, bend_a, bend_b, t, names, shift, threshold);
+            return hypotheses(w, pair(0), rest, bend_a, bend_b, t, names, shift, threshold);
         }, nb::arg("flows"), nb::arg("importances"), nb::arg("acceleration").none(), nb::arg("t"), nb::arg("names"),
-             nb::arg("shift"), nb::arg("threshold"))
+             nb::arg("others"), nb::arg("shift"), nb::arg("threshold"))
         .def("warp_hypotheses", [](Workspace& w, const MotionHypotheses& found, const Planes& a, const Planes& b,
                                    In<float, 2> occlusion_ab, In<float, 2> occlusion_ba, std::array<float, 5> limits) {
             const i64 height = found.features.size(2), width = found.features.size(3);

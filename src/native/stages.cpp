@@ -303,7 +303,7 @@ Hypotheses MotionHypotheses::view() const {
     return {features.data, active.cube(), coverage.read_cube(), features.size(0), features.size(2), features.size(3), zero};
 }
 
-MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const std::optional<FlowPair>& filtered,
+MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const std::vector<NamedFlows>& others,
                             Images acceleration_a, Images acceleration_b, float t, const std::vector<std::string>& names,
                             i64 shift, float threshold) {
     const i64 height = flows.ab.height, width = flows.ab.width, area = height * width;
@@ -311,7 +311,7 @@ MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const s
     out.features = workspace.array<float>({names.size(), whole(kFeatures), whole(height), whole(width)});
     out.active = workspace.array<bool>({names.size(), whole(height / kTile), whole(width / kTile)});
     out.coverage = workspace.array<float>({3, whole(height), whole(width)});
-    const auto index = [&](const char* name) {
+    const auto index = [&](std::string_view name) {
         return static_cast<i64>(std::find(names.begin(), names.end(), name) - names.begin());
     };
     const i64 count = static_cast<i64>(names.size());
@@ -320,20 +320,20 @@ MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const s
         if (k >= count) return {};
         return {out.features.data + k * kFeatures * area, 4, height, width};
     };
-    const bool filter = index("filtered") < count;
-    const std::size_t pairs = filter ? 2 : 1;
+    const std::size_t pairs = 1 + others.size();
+    const auto pair_of = [&](i64 n) -> const FlowPair& { return n == 0 ? flows : others[whole(n - 1)].flows; };
     Array<float> splats = workspace.array<float>({2 * pairs, 5, whole(height), whole(width)});
     const auto splat_of = [&](i64 n) { return Targets{splats.data + n * 5 * area, 5, height, width}; };
     const auto read_splat = [&](i64 n) { return Images{splats.data + n * 5 * area, 5, height, width}; };
     workspace.threads.run(static_cast<i64>(2 * pairs), [&](i64 n) {
-        const FlowPair& pair = n < 2 ? flows : *filtered;
+        const FlowPair& pair = pair_of(n / 2);
         const bool from_b = n % 2 == 1;
         const Splat job = {from_b ? pair.ba : pair.ab, from_b ? acceleration_b : acceleration_a,
                            from_b ? pair.importance_b : pair.importance_a, from_b ? 1.0f - t : t, from_b};
         kernels().splat(job, splat_of(n));
     });
     for (i64 n = 0; n < static_cast<i64>(pairs); ++n) {
-        const FlowPair& pair = n == 0 ? flows : *filtered;
+        const FlowPair& pair = pair_of(n);
         Combination job = {read_splat(2 * n), read_splat(2 * n + 1), pair.ab, pair.ba, acceleration_a, acceleration_b, t,
                            {}, {}, {}, {}};
         if (n == 0) {
@@ -342,7 +342,7 @@ MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const s
             job.one_sided_b = flow_of(index("one_sided_b"));
             job.coverage = out.coverage.cube();
         } else {
-            job.splatted = flow_of(index("filtered"));
+            job.splatted = flow_of(index(others[whole(n - 1)].name));
         }
         workspace.in_bands(height, 4 * kBand, [&](i64 first, i64 last) { kernels().combine(first, last, job); });
     }
@@ -357,6 +357,11 @@ MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const s
         if (target.empty()) continue;
         workspace.in_bands(height, 8 * kBand,
                            [&, dx = dx, dy = dy](i64 first, i64 last) { kernels().shift(first, last, source, dx, dy, target); });
+    }
+    for (const char* name : {"filtered", "matched"}) {
+        const Targets target = flow_of(index(name));
+        const bool found = std::any_of(others.begin(), others.end(), [&](const NamedFlows& each) { return each.name == name; });
+        if (!target.empty() && !found) std::copy(source.data, source.data + 4 * area, target.data);
     }
     const Targets still = flow_of(out.zero);
     std::fill(still.data, still.data + 4 * area, 0.0f);

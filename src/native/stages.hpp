@@ -71,8 +71,14 @@ struct MotionHypotheses {
     Hypotheses view() const;
 };
 
-// `names` as in midnet's architecture; `shift` in blocks; `threshold` in blocks, by which an active hypothesis differs.
-MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const std::optional<FlowPair>& filtered,
+struct NamedFlows {
+    std::string name;  // of the hypothesis
+    FlowPair flows;
+};
+
+// `names` as in midnet's architecture; `others` are splatted like `flows`, each for its own hypothesis; a hypothesis
+// without flows is the splatted one. `shift` in blocks; `threshold` in blocks, by which an active hypothesis differs.
+MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const std::vector<NamedFlows>& others,
                             Images acceleration_a, Images acceleration_b, float t, const std::vector<std::string>& names,
                             i64 shift, float threshold);
 

@@ -13,10 +13,15 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run; an existing run is resumed."
 )
-@click.option("--model", default="midnet-m", show_default=True, help="midnet-s or midnet-m.")
+@click.option("--model", default="midnet-m", show_default=True, help="midnet-s, midnet-m or midnet-l.")
 @click.option("--photos", type=FOLDER, multiple=True, help="Photographs for the surfaces of rendered scenes.")
 @click.option("--clips", type=FOLDER, multiple=True, help="Real clips: videos, Vimeo septuplets, folders of images.")
 @click.option("--from", "start", type=click.Path(exists=True, path_type=Path), help="Initial weights.")
+@click.option(
+    "--matcher",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Weights of the learned matcher, of midframe train motion; for midnet-l.",
+)
 @click.option("--minutes", type=float, help="Length of the run; this or --steps.")
 @click.option("--steps", type=int, help="Length of the run in steps; makes it exactly repeatable.")
 @click.option("--batch", type=int, default=16, show_default=True, help="Samples in a step, per process.")

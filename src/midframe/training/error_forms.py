@@ -12,6 +12,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from midframe.models.midnet.architecture import Architecture
 from midframe.models.midnet.flow_estimation import FAIR, FINE, QUICK
 from midframe.models.midnet.model import Midnet
 from midframe.models.midnet.types import BLOCK, TILE, WarpedFrames
+from midframe.training.matcher import load_matcher
 from midframe.training.shards import Arrays, Batches, Source, augment, draw_augmentation
 
 CONFIGS = {FINE: 0.6, FAIR: 0.2, QUICK: 0.2}  # how the flow of samples is estimated, and shares of the samples
@@ -74,6 +76,7 @@ class ErrorFormSource:
     source: Source
     size: int  # pixels of a side, of whole samples
     architecture: Architecture
+    matcher: Path | None = None  # weights of the learned matcher, or of a midnet with one
 
     def make(self, number: int, samples: int) -> Arrays:
         """Make `features` (S, K, 17, h, w), `coverage` (S, 3, h, w), `error_forms`, all float16, and `t` (S,)."""
@@ -85,9 +88,10 @@ class ErrorFormSource:
     def _forms(self, sample: Arrays, rng: Generator) -> Arrays:
         height, width = sample["a"].shape[:2]
         made = augment(sample, draw_augmentation(rng, height, width, self.size))
-        net = copy.copy(_untrained(self.architecture))
+        net = copy.copy(_untrained(self.architecture, self.matcher))
         net.dis_config = list(CONFIGS)[int(rng.choice(len(CONFIGS), p=list(CONFIGS.values())))]
         net.flow_scale = 1.0
+        net.matcher_downscale = 1 if net.dis_config == FINE else 2
         with torch.no_grad():
             a, b = net.encode(made["a"][None]), net.encode(made["b"][None])
             warped = net.warp(RenderRequest(a, b, net.match(a, b), made["t"].view(1)))
@@ -101,9 +105,12 @@ class ErrorFormSource:
 
 
 @lru_cache(maxsize=1)
-def _untrained(architecture: Architecture) -> Midnet:
-    """A network whose parameter-free parts are used."""
-    return Midnet(architecture).eval().on_device(torch.device("cpu"))
+def _untrained(architecture: Architecture, matcher: Path | None) -> Midnet:
+    """A network whose fusion is not used."""
+    net = Midnet(architecture)
+    if net.matcher is not None and matcher is not None:
+        net.matcher.load_state_dict(load_matcher(matcher).state_dict())
+    return net.eval().on_device(torch.device("cpu"))
 
 
 class ErrorFormBatches(Batches):

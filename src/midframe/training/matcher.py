@@ -289,7 +289,7 @@ def begin_with_matcher(net: LearnedMotion, average: dict[str, Tensor], path: Pat
 
 
 def load_matcher(path: Path) -> Matcher:
-    """Load a matcher from the weights of a run.
+    """Load a matcher from the weights of a run, or of a midnet that holds one.
 
     Raises:
         InputError: the file is missing or holds other tensors.
@@ -300,7 +300,9 @@ def load_matcher(path: Path) -> Matcher:
         raise InputError(f"train: {path} is missing; train the stage flow first")
     net = Matcher()
     try:
-        net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        state = {name: value.float() for name, value in load_file(path).items()}
+        own = {name.removeprefix("matcher."): value for name, value in state.items() if name.startswith("matcher.")}
+        net.load_state_dict(own or state)
     except RuntimeError as error:
         raise InputError(f"train: {path} does not hold a matcher: {str(error).splitlines()[0]}") from error
     return net.eval()

@@ -43,11 +43,12 @@ def all_reduce_gradients(net: nn.Module, world: int) -> None:
     """Replace gradients by their mean over all processes, in one message."""
     if world == 1:
         return
-    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in net.parameters()]
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([g.flatten() for g in grads])
     dist.all_reduce(flat)
     flat /= world
-    for p, mean in zip(net.parameters(), torch.split(flat, [g.numel() for g in grads]), strict=True):
+    for p, mean in zip(parameters, torch.split(flat, [g.numel() for g in grads]), strict=True):
         p.grad = mean.view_as(p).clone()
 
 

@@ -18,13 +18,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from midframe.errors import InputError
 from midframe.models.midnet.architecture import SIZES
-from midframe.models.midnet.checkpoint import load_midnet, save_midnet
+from midframe.models.midnet.checkpoint import load_midnet, save_midnet, widened
 from midframe.models.midnet.model import Midnet
 from midframe.scenes import Mix
 from midframe.training.checkpoint import Training, load_checkpoint, save_checkpoint
 from midframe.training.clips import ClipSource
 from midframe.training.error_forms import LEVELS, ROUNDING, ErrorFormBatches, ErrorFormSource, mean_squared_error
+from midframe.training.matcher import load_matcher
 from midframe.training.processes import all_reduce_gradients, any_of_all, join, on_request_to_stop, tear_down
 from midframe.training.quick_evaluation import find_triplets, quick_evaluation
 from midframe.training.recipe import Recipe, learning_rate
@@ -39,6 +41,8 @@ WINDOW = 16  # shards that are drawn from: batches of hundreds need many scenes
 # Motion that inverse search loses cannot be repaired by fusion; it would only be noise in the gradients. Motion
 # by a whole period looks like none: only such scenes teach otherwise.
 SCENES = Mix(fast=0.06, medium=0.4, repeated=0.35, whole_period=0.6)
+# A learned matcher follows it, so that such motion is worth a share of its own.
+FAST_SCENES = replace(SCENES, fast=0.3, articulated=0.3, perspective=0.3)
 
 
 def objective(net: Midnet, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -137,11 +141,33 @@ def half_precision(recipe: Recipe, device: torch.device) -> bool:
 def set_up(recipe: Recipe, device: torch.device) -> Training:
     """A new network, or the one to begin with, its moving average and optimiser."""
     torch.manual_seed(recipe.seed)
-    net = load_midnet(recipe.start, recipe.model) if recipe.start else Midnet(SIZES[recipe.model])
+    net = initial_network(recipe)
+    if net.matcher is not None:
+        net.matcher.requires_grad_(False)
     net = net.train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = {name: value.detach().clone() for name, value in net.state_dict().items()}
-    optimiser = torch.optim.AdamW(net.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(net.fusion.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4)
     return Training(net, average, optimiser)
+
+
+def initial_network(recipe: Recipe) -> Midnet:
+    """A new network, or the one of `start`, with the matcher of the recipe.
+
+    Raises:
+        WeightsError: `start` is of another size.
+        InputError: the model has a matcher, and there are no weights of it.
+    """
+    architecture = SIZES[recipe.model]
+    if recipe.start is None:
+        start = Midnet(architecture)
+    else:
+        start = load_midnet(recipe.start, recipe.model if recipe.start.is_dir() else "")
+    net = widened(start, architecture)
+    if net.matcher is not None and recipe.matcher is not None:
+        net.matcher.load_state_dict(load_matcher(recipe.matcher).state_dict())
+    elif net.matcher is not None and (recipe.start is None or start.matcher is None):
+        raise InputError(f"train: {recipe.model} needs a learned matcher (midframe train motion): give --matcher")
+    return net
 
 
 def open_batches(recipe: Recipe, position: int, rank: int) -> ErrorFormBatches:
@@ -149,10 +175,13 @@ def open_batches(recipe: Recipe, position: int, rank: int) -> ErrorFormBatches:
     size = recipe.size + MARGIN
     shards = recipe.out / "shards" / str(rank)
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if recipe.gpu_render else ""
-    scenes = SceneSource(recipe.photos, size, False, SCENES, first_seed=10_000_000 * rank, device=device)
+    architecture = SIZES[recipe.model]
+    mix = FAST_SCENES if architecture.matched else SCENES
+    scenes = SceneSource(recipe.photos, size, False, mix, first_seed=10_000_000 * rank, device=device)
+    matcher = recipe.matcher or recipe.start if architecture.matched else None
 
     def stored(folder: str, source: Source) -> Shards:
-        forms = ErrorFormSource(source, size, SIZES[recipe.model])
+        forms = ErrorFormSource(source, size, architecture, matcher)
         return Shards(
             shards / folder, forms, SAMPLES_PER_SHARD, recipe.reuse, WINDOW, max(2, recipe.workers), recipe.workers
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from midframe.errors import WeightsError
-from midframe.models.midnet.architecture import SIZES, Architecture
+from midframe.models.midnet.architecture import PRIMARY, SIZES, Architecture
 from midframe.models.midnet.model import Midnet
 from midframe.weights import note_sum, save_half
 
@@ -45,6 +45,25 @@ def save_midnet(path: Path, state: Mapping[str, Tensor], architecture: Architect
     """Write weights, architecture and notes under a temporary name, then rename."""
     save_half(path, state, {"architecture": json.dumps(architecture.to_json()), **notes})
     note_sum(path)
+
+
+def widened(net: Midnet, architecture: Architecture) -> Midnet:
+    """The same network with more hypotheses: a new one starts as "filtered", or as the primary one.
+
+    Raises:
+        WeightsError: the architectures differ in more than additional hypotheses.
+    """
+    own, wanted = net.architecture, architecture.hypotheses
+    if own.fusion != architecture.fusion or not set(own.hypotheses) <= set(wanted):
+        raise WeightsError(f"a network of {own.to_json()} cannot become one of {architecture.to_json()}")
+    names = [*own.hypotheses]
+    model = "filtered" if "filtered" in names else PRIMARY
+    rows = [names.index(name if name in names else model) for name in wanted]
+    wide = Midnet(architecture)
+    state = {**wide.state_dict(), **net.state_dict()}
+    state["fusion.hypothesis_bias"] = net.fusion.hypothesis_bias.detach()[rows]
+    wide.load_state_dict(state)
+    return wide
 
 
 def load_midnet(path: Path, name: str = "") -> Midnet:

@@ -1,4 +1,4 @@
-"""Motion hypotheses at an instant: flow from t to a and to b, splatted, one-sided, filtered, shifted and zero.
+"""Motion hypotheses at an instant: flow from t to a and to b, splatted, one-sided, filtered, matched, shifted, zero.
 
 On Middlebury, choosing the best of ten such hypotheses for each 8x8 block would give 37.3 dB instead of 35.8.
 """
@@ -41,6 +41,7 @@ def propose(motion: MotionField, t: Tensor, names: Sequence[str], acceleration: 
     - splatted: both flows forward-splatted to t by importance, holes filled by their linear combination;
     - one_sided_a, one_sided_b: the flow of a alone, of b alone;
     - filtered: as splatted, of the filtered flows;
+    - matched: as splatted, of the learned matcher's flows; the splatted flow where there are none;
     - shifted_right, _left, _down, _up: the splatted flow of the place `SHIFT` blocks in that direction, since the
       edges of a flow are seldom those of the frame;
     - zero: no motion (static overlays).
@@ -56,6 +57,7 @@ def propose(motion: MotionField, t: Tensor, names: Sequence[str], acceleration: 
     flows[ZERO] = torch.zeros_like(primary)
     if motion.filtered is not None:
         flows["filtered"] = _splat_to(t, motion.filtered, acceleration)[0]
+    flows["matched"] = primary if motion.matched is None else _splat_to(t, motion.matched, acceleration)[0]
     height, width = primary.shape[-2:]
     padded = F.pad(primary, (SHIFT,) * 4, mode="replicate")
     for name, (dx, dy) in SHIFTS.items():

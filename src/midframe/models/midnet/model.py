@@ -2,13 +2,14 @@
 
     encode   1/1   luma and mean colours; planes with cubic spline coefficients
     match    1/4   bidirectional flow by inverse search (`flow`); forward-backward inconsistency -> occlusion and
-                   splatting importance; filtered flows, with small fast objects
-    render   1/4   motion hypotheses at t: splatted, one-sided, filtered, shifted, zero
+                   splatting importance; filtered flows, with small fast objects; the learned matcher's flow where
+                   the search fails (midnet-l)
+    render   1/4   motion hypotheses at t: splatted, one-sided, filtered, matched, shifted, zero
              1/1   both frames warped by cubic splines under every active hypothesis
              1/4   matching features -> fusion network -> weights of every warped frame in every 4x4 block
              1/1   weighted sum
 
-The fusion network is all that is learned. midnet knows no file, no time base and no device policy. Flow, coordinates
+The fusion network is all that is learned, and midnet-l's matcher. midnet knows no file, no time base and no device policy. Flow, coordinates
 and sampling are float32; only convolutions follow the autocast of the caller. Ideas are from softmax splatting
 (Niklaus & Liu 2020) and RAFT (Teed & Deng 2020).
 """
@@ -24,11 +25,13 @@ from torch import Tensor
 
 from midframe import kernels
 from midframe.models.base import Model, RenderRequest
+from midframe.models.flow.matcher import Matcher
 from midframe.models.flow.types import DisConfig
 from midframe.models.midnet.architecture import SIZES, Architecture
 from midframe.models.midnet.backend import Backend
 from midframe.models.midnet.flow_estimation import FlowConfig, estimate_flow, flow_frames
 from midframe.models.midnet.fusion import FusionNetwork
+from midframe.models.midnet.matched_flow import combined_flow, matched_flow, residual_of, unreliable
 from midframe.models.midnet.occlusion import background_motion
 from midframe.models.midnet.torch_backend import TorchBackend
 from midframe.models.midnet.types import (
@@ -53,6 +56,7 @@ class Midnet(Model):
     flow_scales = (1.0, 0.5, 0.25)
     prefetch = True
     dis_config: DisConfig | None = None  # by area if not given
+    matcher_downscale: int | None = None  # power of two by which the matcher's input is reduced; by size if not given
 
     def __init__(self, architecture: Architecture = SIZES["midnet-m"], backend: Backend | None = None) -> None:
         """Build a network without trained weights.
@@ -65,6 +69,7 @@ class Midnet(Model):
         self.architecture = architecture
         self.backend: Backend = backend or TorchBackend()
         self.fusion = FusionNetwork(architecture.hypotheses, *architecture.fusion)
+        self.matcher = Matcher() if architecture.matched else None
 
     def on_device(self, device: torch.device) -> Midnet:
         """See `Model.on_device`; the native back end on a CPU."""
@@ -112,7 +117,12 @@ class Midnet(Model):
             return MotionField(primary)
         alternative_errors = errors if alternative is flows else self._inconsistency(alternative)
         filtered = self._filtered(alternative, alternative_errors, a, b)
-        return MotionField(primary, self.backend.flow_fields(filtered, self._inconsistency(filtered), area, background))
+        fields = self.backend.flow_fields(filtered, self._inconsistency(filtered), area, background)
+        combined = self._matched(flows, errors, a, b)
+        if combined is None:
+            return MotionField(primary, fields)
+        matched = self.backend.flow_fields(combined, self._inconsistency(combined), area, background)
+        return MotionField(primary, fields, matched)
 
     def _inconsistency(self, flows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return self.backend.inconsistency(*flows), self.backend.inconsistency(*flows[::-1])
@@ -130,6 +140,24 @@ class Midnet(Model):
             for flow, frame, own in zip(flows, (a, b), confidence, strict=True)
         )
         return forward, backward
+
+    @torch.no_grad()
+    def _matched(
+        self, flows: tuple[Tensor, Tensor], errors: tuple[Tensor, Tensor], a: FrameFeatures, b: FrameFeatures
+    ) -> tuple[Tensor, Tensor] | None:
+        """Both flows with those of the matcher where they are unreliable; None where they suffice."""
+        ways = (a, b), (b, a)
+        if self.matcher is None:
+            return None
+        where = [unreliable(*way, flow, error) for way, flow, error in zip(ways, flows, errors, strict=True)]
+        if not any(each.needs_matching for each in where):
+            return None
+        matched = matched_flow(self.matcher, a, b, self.matcher_downscale)
+        combined = []
+        for way, error in enumerate(self._inconsistency(matched)):
+            better = (error < errors[way]) | (residual_of(*ways[way], matched[way]) < where[way].residual)
+            combined.append(combined_flow(flows[way], matched[way], where[way], better))
+        return combined[0], combined[1]
 
     def flow(self, motion: MotionField) -> Tensor:
         """See `Model.flow`; the filtered flow where there is one, which also follows small fast objects."""

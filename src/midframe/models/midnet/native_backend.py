@@ -126,7 +126,7 @@ class NativeBackend:
         """See `Backend.warp`."""
         a, b = _frame(request.a), _frame(request.b)
         motion, acceleration = request.motion, request.acceleration
-        pairs = [motion.primary] if motion.filtered is None else [motion.primary, motion.filtered]
+        pairs = motion.primary, *motion.others.values()
         fields = [field for pair in pairs for field in (pair.ab, pair.ba)]
         threshold = 0.25 * hypotheses.ACTIVE_DISTANCE
         proposed = self.workspace.hypotheses(
@@ -135,6 +135,7 @@ class NativeBackend:
             None if acceleration is None else (_array(acceleration.a[0]), _array(acceleration.b[0])),
             float(request.t),
             list(names),
+            list(motion.others),
             hypotheses.SHIFT,
             threshold,
         )

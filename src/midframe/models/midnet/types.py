@@ -101,6 +101,7 @@ class MotionField:
 
     primary: FlowFields
     filtered: FlowFields | None = None  # None for architectures without the hypothesis "filtered"
+    matched: FlowFields | None = None  # None without the hypothesis "matched", and where classical flow suffices
 
     def select(self, members: slice) -> MotionField:
         """Some of the batch."""
@@ -112,15 +113,20 @@ class MotionField:
 
     def tensors(self) -> list[Tensor]:
         """All of its tensors, in a fixed order."""
-        both = [self.primary] if self.filtered is None else [self.primary, self.filtered]
-        fields = [field for pair in both for field in (pair.ab, pair.ba)]
+        fields = [field for pair in (self.primary, *self.others.values()) for field in (pair.ab, pair.ba)]
         return [x for field in fields for x in (field.flow, field.occlusion, field.importance)]
+
+    @property
+    def others(self) -> dict[str, FlowFields]:
+        """The fields of other hypotheses, by name."""
+        found = {"filtered": self.filtered, "matched": self.matched}
+        return {name: pair for name, pair in found.items() if pair is not None}
 
     def _map(self, change: Any) -> MotionField:
         def both(fields: FlowFields) -> FlowFields:
             return FlowFields(change(fields.ab), change(fields.ba))
 
-        return MotionField(both(self.primary), None if self.filtered is None else both(self.filtered))
+        return MotionField(both(self.primary), **{name: both(pair) for name, pair in self.others.items()})
 
 
 @dataclass(frozen=True, slots=True)
