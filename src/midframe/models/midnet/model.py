@@ -9,9 +9,9 @@
              1/4   matching features -> fusion network -> weights of every warped frame in every 4x4 block
              1/1   weighted sum
 
-The fusion network is all that is learned, and midnet-l's matcher. midnet knows no file, no time base and no device policy. Flow, coordinates
-and sampling are float32; only convolutions follow the autocast of the caller. Ideas are from softmax splatting
-(Niklaus & Liu 2020) and RAFT (Teed & Deng 2020).
+The fusion network is all that is learned, and midnet-l's matcher. midnet knows no file, no time base and no device
+policy. Flow, coordinates and sampling are float32; only convolutions follow the autocast of the caller. Ideas are from
+softmax splatting (Niklaus & Liu 2020) and RAFT (Teed & Deng 2020).
 """
 
 from __future__ import annotations
