@@ -11,11 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from midframe import kernels
 from midframe.errors import InputError, WeightsError
 from midframe.models.flow.matcher import Matcher
 from midframe.models.midnet import SIZES, Architecture, Midnet, load_midnet, save_midnet
 from midframe.models.midnet.checkpoint import widened
 from midframe.models.midnet.matched_flow import matched_flow
+from midframe.models.midnet.model import backend_for
+from midframe.models.midnet.torch_backend import TorchBackend
 from midframe.training.matcher import load_matcher
 from midframe.training.recipe import Recipe
 from midframe.training.train import initial_network
@@ -30,7 +33,7 @@ class KnownFlow(nn.Module):
         self.vector = torch.tensor([x, y]).view(1, 2, 1, 1) / (2.0 * downscale)  # at half of the input
         self.inputs: list[Tensor] = []
 
-    def forward(self, a: Tensor, b: Tensor) -> Any:
+    def forward(self, a: Tensor, b: Tensor, *_: Any) -> Any:
         self.inputs += [a, b]
         half = a.shape[-2] // 2, a.shape[-1] // 2
         return SimpleNamespace(flow=torch.cat([self.vector, -self.vector]).expand(2, 2, *half))
@@ -88,7 +91,7 @@ def from_centre(centre: float, downscale: int) -> Tensor:
 class Disc(nn.Module):
     """The flow of `turning_disc`, for an input of half of its size."""
 
-    def forward(self, a: Tensor, b: Tensor) -> Any:
+    def forward(self, a: Tensor, b: Tensor, *_: Any) -> Any:
         flows = []
         for way, (one, two) in enumerate((CENTRES, CENTRES[::-1])):
             x, y = (offset := from_centre(one, 4)).unbind(1)
@@ -130,6 +133,17 @@ def test_motion_that_the_search_loses_is_taken_from_the_matcher(backend: str) ->
         }
         assert wrong["primary"].float().mean() > 0.6 and wrong["filtered"].float().mean() > 0.6
         assert wrong["matched"].float().mean() < 0.1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (48, 12, 20), (5, 9, 33), (7, 3, 80)])
+def test_native_correlation_is_that_of_torch(shape: tuple[int, int, int]) -> None:
+    if reason := kernels.missing():
+        pytest.skip(reason)
+    generator = torch.Generator().manual_seed(5)
+    a, b = (torch.randn(2, *shape, generator=generator) for _ in "ab")
+    found, truth = (backend.local_correlation(a, b) for backend in (backend_for(torch.device("cpu")), TorchBackend()))
+    assert truth.shape == (2, 49, *shape[1:])
+    torch.testing.assert_close(found, truth, atol=2e-5, rtol=1e-5)
 
 
 def test_a_network_is_widened_by_a_hypothesis(tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ struct WarpJob {
     Targets means;        // (C, h, w)
 };
 
+constexpr i64 kCorrelationPadding = 32;  // columns on the right of the map that `correlate` searches
 constexpr i64 kPatch = 8;    // pixels; side of the patches of the inverse search
 constexpr i64 kBorder = 24;  // pixels around a frame that patches read beyond its edge: two sides and a stride
 constexpr float kMinDeterminant = 0.001f / 4096.0f;  // of a structure tensor: OpenCV's, of gradients eight times as large
@@ -263,6 +264,9 @@ struct Kernels {
     void (*gradient)(i64 first, i64 last, const Bordered& frame, Targets out);
     void (*search_patches)(i64 first, i64 last, const PatchSearch& job);
     void (*densify)(i64 first, i64 last, const PatchSearch& job, float* flow);
+
+    // correlation.cpp
+    void (*correlate)(i64 first, i64 last, Images a, Images b, i64 radius, Targets out);
 
     // math.hpp, for tests
     void (*exponential)(const float* x, i64 count, float* out);

@@ -109,7 +109,8 @@ void check_warped(const Warped& warped, const FusionNetwork& network) {
 
 NB_MODULE(_native, m) {
     m.doc() = "Kernels of midnet on a CPU, in C++.";
-    m.attr("interface") = 2;  // as `kernels.INTERFACE`; another number with every change of names or arguments below
+    m.attr("CORRELATION_PADDING") = kCorrelationPadding;
+    m.attr("interface") = 3;  // as `kernels.INTERFACE`; another number with every change of names or arguments below
 
     m.def("simd_variants", &variants, "Names of the variants that this processor can run, best first.");
     m.def("simd_variant", [] { return std::string(kernels().name); }, "Name of the variant in use.");
@@ -323,6 +324,20 @@ NB_MODULE(_native, m) {
             return numpy(out);
         }, nb::arg("own").noconvert(), nb::arg("other").noconvert(), nb::arg("flow").noconvert(),
              "The acceleration (2, h, w) that the one at the other end of a flow confirms.")
+        .def("local_correlation", [](Workspace& w, In<float, 3> a, In<float, 3> b, i64 radius) {
+            require(radius >= 0 && radius <= 16, "the radius must be 0 to 16");
+            check_shape("a", a, {-1, -1, -1});
+            require(rows(a) > 0 && columns(a) > 0 && a.shape(0) > 0, "maps must not be empty");
+            check_shape("b", b, {static_cast<i64>(a.shape(0)), rows(a) + 2 * radius, columns(a) + 2 * radius + kCorrelationPadding});
+            Array<float> out;
+            {
+                nb::gil_scoped_release released;
+                out = local_correlation(w, images(a), images(b), radius);
+            }
+            return numpy(out);
+        }, nb::arg("a").noconvert(), nb::arg("b").noconvert(), nb::arg("radius"),
+             "Dot products ((2 radius + 1)^2, h, w) of vectors of a (C, h, w) with those around the same place in b, which "
+             "is padded by the radius, and by CORRELATION_PADDING columns more on the right.")
         .def("filtered_flow", [](Workspace& w, In<float, 3> padded, i64 radius, float colour, float reliable) {
             require(radius > 0, "radius must be positive");
             check_shape("padded", padded, {6, -1, -1});

@@ -275,6 +275,15 @@ Array<float> confirmed_acceleration(Workspace& workspace, Images own, Images oth
     return out;
 }
 
+Array<float> local_correlation(Workspace& workspace, Images a, Images b, i64 radius) {
+    const i64 side = 2 * radius + 1;
+    Array<float> out = workspace.array<float>({whole(side * side), whole(a.height), whole(a.width)});
+    workspace.in_bands(a.height, kBand, [&](i64 first, i64 last) {
+        kernels().correlate(first, last, a, b, radius, out.cube());
+    });
+    return out;
+}
+
 Array<float> filtered_flow(Workspace& workspace, Images padded, i64 radius, float colour, float reliable) {
     const i64 height = padded.height - 2 * radius, width = padded.width - 2 * radius;
     Array<float> out = workspace.array<float>({2, whole(height), whole(width)});

@@ -56,6 +56,7 @@ Array<float> background_motion(Workspace& workspace, Images flow, Image weight, 
 
 Array<float> forward_backward_error(Workspace& workspace, Images flow, Images backward);
 Array<float> confirmed_acceleration(Workspace& workspace, Images own, Images other, Images flow);
+Array<float> local_correlation(Workspace& workspace, Images a, Images b, i64 radius);
 Array<float> filtered_flow(Workspace& workspace, Images padded, i64 radius, float colour, float reliable);
 
 struct FlowPair {

@@ -38,6 +38,7 @@ void import_frame(i64, i64, Grid<const std::uint8_t>, const Bordered&);
 void gradient(i64, i64, const Bordered&, Targets);
 void search_patches(i64, i64, const PatchSearch&);
 void densify(i64, i64, const PatchSearch&, float*);
+void correlate(i64, i64, Images, Images, i64, Targets);
 
 static void exponentials(const float* x, i64 count, float* out) {
     for (i64 k = 0; k < count; ++k) out[k] = exponential(x[k]);
@@ -54,7 +55,7 @@ const Kernels MIDFRAME_TABLE = {
     MIDFRAME_NAME, prefilter_rows, prefilter_columns, warp, block_means, to_rgb, from_rgb, read_u8, read_u16, write_u8,
     write_u16, splat, combine, shift, find_active, consistency, acceleration, filter_flow, uncovering,
     importance, find_trivial, complete, describe, encode, decode, import_map, convolve, add_enlarged, pointwise, blend,
-    background, import_frame, gradient, search_patches, densify, exponentials, logarithms,
+    background, import_frame, gradient, search_patches, densify, correlate, exponentials, logarithms,
 };
 
 }  // namespace midframe

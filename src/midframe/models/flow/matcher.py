@@ -13,6 +13,7 @@ pixels of its own resolution.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -101,8 +102,11 @@ class LocalCorrelation(torch.autograd.Function):
         return of_a, of_padded[:, :, radius : radius + height, radius : radius + width], None
 
 
+Correlation = Callable[[Tensor, Tensor], Tensor]
+
+
 def correlate(a: Tensor, b: Tensor) -> Tensor:
-    """Local correlation (B, 49, h, w) of two maps (B, C, h, w)."""
+    """Local correlation (B, 49, h, w) of two maps (B, C, h, w); differentiable."""
     return LocalCorrelation.apply(a, b, RADIUS)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -124,7 +128,9 @@ class UpdateCell(nn.Module):
         self.head = nn.Sequential(convolution(hidden, 48), nn.Conv2d(48, 3, 3, 1, 1))  # flow residual, occlusion logit
         self.upsampling = nn.Sequential(convolution(hidden, 48), nn.Conv2d(48, 9 * 4, 1))
 
-    def forward(self, state: Tensor, own: Tensor, other: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, state: Tensor, own: Tensor, other: Tensor, flow: Tensor, correlation: Correlation = correlate
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Update the state and the flow.
 
         Args:
@@ -132,11 +138,12 @@ class UpdateCell(nn.Module):
             own: features (B, C, h, w) of the frame the flow leads from.
             other: features of the frame it leads to.
             flow: (B, 2, h, w) float32.
+            correlation: computes as `correlate`.
 
         Returns:
             New state, new flow (float32), occlusion logits (B, 1, h, w).
         """
-        costs = correlate(own.float(), warp(other.float(), flow, "zeros"))
+        costs = correlation(own.float(), warp(other.float(), flow, "zeros"))
         costs = costs * (1.0 / math.sqrt(own.shape[1]))
         motion = self.motion(torch.cat([self.correlation(costs), flow * 0.2, own], 1))
         update, reset = torch.sigmoid(self.gates(torch.cat([state, motion], 1))).chunk(2, 1)
@@ -190,13 +197,13 @@ class Matcher(nn.Module):
             out.append(x)
         return out
 
-    def forward(self, a: Tensor, b: Tensor) -> Matched:
+    def forward(self, a: Tensor, b: Tensor, correlation: Correlation = correlate) -> Matched:
         """Match two images (B, 3, H, W) in 0..1 both ways; H and W are multiples of `STRIDE`."""
         count = len(a)
         features = self.features(torch.cat([a, b]))
-        return self.match([x[:count] for x in features], [x[count:] for x in features])
+        return self.match([x[:count] for x in features], [x[count:] for x in features], correlation)
 
-    def match(self, a: list[Tensor], b: list[Tensor]) -> Matched:
+    def match(self, a: list[Tensor], b: list[Tensor], correlation: Correlation = correlate) -> Matched:
         """Match two images by their `features`."""
         own = [torch.cat(pair) for pair in zip(a, b, strict=True)]
         other = [torch.cat(pair) for pair in zip(b, a, strict=True)]
@@ -207,7 +214,7 @@ class Matcher(nn.Module):
             state = self._initial_state(own[level], state)
             occlusion = None
             for _ in range(ITERATIONS[level]):
-                state, flow, occlusion = self.cell(state, own[level], other[level], flow.detach())
+                state, flow, occlusion = self.cell(state, own[level], other[level], flow.detach(), correlation)
                 estimates.append(FlowAtLevel(flow, occlusion, LEVELS[level]))
             flow = upsample_convex(flow, self.cell.upsampling(state))
             estimates.append(FlowAtLevel(flow, None, LEVELS[level] // 2))

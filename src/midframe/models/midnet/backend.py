@@ -63,6 +63,9 @@ class Backend(Protocol):
             flow: also caps the result, at half of its length.
         """
 
+    def local_correlation(self, a: Tensor, b: Tensor) -> Tensor:
+        """Dot products of two feature maps, see `matcher.correlate`."""
+
     def batch_limit(self, pixels: int) -> int:
         """How many frames of so many pixels `warp` takes at once."""
 

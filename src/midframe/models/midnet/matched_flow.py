@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from midframe.models.flow.matcher import STRIDE, Matcher
+from midframe.models.flow.matcher import STRIDE, Correlation, Matcher, correlate
 from midframe.models.midnet.types import BLOCK, FrameFeatures
 from midframe.ops import warp
 
@@ -22,7 +22,13 @@ MIN_SHARE = 0.002  # of a frame's places that must be unreliable for the matcher
 FlowPair = tuple[Tensor, Tensor]
 
 
-def matched_flow(matcher: Matcher, a: FrameFeatures, b: FrameFeatures, downscale: int | None = None) -> FlowPair:
+def matched_flow(
+    matcher: Matcher,
+    a: FrameFeatures,
+    b: FrameFeatures,
+    downscale: int | None = None,
+    correlation: Correlation = correlate,
+) -> FlowPair:
     """Flows a to b and b to a by the matcher, (B, 2, H/4, W/4), pixels of that size.
 
     Args:
@@ -30,11 +36,12 @@ def matched_flow(matcher: Matcher, a: FrameFeatures, b: FrameFeatures, downscale
         a: features of frames of (H, W).
         b: like `a`.
         downscale: of the frames, a power of two; by their size if not given.
+        correlation: computes as `matcher.correlate`.
     """
     height, width = a.luma.shape[-2:]
     factor = downscale or max(1, 2 ** round(math.log2(min(height, width) / SHORT_SIDE)))
     one, two = (_padded(_reduced(frame, factor)) for frame in (a, b))
-    flow = matcher(one, two).flow  # at half of the input
+    flow = matcher(one, two, correlation).flow  # at half of the input
     scale = 2.0 * factor / BLOCK
     size = round(flow.shape[-2] * scale), round(flow.shape[-1] * scale)
     flow = scale * F.interpolate(flow, size=size, mode="bilinear", align_corners=False)

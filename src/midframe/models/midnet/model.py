@@ -152,7 +152,7 @@ class Midnet(Model):
         where = [unreliable(*way, flow, error) for way, flow, error in zip(ways, flows, errors, strict=True)]
         if not any(each.needs_matching for each in where):
             return None
-        matched = matched_flow(self.matcher, a, b, self.matcher_downscale)
+        matched = matched_flow(self.matcher, a, b, self.matcher_downscale, self.backend.local_correlation)
         combined = []
         for way, error in enumerate(self._inconsistency(matched)):
             better = (error < errors[way]) | (residual_of(*ways[way], matched[way]) < where[way].residual)

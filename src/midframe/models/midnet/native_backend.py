@@ -19,6 +19,7 @@ from torch import Tensor
 
 from midframe import _native
 from midframe.colour import levels, matrix_to_rgb
+from midframe.models.flow.matcher import RADIUS
 from midframe.models.midnet import hypotheses, occlusion
 from midframe.models.midnet.fusion import FusionNetwork
 from midframe.models.midnet.torch_backend import COLOUR_SIGMA, FILTER_RADIUS, KEPT_CONFIDENCE
@@ -117,6 +118,12 @@ class NativeBackend:
         """See `Backend.confirm_acceleration`."""
         parts = zip(_members(own), _members(other), _members(flow), strict=True)
         return _batch([self.workspace.confirmed_acceleration(*each) for each in parts])
+
+    def local_correlation(self, a: Tensor, b: Tensor) -> Tensor:
+        """See `Backend.local_correlation`."""
+        padded = F.pad(b, (RADIUS, RADIUS + _native.CORRELATION_PADDING, RADIUS, RADIUS))
+        pairs = zip(_members(a), _members(padded), strict=True)
+        return _batch([self.workspace.local_correlation(*pair, RADIUS) for pair in pairs])
 
     def batch_limit(self, pixels: int) -> int:
         """One."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from midframe import kernels
+from midframe.models.flow.matcher import correlate
 from midframe.models.midnet import hypotheses, occlusion
 from midframe.models.midnet.architecture import ZERO
 from midframe.models.midnet.features import leading_features, matching_features
@@ -124,6 +125,10 @@ class TorchBackend:
         agreement = (1.0 - difference / (size + 1e-6)).clamp(0.0, 1.0)  # none where they differ by their own size
         cap = (0.5 * vector_length(flow) / (size + 1e-6)).clamp(max=1.0)
         return mean * agreement * cap
+
+    def local_correlation(self, a: Tensor, b: Tensor) -> Tensor:
+        """See `Backend.local_correlation`."""
+        return correlate(a, b)
 
     def batch_limit(self, pixels: int) -> int:
         """As many as `BATCH_PIXELS` hold."""
