@@ -1,10 +1,10 @@
 """Learned optical flow for small frames: a global match, then one recurrent cell shared by all levels.
 
 The matcher estimates large motion, which gradient-based flow loses, at a quarter of the frame's size (320x180 for
-720p). Features at 1/4, 1/8 and 1/16 of its input come from one block applied again and again (RAPIDFlow, Morimitsu et
-al. 2024); the coarsest level is matched all-pairs by a softmax over cosine similarities (GMFlow, Xu et al. 2022); a
-ConvGRU with a local correlation of warped features refines the flow from level to level (RAFT, Teed & Deng 2020; PWC-
-Net, Sun et al. 2018). It knows neither time nor interpolation.
+720p). Features at 1/4, 1/8, 1/16 of its input, and coarser ones for larger inputs, come from one block applied again
+and again (RAPIDFlow, Morimitsu et al. 2024); the coarsest level is matched all-pairs by a softmax over cosine
+similarities (GMFlow, Xu et al. 2022); a ConvGRU with a local correlation of warped features refines the flow from level
+to level (RAFT, Teed & Deng 2020; PWC-Net, Sun et al. 2018). It knows neither time nor interpolation.
 
 Flow follows the convention of `midframe.ops`: `flow_ab[:, :, y, x]` is where pixel (x, y) of a has gone in b, in
 pixels of its own resolution.
@@ -25,9 +25,25 @@ from midframe.models.layers import SLOPE, Residual, convolution
 from midframe.ops import coordinates, warp
 
 RADIUS = 3  # of the local correlation, pixels of a level: 7x7 displacements
-LEVELS = (4, 8, 16)  # input pixels per feature pixel, fine to coarse
-ITERATIONS = (1, 2, 2)  # of the cell at each of them
-STRIDE = LEVELS[-1]  # the input's sides must be multiples of it
+FINEST = 4  # input pixels per feature pixel of the finest level; twice as many at each coarser one
+MIN_LEVELS = 3
+# Feature pixels on the short side of the coarsest level, at most: as in training. With 14 the global match fails (end-
+# point error of Sintel's hard pair 68 px), with 7 it is 18 px (16.6 by inverse search).
+MAX_COARSEST_SIDE = 10
+ITERATIONS, FINEST_ITERATIONS = 2, 1  # of the cell at every level, and at the finest
+
+
+def level_count(height: int, width: int) -> int:
+    """Levels for an input of a size: enough for a small coarsest one."""
+    count = MIN_LEVELS
+    while math.ceil(min(height, width) / (FINEST << (count - 1))) > MAX_COARSEST_SIDE:
+        count += 1
+    return count
+
+
+def stride_of(height: int, width: int) -> int:
+    """Input pixels per feature pixel of the coarsest level; the sides of an input must be multiples of it."""
+    return FINEST << (level_count(height, width) - 1)
 
 
 class FlowAtLevel(NamedTuple):
@@ -177,7 +193,7 @@ class Matcher(nn.Module):
             nn.init.normal_(small.weight, std=1e-3)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Features of an image (B, 3, H, W) in 0..1 at `LEVELS`, fine to coarse, each of unit variance.
+        """Features of an image (B, 3, H, W) in 0..1 at every level, fine to coarse, each of unit variance.
 
         A frame's features serve both of its gaps.
         """
@@ -189,16 +205,17 @@ class Matcher(nn.Module):
         return self.stem((image - mean) / (spread + 0.05))  # type: ignore[no-any-return]
 
     def pyramid(self, stem: Tensor) -> list[Tensor]:
-        """Features at `LEVELS` from those at 1/2."""
+        """Features at every level from those at 1/2."""
         x = _normalised(self.quarter(stem))
         out = [x]
-        for _ in LEVELS[1:]:
+        height, width = stem.shape[-2:]
+        for _ in range(level_count(2 * height, 2 * width) - 1):
             x = _normalised(self.coarser(x))
             out.append(x)
         return out
 
     def forward(self, a: Tensor, b: Tensor, correlation: Correlation = correlate) -> Matched:
-        """Match two images (B, 3, H, W) in 0..1 both ways; H and W are multiples of `STRIDE`."""
+        """Match two images (B, 3, H, W) in 0..1 both ways; H and W are multiples of `stride_of(H, W)`."""
         count = len(a)
         features = self.features(torch.cat([a, b]))
         return self.match([x[:count] for x in features], [x[count:] for x in features], correlation)
@@ -208,16 +225,17 @@ class Matcher(nn.Module):
         own = [torch.cat(pair) for pair in zip(a, b, strict=True)]
         other = [torch.cat(pair) for pair in zip(b, a, strict=True)]
         similarity, flow = self._match_globally(own[-1], other[-1])
-        estimates = [FlowAtLevel(flow, None, LEVELS[-1])]
+        strides = [FINEST << level for level in range(len(own))]
+        estimates = [FlowAtLevel(flow, None, strides[-1])]
         state: Tensor | None = None
-        for level in reversed(range(len(LEVELS))):
+        for level, stride in reversed([*enumerate(strides)]):
             state = self._initial_state(own[level], state)
             occlusion = None
-            for _ in range(ITERATIONS[level]):
+            for _ in range(ITERATIONS if level else FINEST_ITERATIONS):
                 state, flow, occlusion = self.cell(state, own[level], other[level], flow.detach(), correlation)
-                estimates.append(FlowAtLevel(flow, occlusion, LEVELS[level]))
+                estimates.append(FlowAtLevel(flow, occlusion, stride))
             flow = upsample_convex(flow, self.cell.upsampling(state))
-            estimates.append(FlowAtLevel(flow, None, LEVELS[level] // 2))
+            estimates.append(FlowAtLevel(flow, None, stride // 2))
         return Matched(similarity, tuple(estimates))
 
     def _initial_state(self, features: Tensor, coarser: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from midframe.models.flow.matcher import STRIDE, Correlation, Matcher, correlate
+from midframe.models.flow.matcher import Correlation, Matcher, correlate, stride_of
 from midframe.models.midnet.types import BLOCK, FrameFeatures
 from midframe.ops import warp
 
@@ -101,4 +101,5 @@ def _reduced(frame: FrameFeatures, factor: int) -> Tensor:
 
 def _padded(image: Tensor) -> Tensor:
     height, width = image.shape[-2:]
-    return F.pad(image, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    stride = stride_of(height, width)
+    return F.pad(image, (0, -width % stride, 0, -height % stride), mode="replicate")
