@@ -57,6 +57,8 @@ def test_comfyui_node_takes_a_factor_for_each_gap_and_loops(node: Any) -> None:
     images = pan(3)
     out, _ = call(node, images, rates="3, 1")
     assert len(out) == 5 and torch.equal(out[3], images[1]) and torch.equal(out[4], images[2])
+    both, _ = call(node, images, rates="3, 1, 2", loop=True)
+    assert len(both) == 6 and not torch.equal(both[5], images[0]) and torch.equal(both[4], images[2])
     looped, _ = call(node, images, loop=True)
     assert len(looped) == 6 and not torch.equal(looped[5], images[2])
     slower, factor = call(node, images, factor=1.5)

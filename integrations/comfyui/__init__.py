@@ -68,6 +68,7 @@ class MidframeInterpolate:
         count = len(images)
         gaps = count if loop else count - 1
         times = _by_gap(rates, gaps) if rates.strip() else _by_factor(Fraction(str(factor)), count, gaps)
+        times += [[0.0]] * (count - len(times))  # the last image, which no gap follows
         planes = images.permute(0, 3, 1, 2)
         between, out = _interpolator(model, device), []
         for k, instants in enumerate(times):
@@ -90,6 +91,7 @@ def _by_factor(factor: Fraction, count: int, gaps: int) -> list[list[float]]:
 
 
 def _by_gap(rates: str, gaps: int) -> list[list[float]]:
+    """Instants in each gap by whole factors."""
     try:
         wanted = [int(word) for word in rates.replace(",", " ").split()]
     except ValueError as error:
@@ -97,7 +99,7 @@ def _by_gap(rates: str, gaps: int) -> list[list[float]]:
     if not wanted or min(wanted) < 1:
         raise ValueError(f"rates {rates!r}: every factor must be 1 or more")
     wanted = (wanted + [wanted[-1]] * gaps)[:gaps]
-    return [*([j / n for j in range(n)] for n in wanted), [0.0]]
+    return [[j / n for j in range(n)] for n in wanted]
 
 
 NODE_CLASS_MAPPINGS = {"MidframeInterpolate": MidframeInterpolate}
