@@ -16,7 +16,7 @@ INTERFACE = 3  # of the extension module that this version calls; a checkout may
 
 @cache
 def missing() -> str:
-    """One line that says so if the extension module is not installed, or is another version's; empty if it is."""
+    """Return one line if the extension module is not installed, or built from other sources; else an empty string."""
     if find_spec("midframe._native") is not None:
         from midframe import _native
 
@@ -34,13 +34,13 @@ def missing() -> str:
 
 @cache
 def warn_if_missing() -> None:
-    """Log `missing`, once in a process."""
+    """Log `missing` once per process."""
     if missing():
         logging.getLogger(__name__).warning(missing())
 
 
 def workspace(threads: int) -> Workspace | None:
-    """Worker threads and scratch memory for one engine; None if the kernels are missing."""
+    """Create worker threads and scratch memory for one engine; None if the kernels are missing."""
     if missing():
         return None
     from midframe import _native
@@ -49,7 +49,7 @@ def workspace(threads: int) -> Workspace | None:
 
 
 def description() -> str:
-    """The kernels in use, or the line about missing ones."""
+    """Describe the kernels in use, or return the line of `missing`."""
     if missing():
         return missing()
     from midframe import _native

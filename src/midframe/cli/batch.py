@@ -88,7 +88,7 @@ def command(listing: str, output: str | None, report: str | None, **keywords: An
 
 
 def _entries(source: Path, folder: str | None, options: Any) -> list[Entry]:
-    """The videos of a list or a folder, each with its target.
+    """Return the videos of a list or a folder, each with its target.
 
     Raises:
         MediaError: there is neither.
@@ -142,7 +142,7 @@ def _connection(config: Any) -> Any:
 
 
 class _Table:
-    """The videos and how far they are: a live table on a terminal, a line for each end otherwise."""
+    """Progress of all videos: a live table on a terminal, otherwise a line for each state."""
 
     def __init__(self) -> None:
         self._live: Any = None
@@ -163,7 +163,7 @@ class _Table:
             self._live.__exit__(*trace)
 
     def show(self, entries: Sequence[Entry]) -> None:
-        """Called whenever something changed."""
+        """Show a change."""
         if self._live is not None:
             now = time.monotonic()
             if now - self._shown >= TABLE_SECONDS or all(entry.state in ("done", "failed") for entry in entries):

@@ -93,7 +93,7 @@ def compare(a: Path, b: Path, target: Path, how: str = "side") -> None:
 def paired(
     left: Iterator[Frame], right: Iterator[Frame], start_left: Fraction, start_right: Fraction, rate: Fraction
 ) -> Iterator[tuple[Frame, Frame]]:
-    """What both videos show at 0, 1 / rate, 2 / rate ... seconds from their first frames, while both last."""
+    """Yield the frames of both videos at 0, 1 / rate, 2 / rate ... seconds from their first frames, while both last."""
     sides = [_Shown(left, start_left), _Shown(right, start_right)]
     number = 0
     while True:
@@ -106,7 +106,7 @@ def paired(
 
 
 class _Shown:
-    """The frame that a video shows at an instant; instants only grow."""
+    """Return the frame of a video at an instant; instants only grow."""
 
     def __init__(self, frames: Iterator[Frame], start: Fraction) -> None:
         self._frames, self._start = frames, start

@@ -43,7 +43,7 @@ def command(folder: str, model: str, seconds: float) -> None:
 
 
 def run(place: Path, scene: Scene, model: str) -> None:
-    """Write and say everything."""
+    """Write the videos and print the scores."""
     from midframe import pipeline
     from midframe.cli.compare import compare
     from midframe.cli.progress import result_text
@@ -53,7 +53,7 @@ def run(place: Path, scene: Scene, model: str) -> None:
     click.echo(f"wrote {source}: {scene.width}x{scene.height}, {scene.seconds:g} s at {RATE} fps")
     for rate in (48, 60):
         target = place / f"scene.{rate}fps.mp4"
-        # a fine encoder: what is measured shall be the frames, not their compression
+        # nearly lossless: the scores are those of the frames, not of their compression
         result = pipeline.interpolate(source, target, fps=rate, model=model, crf=FINE, overwrite=True, resume=False)
         click.echo(result_text(result))
         click.echo(f"  {scores(scene, source, result)}")
@@ -66,8 +66,9 @@ def run(place: Path, scene: Scene, model: str) -> None:
 
 
 def still(scene: Scene, video: Path, target: Path, number: int = 33) -> None:
-    """A frame for looking: frame `number` - 1 of a 48 fps result above its difference from the truth at `number`,
-    and beside it the interpolated frame `number` above its own difference, four times brighter.
+    """Write an image: the repeated frame and the interpolated frame `number`, each above its difference from the truth.
+
+    Differences are four times brighter.
     """
     import cv2
     import numpy as np
@@ -87,7 +88,7 @@ def still(scene: Scene, video: Path, target: Path, number: int = 33) -> None:
 
 
 def render(scene: Scene, target: Path, rate: Fraction = RATE) -> None:
-    """The scene as a video."""
+    """Write the scene as a video."""
     from midframe.types import PixelFormat, VideoInfo
     from midframe.video.encoders import choose_encoder
     from midframe.video.writer import open_writer
@@ -104,7 +105,7 @@ def render(scene: Scene, target: Path, rate: Fraction = RATE) -> None:
 
 
 def rendered(scene: Scene, at: Fraction, number: int, duration: Fraction) -> Frame:
-    """The true frame at an instant, as a frame."""
+    """Return the true frame at an instant."""
     import torch
 
     from midframe.types import Frame, PixelFormat
@@ -115,7 +116,7 @@ def rendered(scene: Scene, at: Fraction, number: int, duration: Fraction) -> Fra
 
 
 def scores(scene: Scene, source: Path, result: Result) -> str:
-    """PSNR against the true frames, of the new frames and of what stands in their place without interpolation."""
+    """Format the PSNR of interpolated frames, and of repeated source frames in their place, against the true frames."""
     import torch
 
     from midframe.colour import to_rgb

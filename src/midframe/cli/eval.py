@@ -233,7 +233,7 @@ def _table(report: Report) -> str:
 
 
 class _ProgressLine:
-    """How far the evaluation is: a bar on a terminal, a line every few seconds elsewhere."""
+    """Progress of the evaluation: a bar on a terminal, otherwise a line every few seconds."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet

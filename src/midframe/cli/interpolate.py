@@ -389,9 +389,7 @@ def through_pipe(
     if len(inputs) != 1 or output is None:
         raise InputError("a pipe needs one input and one -o: a file, or - for the standard output")
     if planned:
-        raise InputError(
-            "a pipe is read once, on this machine; leave out --dry-run, --ray and lists of devices"
-        )
+        raise InputError("a pipe is read once, on this machine; leave out --dry-run, --ray and lists of devices")
     if output == "-" and progress == "json":
         raise InputError("--progress json and the video would both go to the standard output; use --progress plain")
     with (

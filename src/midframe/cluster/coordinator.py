@@ -137,7 +137,7 @@ def plan_run(
 
 
 def resolve_device(plan: Plan, resources: ClusterResources) -> Plan:
-    """The plan with device and precision named as a plain run names them, so that either resumes the other's journal.
+    """Return the plan with device and precision as a plain run names them, so that either resumes the other's journal.
 
     The precision of a GPU is the workers' choice where this machine has none.
     """

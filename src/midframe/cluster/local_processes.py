@@ -1,4 +1,4 @@
-"""Ray's processes on this machine: recorded at the start, so that the next start ends those that outlived a kill.
+"""Record the processes of a local Ray cluster, so that the next start ends those that a killed run left.
 
 When the process that started a local cluster is killed, Ray's agents stay for ever. A record holds process ids with
 their start times, so a number that now belongs to another process is left alone. Linux only (/proc).
@@ -64,7 +64,7 @@ def _start_times(pids: set[int]) -> dict[int, int]:
 
 
 def _start_time(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot, None when there is none."""
+    """Return the start of a process in clock ticks since boot; None if it has ended."""
     fields = _stat(pid)
     return None if fields is None else int(fields[19])
 
@@ -84,7 +84,7 @@ def _descendants(root: int) -> set[int]:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/PID/stat from the third on."""
+    """Return the fields of /proc/PID/stat from the third on."""
     try:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:

@@ -47,7 +47,7 @@ def connected(ray: ModuleType, config: ClusterConfig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _local_cluster(ray: ModuleType, config: ClusterConfig) -> Iterator[None]:
-    """A new cluster on this machine. Without address="local" Ray would join one that already runs here."""
+    """Start a cluster on this machine. Without address="local" Ray would join one that already runs here."""
     records = cache_folder() / "processes"
     end_orphans(records)
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}

@@ -90,7 +90,7 @@ class SegmentScheduler:
 
     @property
     def over(self) -> bool:
-        """Whether every segment is done or has failed permanently."""
+        """Return whether every segment is done or has failed permanently."""
         return not self._open
 
     @property
@@ -117,12 +117,12 @@ class SegmentScheduler:
         return None if straggler is None else self._assign(Attempt(straggler, copy=True))
 
     def started(self, ticket: int, now: float) -> None:
-        """The worker has started: waiting for a place does not count as work."""
+        """Record that the worker of an attempt has started; its time in the queue does not count."""
         if ticket in self._running:
             self._running[ticket] = replace(self._running[ticket], began=now)
 
     def finished(self, ticket: int, now: float) -> bool:
-        """The attempt has finished. Returns whether its result counts: False if another one was first."""
+        """Record a finished attempt; return whether its result counts: False if another one was first."""
         attempt = self._release(ticket)
         if attempt is None:
             return False
@@ -135,7 +135,7 @@ class SegmentScheduler:
         return first
 
     def failed(self, ticket: int, why: str, *, final: bool = False) -> None:
-        """The attempt failed or killed its worker, which counts against the segment.
+        """Record a failed attempt, or one that killed its worker; it counts against the segment.
 
         Args:
             ticket: of the attempt.
@@ -153,7 +153,7 @@ class SegmentScheduler:
         self._requeue(attempt.segment)
 
     def lost(self, ticket: int) -> None:
-        """The node of the attempt went away: the segment runs again, and nothing counts against it."""
+        """Record that the node of an attempt was lost: the segment runs again, and nothing counts against it."""
         attempt = self._release(ticket)
         if attempt is not None:
             self._requeue(attempt.segment)
@@ -180,7 +180,7 @@ class SegmentScheduler:
             self._waiting.append(number)  # next in line: it has already cost time
 
     def _straggler(self, now: float) -> int | None:
-        """The segment furthest behind its expected time, if any is and only one worker processes it."""
+        """Return the segment furthest behind its expected time that only one worker processes, if any."""
         if not self._paces:
             return None
         pace = statistics.median(self._paces)

@@ -1,4 +1,4 @@
-"""What travels between coordinator and workers: the task of a segment, and the means to recognise and pack files."""
+"""Tasks and files that coordinator and workers exchange."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_PENDING_CHUNKS = 4  # of a worker: 32 MiB of the object store; then it waits
 
 @dataclass(frozen=True, slots=True)
 class SegmentTask:
-    """What a worker needs to process a segment of a video; sent once a segment."""
+    """All that a worker needs to process a segment; sent once per segment."""
 
     plan: Plan
     source: str  # path or URL that the worker opens
@@ -47,7 +47,7 @@ def source_mark(source: Path) -> str:
 
 @lru_cache(maxsize=16)
 def _fingerprint(source: Path, size_bytes: int, changed: int) -> str:
-    """Fingerprint of a file, memoised by size and modification time: a worker needs it for every segment."""
+    """Return the fingerprint of a file, memoised by size and modification time."""
     return str(fingerprint(source, size_bytes)["sha256"])
 
 
@@ -71,7 +71,7 @@ def unpack(part: Path) -> None:
 
 
 def work_folder(config: ClusterConfig) -> Path:
-    """Folder for copies of sources, and journals of targets, that are URLs. Raises MediaError."""
+    """Return the folder for copies of sources and journals of targets that are URLs. Raises MediaError."""
     if config.work is not None and not storage.is_url(config.work):
         home = Path(config.work)
         try:
@@ -83,5 +83,5 @@ def work_folder(config: ClusterConfig) -> Path:
 
 
 def short_hash(text: str) -> str:
-    """Twelve hexadecimal digits that identify a text such as a URL."""
+    """Return twelve hexadecimal digits that identify a text such as a URL."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]

@@ -125,7 +125,7 @@ def _run_in_thread(plan: Plan, journal: Journal, progress_frames: int) -> Iterat
 
 
 def engine_for(options: Options) -> Engine:
-    """Engine of this process for these options, kept because loading costs more than a short segment."""
+    """Return the engine of this process for these options, kept because loading costs more than a short segment."""
     key = repr((options.model, options.weights, options.device, options.precision, options.tile, options.flow_scale,
                 options.runtime, options.scene_fill, options.static, options.mask))  # fmt: skip
     if key not in _engines:
@@ -135,13 +135,13 @@ def engine_for(options: Options) -> Engine:
 
 
 def node_id() -> str:
-    """Ray's id of the node that this process runs on."""
+    """Return Ray's id of the node that this process runs on."""
     ray = import_ray()
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def locate_source(task: SegmentTask) -> Path:
-    """Path of the source on this node.
+    """Return the path of the source on this node.
 
     Raises:
         MediaError: the file is missing here, or differs from the coordinator's.

@@ -1,6 +1,6 @@
-"""The models by name: an explicit dict that one can read.
+"""The models by name.
 
-A builder imports its file late, so that asking for one model does not load another's libraries.
+A builder imports its module when it is called, so that one model does not load the libraries of another.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ BUILDERS: dict[str, Callable[[Path | None], Model]] = {
 }
 
 
-# what `midframe models list` says of each
+# shown by `midframe models list`
 ABOUT = {
     "dis": "Classical flow (DIS), frames by warping; any t in (0, 1)",
     "blend": "Cross-fade without motion; needs no weights",
@@ -86,11 +86,11 @@ ABOUT = {
     "vfinet-first": "ModelScope's network, its first weights",
     "rife": "RIFE 4: intermediate flow estimation",
 }
-BUILT_IN = ("dis", "blend", "midnet-s", "midnet-m")  # need nothing that midframe does not ship
+BUILT_IN = ("dis", "blend", "midnet-s", "midnet-m")  # need no further files
 
 
 def check_name(name: str) -> None:
-    """Refuse the name of no model.
+    """Check the name of a model.
 
     Raises:
         InputError: no model of that name.

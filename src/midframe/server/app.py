@@ -26,7 +26,7 @@ STATIC = Path(__file__).with_name("static")
 
 
 def create_app(settings: Settings, backend: Backend) -> FastAPI:
-    """The server as an ASGI application. Raises JobError where another server uses the same folder.
+    """Create the ASGI application. Raises JobError if another server uses the same folder.
 
     The store is opened, and the workers are started, when the application starts.
     """

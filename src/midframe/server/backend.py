@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job as its runner gets it."""
+    """A job, as passed to its runner."""
 
     id: str
     kind: str  # "preview" or "full"
@@ -23,7 +23,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is."""
+    """Progress of a run."""
 
     frames: int  # output frames made
     total: int  # output frames there will be

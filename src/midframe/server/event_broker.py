@@ -62,7 +62,7 @@ class EventBroker:
     async def stream(
         self, subscriber: Subscriber, snapshot: Callable[[], list[str]], follow: bool = True
     ) -> AsyncIterator[str]:
-        """The text of an event stream: the texts of `snapshot`, called in a thread, then changes if `follow`."""
+        """Yield the text of an event stream: the texts of `snapshot`, called in a thread, then changes if `follow`."""
         for text in await asyncio.to_thread(snapshot):
             yield text
         while follow and not subscriber.closed:
@@ -109,7 +109,7 @@ class Subscriber:
         self._news.set()
 
     async def wait(self, seconds: float) -> list[str]:
-        """What is new; nothing after `seconds` of silence."""
+        """Return new events; none after `seconds` without one."""
         try:
             await asyncio.wait_for(self._news.wait(), seconds)
         except TimeoutError:

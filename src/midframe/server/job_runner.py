@@ -102,7 +102,7 @@ def run_job(
 
 
 def marks(result: Any, start: Fraction, pace: SpeedMap) -> dict[str, Any]:
-    """Scene changes, held and duplicate stretches (half-open), frames of low confidence; in seconds of the result."""
+    """Return scene changes, held and duplicate ranges (half-open), low-confidence frames; seconds of the result."""
     spans: dict[str, list[list[float]]] = {"h": [], "d": []}
     position = 0
     for letter, group in groupby(result.kinds):
@@ -130,14 +130,14 @@ def _probe(path: Path) -> VideoInfo:
 
 
 def _plays(info: VideoInfo, path: Path) -> bool:
-    """Whether every browser plays it."""
+    """Return whether every browser plays a video."""
     return path.suffix == ".mp4" and info.codec == "h264" and info.format.name in ("yuv420p", "yuvj420p")
 
 
 def _make_view(source: Path, target: Path, segment: Segment, cancel: threading.Event) -> None:
     """Write a video that browsers play: the source's frames at their own times, from the first one within the segment.
 
-    HDR becomes whatever eight bits make of it; the result that is downloaded is not touched by this.
+    HDR is cut to eight bits without tone mapping; the downloaded result is not affected.
     """
     from midframe.video.encoders import choose_encoder
     from midframe.video.reader import open_reader
@@ -159,7 +159,7 @@ def _make_view(source: Path, target: Path, segment: Segment, cancel: threading.E
 
 
 def _placed(frames: Iterator[Frame], begin: Fraction, tick: Fraction) -> Iterator[Frame]:
-    """Frames with `begin` as the new zero; the one that is already shown then starts there; no two on one tick."""
+    """Yield frames with times from `begin` on, where a frame already shown starts; no two on one tick."""
     first: Fraction | None = None
     last = -1
     for frame in frames:

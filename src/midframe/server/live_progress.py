@@ -35,7 +35,7 @@ class LiveProgress:
             return self._frames.get(job, (0, None))[1]
 
     def forget(self, job: str) -> None:
-        """The job runs no more."""
+        """Forget a job that has ended."""
         with self._lock:
             self._progress.pop(job, None)
             self._frames.pop(job, None)

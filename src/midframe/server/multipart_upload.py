@@ -19,7 +19,7 @@ FIELD_BYTES = 64 * 1024  # of all text fields together
 
 @dataclass(slots=True)
 class Form:
-    """What came: text fields, and the name and size of the file."""
+    """The parts received: text fields, and the name and size of the file."""
 
     fields: dict[str, str] = field(default_factory=dict)
     file_name: str | None = None

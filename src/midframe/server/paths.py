@@ -27,7 +27,7 @@ class ForbiddenError(InputError):
 
 
 def allowed(wanted: str, folders: Iterable[Path]) -> Path:
-    """The real path of `wanted`, which must be a plain file under one of `folders`, however it is spelled.
+    """Return the real path of `wanted`, which must be a plain file under one of `folders`, however it is spelled.
 
     A relative path is looked for in each folder in turn. Links are followed first, and their targets checked.
     Raises ForbiddenError; the text does not tell a missing file from one that may not be seen.
@@ -71,7 +71,7 @@ def refuse_playlist(path: str) -> None:
 
 
 def safe_name(name: str) -> str:
-    """A name to show and to offer for download: no folders, no control or direction-changing letters, 200 at most."""
+    """Return a name to show and download: no folders, control or direction-changing characters; 200 at most."""
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
     kept = "".join(letter for letter in last if unicodedata.category(letter)[0] != "C").strip()
     return kept.strip(".")[:200] or "video"

@@ -1,7 +1,7 @@
 """Predictions before a run: frames, length, size, time; and the same run as a command line and in Python.
 
-Frames and length are exact if the header of the video is right. Size and time are estimated from earlier runs: of this
-video, else of others, else from a usual quality (size) or not at all (time).
+Frames and length are exact if the header of the video is right. Size and time are estimated from earlier runs of this
+video, else of others; without any, the size is that of a usual quality, and the time is unknown.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ USUAL_BITS_PER_PIXEL = (
 )
 CRF_PER_HALVING = 6.0  # x264's rule of thumb: six steps of crf halve the bits
 
-# what the page and the API call it -> what Options calls it, where the two differ
+# options of the API that are not in Options
 _NOT_OPTIONS = ("use_mask", "container")
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a run will give and cost."""
+    """Output and cost of a run."""
 
     rate: Fraction  # output frames per second
     frames: int
@@ -42,19 +42,19 @@ class Prediction:
 
 
 def parse_options(options: Mapping[str, Any]) -> Options:
-    """Options of an API request. Raises InputError."""
+    """Parse the options of an API request. Raises InputError."""
     return Options.parse(**{name: value for name, value in options.items() if name not in _NOT_OPTIONS})
 
 
 def pace_of(options: Options) -> SpeedMap:
-    """Speed of the result, from the first frame of its range on."""
+    """Return the speed of the result, from the first frame of its range on."""
     if options.speed:
         return SpeedMap.of(options.speed, options.start or Fraction(0))
     return SpeedMap.constant(1 / (options.slowmo or Fraction(1)))
 
 
 def preview_range(info: Mapping[str, Any], start: float, seconds: float) -> tuple[float, float]:
-    """Where a preview begins and ends, moved so that it lies within the video. Seconds."""
+    """Return begin and end of a preview in seconds, moved into the video."""
     duration = float(info["duration"])
     begin = max(0.0, min(start, duration - seconds))
     return round(begin, 3), round(min(begin + seconds, duration), 3)
@@ -85,12 +85,12 @@ def predict(
 
 
 def at_crf_16(bits_per_pixel: float, crf: float | None) -> float:
-    """What a measured size would have been at the usual quality."""
+    """Convert a measured size to the usual quality."""
     return bits_per_pixel * 2 ** (((USUAL_CRF if crf is None else crf) - USUAL_CRF) / CRF_PER_HALVING)
 
 
 def measured_speed(outcome: Mapping[str, Any], crf: float | None) -> MeasuredSpeed:
-    """Speed and size of a finished run by its outcome (see `backend.RunJob`).
+    """Return speed and size of a finished run, from its outcome (see `backend.RunJob`).
 
     Loading a model takes as long for a preview as for a whole video, so it is separated from the time per frame.
     """
@@ -103,7 +103,7 @@ def measured_speed(outcome: Mapping[str, Any], crf: float | None) -> MeasuredSpe
 
 
 def output_name(name: str, options: Mapping[str, Any], rate: Fraction) -> str:
-    """Name of the result, as `plan.default_target` makes it for the command line, in the chosen container."""
+    """Return the name of the result, as `plan.default_target` makes it, in the chosen container."""
     given = parse_options(options)
     mark = f"{float(rate):.6g}fps" if given.slowmo is None else f"slow{float(given.slowmo):g}x"
     if given.start is not None or given.end is not None:
@@ -112,7 +112,7 @@ def output_name(name: str, options: Mapping[str, Any], rate: Fraction) -> str:
 
 
 def command_line(name: str, options: Mapping[str, Any], rate: Fraction) -> str:
-    """The same run as a command line for a POSIX shell."""
+    """Return the run as a command line for a POSIX shell."""
     said = [
         f"--{key.replace('_', '-')} {value}" for key, value in _spoken(name, options) if not isinstance(value, bool)
     ]
@@ -124,13 +124,13 @@ def command_line(name: str, options: Mapping[str, Any], rate: Fraction) -> str:
 
 
 def python_call(name: str, options: Mapping[str, Any], rate: Fraction) -> str:
-    """The same run as Python."""
+    """Return the run as Python code."""
     said = "".join(f", {key}={value!r}" for key, value in _spoken(name, options, quote=str))
     return f"import midframe\n\nmidframe.interpolate({name!r}, {output_name(name, options, rate)!r}{said})\n"
 
 
 def _spoken(name: str, options: Mapping[str, Any], quote: Any = shlex.quote) -> list[tuple[str, Any]]:
-    """The options that differ from the default, as (name, text or bool)."""
+    """Return the options that differ from the default, as (name, text or bool)."""
     usual = Options().to_json()
     spoken: list[tuple[str, Any]] = []
     for key, value in parse_options(options).to_json().items():

@@ -14,13 +14,13 @@ HEAD_ONLY = "midframe.head_only"
 
 
 def problem(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error as `{"error": {"code", "message"}}`."""
+    """Return an error as `{"error": {"code", "message"}}`."""
     message = message.encode("utf-8", "replace").decode()  # a lone surrogate from the request cannot be sent back
     return JSONResponse({"error": {"code": code, "message": message}}, status, headers=headers)
 
 
 class RangeFileResponse(FileResponse):
-    """A file, or the parts that a Range header asks for; invalid ranges are refused as JSON."""
+    """Return a file, or the parts that a Range header requests; invalid ranges are refused as JSON."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file."""

@@ -155,7 +155,7 @@ async def _upload_and_add(services: Services, request: Request, content_type: st
 
 
 def _invalid(error: ValidationError) -> RequestValidationError:
-    """The error as FastAPI raises it for a body that it checks itself."""
+    """Return the error that FastAPI raises for a body that it checks itself."""
     found = error.errors(include_url=False, include_context=False)
     return RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found])
 

@@ -12,7 +12,7 @@ Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
 def _text_of_number(value: Any) -> Any:
-    """A JSON number as its shortest decimal text; anything else unchanged."""
+    """Return a JSON number as its shortest decimal text; anything else unchanged."""
     return value if isinstance(value, bool) or not isinstance(value, int | float) else format(value, ".10g")
 
 
@@ -245,7 +245,7 @@ def raw_body(media: str) -> dict[str, Any]:
 
 
 class HTTPError(Exception):
-    """An answer of 4xx."""
+    """A response of 4xx."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

@@ -44,7 +44,7 @@ _HEADERS = {
 
 
 def session_value(token: str) -> str:
-    """What the cookie holds: proof of the token, not the token."""
+    """Return the value of the cookie: proof of the token, not the token."""
     return hmac.new(token.encode(), b"midframe session 1", hashlib.sha256).hexdigest()
 
 
@@ -54,7 +54,7 @@ def same(given: str, right: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine alone."""
+    """Return whether an address is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -188,7 +188,7 @@ class SecurityMiddleware:
         return None
 
     def _counts_itself(self, scope: Scope, headers: Headers) -> bool:
-        """Whether the route of a request limits the size of its body itself."""
+        """Return whether the route of a request limits the size of its body itself."""
         if scope["method"] == "PUT":
             return bool(scope["path"].endswith(self._counted))
         multipart = headers.get("content-type", "").lower().startswith("multipart/form-data")

@@ -34,7 +34,7 @@ _log = logging.getLogger("midframe.server")
 
 @dataclass(slots=True)
 class Upload:
-    """An upload's newest writer; an older one sees that it is no longer the newest and leaves."""
+    """The latest writer of an upload; an earlier one stops when it sees that it is not the latest."""
 
     lock: asyncio.Lock
     writer: object = None
@@ -102,15 +102,15 @@ class Services:
     # -- places
 
     def source_folder(self, id: str) -> Path:
-        """Where an upload and a mask live."""
+        """Return the folder of an upload and its mask."""
         return self.settings.data / "sources" / id
 
     def mask_path(self, id: str) -> Path:
-        """Where a source's painted mask lives."""
+        """Return the path of a source's painted mask."""
         return self.source_folder(id) / "mask.png"
 
     def job_folder(self, id: str) -> Path:
-        """Where a job's segments and results live."""
+        """Return the folder of a job's segments and results."""
         return self.settings.data / "jobs" / id
 
     # -- limits
@@ -218,7 +218,7 @@ class Services:
             return None
 
     def job_state(self, job: Job) -> JobState:
-        """A job as the API shows it."""
+        """Return a job as the API shows it."""
         progress = (self.live.progress(job.id) if job.state == "running" else None) or job.progress
         files = [kind for kind in ("result", "before", "after", "report") if job.outcome.get(kind)]
         return JobState(
@@ -233,7 +233,7 @@ class Services:
 
 
 def source_state(source: Source) -> SourceState:
-    """A source as the API shows it."""
+    """Return a source as the API shows it."""
     return SourceState(
         id=source.id, name=source.name, kind=source.kind, size=source.size,  # type: ignore[arg-type]
         received=source.received, state=source.state,  # type: ignore[arg-type]
@@ -259,7 +259,7 @@ def client(request: Request) -> str:
 
 
 def services_of(request: Request) -> Services:
-    """The services of the application that a request came to."""
+    """Return the services of the application that received a request."""
     services: Services = request.app.state.services
     return services
 

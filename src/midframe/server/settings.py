@@ -26,7 +26,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where the server keeps its things, who may use it, and how much."""
+    """Folders, access and limits of the server."""
 
     data: Path
     folders: tuple[Path, ...] = ()  # videos under these may be used by path

@@ -62,7 +62,7 @@ class NotFoundError(InputError):
 
 
 class ConflictError(JobError):
-    """The job's state does not allow what was asked."""
+    """The state of the job does not allow the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +191,14 @@ class Store:
         return self.source(id)
 
     def source(self, id: str) -> Source:
-        """The source with this id. Raises NotFoundError."""
+        """Return the source with this id. Raises NotFoundError."""
         rows = self._look("SELECT * FROM sources WHERE id = ?", id)
         if not rows:
             raise NotFoundError(f"no source {id}: it never was, or its time was up")
         return _source(rows[0])
 
     def sources(self) -> list[Source]:
-        """All sources, oldest first."""
+        """Return all sources, oldest first."""
         return [_source(row) for row in self._look("SELECT * FROM sources ORDER BY created, id")]
 
     def receive(self, id: str, received: int) -> None:
@@ -262,7 +262,7 @@ class Store:
         return self.job(id)
 
     def job(self, id: str) -> Job:
-        """The job with this id. Raises NotFoundError."""
+        """Return the job with this id. Raises NotFoundError."""
         rows = self._look("SELECT * FROM jobs WHERE id = ?", id)
         if not rows:
             raise NotFoundError(f"no job {id}: it never was, or its time was up")
@@ -275,7 +275,7 @@ class Store:
         return [_job(row) for row in self._look(sql, *values, limit, offset)]
 
     def counts(self) -> dict[str, int]:
-        """How many jobs are in each state."""
+        """Return the number of jobs in each state."""
         found = dict.fromkeys(STATES, 0)
         found.update({row[0]: row[1] for row in self._rows("SELECT state, count(*) FROM jobs GROUP BY state")})
         return found
@@ -333,7 +333,7 @@ class Store:
         self._change("UPDATE jobs SET progress = ? WHERE id = ? AND state = 'running'", _dump(progress), id)
 
     def finish(self, id: str, outcome: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
-        """The run came to its end."""
+        """Record the end of a run."""
         self._change(
             "UPDATE jobs SET state = 'done', requested = NULL, error = NULL, outcome = ?, progress = ?, finished = ?"
             " WHERE id = ? AND state = 'running'",
@@ -341,7 +341,7 @@ class Store:
         )
 
     def fail(self, id: str, error: Mapping[str, str]) -> None:
-        """The run said why it cannot go on."""
+        """Record the failure of a run, with its reason."""
         self._change(
             "UPDATE jobs SET state = 'failed', requested = NULL, error = ?, finished = ?"
             " WHERE id = ? AND state = 'running'",
@@ -349,7 +349,7 @@ class Store:
         )
 
     def stopped(self, id: str) -> None:
-        """The run stopped because it was asked to: what was requested is done; otherwise it is queued."""
+        """Record that a run stopped: the request to pause or cancel is carried out; without one, the job is queued."""
         self._change(
             "UPDATE jobs SET state = CASE requested WHEN 'pause' THEN 'paused' WHEN 'cancel' THEN 'cancelled'"
             " ELSE 'queued' END, finished = CASE requested WHEN 'cancel' THEN ? END, requested = NULL"
@@ -358,7 +358,7 @@ class Store:
         )
 
     def crashed(self, id: str, how: str) -> None:
-        """The worker died: the job is tried once more, then it has failed. What was requested is done anyway."""
+        """Record that the worker died: the job runs once more, then fails; a requested pause or cancel is carried out."""
         with self._lock:
             job = self.job(id)
             self._change("UPDATE jobs SET crashes = crashes + 1 WHERE id = ?", id)

@@ -25,7 +25,7 @@ _log = logging.getLogger("midframe.server")
 
 
 class WorkerDiedError(JobError):
-    """The process ended under the request."""
+    """The process ended during the request."""
 
 
 class WorkerTimeoutError(JobError):

@@ -1,4 +1,4 @@
-"""What a probe subprocess does: describe a video file, and decode single frames of it as JPEG."""
+"""Describe video files and decode single frames as JPEG: the work of the probe subprocess."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def probe_video(path: str) -> Mapping[str, Any]:
 
 
 def make_still(path: str, seconds: float, width: int, upright: bool) -> bytes:
-    """The frame shown at `seconds` from the start as JPEG, at most `width` wide, rotated as a player would."""
+    """Return the frame at `seconds` from the start as JPEG, at most `width` wide, rotated as a player would."""
     from midframe.types import Segment
     from midframe.video.probe import probe
     from midframe.video.reader import open_reader
@@ -50,7 +50,7 @@ def make_still(path: str, seconds: float, width: int, upright: bool) -> bytes:
 
 
 def jpeg(frame: Frame, width: int, rotation: int = 0) -> bytes:
-    """A frame as JPEG, made smaller to at most `width`, turned clockwise by `rotation` degrees."""
+    """Encode a frame as JPEG, at most `width` wide, rotated clockwise by `rotation` degrees."""
     import cv2
     import numpy as np
 
