@@ -358,7 +358,7 @@ class Store:
         )
 
     def crashed(self, id: str, how: str) -> None:
-        """Record that the worker died: the job runs once more, then fails; a requested pause or cancel is carried out."""
+        """Record that the worker died: the job runs once more, then fails; a requested pause or cancel is done."""
         with self._lock:
             job = self.job(id)
             self._change("UPDATE jobs SET crashes = crashes + 1 WHERE id = ?", id)
