@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +38,25 @@ ones = torch.ones(1, 8, 16, 16)
 print(waiting, gc.isenabled(), gc.get_freeze_count() > 100_000, int(torch.conv2d(ones, ones[..., :3, :3]).sum()))
 """
     assert run(code).split() == ["True", "True", "True", str(8 * 9 * 14 * 14)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["-", "-o", "-", "--progress", "json"], "use --progress plain"),
+        (["a.png"], "1 images were given"),
+    ],
+)
+def test_wrong_arguments_are_reported_without_importing_torch(tmp_path: Path, arguments: list[str], error: str) -> None:
+    (tmp_path / "a.png").touch()
+    code = f"""
+import sys
+from midframe.cli import main
+sys.argv = ["midframe", "interpolate", *{arguments}]
+try:
+    main()
+except SystemExit as end:
+    print(end.code, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == ["2", "False"] and error in done.stderr

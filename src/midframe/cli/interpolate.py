@@ -384,7 +384,7 @@ def through_pipe(
     """
     from midframe.cli.progress import open_reporter, stream_text
     from midframe.errors import InputError
-    from midframe.streaming import interpolate_stream
+    from midframe.torch_import import quick_import
 
     if len(inputs) != 1 or output is None:
         raise InputError("a pipe needs one input and one -o: a file, or - for the standard output")
@@ -392,6 +392,10 @@ def through_pipe(
         raise InputError("a pipe is read once, on this machine; leave out --dry-run, --ray and lists of devices")
     if output == "-" and progress == "json":
         raise InputError("--progress json and the video would both go to the standard output; use --progress plain")
+    with quick_import():
+        import midframe.planning  # noqa: F401  # before torch, while its library is loaded
+        from midframe.streaming import interpolate_stream
+
     with (
         open_reporter(progress) as reporter,
         stop_events(reporter.note, "stopping behind the current frame") as (drain, _),
@@ -443,8 +447,8 @@ def between_images(sources: Sequence[Path], output: str | None, options: Options
     Raises:
         InputError: not two.
     """
-    from midframe import pipeline
     from midframe.errors import InputError
+    from midframe.torch_import import quick_import
 
     if len(sources) != 2:
         raise InputError(
@@ -455,6 +459,10 @@ def between_images(sources: Sequence[Path], output: str | None, options: Options
     target = Path(output) if output is not None else a.with_name(f"{a.stem}.{b.stem}.between{a.suffix}")
     if target.is_dir():
         target = target / f"{a.stem}.{b.stem}.between{a.suffix}"
+    with quick_import():
+        import midframe.planning  # noqa: F401  # before torch, while its library is loaded
+        from midframe import pipeline
+
     for path in pipeline.between_files(a, b, target, options):
         click.echo(f"wrote {path}")
 
