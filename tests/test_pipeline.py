@@ -673,9 +673,11 @@ def test_two_images_give_the_one_between(tmp_path: Path) -> None:
 def test_the_plan_is_said_first_and_writes_nothing(tmp_path: Path) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(rate=clips.NTSC_24))
     said = str(pipeline.plan(source, fps="59.94", model="blend", device="cpu"))
-    assert said.startswith("24000/1001 -> 60000/1001 fps, x5/2, 24 -> 60 frames, 64x48, VFR no")
-    assert "blend on cpu fp32" in said
+    assert said.startswith("24000/1001 -> 60000/1001 fps, x5/2, 24 -> 60 frames, 64x48, libx264")
+    assert "blend on cpu fp32" in said and "variable" not in said
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+    uneven = clips.make(tmp_path / "uneven.mkv", Clip(frames=20, pts=[n + n // 3 for n in range(20)]))
+    assert ", variable frame rate, " in str(pipeline.plan(uneven, model="blend", device="cpu"))
 
 
 class TestSegments:

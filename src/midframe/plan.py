@@ -74,7 +74,7 @@ class Plan:
         if self.options.speed:
             parts.append(f"speed {written(self.options.speed)}")
         if self.options.loop:
-            parts.append("the last frame leads to the first")
+            parts.append("seamless loop")
         if self.options.shutter:
             opening = self.shutter / self.rate
             parts.append(
@@ -83,7 +83,8 @@ class Plan:
             )
         parts.append(f"{_count(self.frames_in)} -> {_count(self.frames_out)} frames")
         parts.append(str(self.scaling))
-        parts.append("VFR yes" if info.vfr else "VFR no")
+        if info.vfr:
+            parts.append("variable frame rate")
         if info.interlaced and self.options.deinterlace == "auto":
             parts.append("deinterlaced to the field rate")
         if info.hdr:
