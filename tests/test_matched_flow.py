@@ -65,6 +65,19 @@ def test_matched_flow_is_in_pixels_at_a_quarter_of_the_frame(downscale: int, siz
     assert all(length % stride_of(*matcher.inputs[0].shape[-2:]) == 0 for length in matcher.inputs[0].shape[-2:])
 
 
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [((256, 448), (128, 224)), ((480, 640), (240, 320)), ((720, 1280), (180, 320)), ((1088, 1920), (136, 240))],
+)
+def test_the_matcher_sees_a_small_frame(size: tuple[int, int], seen: tuple[int, int]) -> None:
+    features = Midnet(SIZES["midnet-l"]).eval().encode(torch.zeros(1, 3, *size))
+    matcher = KnownFlow(0.0, 0.0, 1)
+    matched_flow(matcher, features, features)  # type: ignore[arg-type]
+    height, width = matcher.inputs[0].shape[-2:]
+    stride = stride_of(height, width)
+    assert (height, width) == tuple(-(-length // stride) * stride for length in seen)
+
+
 SIZE = 160, 288
 CENTRES, MIDDLE, RADIUS = (60.0, 200.0), 80.0, 28
 
