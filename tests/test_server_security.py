@@ -440,7 +440,7 @@ def test_colours_of_text_have_enough_contrast(theme: str) -> None:
 
     pairs = [(text, under) for text in ("ink", "soft", "accent", "bad") for under in ("bg", "card", "field")]
     pairs += [("accent-ink", "accent"), ("accent", "tint"), ("bad", "bad-tint"), ("warn", "warn-tint"), ("ink", "tint")]
-    pairs += [("doubt", "card"), ("soft", "tint")]
+    pairs += [("low", "card"), ("soft", "tint")]
     for text, under in pairs:
         light, dark = sorted((luminance(colours[text]), luminance(colours[under])), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{text} on {under}"
