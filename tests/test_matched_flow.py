@@ -192,3 +192,7 @@ def test_training_takes_the_matcher_from_its_run_or_from_the_weights_to_begin_wi
     assert again.matcher is not None and torch.equal(again.matcher.key.weight, net.matcher.key.weight)
     assert torch.equal(load_matcher(wide).key.weight, net.matcher.key.weight)
     assert load_midnet(wide, "midnet-l").architecture == SIZES["midnet-l"]
+    wide.rename(tmp_path / "midnet-l.safetensors")
+    of_folder = Recipe(recipe.out, "midnet-l", start=tmp_path, minutes=1.0)
+    assert of_folder.start_file == tmp_path / "midnet-l.safetensors"
+    assert initial_network(of_folder).matcher is not None

@@ -61,6 +61,13 @@ class Recipe:
             if (value := getattr(self, name)) <= 0:
                 raise InputError(f"train: {name} {value} must be above 0")
 
+    @property
+    def start_file(self) -> Path | None:
+        """The file of `start`, which may be a folder with weights of `model`."""
+        if self.start is not None and self.start.is_dir():
+            return self.start / f"{self.model}.safetensors"
+        return self.start
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for the model card."""
         return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]

@@ -158,10 +158,7 @@ def initial_network(recipe: Recipe) -> Midnet:
         InputError: the model has a matcher, and there are no weights of it.
     """
     architecture = SIZES[recipe.model]
-    if recipe.start is None:
-        start = Midnet(architecture)
-    else:
-        start = load_midnet(recipe.start, recipe.model if recipe.start.is_dir() else "")
+    start = Midnet(architecture) if recipe.start_file is None else load_midnet(recipe.start_file)
     net = widened(start, architecture)
     if net.matcher is not None and recipe.matcher is not None:
         net.matcher.load_state_dict(load_matcher(recipe.matcher).state_dict())
@@ -178,7 +175,7 @@ def open_batches(recipe: Recipe, position: int, rank: int) -> ErrorFormBatches:
     architecture = SIZES[recipe.model]
     mix = FAST_SCENES if architecture.matched else SCENES
     scenes = SceneSource(recipe.photos, size, False, mix, first_seed=10_000_000 * rank, device=device)
-    matcher = recipe.matcher or recipe.start if architecture.matched else None
+    matcher = recipe.matcher or recipe.start_file if architecture.matched else None
 
     def stored(folder: str, source: Source) -> Shards:
         forms = ErrorFormSource(source, size, architecture, matcher)

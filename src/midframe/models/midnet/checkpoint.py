@@ -53,6 +53,8 @@ def widened(net: Midnet, architecture: Architecture) -> Midnet:
     Raises:
         WeightsError: the architectures differ in more than additional hypotheses.
     """
+    if net.architecture == architecture:
+        return net
     own, wanted = net.architecture, architecture.hypotheses
     if own.fusion != architecture.fusion or not set(own.hypotheses) <= set(wanted):
         raise WeightsError(f"a network of {own.to_json()} cannot become one of {architecture.to_json()}")

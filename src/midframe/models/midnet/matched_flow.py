@@ -11,7 +11,7 @@ from torch import Tensor
 
 from midframe.models.flow.matcher import Correlation, Matcher, correlate, stride_of
 from midframe.models.midnet.types import BLOCK, FrameFeatures
-from midframe.ops import warp
+from midframe.ops import crop, pad, warp
 
 MAX_INPUT_AREA = 80_000  # pixels of the matcher's input: 320x180 of 720p; 117 ms of one thread
 INCONSISTENT = 4.0  # pixels of forward-backward inconsistency above which classical flow is unreliable
@@ -45,8 +45,7 @@ def matched_flow(
     scale = 2.0 * factor / BLOCK
     size = round(flow.shape[-2] * scale), round(flow.shape[-1] * scale)
     flow = scale * F.interpolate(flow, size=size, mode="bilinear", align_corners=False)
-    rows, columns = height // BLOCK, width // BLOCK
-    forward, backward = flow[..., :rows, :columns].contiguous().chunk(2)
+    forward, backward = crop(flow, height // BLOCK, width // BLOCK).contiguous().chunk(2)
     return forward, backward
 
 
@@ -107,4 +106,4 @@ def _reduced(frame: FrameFeatures, factor: int) -> Tensor:
 def _padded(image: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     stride = stride_of(height, width)
-    return F.pad(image, (0, -width % stride, 0, -height % stride), mode="replicate")
+    return pad(image, height + -height % stride, width + -width % stride)
