@@ -62,10 +62,10 @@ def command(ctx: click.Context, /, out: Path | None, **options: object) -> None:
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the run.")
 @click.option(
     "--stage",
-    type=click.Choice(["flow", "frames"]),
-    default="flow",
+    type=click.Choice(["matcher", "refiner"]),
+    default="matcher",
     show_default=True,
-    help="flow: the matcher alone; frames: matcher and refiner, by the interpolated frame.",
+    help="matcher: flow between frames; then refiner: flow at t, by the interpolated frame.",
 )
 @click.option("--photos", type=FOLDER, multiple=True, help="Photographs for the surfaces of rendered scenes.")
 @click.option(
@@ -88,12 +88,13 @@ def motion(out: Path, scores: bool, **options: object) -> None:
     Stop it at any time (Ctrl-C, SIGTERM): the same command resumes exactly.
     """
     from midframe.training import matcher
+    from midframe.training.motion import MotionRecipe, train_motion
 
     if scores:
         net = matcher.load_matcher(out / "matcher.safetensors")
         click.echo(str(matcher.flow_scores(lambda a, b: matcher.matcher_flow(net, a, b))))
         return
-    click.echo(f"weights: {matcher.train_matcher(matcher.MatcherRecipe(out, **options), click.echo)}")  # type: ignore[arg-type]
+    click.echo(f"weights: {train_motion(MotionRecipe(out, **options), click.echo)}")  # type: ignore[arg-type]
 
 
 @command.command("scenes")

@@ -1,26 +1,39 @@
-"""Learned intermediate flow: from the matcher's flows to flow and visibility at any instant t.
+"""Learned intermediate flow: from candidate flows between two frames to flow and visibility at any instant t.
 
-Both flows are splatted to t with softmax weights (Niklaus & Liu 2020); then two refinement steps, at 1/2 and at the
-full size of the matcher's input (1/8 and 1/4 of the frame), see what both frames show there and predict residual flow
-and visibility. Trained with the loss of the interpolated frame through the warp, beside flow supervision where flow
-is known (RIFE, Huang et al. 2022).
+Every candidate (classical flow, and the matcher's) is splatted to t with softmax weights (Niklaus & Liu 2020). Two
+refinement steps, at 1/2 and at the full size of the matcher's input (1/8 and 1/4 of the frame), see what both frames
+show there under each candidate, choose among them, and predict residual flow and visibility. Trained with the loss of
+the interpolated frame through the warp, beside flow supervision where flow is known (RIFE, Huang et al. 2022).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from midframe.models.flow.matcher import Matched, Matcher, MatcherArchitecture
+from midframe.models.flow.matcher import Matched, MatcherArchitecture
 from midframe.models.layers import SLOPE, Residual, convolution
 from midframe.ops import splat, warp
 
 FLOW_UNIT = 0.1  # flows are fed to convolutions in tens of pixels
 STEEP = 0.5  # 1/px: importance lost for a pixel of forward-backward inconsistency
+MAX_INCONSISTENCY = 12.0  # pixels, above which nothing more is lost
 LEAST_COVERAGE = 0.3  # splat coverage below which the plain linear flow takes over
+CANDIDATES = ("classical", "matched")
+FIRST_LOGITS = (2.0, 0.0)  # of the candidates before training
+STATE = 8  # channels handed from the coarse step to the fine one
+
+
+class CandidateFlow(NamedTuple):
+    """A flow between two frames at half of the matcher's input, both ways, and how far to trust it."""
+
+    flow: Tensor  # (2B, 2, h, w) float32, a to b, then b to a, pixels of that size
+    importance: Tensor  # (2B, 1, h, w): log of the splatting weight
 
 
 class IntermediateFlow(NamedTuple):
@@ -39,14 +52,17 @@ class SplattedFlow(NamedTuple):
 
 
 class Refiner(nn.Module):
-    """Two refinement steps on splatted flow; 0.3 million parameters."""
+    """Two refinement steps on splatted flows; 0.4 million parameters."""
 
     def __init__(self, architecture: MatcherArchitecture | None = None, coarse: int = 64, fine: int = 32) -> None:
         super().__init__()
-        stem = (architecture or MatcherArchitecture()).stem
-        self.coarse = nn.Sequential(convolution(2 * stem + 4 + 2 + 1, coarse), Residual(coarse), Residual(coarse))
-        self.coarse_head = nn.Conv2d(coarse, 4 * (5 + 8), 3, 1, 1)  # residual flow, visibility and state of 2x2 pixels
-        self.fine = nn.Sequential(convolution(3 + 3 + 1 + 4 + 1 + 8 + 1, fine), Residual(fine))
+        stem, count = (architecture or MatcherArchitecture()).stem, len(CANDIDATES)
+        self.coarse = nn.Sequential(
+            convolution(count * (2 * stem + 4 + 2) + 1, coarse), Residual(coarse), Residual(coarse)
+        )
+        # choice, residual flow, visibility and state of 2x2 pixels
+        self.coarse_head = nn.Conv2d(coarse, 4 * (count + 5 + STATE), 3, 1, 1)
+        self.fine = nn.Sequential(convolution(3 + 3 + 1 + 4 + 1 + STATE + 1, fine), Residual(fine))
         self.fine_head = nn.Conv2d(fine, 5, 3, 1, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -55,61 +71,61 @@ class Refiner(nn.Module):
                 nn.init.zeros_(module.bias)
         for head in (self.coarse_head, self.fine_head):
             nn.init.normal_(head.weight, std=1e-3)
+        with torch.no_grad():
+            assert self.coarse_head.bias is not None
+            self.coarse_head.bias[: 4 * count] = torch.tensor(FIRST_LOGITS).repeat_interleave(4)
 
     def forward(
-        self, images: tuple[Tensor, Tensor], stems: tuple[Tensor, Tensor], matched: Matched, t: Tensor
+        self,
+        images: tuple[Tensor, Tensor],
+        stems: tuple[Tensor, Tensor],
+        candidates: Sequence[CandidateFlow],
+        t: Tensor,
     ) -> IntermediateFlow:
         """Refine the flow at t.
 
         Args:
             images: a and b (B, 3, H, W) in 0..1, the matcher's input.
-            stems: their features (B, stem, H/2, W/2).
-            matched: flows between them.
+            stems: their features (B, stem, H/2, W/2), of `Matcher.stem_features`.
+            candidates: as many as `CANDIDATES`, in that order.
             t: (B, 1, 1, 1).
         """
-        splatted = splat_to(matched, t)
-        flow = splatted.flow
-        sides = [warp(x.float(), f) for x, f in zip(stems, flow.chunk(2, 1), strict=True)]
-        when = t.expand(-1, 1, *flow.shape[-2:])
-        state = self.coarse(torch.cat([*sides, flow * FLOW_UNIT, 0.5 * splatted.coverage, when], 1))
-        found = F.pixel_shuffle(self.coarse_head(state).float(), 2)  # (B, 13, H, W)
-        flow = double(flow) + found[:, :4]
-        prior = torch.log((splatted.coverage[:, :1] + 0.05) / (splatted.coverage[:, 1:] + 0.05)).clamp(-3, 3)
-        visibility = found[:, 4:5] + 0.5 * F.interpolate(prior, scale_factor=2.0, mode="bilinear", align_corners=False)
+        splatted = [splat_to(candidate, t) for candidate in candidates]
+        inputs = [t.expand(-1, 1, *splatted[0].flow.shape[-2:])]
+        for each in splatted:
+            sides = [warp(x.float(), f) for x, f in zip(stems, each.flow.chunk(2, 1), strict=True)]
+            inputs += [*sides, each.flow * FLOW_UNIT, 0.5 * each.coverage]
+        found = F.pixel_shuffle(self.coarse_head(self.coarse(torch.cat(inputs, 1))).float(), 2)
+        choice, residual, visibility, state = (
+            found[:, first:last] for first, last in pairwise(accumulate([0, len(splatted), 4, 1, STATE]))
+        )
+        shares = choice.softmax(1).split(1, 1)
+        flow = residual
+        for share, each in zip(shares, splatted, strict=True):
+            prior = torch.log((each.coverage[:, :1] + 0.05) / (each.coverage[:, 1:] + 0.05)).clamp(-3, 3)
+            flow, visibility = flow + share * double(each.flow), visibility + share * 0.5 * double(prior, 1.0)
         one, two = (warp(x, f) for x, f in zip(images, flow.chunk(2, 1), strict=True))
-        when = t.expand(-1, 1, *flow.shape[-2:])
         off = (one - two).abs().mean(1, keepdim=True)
-        inputs = torch.cat([one - 0.5, two - 0.5, off, flow * FLOW_UNIT, visibility, found[:, 5:], when], 1)
-        found = self.fine_head(self.fine(inputs)).float()
+        when = t.expand(-1, 1, *flow.shape[-2:])
+        inputs = [one - 0.5, two - 0.5, off, flow * FLOW_UNIT, visibility, state, when]
+        found = self.fine_head(self.fine(torch.cat(inputs, 1))).float()
         flow = flow + found[:, :4]
         return IntermediateFlow(flow[:, :2], flow[:, 2:], visibility + found[:, 4:])
 
 
-class LearnedMotion(nn.Module):
-    """Matcher and refiner: from two frames to their motion at t."""
-
-    def __init__(self, architecture: MatcherArchitecture | None = None) -> None:
-        super().__init__()
-        self.matcher = Matcher(architecture)
-        self.refiner = Refiner(self.matcher.architecture)
-
-    def forward(self, a: Tensor, b: Tensor, t: Tensor) -> tuple[Matched, IntermediateFlow]:
-        """Match two images (B, 3, H, W) in 0..1 and refine their motion at t (B, 1, 1, 1)."""
-        count = len(a)
-        stem = self.matcher.stem_features(torch.cat([a, b]))
-        pyramid = self.matcher.pyramid(stem)
-        matched = self.matcher.match([x[:count] for x in pyramid], [x[count:] for x in pyramid])
-        return matched, self.refiner((a, b), (stem[:count], stem[count:]), matched, t)
-
-
-def splat_to(matched: Matched, t: Tensor) -> SplattedFlow:
-    """Splat the matcher's flows to t (B, 1, 1, 1), weighted by their forward-backward consistency and occlusion."""
-    count = len(t)
+def matched_candidate(matched: Matched) -> CandidateFlow:
+    """The matcher's flow, weighted by its forward-backward consistency and occlusion."""
     flow, occlusion = matched.flow, double(matched.occlusion, 1.0)
-    back = torch.cat([flow[count:], flow[:count]])
-    apart = (flow + warp(back, flow)).square().sum(1, keepdim=True).add(1e-6).sqrt()
-    weight = torch.exp(-STEEP * apart.clamp(max=12.0) - F.softplus(occlusion)).clamp(min=1e-3)
     ab, ba = flow.chunk(2)
+    apart = (flow + warp(torch.cat([ba, ab]), flow)).square().sum(1, keepdim=True).add(1e-6).sqrt()
+    return CandidateFlow(flow, -STEEP * apart.clamp(max=MAX_INCONSISTENCY) - F.softplus(occlusion))
+
+
+def splat_to(candidate: CandidateFlow, t: Tensor) -> SplattedFlow:
+    """Splat both flows of a candidate to t (B, 1, 1, 1)."""
+    count = len(t)
+    weight = candidate.importance.exp().clamp(min=1e-3)
+    ab, ba = candidate.flow.chunk(2)
     both = torch.cat([torch.cat([-t * ab, (1 - t) * ab], 1), torch.cat([t * ba, (t - 1) * ba], 1)])
     total, coverage = splat(both, torch.cat([t * ab, (1 - t) * ba]), weight)
     from_a, from_b = total.chunk(2)
