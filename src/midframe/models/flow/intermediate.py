@@ -99,7 +99,7 @@ class Refiner(nn.Module):
         choice, residual, visibility, state = (
             found[:, first:last] for first, last in pairwise(accumulate([0, len(splatted), 4, 1, STATE]))
         )
-        shares = choice.softmax(1).split(1, 1)
+        shares = choice.softmax(1).chunk(len(splatted), 1)
         flow = residual
         for share, each in zip(shares, splatted, strict=True):
             prior = torch.log((each.coverage[:, :1] + 0.05) / (each.coverage[:, 1:] + 0.05)).clamp(-3, 3)
