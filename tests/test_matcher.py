@@ -84,7 +84,7 @@ def test_a_known_translation_is_synthesised_exactly_before_any_training() -> Non
     with torch.inference_mode():
         stems = net.stem_features(torch.cat([a, b]))
         known = matched_candidate(_known(flow))
-        motion = refiner((a, b), (stems[:1], stems[1:]), [known] * len(CANDIDATES), t)
+        motion = refiner((a, b), (stems[:1], stems[1:]), [splat_to(known, t)] * len(CANDIDATES), t)
         out = synthesise(a, b, motion, t)
     inner = (slice(None), slice(None), slice(8, -8), slice(16, -16))
     assert (out - truth)[inner].abs().max() < 0.02

@@ -390,7 +390,7 @@ def test_a_native_frame_is_that_of_torch(
             slow = slow_net.render(requests[1])
     finally:
         torch.set_num_threads(before)
-    assert (requests[0].motion.matched is not None) == net.architecture.matched
+    assert (requests[0].motion.learned is not None) == net.architecture.refined
     assert torch.equal(fast, again)  # rows do not depend on what the memory held, nor on threads
     for one, two in zip(*(request.motion.tensors() for request in requests), strict=True):
         torch.testing.assert_close(one, two, atol=1e-3, rtol=0)

@@ -109,6 +109,7 @@ class Workspace:
         self,
         flows: list[Array],
         importances: list[Array],
+        refined: Array | None,
         acceleration: tuple[Array, Array] | None,
         t: float,
         names: list[str],

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from midframe._native import Workspace
 
 SLOWER = 10  # times, measured at 1280x720 with one thread
-INTERFACE = 3  # of the extension module that this version calls; a checkout may hold one built from older sources
+INTERFACE = 4  # of the extension module that this version calls; a checkout may hold one built from older sources
 
 
 @cache

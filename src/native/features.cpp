@@ -132,7 +132,8 @@ void find_trivial(i64 first, i64 last, Image a, Image b, Image still_a, Image st
             i64 count = 0;
             for (i64 k = 0; k < found.count; ++k) count += found.active.at(k, row, tile);
             const float limit = count > 2 ? limits.strict : limits.residual;
-            const bool trivial = still && total[at] < tile_area * limit && most[at] < 2.0f * limit;
+            const bool learned = found.refined >= 0 && found.active.at(found.refined, row, tile);
+            const bool trivial = !learned && still && total[at] < tile_area * limit && most[at] < 2.0f * limit;
             for (i64 k = 0; k < found.count; ++k) {
                 bool& active = found.active.at(k, row, tile);
                 evaluated.at(k, row, tile) = active && !trivial;

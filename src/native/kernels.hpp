@@ -123,6 +123,7 @@ struct Hypotheses {
     Images coverage;       // (3, h, w): splat coverage of a, of b, and the logit of visibility from both
     i64 count, height, width;
     i64 zero;              // index of the zero-motion hypothesis
+    i64 refined;           // index of the refined hypothesis, -1 without; no tile in which it is active is trivial
     MIDFRAME_INLINE Targets of(i64 k) const { return {features + k * kFeatures * height * width, kFeatures, height, width}; }
 };
 

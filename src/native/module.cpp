@@ -110,7 +110,7 @@ void check_warped(const Warped& warped, const FusionNetwork& network) {
 NB_MODULE(_native, m) {
     m.doc() = "Kernels of midnet on a CPU, in C++.";
     m.attr("CORRELATION_PADDING") = kCorrelationPadding;
-    m.attr("interface") = 3;  // as `kernels.INTERFACE`; another number with every change of names or arguments below
+    m.attr("interface") = 4;  // as `kernels.INTERFACE`; another number with every change of names or arguments below
 
     m.def("simd_variants", &variants, "Names of the variants that this processor can run, best first.");
     m.def("simd_variant", [] { return std::string(kernels().name); }, "Name of the variant in use.");
@@ -370,6 +370,7 @@ NB_MODULE(_native, m) {
              nb::arg("background").noconvert(), nb::arg("area"), nb::arg("limits"),
              "Occlusion logits and log splatting importance (2, h, w) of a flow; limits are those of ForegroundThresholds.")
         .def("hypotheses", [](Workspace& w, std::vector<In<float, 3>> flows, std::vector<In<float, 2>> importances,
+                              std::optional<In<float, 3>> refined,
                               std::optional<std::pair<In<float, 3>, In<float, 3>>> acceleration, float t,
                               std::vector<std::string> names, std::vector<std::string> others, i64 shift, float threshold) {
             require(flows.size() == 2 + 2 * others.size(), "two flows are needed, and two for each of the others");
@@ -378,13 +379,17 @@ NB_MODULE(_native, m) {
                     "the first hypothesis must be splatted");
             const auto among = [&](std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); };
             require(among("zero"), "zero motion must be among the hypotheses");
-            for (const auto& name : others)
-                require((name == "filtered" || name == "matched") && among(name), "the others are filtered and matched flows");
+            for (const auto& name : others) require(name == "filtered" && among(name), "the others are filtered flows");
+            require(!refined || among("refined"), "refined flow needs its hypothesis");
             const i64 height = rows(flows[0]), width = columns(flows[0]);
             require(height > 0 && width > 0 && height % kTile == 0 && width % kTile == 0, "flows must cover whole tiles of 4x4 blocks");
             for (const auto& flow : flows) check_shape("flow", flow, {2, height, width});
             for (const auto& importance : importances) check_shape("importance", importance, {height, width});
-            Images bend_a, bend_b;
+            Images bend_a, bend_b, refined_flow;
+            if (refined) {
+                check_shape("refined", *refined, {6, height, width});
+                refined_flow = images(*refined);
+            }
             if (acceleration) {
                 check_shape("acceleration", acceleration->first, {2, height, width});
                 check_shape("acceleration", acceleration->second, {2, height, width});
@@ -397,8 +402,8 @@ NB_MODULE(_native, m) {
             std::vector<NamedFlows> rest;
             for (std::size_t n = 0; n < others.size(); ++n) rest.push_back({others[n], pair(2 * n + 2)});
             nb::gil_scoped_release released;
-            return hypotheses(w, pair(0), rest, bend_a, bend_b, t, names, shift, threshold);
-        }, nb::arg("flows"), nb::arg("importances"), nb::arg("acceleration").none(), nb::arg("t"), nb::arg("names"),
+            return hypotheses(w, pair(0), rest, refined_flow, bend_a, bend_b, t, names, shift, threshold);
+        }, nb::arg("flows"), nb::arg("importances"), nb::arg("refined").none(), nb::arg("acceleration").none(), nb::arg("t"), nb::arg("names"),
              nb::arg("others"), nb::arg("shift"), nb::arg("threshold"))
         .def("warp_hypotheses", [](Workspace& w, const MotionHypotheses& found, const Planes& a, const Planes& b,
                                    In<float, 2> occlusion_ab, In<float, 2> occlusion_ba, std::array<float, 5> limits) {

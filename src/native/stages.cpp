@@ -309,11 +309,12 @@ Array<float> flow_importance(Workspace& workspace, Images flow, Image error, Ima
 }
 
 Hypotheses MotionHypotheses::view() const {
-    return {features.data, active.cube(), coverage.read_cube(), features.size(0), features.size(2), features.size(3), zero};
+    return {features.data, active.cube(), coverage.read_cube(), features.size(0), features.size(2), features.size(3), zero,
+            refined_index};
 }
 
 MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const std::vector<NamedFlows>& others,
-                            Images acceleration_a, Images acceleration_b, float t, const std::vector<std::string>& names,
+                            Images refined, Images acceleration_a, Images acceleration_b, float t, const std::vector<std::string>& names,
                             i64 shift, float threshold) {
     const i64 height = flows.ab.height, width = flows.ab.width, area = height * width;
     MotionHypotheses out;
@@ -367,10 +368,20 @@ MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const s
         workspace.in_bands(height, 8 * kBand,
                            [&, dx = dx, dy = dy](i64 first, i64 last) { kernels().shift(first, last, source, dx, dy, target); });
     }
-    for (const char* name : {"filtered", "matched"}) {
+    for (const char* name : {"filtered", "refined"}) {
         const Targets target = flow_of(index(name));
         const bool found = std::any_of(others.begin(), others.end(), [&](const NamedFlows& each) { return each.name == name; });
         if (!target.empty() && !found) std::copy(source.data, source.data + 4 * area, target.data);
+    }
+    if (!refined.empty()) {
+        out.refined_index = index("refined");
+        const Targets target = flow_of(out.refined_index);
+        out.refined = workspace.array<float>({2, whole(height), whole(width)});
+        std::copy(refined.data + 4 * area, refined.data + 6 * area, out.refined.data);
+        const float* own = refined.data + 5 * area;
+        for (i64 c = 0; c < 4; ++c)
+            for (i64 n = 0; n < area; ++n)
+                if (own[n] > 0.5f) target.data[c * area + n] = refined.data[c * area + n];
     }
     const Targets still = flow_of(out.zero);
     std::fill(still.data, still.data + 4 * area, 0.0f);
@@ -456,6 +467,15 @@ Warped warp_hypotheses(Workspace& workspace, const MotionHypotheses& hypotheses,
         kernels().describe(task.spans.data(), static_cast<i64>(task.spans.size()), one, two, mean.read_grid(),
                            occlusion_ab, occlusion_ba, found.of(k));
     });
+    if (hypotheses.refined) {  // its visibility is learned
+        const Targets features = found.of(hypotheses.refined_index);
+        const float *logits = hypotheses.refined.data, *own = logits + blocks;
+        for (i64 n = 0; n < blocks; ++n) {
+            if (own[n] <= 0.5f) continue;
+            features.row(kOcclusionA, 0)[n] = logits[n];
+            features.row(kOcclusionB, 0)[n] = -logits[n];
+        }
+    }
     return out;
 }
 

@@ -68,7 +68,8 @@ struct MotionHypotheses {
     Array<float> features;  // (K, kFeatures, h, w); only the flows are set
     Array<bool> active;     // (K, h / kTile, w / kTile)
     Array<float> coverage;  // (3, h, w)
-    i64 zero = 0;
+    Array<float> refined;   // (2, h, w): visibility logit of the refined hypothesis, and 1 where it has its own flow; or none
+    i64 zero = 0, refined_index = -1;
     Hypotheses view() const;
 };
 
@@ -78,9 +79,10 @@ struct NamedFlows {
 };
 
 // `names` as in midnet's architecture; `others` are splatted like `flows`, each for its own hypothesis; a hypothesis
-// without flows is the splatted one. `shift` in blocks; `threshold` in blocks, by which an active hypothesis differs.
+// without flows is the splatted one. `refined` (6, h, w) is that hypothesis's flow at t, its visibility logit, and 1 where
+// it differs from the splatted one; or empty. `shift` in blocks; `threshold` in blocks, by which an active hypothesis differs.
 MotionHypotheses hypotheses(Workspace& workspace, const FlowPair& flows, const std::vector<NamedFlows>& others,
-                            Images acceleration_a, Images acceleration_b, float t, const std::vector<std::string>& names,
+                            Images refined, Images acceleration_a, Images acceleration_b, float t, const std::vector<std::string>& names,
                             i64 shift, float threshold);
 
 // Both frames warped to an instant. What a hypothesis has in tiles where it is not active is not to be read, nor what

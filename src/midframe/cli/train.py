@@ -18,9 +18,9 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--clips", type=FOLDER, multiple=True, help="Real clips: videos, Vimeo septuplets, folders of images.")
 @click.option("--from", "start", type=click.Path(exists=True, path_type=Path), help="Initial weights.")
 @click.option(
-    "--matcher",
+    "--motion",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Weights of the learned matcher, of midframe train motion; for midnet-l.",
+    help="Weights of the learned motion, of midframe train motion; for midnet-l.",
 )
 @click.option("--minutes", type=float, help="Length of the run; this or --steps.")
 @click.option("--steps", type=int, help="Length of the run in steps; makes it exactly repeatable.")

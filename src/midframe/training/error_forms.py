@@ -26,7 +26,7 @@ from midframe.models.midnet.architecture import Architecture
 from midframe.models.midnet.flow_estimation import FAIR, FINE, QUICK
 from midframe.models.midnet.model import Midnet
 from midframe.models.midnet.types import BLOCK, TILE, WarpedFrames
-from midframe.training.matcher import load_matcher
+from midframe.training.refiner import load_motion
 from midframe.training.shards import Arrays, Batches, Source, augment, draw_augmentation
 
 CONFIGS = {FINE: 0.6, FAIR: 0.2, QUICK: 0.2}  # how the flow of samples is estimated, and shares of the samples
@@ -76,7 +76,7 @@ class ErrorFormSource:
     source: Source
     size: int  # pixels of a side, of whole samples
     architecture: Architecture
-    matcher: Path | None = None  # weights of the learned matcher, or of a midnet with one
+    motion: Path | None = None  # weights of the learned motion, or of a midnet that holds them
 
     def make(self, number: int, samples: int) -> Arrays:
         """Make `features` (S, K, 17, h, w), `coverage` (S, 3, h, w), `error_forms`, all float16, and `t` (S,)."""
@@ -88,7 +88,7 @@ class ErrorFormSource:
     def _forms(self, sample: Arrays, rng: Generator) -> Arrays:
         height, width = sample["a"].shape[:2]
         made = augment(sample, draw_augmentation(rng, height, width, self.size))
-        net = copy.copy(_untrained(self.architecture, self.matcher))
+        net = copy.copy(_untrained(self.architecture, self.motion))
         net.dis_config = list(CONFIGS)[int(rng.choice(len(CONFIGS), p=list(CONFIGS.values())))]
         net.flow_scale = 1.0
         net.matcher_downscale = 1 if net.dis_config == FINE else 2
@@ -105,11 +105,11 @@ class ErrorFormSource:
 
 
 @lru_cache(maxsize=1)
-def _untrained(architecture: Architecture, matcher: Path | None) -> Midnet:
+def _untrained(architecture: Architecture, motion: Path | None) -> Midnet:
     """A network whose fusion is not used."""
     net = Midnet(architecture)
-    if net.matcher is not None and matcher is not None:
-        net.matcher.load_state_dict(load_matcher(matcher).state_dict())
+    if net.motion is not None and motion is not None:
+        net.motion.load_state_dict(load_motion(motion).state_dict())
     return net.eval().on_device(torch.device("cpu"))
 
 

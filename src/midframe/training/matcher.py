@@ -53,7 +53,7 @@ def objective(found: Matched, batch: dict[str, Tensor]) -> tuple[Tensor, dict[st
 
 
 def load_matcher(path: Path) -> Matcher:
-    """Load a matcher from the weights of a run, or of a midnet that holds one.
+    """Load a matcher from the weights of a run.
 
     Raises:
         InputError: the file is missing or holds other tensors.
@@ -64,9 +64,7 @@ def load_matcher(path: Path) -> Matcher:
         raise InputError(f"train: {path} is missing; train the matcher first")
     net = Matcher()
     try:
-        state = {name: value.float() for name, value in load_file(path).items()}
-        own = {name.removeprefix("matcher."): value for name, value in state.items() if name.startswith("matcher.")}
-        net.load_state_dict(own or state)
+        net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     except RuntimeError as error:
         raise InputError(f"train: {path} does not hold a matcher: {str(error).splitlines()[0]}") from error
     return net.eval()

@@ -1,9 +1,9 @@
 """Training of the learned motion network: the matcher first, then the refiner on its flow.
 
 A run lives in one folder: `STAGE.pt` (weights, moving average, optimiser, samples seen), `STAGE-log.jsonl`,
-`STAGE.safetensors` (moving average, for the model). The samples depend on the seed and their number alone, so a resumed
-run equals an uninterrupted one as long as the recipe stays; a changed recipe (other data, another rate) goes on from
-the same state.
+`STAGE.safetensors` (moving average), and `motion.safetensors` (of both stages, for `midframe train --motion`). Samples
+depend on the seed and their number alone, so a resumed run equals an uninterrupted one as long as the recipe stays; a
+changed recipe (other data, another rate) goes on from the same state.
 """
 
 from __future__ import annotations
@@ -101,6 +101,16 @@ def open_batches(recipe: MotionRecipe, position: int) -> Batches:
         shares = [Share(shares[0].shards, 1.0 - recipe.clip_share), Share(clips, recipe.clip_share)]
     kind = Batches if alone else CandidateBatches
     return kind(shares, recipe.batch, detail * recipe.size, recipe.seed, position)
+
+
+def save(recipe: MotionRecipe, state: State, checkpoint: Path, weights: Path) -> None:
+    """Write the state of a run, and its moving average as weights."""
+    state.save(checkpoint)
+    save_half(weights, state.average)
+    if recipe.stage == "refiner":
+        parts = {"refiner": state.average, "matcher": load_matcher(matcher_weights(recipe)).state_dict()}
+        both = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        save_half(recipe.out / "motion.safetensors", both)
 
 
 def matcher_weights(recipe: MotionRecipe) -> Path:
@@ -203,8 +213,6 @@ def train_motion(recipe: MotionRecipe, report: Callable[[str], None] = log.info)
                 sums, noted = {}, time.monotonic()
             if time.monotonic() - kept > KEEP:
                 kept = time.monotonic()
-                state.save(checkpoint)
-                save_half(weights, average)
-    state.save(checkpoint)
-    save_half(weights, average)
+                save(recipe, state, checkpoint, weights)
+    save(recipe, state, checkpoint, weights)
     return weights

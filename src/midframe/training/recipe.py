@@ -26,7 +26,7 @@ class Recipe:
     photos: tuple[Path, ...] = ()  # folders of textures; procedural ones if none
     clips: tuple[Path, ...] = ()  # folders of videos; rendered scenes only if none
     start: Path | None = None  # weights to begin with; of fewer hypotheses, too
-    matcher: Path | None = None  # weights of the learned matcher, for models that have one; those of `start` if None
+    motion: Path | None = None  # weights of the learned motion, for models that have it; those of `start` if None
     steps: int | None = None  # length of the run, for the schedule; None: as many as `minutes` allow
     minutes: float | None = None  # of training in all, over every resumption
     batch: int = 16  # samples, per process

@@ -19,23 +19,36 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from midframe.models.flow.intermediate import CandidateFlow, IntermediateFlow, Refiner, matched_candidate, synthesise
+from midframe.errors import InputError
+from midframe.models.flow.intermediate import (
+    CANDIDATES,
+    CandidateFlow,
+    IntermediateFlow,
+    LearnedMotion,
+    Refiner,
+    matched_candidate,
+    splat_to,
+    synthesise,
+)
 from midframe.models.flow.matcher import Matcher
 from midframe.models.midnet.architecture import SIZES
 from midframe.models.midnet.flow_estimation import FAIR, FINE
+from midframe.models.midnet.learned_motion import classical_candidate
 from midframe.models.midnet.model import Midnet
-from midframe.models.midnet.types import BLOCK, MotionField
+from midframe.models.midnet.types import BLOCK
 from midframe.training import losses
 from midframe.training.matcher import load_matcher
 from midframe.training.shards import Arrays, Batches, Source, augment, draw_augmentation
 
 DETAIL = 2  # pixels of a sample per pixel of the matcher's input
 FINE_SHARE = 0.5  # of the samples whose classical flow is searched down to full size; the others down to half
-IMPORTANCE_LIMIT = 6.0  # of log splatting importance
-# Weights of the losses: interpolated frame, its pixels and gradients, flow at t, visibility.
-FRAME_SHARE, PIXEL_SHARE, GRADIENT_SHARE, FLOW_AT_T_SHARE, VISIBILITY_SHARE = 100.0, 0.5, 0.1, 0.2, 0.1
+# Weights of the losses: interpolated frame, its pixels and gradients, choice, flow at t, visibility.
+FRAME_SHARE, PIXEL_SHARE, GRADIENT_SHARE = 100.0, 0.5, 0.1
+CHOICE_SHARE, FLOW_AT_T_SHARE, VISIBILITY_SHARE = 2000.0, 0.2, 0.1
+WINDOW = 5  # pixels of the matcher's input over which errors are averaged
+HARD = 0.03  # mean error of classical flow, 0..1, from which a place counts in full in the loss of the frame
 # Planes of a stored sample that time reversal exchanges come in pairs, a first. Vectors have two planes.
-IMAGES, CANDIDATES, IMPORTANCES, TRUE_FLOWS, MASKS = "images", "candidates", "importances", "true_flows", "masks"
+IMAGES, CANDIDATE_FLOWS, IMPORTANCES, TRUE_FLOWS, MASKS = "images", "candidates", "importances", "true_flows", "masks"
 FROM_T = ("flow_ta", "flow_tb")
 HIDDEN = ("hidden_ta", "hidden_tb")
 
@@ -67,7 +80,7 @@ class CandidateSource:
         images = torch.stack([made["a"], made["target"], made["b"]])
         return {
             IMAGES: images.mul(255).round().byte().numpy(),
-            CANDIDATES: torch.stack([x.flow for x in found]).half().numpy(),
+            CANDIDATE_FLOWS: torch.stack([x.flow for x in found]).half().numpy(),
             IMPORTANCES: torch.stack([x.importance for x in found]).half().numpy(),
             TRUE_FLOWS: torch.stack(true_flows).half().numpy(),
             MASKS: torch.stack(masks).byte().numpy(),
@@ -85,16 +98,7 @@ def estimate_candidates(a: Tensor, b: Tensor, matcher: Matcher, fine: bool) -> l
     net = _classical(fine)
     motion = net.match(net.encode(a), net.encode(b))
     matched = matcher(F.avg_pool2d(a, DETAIL), F.avg_pool2d(b, DETAIL))
-    return [classical_candidate(motion), matched_candidate(matched)]
-
-
-def classical_candidate(motion: MotionField) -> CandidateFlow:
-    """The filtered flow of a midnet."""
-    fields = motion.filtered or motion.primary
-    importance = torch.cat([fields.ab.importance, fields.ba.importance])
-    return CandidateFlow(
-        torch.cat([fields.ab.flow, fields.ba.flow]), importance.clamp(-IMPORTANCE_LIMIT, IMPORTANCE_LIMIT)
-    )
+    return [classical_candidate(motion.filtered or motion.primary), matched_candidate(matched)]
 
 
 @lru_cache(maxsize=2)
@@ -104,6 +108,26 @@ def _classical(fine: bool) -> Midnet:
     assert isinstance(net, Midnet)
     net.dis_config, net.flow_scale = FINE if fine else FAIR, 1.0
     return net
+
+
+def load_motion(path: Path) -> LearnedMotion:
+    """Load matcher and refiner from the weights of a run (`motion.safetensors`), or of a midnet that holds them.
+
+    Raises:
+        InputError: the file is missing or holds other tensors.
+    """
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        raise InputError(f"train: {path} is missing; train the learned motion first (midframe train motion)")
+    net = LearnedMotion()
+    try:
+        state = {name: value.float() for name, value in load_file(path).items()}
+        own = {name.removeprefix("motion."): value for name, value in state.items() if name.startswith("motion.")}
+        net.load_state_dict(own or state)
+    except RuntimeError as error:
+        raise InputError(f"train: {path} holds no learned motion: {str(error).splitlines()[0]}") from error
+    return net.eval()
 
 
 @lru_cache(maxsize=1)
@@ -134,7 +158,7 @@ class CandidateBatches(Batches):
             rows, columns = (slice(first // scale, first // scale + side) for first in (top, left))
             part = torch.from_numpy(np.ascontiguousarray(value[..., rows, columns])).float()
             part = torch.rot90(part.flip(-1) if mirrored else part, turns, (-2, -1))
-            if name in (CANDIDATES, TRUE_FLOWS):
+            if name in (CANDIDATE_FLOWS, TRUE_FLOWS):
                 part = turned_vectors(part, mirrored, turns)
             if reverse:  # the axis before the channels is that of a and b
                 part = part.flip(-4)
@@ -148,7 +172,7 @@ class CandidateBatches(Batches):
         stacked = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
         a, target, b = stacked[IMAGES].div_(255).unbind(1)
         out = {"a": a, "target": target, "b": b, "t": stacked["t"], "rendered": stacked["rendered"]}
-        for name in (CANDIDATES, IMPORTANCES):  # (B, K, 2, C, h, w)
+        for name in (CANDIDATE_FLOWS, IMPORTANCES):  # (B, K, 2, C, h, w)
             out[name] = stacked[name].permute(1, 2, 0, 3, 4, 5).flatten(1, 2)
         out |= dict(zip(FROM_T, stacked[TRUE_FLOWS].unbind(1), strict=True))
         out |= dict(zip(HIDDEN, stacked[MASKS].unbind(1), strict=True))
@@ -176,21 +200,50 @@ def frame_objective(net: Refiner, stem: Matcher, batch: dict[str, Tensor]) -> tu
     small = F.avg_pool2d(batch["a"], DETAIL), F.avg_pool2d(batch["b"], DETAIL)
     with torch.no_grad():
         stems = stem.stem_features(small[0]), stem.stem_features(small[1])
-    candidates = [CandidateFlow(*each) for each in zip(batch[CANDIDATES], batch[IMPORTANCES], strict=True)]
+    candidates = [CandidateFlow(*each) for each in zip(batch[CANDIDATE_FLOWS], batch[IMPORTANCES], strict=True)]
     t, target, rendered = batch["t"], batch["target"], batch["rendered"]
-    motion = net(small, stems, candidates, t)
-    image = synthesise(batch["a"], batch["b"], motion, t)
+    splatted = [splat_to(candidate, t) for candidate in candidates]
+    motion = net(small, stems, splatted, t)
+    frames = batch["a"], batch["b"]
+    image = synthesise(*frames, motion, t)
+    with torch.no_grad():
+        alternatives = [synthesise(*frames, each.enlarged(), t) for each in splatted]
+        errors = torch.cat([local_error(each, target) for each in alternatives], 1)
+        hard = (errors[:, CANDIDATES.index("classical")][:, None] / HARD).clamp(max=1.0)
+        hard = F.interpolate(hard, scale_factor=float(DETAIL), mode="bilinear", align_corners=False)
+    # where classical flow is right, it is a hypothesis of its own: the rest of the frame would only be noise
+    counted = hard * image + (1.0 - hard) * target
     loss = FRAME_SHARE * (
-        losses.laplacian(image, target)
-        + PIXEL_SHARE * losses.charbonnier(image, target)
-        + GRADIENT_SHARE * losses.gradient_difference(image, target)
+        losses.laplacian(counted, target)
+        + PIXEL_SHARE * losses.charbonnier(counted, target)
+        + GRADIENT_SHARE * losses.gradient_difference(counted, target)
     )
-    loss = loss + supervision(motion, batch)
+    assert motion.shares is not None
+    choice = expected_regret(motion.shares, errors)
+    loss = loss + CHOICE_SHARE * choice + supervision(motion, batch)
     with torch.no_grad():
         error = (motion.to_a - batch["flow_ta"]).square().sum(1, keepdim=True).sqrt()
         seen = rendered * (1.0 - batch["hidden_ta"])
-        notes = {"psnr": _psnr(image, target), "epe": (seen * error).sum() / seen.sum().clamp(min=1.0)}
-    return loss, notes
+        notes = {"epe": (seen * error).sum() / seen.sum().clamp(min=1.0), "choice": CHOICE_SHARE * choice.detach()}
+        for name, each in zip(("refined", *CANDIDATES), (image, *alternatives), strict=True):
+            notes[name] = _psnr(each, target)
+            notes[f"hard {name}"] = _psnr(hard * each + (1.0 - hard) * target, target)
+        return loss, notes
+
+
+def local_error(image: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of frames (B, 3, H, W) around every pixel of the matcher's input, (B, 1, H/2, W/2)."""
+    error = F.avg_pool2d((image - target).abs().mean(1, keepdim=True), DETAIL)
+    return F.avg_pool2d(error, WINDOW, 1, WINDOW // 2, count_include_pad=False)
+
+
+def expected_regret(shares: Tensor, errors: Tensor) -> Tensor:
+    """Mean over all places of the error expected under a choice, less the least; both (B, K, H, W).
+
+    A mean of two flows is worse than either, so the loss of the interpolated frame alone does not lead from one
+    candidate to the other.
+    """
+    return ((shares * errors).sum(1) - errors.amin(1)).mean()
 
 
 def supervision(motion: IntermediateFlow, batch: dict[str, Tensor]) -> Tensor:

@@ -26,10 +26,10 @@ from midframe.scenes import Mix
 from midframe.training.checkpoint import Training, load_checkpoint, save_checkpoint
 from midframe.training.clips import ClipSource
 from midframe.training.error_forms import LEVELS, ROUNDING, ErrorFormBatches, ErrorFormSource, mean_squared_error
-from midframe.training.matcher import load_matcher
 from midframe.training.processes import all_reduce_gradients, any_of_all, join, on_request_to_stop, tear_down
 from midframe.training.quick_evaluation import find_triplets, quick_evaluation
 from midframe.training.recipe import Recipe, learning_rate
+from midframe.training.refiner import load_motion
 from midframe.training.run_log import RunLog
 from midframe.training.shards import SAMPLES_PER_SHARD, SceneSource, Shards, Share, Source
 
@@ -142,8 +142,8 @@ def set_up(recipe: Recipe, device: torch.device) -> Training:
     """A new network, or the one to begin with, its moving average and optimiser."""
     torch.manual_seed(recipe.seed)
     net = initial_network(recipe)
-    if net.matcher is not None:
-        net.matcher.requires_grad_(False)
+    if net.motion is not None:
+        net.motion.requires_grad_(False)
     net = net.train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = {name: value.detach().clone() for name, value in net.state_dict().items()}
     optimiser = torch.optim.AdamW(net.fusion.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -151,19 +151,19 @@ def set_up(recipe: Recipe, device: torch.device) -> Training:
 
 
 def initial_network(recipe: Recipe) -> Midnet:
-    """A new network, or the one of `start`, with the matcher of the recipe.
+    """A new network, or the one of `start`, with the learned motion of the recipe.
 
     Raises:
         WeightsError: `start` is of another size.
-        InputError: the model has a matcher, and there are no weights of it.
+        InputError: the model has learned motion, and there are no weights of it.
     """
     architecture = SIZES[recipe.model]
     start = Midnet(architecture) if recipe.start_file is None else load_midnet(recipe.start_file)
     net = widened(start, architecture)
-    if net.matcher is not None and recipe.matcher is not None:
-        net.matcher.load_state_dict(load_matcher(recipe.matcher).state_dict())
-    elif net.matcher is not None and (recipe.start is None or start.matcher is None):
-        raise InputError(f"train: {recipe.model} needs a learned matcher (midframe train motion): give --matcher")
+    if net.motion is not None and recipe.motion is not None:
+        net.motion.load_state_dict(load_motion(recipe.motion).state_dict())
+    elif net.motion is not None and (recipe.start is None or start.motion is None):
+        raise InputError(f"train: {recipe.model} needs learned motion (midframe train motion): give --motion")
     return net
 
 
@@ -173,12 +173,12 @@ def open_batches(recipe: Recipe, position: int, rank: int) -> ErrorFormBatches:
     shards = recipe.out / "shards" / str(rank)
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if recipe.gpu_render else ""
     architecture = SIZES[recipe.model]
-    mix = FAST_SCENES if architecture.matched else SCENES
+    mix = FAST_SCENES if architecture.refined else SCENES
     scenes = SceneSource(recipe.photos, size, False, mix, first_seed=10_000_000 * rank, device=device)
-    matcher = recipe.matcher or recipe.start_file if architecture.matched else None
+    motion = recipe.motion or recipe.start_file if architecture.refined else None
 
     def stored(folder: str, source: Source) -> Shards:
-        forms = ErrorFormSource(source, size, architecture, matcher)
+        forms = ErrorFormSource(source, size, architecture, motion)
         return Shards(
             shards / folder, forms, SAMPLES_PER_SHARD, recipe.reuse, WINDOW, max(2, recipe.workers), recipe.workers
         )

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from midframe.models.flow.matcher import Matched, MatcherArchitecture
+from midframe.models.flow.matcher import Matched, Matcher, MatcherArchitecture
 from midframe.models.layers import SLOPE, Residual, convolution
 from midframe.ops import splat, warp
 
@@ -24,6 +24,7 @@ FLOW_UNIT = 0.1  # flows are fed to convolutions in tens of pixels
 STEEP = 0.5  # 1/px: importance lost for a pixel of forward-backward inconsistency
 MAX_INCONSISTENCY = 12.0  # pixels, above which nothing more is lost
 LEAST_COVERAGE = 0.3  # splat coverage below which the plain linear flow takes over
+LEAST_WEIGHT = 0.05  # added to coverage where its logarithm is taken
 CANDIDATES = ("classical", "matched")
 FIRST_LOGITS = (2.0, 0.0)  # of the candidates before training
 STATE = 8  # channels handed from the coarse step to the fine one
@@ -42,6 +43,7 @@ class IntermediateFlow(NamedTuple):
     to_a: Tensor  # (B, 2, H, W) float32, pixels of the matcher's input
     to_b: Tensor
     visibility: Tensor  # (B, 1, H, W) logits: positive where the pixel should come from a
+    shares: Tensor | None = None  # (B, K, H, W) of the candidates, sum 1; None of a candidate itself
 
 
 class SplattedFlow(NamedTuple):
@@ -49,6 +51,12 @@ class SplattedFlow(NamedTuple):
 
     flow: Tensor  # (B, 4, h, w): to a, to b
     coverage: Tensor  # (B, 2, h, w) splat weights from a and from b, at most 4
+
+    def enlarged(self) -> IntermediateFlow:
+        """As the motion at the matcher's input, with visibility by coverage."""
+        to_a, to_b = double(self.flow).chunk(2, 1)
+        seen_a, seen_b = (self.coverage + LEAST_WEIGHT).log().chunk(2, 1)
+        return IntermediateFlow(to_a, to_b, double(0.5 * (seen_a - seen_b).clamp(-3, 3), 1.0))
 
 
 class Refiner(nn.Module):
@@ -79,7 +87,7 @@ class Refiner(nn.Module):
         self,
         images: tuple[Tensor, Tensor],
         stems: tuple[Tensor, Tensor],
-        candidates: Sequence[CandidateFlow],
+        splatted: Sequence[SplattedFlow],
         t: Tensor,
     ) -> IntermediateFlow:
         """Refine the flow at t.
@@ -87,10 +95,9 @@ class Refiner(nn.Module):
         Args:
             images: a and b (B, 3, H, W) in 0..1, the matcher's input.
             stems: their features (B, stem, H/2, W/2), of `Matcher.stem_features`.
-            candidates: as many as `CANDIDATES`, in that order.
+            splatted: the candidates at t, as many as `CANDIDATES`, in that order.
             t: (B, 1, 1, 1).
         """
-        splatted = [splat_to(candidate, t) for candidate in candidates]
         inputs = [t.expand(-1, 1, *splatted[0].flow.shape[-2:])]
         for each in splatted:
             sides = [warp(x.float(), f) for x, f in zip(stems, each.flow.chunk(2, 1), strict=True)]
@@ -99,18 +106,28 @@ class Refiner(nn.Module):
         choice, residual, visibility, state = (
             found[:, first:last] for first, last in pairwise(accumulate([0, len(splatted), 4, 1, STATE]))
         )
-        shares = choice.softmax(1).chunk(len(splatted), 1)
+        shares = choice.softmax(1)
         flow = residual
-        for share, each in zip(shares, splatted, strict=True):
-            prior = torch.log((each.coverage[:, :1] + 0.05) / (each.coverage[:, 1:] + 0.05)).clamp(-3, 3)
-            flow, visibility = flow + share * double(each.flow), visibility + share * 0.5 * double(prior, 1.0)
+        for share, each in zip(shares.chunk(len(splatted), 1), splatted, strict=True):
+            own = each.enlarged()
+            flow = flow + share * torch.cat([own.to_a, own.to_b], 1)
+            visibility = visibility + share * own.visibility
         one, two = (warp(x, f) for x, f in zip(images, flow.chunk(2, 1), strict=True))
         off = (one - two).abs().mean(1, keepdim=True)
         when = t.expand(-1, 1, *flow.shape[-2:])
         inputs = [one - 0.5, two - 0.5, off, flow * FLOW_UNIT, visibility, state, when]
         found = self.fine_head(self.fine(torch.cat(inputs, 1))).float()
         flow = flow + found[:, :4]
-        return IntermediateFlow(flow[:, :2], flow[:, 2:], visibility + found[:, 4:])
+        return IntermediateFlow(flow[:, :2], flow[:, 2:], visibility + found[:, 4:], shares)
+
+
+class LearnedMotion(nn.Module):
+    """Matcher and refiner, trained one after the other; 0.8 million parameters."""
+
+    def __init__(self, architecture: MatcherArchitecture | None = None) -> None:
+        super().__init__()
+        self.matcher = Matcher(architecture)
+        self.refiner = Refiner(self.matcher.architecture)
 
 
 def matched_candidate(matched: Matched) -> CandidateFlow:

@@ -11,8 +11,8 @@ _OLD_NAMES = {
     "below": "shifted_down", "above": "shifted_up", "right": "shifted_right", "left": "shifted_left", "rest": "zero",
 }  # fmt: skip
 SHIFTS = {"shifted_right": (1, 0), "shifted_left": (-1, 0), "shifted_down": (0, 1), "shifted_up": (0, -1)}
-HYPOTHESES = ("splatted", "one_sided_a", "one_sided_b", "filtered", "matched", *SHIFTS, "zero")
-PRIMARY, ZERO = "splatted", "zero"
+HYPOTHESES = ("splatted", "one_sided_a", "one_sided_b", "filtered", "refined", *SHIFTS, "zero")
+PRIMARY, REFINED, ZERO = "splatted", "refined", "zero"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class Architecture:
         return "filtered" in self.hypotheses
 
     @property
-    def matched(self) -> bool:
-        """Whether the learned matcher's flow is among the hypotheses."""
-        return "matched" in self.hypotheses
+    def refined(self) -> bool:
+        """Whether learned intermediate flow is among the hypotheses."""
+        return REFINED in self.hypotheses
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""
@@ -67,5 +67,5 @@ class Architecture:
 SIZES = {
     "midnet-s": Architecture((8, 16, 24), ("splatted", "one_sided_a", "one_sided_b", "zero")),
     "midnet-m": Architecture(),
-    "midnet-l": Architecture(hypotheses=(*Architecture().hypotheses[:-1], "matched", ZERO)),
+    "midnet-l": Architecture(hypotheses=(*Architecture().hypotheses[:-1], REFINED, ZERO)),
 }

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from midframe.models.layers import SLOPE, Residual, convolution
-from midframe.models.midnet.architecture import PRIMARY, ZERO
+from midframe.models.midnet.architecture import PRIMARY, REFINED, ZERO
 from midframe.models.midnet.features import BlockInput, HypothesisInput, fusion_inputs
 from midframe.models.midnet.hypotheses import active_tiles, expand_tiles, trivial_tiles
 from midframe.models.midnet.types import FLOWS, CoverageChannel
@@ -33,6 +33,7 @@ class FusionNetwork(nn.Module):
         super().__init__()
         self.hypotheses = tuple(hypotheses)
         self.zero = self.hypotheses.index(ZERO)
+        self.refined = self.hypotheses.index(REFINED) if REFINED in self.hypotheses else None
         self.hypothesis_bias = nn.Parameter(torch.zeros(len(hypotheses), each))
         self.input_layer = nn.Linear(len(HypothesisInput), each)
         self.hidden_layer = nn.Linear(each, each)
@@ -71,7 +72,7 @@ class FusionNetwork(nn.Module):
         """
         each, shared = fusion_inputs(features, coverage, t)
         active = active_tiles(features[:, :, FLOWS], self.hypotheses)
-        active = active & ~trivial_tiles(features[:, 0], features[:, self.zero], active)
+        active = active & ~trivial_tiles(features[:, 0], features[:, self.zero], active, self.refined)
         active = expand_tiles(active)[:, :, None]
         x = self.input_layer(each.movedim(2, -1)) + self.hypothesis_bias.view(1, len(self.hypotheses), 1, 1, -1)
         x = self.hidden_layer(F.leaky_relu_(x, SLOPE)).movedim(-1, 2)  # (N, K, each, h, w)

@@ -1,4 +1,4 @@
-"""Motion hypotheses at an instant: flow from t to a and to b, splatted, one-sided, filtered, matched, shifted, zero.
+"""Motion hypotheses at an instant: flow from t to a and to b, splatted, one-sided, filtered, refined, shifted, zero.
 
 On Middlebury, choosing the best of ten such hypotheses for each 8x8 block would give 37.3 dB instead of 35.8.
 """
@@ -22,6 +22,7 @@ from midframe.models.midnet.types import (
     FlowFields,
     Hypotheses,
     MotionField,
+    RefinedFlow,
 )
 from midframe.ops import splat
 
@@ -35,13 +36,19 @@ ACTIVE_DISTANCE = 0.5  # pixels of the frame by which a hypothesis must differ f
 TRIVIAL_RESIDUAL, STRICT_RESIDUAL, SAME_COLOUR, LARGER_RESIDUAL = 1.5 / 255, 0.8 / 255, 2.0 / 255, 2.0 / 255
 
 
-def propose(motion: MotionField, t: Tensor, names: Sequence[str], acceleration: Acceleration | None) -> Hypotheses:
+def propose(
+    motion: MotionField,
+    t: Tensor,
+    names: Sequence[str],
+    acceleration: Acceleration | None = None,
+    refined: RefinedFlow | None = None,
+) -> Hypotheses:
     """Bring the motion of a gap to t under several hypotheses.
 
     - splatted: both flows forward-splatted to t by importance, holes filled by their linear combination;
     - one_sided_a, one_sided_b: the flow of a alone, of b alone;
     - filtered: as splatted, of the filtered flows;
-    - matched: as splatted, of the learned matcher's flows; the splatted flow where there are none;
+    - refined: learned intermediate flow; the splatted flow where there is none;
     - shifted_right, _left, _down, _up: the splatted flow of the place `SHIFT` blocks in that direction, since the
       edges of a flow are seldom those of the frame;
     - zero: no motion (static overlays).
@@ -51,13 +58,14 @@ def propose(motion: MotionField, t: Tensor, names: Sequence[str], acceleration: 
         t: (N, 1, 1, 1).
         names: of the hypotheses wanted.
         acceleration: if known.
+        refined: if known.
     """
     primary, one_sided_a, one_sided_b, weight_a, weight_b = _splat_to(t, motion.primary, acceleration)
     flows = {"splatted": primary, "one_sided_a": one_sided_a, "one_sided_b": one_sided_b}
     flows[ZERO] = torch.zeros_like(primary)
     if motion.filtered is not None:
         flows["filtered"] = _splat_to(t, motion.filtered, acceleration)[0]
-    flows["matched"] = primary if motion.matched is None else _splat_to(t, motion.matched, acceleration)[0]
+    flows["refined"] = primary if refined is None else torch.where(refined.used > 0.5, refined.flow, primary)
     height, width = primary.shape[-2:]
     padded = F.pad(primary, (SHIFT,) * 4, mode="replicate")
     for name, (dx, dy) in SHIFTS.items():
@@ -113,7 +121,7 @@ def active_tiles(flows: Tensor, names: Sequence[str]) -> Tensor:
     return active
 
 
-def trivial_tiles(primary: Tensor, zero: Tensor, active: Tensor) -> Tensor:
+def trivial_tiles(primary: Tensor, zero: Tensor, active: Tensor, refined: int | None = None) -> Tensor:
     """Tiles in which the primary hypothesis suffices: no other is warped there, and nothing is fused.
 
     That is so where both frames agree under it, and zero motion is the same, shows the same, or is plainly worse. Three
@@ -123,6 +131,7 @@ def trivial_tiles(primary: Tensor, zero: Tensor, active: Tensor) -> Tensor:
         primary: matching features (N, 11 or more, h, w) of the primary hypothesis.
         zero: of zero motion.
         active: of `active_tiles`; where another hypothesis is active, the frames must agree better.
+        refined: index of the refined hypothesis, if any. Where it is active, an object may pass over still ground.
 
     Returns:
         (N, 1, h / TILE, w / TILE) bool.
@@ -141,6 +150,8 @@ def trivial_tiles(primary: Tensor, zero: Tensor, active: Tensor) -> Tensor:
     irrelevant |= largest(torch.maximum(colour_a, colour_b)) < SAME_COLOUR
     alone = active.sum(1, keepdim=True) <= 2  # the primary one and zero motion
     limit = torch.where(alone, TRIVIAL_RESIDUAL, STRICT_RESIDUAL)
+    if refined is not None:
+        irrelevant &= ~active[:, refined : refined + 1]
     return irrelevant & (F.avg_pool2d(residual, TILE) < limit) & (largest_residual < 2.0 * limit)
 
 

@@ -2,16 +2,16 @@
 
     encode   1/1   luma and mean colours; planes with cubic spline coefficients
     match    1/4   bidirectional flow by inverse search (`flow`); forward-backward inconsistency -> occlusion and
-                   splatting importance; filtered flows, with small fast objects; the learned matcher's flow where
-                   the search fails (midnet-l)
-    render   1/4   motion hypotheses at t: splatted, one-sided, filtered, matched, shifted, zero
+                   splatting importance; filtered flows, with small fast objects; where the search fails, the
+                   learned matcher's (midnet-l)
+    render   1/4   motion hypotheses at t: splatted, one-sided, filtered, refined, shifted, zero
              1/1   both frames warped by cubic splines under every active hypothesis
              1/4   matching features -> fusion network -> weights of every warped frame in every 4x4 block
              1/1   weighted sum
 
-The fusion network is all that is learned, and midnet-l's matcher. midnet knows no file, no time base and no device
-policy. Flow, coordinates and sampling are float32; only convolutions follow the autocast of the caller. Ideas are from
-softmax splatting (Niklaus & Liu 2020) and RAFT (Teed & Deng 2020).
+The fusion network is all that is learned, and midnet-l's matcher and refiner. midnet knows no file, no time base and
+no device policy. Flow, coordinates and sampling are float32; only convolutions follow the autocast of the caller. Ideas
+are from softmax splatting (Niklaus & Liu 2020) and RAFT (Teed & Deng 2020).
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ from torch import Tensor
 
 from midframe import kernels
 from midframe.models.base import Model, RenderRequest
-from midframe.models.flow.matcher import Matcher
+from midframe.models.flow.intermediate import LearnedMotion
 from midframe.models.flow.types import DisConfig
 from midframe.models.midnet.architecture import SIZES, Architecture
 from midframe.models.midnet.backend import Backend
 from midframe.models.midnet.flow_estimation import FlowConfig, estimate_flow, flow_frames
 from midframe.models.midnet.fusion import FusionNetwork
-from midframe.models.midnet.matched_flow import combined_flow, matched_flow, residual_of, unreliable
+from midframe.models.midnet.learned_motion import needs_matching, prepare_learned_motion, refine, unreliable
 from midframe.models.midnet.occlusion import background_motion
 from midframe.models.midnet.torch_backend import TorchBackend
 from midframe.models.midnet.types import (
     BLOCK,
     TILE,
     Acceleration,
+    FlowFields,
     FrameFeatures,
+    LearnedMotionInput,
     MotionField,
+    RefinedFlow,
     WarpedFrames,
     WarpRequest,
 )
@@ -69,7 +72,7 @@ class Midnet(Model):
         self.architecture = architecture
         self.backend: Backend = backend or TorchBackend()
         self.fusion = FusionNetwork(architecture.hypotheses, *architecture.fusion)
-        self.matcher = Matcher() if architecture.matched else None
+        self.motion = LearnedMotion() if architecture.refined else None
 
     def on_device(self, device: torch.device) -> Midnet:
         """See `Model.on_device`; the native back end on a CPU."""
@@ -118,11 +121,7 @@ class Midnet(Model):
         alternative_errors = errors if alternative is flows else self._inconsistency(alternative)
         filtered = self._filtered(alternative, alternative_errors, a, b)
         fields = self.backend.flow_fields(filtered, self._inconsistency(filtered), area, background)
-        combined = self._matched(flows, errors, a, b)
-        if combined is None:
-            return MotionField(primary, fields)
-        matched = self.backend.flow_fields(combined, self._inconsistency(combined), area, background)
-        return MotionField(primary, fields, matched)
+        return MotionField(primary, fields, self._learned(primary, fields, errors, a, b))
 
     def _inconsistency(self, flows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return self.backend.inconsistency(*flows), self.backend.inconsistency(*flows[::-1])
@@ -142,22 +141,22 @@ class Midnet(Model):
         return forward, backward
 
     @torch.no_grad()
-    def _matched(
-        self, flows: tuple[Tensor, Tensor], errors: tuple[Tensor, Tensor], a: FrameFeatures, b: FrameFeatures
-    ) -> tuple[Tensor, Tensor] | None:
-        """Both flows with those of the matcher where they are unreliable; None where they suffice."""
-        ways = (a, b), (b, a)
-        if self.matcher is None:
+    def _learned(
+        self,
+        primary: FlowFields,
+        filtered: FlowFields,
+        errors: tuple[Tensor, Tensor],
+        a: FrameFeatures,
+        b: FrameFeatures,
+    ) -> LearnedMotionInput | None:
+        """Matched flow, for the refiner; None where classical flow suffices."""
+        if self.motion is None:
             return None
-        where = [unreliable(*way, flow, error) for way, flow, error in zip(ways, flows, errors, strict=True)]
-        if not any(each.needs_matching for each in where):
+        places = unreliable(a, b, primary.ab.flow, errors[0]), unreliable(b, a, primary.ba.flow, errors[1])
+        if not any(needs_matching(each) for each in places):
             return None
-        matched = matched_flow(self.matcher, a, b, self.matcher_downscale, self.backend.local_correlation)
-        combined = []
-        for way, error in enumerate(self._inconsistency(matched)):
-            better = (error < errors[way]) | (residual_of(*ways[way], matched[way]) < where[way].residual)
-            combined.append(combined_flow(flows[way], matched[way], where[way], better))
-        return combined[0], combined[1]
+        correlation = self.backend.local_correlation
+        return prepare_learned_motion(self.motion, (a, b), filtered, places, self.matcher_downscale, correlation)
 
     def flow(self, motion: MotionField) -> Tensor:
         """See `Model.flow`; the filtered flow where there is one, which also follows small fast objects."""
@@ -205,15 +204,23 @@ class Midnet(Model):
         acceleration = None
         if request.before is not None and request.after is not None:
             acceleration = self.acceleration(motion, request.before, request.after)
-        whole = WarpRequest(a, b, motion, t, acceleration)
         limit = self.backend.batch_limit(a.luma.shape[-2] * a.luma.shape[-1])
-        if len(a.luma) == 1:
-            yield from (replace(whole, t=some) for some in torch.split(t, limit))
-            return
+        alone = len(a.luma) == 1
         for first in range(0, len(t), limit):
-            some = slice(first, first + limit)
-            curve = None if acceleration is None else acceleration.select(some)
-            yield WarpRequest(a.select(some), b.select(some), motion.select(some), t[some], curve)
+            members = slice(first, first + limit)
+            part = WarpRequest(a, b, motion, t[members], acceleration)
+            if not alone:
+                curve = None if acceleration is None else acceleration.select(members)
+                part = replace(
+                    part, a=a.select(members), b=b.select(members), motion=motion.select(members), acceleration=curve
+                )
+            yield replace(part, refined=self._refined(part))
+
+    @torch.no_grad()
+    def _refined(self, request: WarpRequest) -> RefinedFlow | None:
+        if self.motion is None or request.motion.learned is None:
+            return None
+        return refine(self.motion, request.motion.learned, request.t)
 
 
 def backend_for(device: torch.device) -> Backend:

@@ -30,6 +30,7 @@ from midframe.models.midnet.types import (
     FlowField,
     FlowFields,
     FrameFeatures,
+    RefinedFlow,
     WarpedFrames,
     WarpRequest,
 )
@@ -133,16 +134,17 @@ class NativeBackend:
         """See `Backend.warp`."""
         a, b = _frame(request.a), _frame(request.b)
         motion, acceleration = request.motion, request.acceleration
-        pairs = motion.primary, *motion.others.values()
+        pairs = [motion.primary] if motion.filtered is None else [motion.primary, motion.filtered]
         fields = [field for pair in pairs for field in (pair.ab, pair.ba)]
         threshold = 0.25 * hypotheses.ACTIVE_DISTANCE
         proposed = self.workspace.hypotheses(
             [_array(field.flow[0]) for field in fields],
             [_array(field.importance[0, 0]) for field in fields],
+            None if request.refined is None else _array(_stacked(request.refined)),
             None if acceleration is None else (_array(acceleration.a[0]), _array(acceleration.b[0])),
             float(request.t),
             list(names),
-            list(motion.others),
+            ["filtered"] * (len(pairs) - 1),
             hypotheses.SHIFT,
             threshold,
         )
@@ -194,6 +196,10 @@ class NativeBackend:
             self.workspace.write_codes(plane, range_, (1 << format.depth) - 0.5, codes.numpy())
             frames.append(codes)
         return tuple(frames)
+
+
+def _stacked(refined: RefinedFlow) -> Tensor:
+    return torch.cat([refined.flow, refined.visibility, refined.used], 1)[0]
 
 
 def _frame(features: FrameFeatures) -> NativeFrame:

@@ -13,7 +13,7 @@ from torch import Tensor
 from midframe import kernels
 from midframe.models.flow.matcher import correlate
 from midframe.models.midnet import hypotheses, occlusion
-from midframe.models.midnet.architecture import ZERO
+from midframe.models.midnet.architecture import REFINED, ZERO
 from midframe.models.midnet.features import leading_features, matching_features
 from midframe.models.midnet.fusion import FusionNetwork
 from midframe.models.midnet.hypotheses import expand_tiles
@@ -141,8 +141,9 @@ class TorchBackend:
         if len(a) != len(t):
             a, b, motion = a.expand(len(t)), b.expand(len(t)), motion.expand(len(t))
             acceleration = None if acceleration is None else acceleration.expand(len(t))
-        proposed = hypotheses.propose(motion, t, names, acceleration)
+        proposed = hypotheses.propose(motion, t, names, acceleration, request.refined)
         flows, zero = proposed.flows, list(names).index(ZERO)
+        refined = list(names).index(REFINED) if REFINED in names else None
 
         def warped(k: int) -> tuple[Tensor, Tensor]:
             if k == zero:
@@ -154,7 +155,7 @@ class TorchBackend:
         with torch.no_grad():
             active = hypotheses.active_tiles(flows, names)
             trivial = hypotheses.trivial_tiles(
-                leading_features(flows[:, 0], *primary), leading_features(flows[:, zero], *still), active
+                leading_features(flows[:, 0], *primary), leading_features(flows[:, zero], *still), active, refined
             )
             active &= ~trivial
             active[:, [0, zero]] = True
@@ -170,6 +171,11 @@ class TorchBackend:
                 (warp(occlusion_a, flow[:, FLOW_TO_A]), warp(occlusion_b, flow[:, FLOW_TO_B]))
                 for flow in flows.unbind(1)
             ]
+            if request.refined is not None and refined is not None:
+                logit, used = request.refined.visibility, request.refined.used > 0.5
+                learned = zip((logit, -logit), occlusion[refined], strict=True)
+                visible_a, visible_b = (torch.where(used, own, elsewhere) for own, elsewhere in learned)
+                occlusion[refined] = visible_a, visible_b
             features = matching_features(of_a, of_b, flows.unbind(1), occlusion)
             features = torch.where(expand_tiles(active)[:, :, None], features, features[:, :1])
             features[:, :, EVALUATED] *= ~expand_tiles(trivial)[:, :, None]

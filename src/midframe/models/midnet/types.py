@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from midframe.models.flow.frame import FlowFrame
+from midframe.models.flow.intermediate import CandidateFlow
 
 BLOCK = 4  # pixels; sides of the blocks that share a flow vector, matching features and fusion weights
 TILE = 4  # blocks; sides of the tiles in which a hypothesis is active or not
@@ -96,37 +98,64 @@ class FlowFields:
 
 
 @dataclass(frozen=True, slots=True)
+class LearnedMotionInput:
+    """Inputs of the refiner that do not depend on t; batches of frames reduced by `downscale`."""
+
+    images: tuple[Tensor, Tensor]  # (B, 3, H, W) in 0..1, the matcher's inputs
+    stems: tuple[Tensor, Tensor]  # features (B, C, H/2, W/2)
+    candidates: tuple[CandidateFlow, ...]
+    unreliable: tuple[Tensor, Tensor]  # (B, 1, h, w) at 1/4 of the frames: 1 where the flow of a, of b, is unreliable
+    downscale: int
+
+    def select(self, members: slice) -> LearnedMotionInput:
+        """Some of the batch."""
+        return self._map(lambda x: x[members])
+
+    def expand(self, count: int) -> LearnedMotionInput:
+        """A batch of one as one of `count`."""
+        return self._map(lambda x: _expanded(x, count))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> LearnedMotionInput:
+        def both(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return change(pair[0]), change(pair[1])
+
+        def stacked(x: Tensor) -> Tensor:
+            return torch.cat([change(half) for half in x.chunk(2)])
+
+        candidates = tuple(CandidateFlow(*(stacked(x) for x in each)) for each in self.candidates)
+        return LearnedMotionInput(
+            both(self.images), both(self.stems), candidates, both(self.unreliable), self.downscale
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class MotionField:
     """Result of `match`."""
 
     primary: FlowFields
     filtered: FlowFields | None = None  # None for architectures without the hypothesis "filtered"
-    matched: FlowFields | None = None  # None without the hypothesis "matched", and where classical flow suffices
+    learned: LearnedMotionInput | None = None  # None without the hypothesis "refined", or if classical flow suffices
 
     def select(self, members: slice) -> MotionField:
         """Some of the batch."""
-        return self._map(lambda field: field.select(members))
+        return self._map(lambda part: part.select(members))
 
     def expand(self, count: int) -> MotionField:
         """A batch of one as one of `count`."""
-        return self._map(lambda field: field.expand(count))
+        return self._map(lambda part: part.expand(count))
 
     def tensors(self) -> list[Tensor]:
-        """All of its tensors, in a fixed order."""
-        fields = [field for pair in (self.primary, *self.others.values()) for field in (pair.ab, pair.ba)]
+        """All tensors of its flows, in a fixed order."""
+        pairs = [self.primary] if self.filtered is None else [self.primary, self.filtered]
+        fields = [field for pair in pairs for field in (pair.ab, pair.ba)]
         return [x for field in fields for x in (field.flow, field.occlusion, field.importance)]
 
-    @property
-    def others(self) -> dict[str, FlowFields]:
-        """The fields of other hypotheses, by name."""
-        found = {"filtered": self.filtered, "matched": self.matched}
-        return {name: pair for name, pair in found.items() if pair is not None}
-
     def _map(self, change: Any) -> MotionField:
-        def both(fields: FlowFields) -> FlowFields:
-            return FlowFields(change(fields.ab), change(fields.ba))
+        def both(fields: FlowFields | None) -> Any:
+            return None if fields is None else FlowFields(change(fields.ab), change(fields.ba))
 
-        return MotionField(both(self.primary), **{name: both(pair) for name, pair in self.others.items()})
+        learned = None if self.learned is None else change(self.learned)
+        return MotionField(both(self.primary), both(self.filtered), learned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +175,15 @@ class Acceleration:
 
 
 @dataclass(frozen=True, slots=True)
+class RefinedFlow:
+    """Learned intermediate flow at 1/4 of the frames."""
+
+    flow: Tensor  # (N, 4, h, w), to a and to b, pixels of that size
+    visibility: Tensor  # (N, 1, h, w) logits: positive where the pixel should come from a
+    used: Tensor  # (N, 1, h, w): 1 where the flow is a hypothesis, 0 where the splatted one stands in
+
+
+@dataclass(frozen=True, slots=True)
 class WarpRequest:
     """Two frames to be warped to an instant, and their motion."""
 
@@ -154,6 +192,7 @@ class WarpRequest:
     motion: MotionField
     t: Tensor  # (N,) float32, 0 < t < 1
     acceleration: Acceleration | None = None
+    refined: RefinedFlow | None = None
 
 
 @dataclass(frozen=True, slots=True)
