@@ -13,7 +13,7 @@ from midframe.models.flow import bidirectional, extrapolation, large_displacemen
 from midframe.models.flow.bidirectional import estimate_bidirectional
 from midframe.models.flow.extrapolation import active_area, background_motion, out_of_frame_distance
 from midframe.models.flow.frame import FlowFrame
-from midframe.models.flow.patches import PATCH, STRIDE, SUPPRESSION_RADIUS
+from midframe.models.flow.patches import PATCH, PATCH_STRIDE, SUPPRESSION_RADIUS
 from midframe.models.flow.sampling import pixel_grid, resize_flow
 from midframe.models.flow.types import ActiveArea, DisConfig, FlowPair, Gray, largest_downscale, select_by_area
 from midframe.models.midnet import occlusion
@@ -104,7 +104,7 @@ def test_what_repeats_does_not_jump() -> None:
 
 
 def test_best_matches_are_those_of_a_plain_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches, "NOISE", 0.0)
+    monkeypatch.setattr(patches, "TEXTURE_NOISE", 0.0)
     frame = texture(6, 70, 90).astype(np.float32)
     cut = np.stack([frame[y : y + PATCH, x : x + PATCH] for y, x in ((0, 0), (31, 17), (58, 78))])
     cut[1] += np.random.default_rng(7).normal(scale=20.0, size=cut[1].shape)
@@ -135,10 +135,10 @@ def test_moved_patches_are_cut_where_their_middles_go() -> None:
     flow[..., 0], flow[..., 1] = 7, -3
     moves = patches.patch_centres(flow)
     cut = large_displacement.displaced_patches(image, moves)
-    assert cut.shape[:2] == moves.shape[:2] == patches.patches(image)[::STRIDE, ::STRIDE].shape[:2]
+    assert cut.shape[:2] == moves.shape[:2] == patches.patches(image)[::PATCH_STRIDE, ::PATCH_STRIDE].shape[:2]
     side = PATCH
     for row, column in ((2, 3), (5, 8)):
-        y, x = STRIDE * row - 3, STRIDE * column + 7
+        y, x = PATCH_STRIDE * row - 3, PATCH_STRIDE * column + 7
         np.testing.assert_array_equal(cut[row, column].reshape(side, side), image[y : y + side, x : x + side])
 
 
@@ -332,7 +332,7 @@ def test_parts_of_patches_are_found_where_a_slow_search_finds_them() -> None:
                 inside = parts[k] > 0
                 values = image[y : y + side, x : x + side][inside].astype(np.float64)
                 held = other[y : y + side, x : x + side][inside].mean() > small_objects.MIN_OVERLAP
-                strength = np.linalg.norm(values - values.mean()) + patches.NOISE
+                strength = np.linalg.norm(values - values.mean()) + patches.TEXTURE_NOISE
                 fits[y, x] = float((templates[k][inside] * values).sum() / strength) if held else -1.0
         top = max(fits, key=lambda at: fits[at])
         far = [fit for (y, x), fit in fits.items() if max(abs(y - top[0]), abs(x - top[1])) > SUPPRESSION_RADIUS + 1]

@@ -124,3 +124,16 @@ def test_tests_use_public_names() -> None:
                 if isinstance(root, ast.Name) and root.id in names:
                     found.append(f"{path.name}:{node.lineno}: {ast.unparse(node)}")
     assert not found
+
+
+def test_no_two_modules_give_one_name_to_two_constants() -> None:
+    found: dict[str, set[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [name for target in targets for name in getattr(target, "elts", [target])]
+            for name in names:
+                if isinstance(name, ast.Name) and name.id.isupper() and len(name.id) > 1:
+                    found.setdefault(name.id.lstrip("_"), set()).add(str(path.relative_to(SOURCE)))
+    assert len(found) > 500
+    assert not {name: sorted(files) for name, files in found.items() if len(files) > 1}

@@ -22,9 +22,9 @@ from midframe import ops
 from midframe.errors import InputError, JobError
 from midframe.scenes import Mix, Textures, compose, render, stack
 from midframe.training.shards import (
-    FLOWS,
+    FLOW_NAMES,
     FRAMES,
-    MASKS,
+    MASK_NAMES,
     Augmentation,
     Batches,
     SceneSource,
@@ -72,9 +72,9 @@ def test_a_shard_keeps_what_was_drawn() -> None:
     sample = SceneSource().sample(pack([stack([drawn])]), 0, np.random.default_rng(0))
     for name in FRAMES:
         assert np.array_equal(sample[name], getattr(drawn, name))
-    for name in FLOWS:
+    for name in FLOW_NAMES:
         assert np.abs(sample[name].astype(np.float32) - getattr(drawn, name)).max() < 0.07
-    for name in MASKS:
+    for name in MASK_NAMES:
         assert np.array_equal(sample[name].astype(bool), getattr(drawn, name)), name
     without = render(compose(4, Textures(), (64, 64)), neighbours=False)
     small = SceneSource().sample(pack([stack([without])]), 0, np.random.default_rng(0))
@@ -238,7 +238,7 @@ def test_collate_stands_in_for_what_is_absent() -> None:
     full = {**bare, **{name: torch.rand(3, 8, 8) for name in ("before", "after")}, "flow_ab": torch.rand(2, 8, 8)}
     batch = collate([bare, full])
     assert batch["has_neighbours"].tolist() == [False, True] and batch["has_flow"].tolist() == [False, True]
-    assert torch.equal(batch["after"][0], image / 2) and set(FLOWS) | set(MASKS) | set(FRAMES) <= set(batch)
+    assert torch.equal(batch["after"][0], image / 2) and set(FLOW_NAMES) | set(MASK_NAMES) | set(FRAMES) <= set(batch)
 
 
 def test_workers_compute_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

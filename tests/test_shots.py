@@ -175,9 +175,11 @@ def test_a_detector_knows_in_a_segment_what_it_knows_in_the_video() -> None:
     frames = video(images)
     whole = cuts(frames)
     assert whole == [10, 20]
-    for first in range(len(frames) - shots.REACH):
+    for first in range(len(frames) - shots.SEARCH_RADIUS):
         part = cuts(frames[first:])
-        assert [first + n for n in part if n >= shots.REACH] == [n for n in whole if n >= first + shots.REACH]
+        assert [first + n for n in part if n >= shots.SEARCH_RADIUS] == [
+            n for n in whole if n >= first + shots.SEARCH_RADIUS
+        ]
 
 
 def noisy(image: Tensor, seed: int) -> Tensor:

@@ -28,7 +28,7 @@ from midframe.training.checkpoint import Training, load_checkpoint, save_checkpo
 from midframe.training.curves import draw_curves
 from midframe.training.error_forms import ErrorFormBatches, ErrorFormSource, error_forms, mean_squared_error
 from midframe.training.quick_evaluation import find_triplets, quick_evaluation
-from midframe.training.recipe import FLOOR, WARM_UP, Recipe, learning_rate
+from midframe.training.recipe import LAST_RATE_SHARE, WARM_UP, Recipe, learning_rate
 from midframe.training.run_log import RunLog
 from midframe.training.shards import Arrays, Augmentation, Shards, Share, augment, collate
 
@@ -192,7 +192,7 @@ def test_the_rounding_of_a_checkpoint_is_that_of_the_run(tmp_path: Path) -> None
 def test_schedule() -> None:
     assert learning_rate(1.0, 0, 0.0) == pytest.approx(1 / WARM_UP)
     assert learning_rate(1.0, 10_000, 0.5) == pytest.approx(0.51)
-    assert learning_rate(1.0, 10_000, 1.0) == pytest.approx(FLOOR)
+    assert learning_rate(1.0, 10_000, 1.0) == pytest.approx(LAST_RATE_SHARE)
 
 
 @pytest.mark.parametrize(

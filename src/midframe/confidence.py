@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 
 MAX_SIDE = 320  # pixels; longer side of the thumbnails that are compared: 480 gains 0.01 of correlation
 LOW = 0.98  # shares below are reported, one frame per moment; the median PSNR of those frames was 25 dB
-_WINDOW = 1 / 5  # of the longer side; largest side of a region
+_CONFIDENCE_WINDOW = 1 / 5  # of the longer side; largest side of a region
 _INNER = (2, 98)  # percentiles of the coordinates that bound a region: strays do not widen it
 TOLERANCE = 20  # 8-bit levels within which pixels agree: 10 correlates less, with 28 good frames are all 1
 
@@ -99,7 +99,7 @@ def densest_region(places: Array, marked: Array) -> Region:
     height, width = marked.shape
     x, y = np.clip(np.rint(places[marked > 0]), 0, (width - 1, height - 1)).astype(int).T
     counts = np.bincount(y * width + x, minlength=height * width).reshape(height, width).astype(np.float32)
-    side = max(3, round(max(height, width) * _WINDOW)) | 1
+    side = max(3, round(max(height, width) * _CONFIDENCE_WINDOW)) | 1
     sums = cv2.boxFilter(counts, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
     row, column = np.unravel_index(int(sums.argmax()), sums.shape)
     near = (abs(x - column) <= side // 2) & (abs(y - row) <= side // 2)

@@ -38,7 +38,7 @@ Planes = tuple[Tensor, ...]
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Pixels of all frames that are rendered at once: larger batches save no time and cost memory (100 MB per 8 MP).
-_BATCH_PIXELS = 8_500_000
+_RENDER_PIXELS = 8_500_000
 # Allocators without a type of their own for it: the CPU's, OpenCV's, cuBLAS, cuDNN, CUDA outside torch's own, Metal's.
 _MEMORY_WORDS = (
     "can't allocate memory", "Failed to allocate", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
@@ -532,7 +532,7 @@ class Engine:
 
     def _batch(self, height: int, width: int) -> int:
         """Frames of this size to render at once."""
-        return max(1, min(self.max_batch, _BATCH_PIXELS // (height * width)))
+        return max(1, min(self.max_batch, _RENDER_PIXELS // (height * width)))
 
     def _use_tiles(self, side: int) -> None:
         self.model = Tiled(self._whole_model(), side)

@@ -22,7 +22,7 @@ from midframe.types import Frame, Gap
 Image = np.ndarray[Any, Any] | Tensor
 Instant = float | Fraction
 
-_LEVELS = {torch.uint8: 255, torch.uint16: 65535}
+_LARGEST_CODES = {torch.uint8: 255, torch.uint16: 65535}
 
 
 class Interpolator:
@@ -138,8 +138,8 @@ def _to_tensor(image: Image, name: str) -> Tensor:
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise InputError(f"{name} is {_described(image)}; a torch frame must be (3, height, width), RGB")
-        if image.dtype in _LEVELS:
-            return image.to(torch.float32) / _LEVELS[image.dtype]
+        if image.dtype in _LARGEST_CODES:
+            return image.to(torch.float32) / _LARGEST_CODES[image.dtype]
         if not image.is_floating_point():
             raise InputError(f"{name} is {_described(image)}; allowed are uint8, uint16 and float in 0..1")
         return image.to(torch.float32, copy=True)
@@ -154,7 +154,7 @@ def _from_tensor(image: Tensor, like: Image) -> Image:
             top = np.iinfo(like.dtype).max
             values = np.rint(values * top).clip(0, top)
         return np.ascontiguousarray(values.astype(like.dtype))
-    if like.dtype in _LEVELS:
-        top = _LEVELS[like.dtype]
+    if like.dtype in _LARGEST_CODES:
+        top = _LARGEST_CODES[like.dtype]
         image = (image * top).round().clamp(0, top).to(torch.int32)
     return image.to(like.device).to(like.dtype)

@@ -32,7 +32,7 @@ from midframe.models.vfinet import VFINet
 from midframe.pipeline import interpolate
 from midframe.weights import RECORDS
 
-DEFAULT_MODEL = "damo/cv_raft_video-frame-interpolation"
+DEFAULT_PIPELINE_MODEL = "damo/cv_raft_video-frame-interpolation"
 EXTENSION = "_interpolated.mp4"
 
 
@@ -167,7 +167,7 @@ def pipeline(
     """
     if task != Tasks.video_frame_interpolation:
         raise InputError(f"task {task!r} is not supported; use {Tasks.video_frame_interpolation!r}")
-    loaded = model if isinstance(model, Model) else Model.from_pretrained(model or DEFAULT_MODEL)
+    loaded = model if isinstance(model, Model) else Model.from_pretrained(model or DEFAULT_PIPELINE_MODEL)
     return Pipeline(loaded, compat, device=device.replace("gpu", "cuda"), **options)
 
 
@@ -293,6 +293,6 @@ def build_trainer(name: str | None = None, default_args: Mapping[str, Any] | Non
         dataset = VideoFrameInterpolationDataset.from_folder(dataset)
     if not isinstance(dataset, VideoFrameInterpolationDataset):
         raise InputError("build_trainer needs eval_dataset=, a VideoFrameInterpolationDataset or a folder")
-    model = given.get("model", DEFAULT_MODEL)
+    model = given.get("model", DEFAULT_PIPELINE_MODEL)
     loaded = model if isinstance(model, Model) else Model.from_pretrained(str(model))
     return Trainer(loaded, dataset, str(given.get("device", "auto")))

@@ -21,8 +21,8 @@ from midframe.errors import InputError
 from midframe.speed import Stretch, written
 from midframe.speed import parse as parse_speed
 
-FASTEST = Fraction(1000)  # frames per second; beyond any display, probably a typing error
-SLOWEST = Fraction(1, 10)  # frames per second
+HIGHEST_RATE = Fraction(1000)  # frames per second; beyond any display, probably a typing error
+LOWEST_RATE = Fraction(1, 10)  # frames per second
 DEFAULT_MODEL = "midnet-m"  # better than dis by 0.7 dB and more on every set we have; dis is many times as fast
 HIGHEST_RATIO = Fraction(64)  # outputs per source frame; more is probably a typing error
 MOST_SAMPLES = 32  # of motion blur, per output frame
@@ -32,7 +32,7 @@ _SIDES = range(16, 16385)  # pixels
 
 # Rates that broadcasting writes as decimals and means as n * 1000/1001 (SMPTE ST 318). The tolerance takes 23.98.
 _NTSC = {n: Fraction(n * 1000, 1001) for n in (15, 24, 30, 48, 60, 72, 90, 96, 120, 144, 180, 240)}
-_NTSC_TOLERANCE = Fraction(5, 1000)
+_ROUNDED_RATE_TOLERANCE = Fraction(5, 1000)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "slow_audio": ("auto", "drop", "stretch"),
@@ -169,7 +169,7 @@ class Options:
         if self.slowmo is not None and self.ratio is not None:
             raise InputError("--slowmo keeps the rate and --ratio changes it; use --slowmo with --fps, or one alone")
         for name in ("fps", "in_fps"):
-            _within(name, getattr(self, name), SLOWEST, FASTEST, "frames per second")
+            _within(name, getattr(self, name), LOWEST_RATE, HIGHEST_RATE, "frames per second")
         for name in ("ratio", "slowmo"):
             _within(name, getattr(self, name), Fraction(1, 64), HIGHEST_RATIO, "")
         if self.shutter is not None and not 0 <= self.shutter <= 360:
@@ -352,7 +352,7 @@ def parse_rate(given: object, name: str = "the rate") -> Fraction:
         raise InputError(f"{name} {given} is not a rate; try 60, 59.94 or 60000/1001") from error
     if value.denominator > 1 and "/" not in str(given):
         for exact in _NTSC.values():
-            if abs(value - exact) <= _NTSC_TOLERANCE:
+            if abs(value - exact) <= _ROUNDED_RATE_TOLERANCE:
                 return exact
     return value
 

@@ -20,7 +20,7 @@ from typing import Any
 from midframe import compat, timeline
 from midframe.errors import InputError, MediaError
 from midframe.journal import segments_to_json
-from midframe.options import FASTEST, MOST_SAMPLES, Options
+from midframe.options import HIGHEST_RATE, MOST_SAMPLES, Options
 from midframe.speed import SpeedMap, written
 from midframe.types import Segment, VideoInfo
 from midframe.video.encoders import GIF_FASTEST, Encoding, choose_encoder
@@ -235,8 +235,8 @@ def make_plan(
     rate = output_rate(delivered, options)
     if options.vfr == "keep":
         keep = int(options.ratio or 2)
-    if rate > FASTEST:
-        raise InputError(f"{float(rate):g} frames per second exceeds the limit of {FASTEST}; give a lower rate")
+    if rate > HIGHEST_RATE:
+        raise InputError(f"{float(rate):g} frames per second exceeds the limit of {HIGHEST_RATE}; give a lower rate")
 
     start = info.start
     end = None if info.duration is None else start + info.duration

@@ -12,7 +12,7 @@ from typing import Any
 from midframe import __version__
 from midframe.types import Frame, Segment
 
-LETTERS = {"source": "s", "interpolated": "i", "held": "h", "duplicate": "d"}  # kind of a frame, in `Result.kinds`
+KIND_LETTERS = {"source": "s", "interpolated": "i", "held": "h", "duplicate": "d"}  # kind of a frame, in `Result.kinds`
 HALF_SCORE = 0.01  # share of a frame that is inconsistent where the score is one half
 OLD_LETTERS = str.maketrans("mr", "id")  # as journals of version 0.1 before November 2026 have them
 
@@ -105,7 +105,7 @@ def report_text(
         "dropped": list(result.dropped),
         "cuts": [str(at) for at in result.cuts],
         "held": [{"start": float(s.start or 0), "end": float(s.end or 0)} for s in result.held],
-        "letters": {letter: kind for kind, letter in LETTERS.items()},
+        "letters": {letter: kind for kind, letter in KIND_LETTERS.items()},
         "kinds": result.kinds,
         "low_confidence": [
             {**low.to_json(), "seconds": float(low.frame / result.rate)} for low in result.low_confidence

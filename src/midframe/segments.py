@@ -27,7 +27,7 @@ from midframe.models.base import Model
 from midframe.options import Options
 from midframe.plan import Plan, is_pattern, numbered, report_of
 from midframe.result import (
-    LETTERS,
+    KIND_LETTERS,
     OLD_LETTERS,
     LowConfidence,
     Result,
@@ -44,7 +44,7 @@ from midframe.video.streams import excluded_streams, plan_streams, stream_notes
 from midframe.video.writer import Writer, open_writer
 
 MOMENT_SECONDS = Fraction(1, 2)  # of the output; one report covers neighbouring frames
-MOST_LOW = 500
+KEPT_LOW = 500
 
 
 Region = tuple[float, float, float, float]  # left, top, right, bottom, as fractions of the frame
@@ -173,7 +173,7 @@ class SegmentWriter:
                 self._end_moment()
             if self._lowest is None or frame.confidence < self._lowest.share:
                 self._lowest = _Low(moment, len(self._kinds), frame.confidence, frame.find_region)
-        self._kinds.append(LETTERS[frame.kind])
+        self._kinds.append(KIND_LETTERS[frame.kind])
 
     def _end_moment(self) -> None:
         """Record the frame of lowest confidence; only then is its region found."""
@@ -435,7 +435,7 @@ def _low_confidence(records: Iterable[Mapping[str, Any]]) -> tuple[LowConfidence
         for frame, score, *region in record["low_confidence"]:  # records of earlier versions have no region
             found.append(LowConfidence(first + frame, score, tuple(region[0]) if region and region[0] else None))
         first += record["frames_out"]
-    return tuple(sorted(found, key=lambda low: low.confidence)[:MOST_LOW])
+    return tuple(sorted(found, key=lambda low: low.confidence)[:KEPT_LOW])
 
 
 def weights_digest(model: Model) -> str:

@@ -29,30 +29,30 @@ Thumb = npt.NDArray[Any]
 
 THRESHOLD = 0.38
 # Frames before a segment that give the detector the same state as in the whole video.
-REACH = 6
+SEARCH_RADIUS = 6
 LOOKAHEAD = 5  # frames read behind a candidate
 MEMORY = Fraction(5)  # seconds; older frames do not tell how much change is usual
 
 _THUMB = 64  # long side of a thumbnail, pixels
-_BLOCK = 4  # side of the matched blocks, thumbnail pixels
+_THUMBNAIL_BLOCK = 4  # side of the matched blocks, thumbnail pixels
 _SEARCH = 4  # search range of the matching, thumbnail pixels
 _WIDE_SEARCH = 8  # the same behind a run of duplicates
-_CHROMA = 0.5  # weight of each colour difference beside luma
+_CHROMA_WEIGHT = 0.5  # weight of each colour difference beside luma
 # Residual that noise, small movements and occlusion leave in a static scene: levels, and over its contrast.
-_FLOOR = 1.0
+_NOISE_FLOOR = 1.0
 _CONTRAST = 0.45
 _UNIFORM = 16.0  # the same beside a uniform frame, in levels
 _UNIFORM_CONTRAST = 0.2  # of the contrast of the other frame, below which a frame is uniform
 _QUIET = 0.18  # of that residual; thumbnails that differ less without motion are not matched
 _DUPLICATE = 0.02  # of that residual; frames that differ less are duplicates
 _RECENT = 5  # frames whose median residual is the usual one
-_LONGEST_STEP = 4  # frames; over more, motion does not raise the residual further
+_COMPARED_STEP = 4  # frames; over more, motion does not raise the residual further
 _LONGEST_FLASH = 2  # frames
 _SAME_STRUCTURE = 0.85  # correlation of luma above which only the light has changed
 
 # A run of near-duplicates of at most this duration is one drawing shown several times (animation on twos to fours,
 # pulldown); a longer one is a still.
-LONGEST_HOLD = Fraction(1, 6)  # seconds
+LONGEST_FLASH = Fraction(1, 6)  # seconds
 _LONGEST_RUN = 32  # frames kept at once, whatever the rate
 # Mean difference of the worst 16x16 block that recoding leaves between duplicates, in 8-bit levels.
 _DUPLICATE_NOISE = 1.5
@@ -172,7 +172,7 @@ class _History:
 
     def add(self, pts: Fraction, residual: float) -> None:
         """Add the residual of a frame."""
-        self._recent.append((pts, residual / min(self.steps, _LONGEST_STEP)))
+        self._recent.append((pts, residual / min(self.steps, _COMPARED_STEP)))
         self.steps = 1
 
     def clear(self) -> None:
@@ -183,11 +183,11 @@ class _History:
     def usual(self, pts: Fraction) -> float:
         """Return the residual that recent frames suggest for a frame at `pts`."""
         recent = [residual for at, residual in self._recent if at >= pts - MEMORY]
-        return statistics.median(recent) * min(self.steps, _LONGEST_STEP) if recent else 0.0
+        return statistics.median(recent) * min(self.steps, _COMPARED_STEP) if recent else 0.0
 
     def following(self, thumbs: Sequence[Thumb]) -> float:
         """Return the residual that the next frame which is no duplicate suggests for the first of `thumbs`."""
-        mine = self.steps if self.steps <= _LONGEST_STEP else 1  # longer runs are stills
+        mine = self.steps if self.steps <= _COMPARED_STEP else 1  # longer runs are stills
         for steps, (a, b) in enumerate(pairwise(thumbs), 1):
             residual = matching_residual(a, b)
             if residual > _DUPLICATE * _scale(a, b):
@@ -219,7 +219,7 @@ def thumbnail(frame: Frame) -> Thumb:
 
 
 def _cells(side: int, long: int) -> int:
-    return max(_BLOCK, round(side * _THUMB / long / _BLOCK) * _BLOCK)
+    return max(_THUMBNAIL_BLOCK, round(side * _THUMB / long / _THUMBNAIL_BLOCK) * _THUMBNAIL_BLOCK)
 
 
 def _places(side: int, count: int) -> npt.NDArray[np.intp]:
@@ -230,7 +230,7 @@ def _places(side: int, count: int) -> npt.NDArray[np.intp]:
 def _scale(a: Thumb, b: Thumb) -> float:
     """Return the residual, in 8-bit levels, that counts as usual in a static scene of the contrast of a and b."""
     low, high = sorted((_contrast(a), _contrast(b)))
-    scale = _FLOOR + _CONTRAST * high
+    scale = _NOISE_FLOOR + _CONTRAST * high
     # beside a uniform frame, contrast says nothing: the first step of a fade from black is no scene change
     return max(scale, _UNIFORM) if low < _UNIFORM_CONTRAST * high else scale
 
@@ -238,7 +238,7 @@ def _scale(a: Thumb, b: Thumb) -> float:
 def _contrast(thumb: Thumb) -> float:
     """Return the mean absolute deviation of a thumbnail, in 8-bit levels, summed over weighted channels."""
     deviation = np.abs(thumb - thumb.mean((1, 2), keepdims=True)).mean((1, 2))
-    return float(deviation[0] + _CHROMA * (deviation[1] + deviation[2]))
+    return float(deviation[0] + _CHROMA_WEIGHT * (deviation[1] + deviation[2]))
 
 
 def correlation(a: Thumb, b: Thumb) -> float:
@@ -264,7 +264,7 @@ def matching_residual(a: Thumb, b: Thumb, search: int = _SEARCH) -> float:
     Blocks are matched within `search` thumbnail pixels. The larger of both directions counts, because occlusion raises
     the one and disocclusion the other. Thumbnails that differ little without motion are not matched.
     """
-    weight = np.array([1.0, _CHROMA, _CHROMA], np.float32).reshape(1, 3, 1, 1)
+    weight = np.array([1.0, _CHROMA_WEIGHT, _CHROMA_WEIGHT], np.float32).reshape(1, 3, 1, 1)
     there = np.stack([a, b]) * weight
     here = there[::-1]
     as_is = float(_blocks(np.abs(here - there)).mean())
@@ -286,15 +286,17 @@ def matching_residual(a: Thumb, b: Thumb, search: int = _SEARCH) -> float:
 def _blocks(different: Thumb) -> Thumb:
     """Reduce (2, 3, h, w) weighted differences to (2, h/4, w/4): mean of each block, sum over channels."""
     height, width = different.shape[-2:]
-    flat = different.sum(1).reshape(2, height // _BLOCK, _BLOCK, width).sum(2)
-    mean: Thumb = flat.reshape(2, height // _BLOCK, width // _BLOCK, _BLOCK).sum(3) * np.float32(1 / _BLOCK**2)
+    flat = different.sum(1).reshape(2, height // _THUMBNAIL_BLOCK, _THUMBNAIL_BLOCK, width).sum(2)
+    mean: Thumb = flat.reshape(2, height // _THUMBNAIL_BLOCK, width // _THUMBNAIL_BLOCK, _THUMBNAIL_BLOCK).sum(
+        3
+    ) * np.float32(1 / _THUMBNAIL_BLOCK**2)
     return mean
 
 
 def dedup(frames: Iterable[Frame]) -> Iterator[Frame]:
     """Drop duplicates, so that a run of near-duplicates becomes one long gap with even motion.
 
-    A run no longer than `LONGEST_HOLD` is replaced by its first frame with the duration of the run. Longer runs are
+    A run no longer than `LONGEST_FLASH` is replaced by its first frame with the duration of the run. Longer runs are
     stills and stay as they are.
     """
     run: list[Frame] = []  # consecutive near-duplicates
@@ -306,7 +308,7 @@ def dedup(frames: Iterable[Frame]) -> Iterator[Frame]:
                 run = [frame]
                 continue
             run.append(frame)
-            if len(run) > _LONGEST_RUN or frame.pts + frame.duration - run[0].pts > LONGEST_HOLD:
+            if len(run) > _LONGEST_RUN or frame.pts + frame.duration - run[0].pts > LONGEST_FLASH:
                 still = True
                 yield from run[:-1]
                 run = run[-1:]

@@ -31,7 +31,16 @@ from midframe.options import DEFAULT_MODEL, parse_rate
 from midframe.types import Frame, Gap, PixelFormat, Slot
 
 KEPT_GAPS = 8  # rendered gaps held in memory; vspipe asks for as many frames at once as it has threads
-MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
+VAPOURSYNTH_MATRICES = {
+    0: "rgb",
+    1: "bt709",
+    4: "fcc",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    9: "bt2020nc",
+    10: "bt2020c",
+}
 SD_ROWS = 576  # up to this height an unspecified matrix means BT.601
 
 
@@ -195,7 +204,7 @@ def _layout(clip: Any) -> str:
 
 def _pixel_format(frame: Any, layout: str) -> PixelFormat:
     form, props = frame.format, frame.props
-    matrix = MATRICES.get(int(props.get("_Matrix", 2)))
+    matrix = VAPOURSYNTH_MATRICES.get(int(props.get("_Matrix", 2)))
     if matrix is None or (layout == "yuv" and matrix == "rgb"):
         matrix = "smpte170m" if frame.height <= SD_ROWS else "bt709"
     full = props.get("_ColorRange", 0 if layout == "rgb" else 1) == 0

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from midframe.result import Result
     from midframe.types import Frame
 
-RATE = Fraction(24)
-FINE = 8  # crf
+DEMO_RATE = Fraction(24)
+DEMO_CRF = 8  # crf
 
 
 @click.command(cls=PathCommand, context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,16 +50,16 @@ def run(place: Path, scene: Scene, model: str) -> None:
 
     source = place / "scene.24fps.mp4"
     render(scene, source)
-    click.echo(f"wrote {source}: {scene.width}x{scene.height}, {scene.seconds:g} s at {RATE} fps")
+    click.echo(f"wrote {source}: {scene.width}x{scene.height}, {scene.seconds:g} s at {DEMO_RATE} fps")
     for rate in (48, 60):
         target = place / f"scene.{rate}fps.mp4"
         # nearly lossless: the scores are those of the frames, not of their compression
-        result = pipeline.interpolate(source, target, fps=rate, model=model, crf=FINE, overwrite=True, resume=False)
+        result = pipeline.interpolate(source, target, fps=rate, model=model, crf=DEMO_CRF, overwrite=True, resume=False)
         click.echo(result_text(result))
         click.echo(f"  {scores(scene, source, result)}")
         side = place / f"side-by-side.{rate}fps.mp4"
         compare(source, target, side)
-        click.echo(f"wrote {side}: left {RATE} fps, right {rate} fps")
+        click.echo(f"wrote {side}: left {DEMO_RATE} fps, right {rate} fps")
     image = place / "between.png"
     still(scene, place / "scene.48fps.mp4", image)
     click.echo(f"wrote {image}: the frame before, the new frame, and how far each is from the true one")
@@ -76,9 +76,9 @@ def still(scene: Scene, video: Path, target: Path, number: int = 33) -> None:
     from midframe.colour import to_rgb
     from midframe.video.reader import open_reader
 
-    number = min(number, 2 * int(scene.seconds * RATE) - 3) | 1
+    number = min(number, 2 * int(scene.seconds * DEMO_RATE) - 3) | 1
     columns = []
-    truth = scene.frame(float(number / (2 * RATE))).astype(np.int16)
+    truth = scene.frame(float(number / (2 * DEMO_RATE))).astype(np.int16)
     with open_reader(video) as frames:
         for at, frame in enumerate(frames):
             if at in (number - 1, number):
@@ -87,7 +87,7 @@ def still(scene: Scene, video: Path, target: Path, number: int = 33) -> None:
     cv2.imwrite(str(target), np.hstack(columns)[..., ::-1])
 
 
-def render(scene: Scene, target: Path, rate: Fraction = RATE) -> None:
+def render(scene: Scene, target: Path, rate: Fraction = DEMO_RATE) -> None:
     """Write the scene as a video."""
     from midframe.types import PixelFormat, VideoInfo
     from midframe.video.encoders import choose_encoder
@@ -98,7 +98,7 @@ def render(scene: Scene, target: Path, rate: Fraction = RATE) -> None:
         path="", container="", codec="", width=scene.width, height=scene.height, format=form, rate=rate,
         time_base=1 / rate, start=Fraction(0), duration=None, header_frames=None,
     )  # fmt: skip
-    encoding = choose_encoder(info, target, crf=FINE)
+    encoding = choose_encoder(info, target, crf=DEMO_CRF)
     with open_writer(target, info, encoding, rate=rate) as writer:
         for number in range(int(scene.seconds * rate)):
             writer.write(rendered(scene, number / rate, number, 1 / rate))

@@ -13,7 +13,7 @@ import click
 
 from midframe.options import DEFAULT_MODEL
 
-ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1")
+CHECKED_ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1")
 HARDWARE_ENCODERS = tuple(
     f"{codec}_{kind}" for codec in ("h264", "hevc", "av1") for kind in ("nvenc", "qsv", "amf", "videotoolbox")
 )
@@ -51,7 +51,7 @@ def examine(model: str) -> dict[str, Any]:
         devices.append(f"cuda:{number} ({about.name}, {about.total_memory / 2**30:.0f} GiB)")
     if torch.backends.mps.is_available():
         devices.append("mps")
-    have = encoders(ENCODERS)
+    have = encoders(CHECKED_ENCODERS)
     return {
         "midframe": __version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
@@ -65,7 +65,7 @@ def examine(model: str) -> dict[str, Any]:
         "devices": devices,
         "encoders": have,
         "hardware_encoders": encoders(HARDWARE_ENCODERS) or ["none that this machine can open"],
-        "encoders_missing": [name for name in ENCODERS if name not in have],
+        "encoders_missing": [name for name in CHECKED_ENCODERS if name not in have],
         "picked": f"{device}, {pick_precision('auto', network, device)} for {model}",
         "speed": speed(model),
     }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from midframe.options import Options
 
 # suffixes of the videos in a folder
-VIDEO_SUFFIXES = (
+OUTPUT_SUFFIXES = (
     ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv", ".flv",
     ".ogv", ".3gp", ".3g2", ".mxf", ".y4m", ".gif", ".f4v", ".asf", ".rm", ".divx",
 )  # fmt: skip
@@ -508,7 +508,7 @@ def find_jobs(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
                 jobs.append(source)
             continue
         entries = sorted(entry for entry in source.iterdir() if entry.is_file() and not entry.name.startswith("."))
-        videos = [entry for entry in entries if entry.suffix.lower() in VIDEO_SUFFIXES]
+        videos = [entry for entry in entries if entry.suffix.lower() in OUTPUT_SUFFIXES]
         made = [video for video in videos if origins_of(video)]
         skipped += [f"note: skipped '{video}', which midframe wrote" for video in made]
         if videos:
@@ -533,7 +533,7 @@ def target_for(output: str | None, several: bool) -> Path | None:
     if output is None:
         return None
     target = Path(output)
-    if several and target.suffix.lower() in VIDEO_SUFFIXES and not target.is_dir():
+    if several and target.suffix.lower() in OUTPUT_SUFFIXES and not target.is_dir():
         raise InputError(f"several videos cannot be written to one file '{target}'; give a folder with -o")
     if several or output.endswith(("/", "\\")):
         try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0  # between two plain lines
 JSON_SECONDS = 0.5  # between two JSON lines
-MOST_LOW = 5  # frames of low confidence shown; the report has more
+SHOWN_LOW = 5  # frames of low confidence shown; the report has more
 
 
 class Reporter:
@@ -251,6 +251,6 @@ def result_text(result: Result) -> str:
     )
     worst = [
         f"{float(low.frame / result.rate):.2f} s ({100 * low.confidence:.0f} %)"
-        for low in result.low_confidence[:MOST_LOW]
+        for low in result.low_confidence[:SHOWN_LOW]
     ]
     return f"{text}\nlow confidence at {', '.join(worst)}" if worst else text

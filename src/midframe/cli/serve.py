@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from midframe.server.settings import Settings
     from midframe.server.subprocess_worker import Note
 
-GRACE_SECONDS = 3  # open event streams get this long to end when the server stops
+SHUTDOWN_SECONDS = 3  # open event streams get this long to end when the server stops
 
 
 def default_data() -> Path:
@@ -123,7 +123,7 @@ def command(**given: Any) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             web, host=host, port=options.port, log_level="warning", access_log=False, server_header=False,
-            timeout_graceful_shutdown=GRACE_SECONDS, proxy_headers=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS, proxy_headers=False,
         )
     )  # fmt: skip
     sockets = [server.config.bind_socket()]

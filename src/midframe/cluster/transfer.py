@@ -16,7 +16,6 @@ from midframe.journal import fingerprint
 from midframe.plan import Plan
 from midframe.video import images
 
-CHUNK_BYTES = 8 << 20  # of a segment sent through the object store
 MAX_PENDING_CHUNKS = 4  # of a worker: 32 MiB of the object store; then it waits for the coordinator
 
 

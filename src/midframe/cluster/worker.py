@@ -85,7 +85,7 @@ def make_segment(task: SegmentTask, number: int) -> Iterator[dict[str, Any]]:
             yield {**done, "where": "url", "path": url, "packed": packed}
             return
         with open(path, "rb") as file:
-            while data := file.read(transfer.CHUNK_BYTES):
+            while data := file.read(storage.CHUNK_BYTES):
                 yield {"kind": "chunk", "data": data}
         yield {**done, "where": "chunks", "packed": packed}
 

@@ -20,7 +20,7 @@ from midframe.errors import InputError, MediaError
 from midframe.extras import install_command
 from midframe.metrics import to_levels
 
-DISPLAY = "standard_fhd"  # the display model: 24 inches, 200 cd/m2, seen from 0.6 m
+CVVDP_DISPLAY = "standard_fhd"  # the display model: 24 inches, 200 cd/m2, seen from 0.6 m
 _SECONDS_TO_START = 300
 
 
@@ -45,7 +45,7 @@ class Cvvdp:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         try:
             self._process = subprocess.Popen(
-                [program, "-I", worker, DISPLAY, str(threads or torch.get_num_threads())],
+                [program, "-I", worker, CVVDP_DISPLAY, str(threads or torch.get_num_threads())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

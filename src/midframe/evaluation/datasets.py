@@ -43,8 +43,8 @@ from midframe.types import Frame
 from midframe.video.probe import probe
 from midframe.video.reader import open_reader
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
-VIDEO_SUFFIXES = {
+READABLE_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
+READABLE_VIDEOS = {
     ".mp4",
     ".mkv",
     ".mov",
@@ -159,7 +159,7 @@ def _number(path: Path) -> tuple[tuple[int, ...], str]:
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=_number)
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in READABLE_IMAGES), key=_number)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -272,7 +272,7 @@ def _vimeo(root: Path, list_name: str, last: str) -> list[Path]:
         base = next((root / n for n in ("sequences", "sequence", "target") if (root / n).is_dir()), root)
         return [base / line.strip() for line in listed.read_text().splitlines() if line.strip()]
     return (
-        [f for f in _folders(root) if any((f / f"{last}{s}").is_file() for s in IMAGE_SUFFIXES)]
+        [f for f in _folders(root) if any((f / f"{last}{s}").is_file() for s in READABLE_IMAGES)]
         if root.is_dir()
         else []
     )
@@ -280,7 +280,7 @@ def _vimeo(root: Path, list_name: str, last: str) -> list[Path]:
 
 def _im(folder: Path, k: int) -> Path:
     """Return im<k> with the image suffix that exists."""
-    return next((p for s in sorted(IMAGE_SUFFIXES) if (p := folder / f"im{k}{s}").is_file()), folder / f"im{k}.png")
+    return next((p for s in sorted(READABLE_IMAGES) if (p := folder / f"im{k}{s}").is_file()), folder / f"im{k}.png")
 
 
 def _last_two(folder: Path) -> str:
@@ -593,10 +593,10 @@ def _videos(request: _Request) -> DataSet:
     step = request.factor or 2
     videos = [root] if root.is_file() else []
     if root.is_dir():
-        videos = sorted(p for p in root.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+        videos = sorted(p for p in root.rglob("*") if p.suffix.lower() in READABLE_VIDEOS)
     if not videos:
         raise MediaError(
-            f"{request.name}: expected videos ({', '.join(sorted(VIDEO_SUFFIXES))}) under {root}, found none"
+            f"{request.name}: expected videos ({', '.join(sorted(READABLE_VIDEOS))}) under {root}, found none"
         )
     each = None if request.limit is None else max(1, -(-request.limit // len(videos)))
 

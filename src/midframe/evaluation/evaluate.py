@@ -31,8 +31,8 @@ from midframe.evaluation.datasets import Case, DataSet, Target
 from midframe.evaluation.methods import Frames, Method
 from midframe.metrics import Lpips
 
-FORMAT = "midframe evaluation 2"
-_READ_FORMATS = ("midframe evaluation 1", FORMAT)
+FILE_FORMAT = "midframe evaluation 2"
+_READ_FORMATS = ("midframe evaluation 1", FILE_FORMAT)
 PSNR_CAP = 100.0  # dB; PSNR of identical frames, which keeps means finite
 EXHIBIT_WIDTH, EXHIBIT_HEIGHT = 960, 720  # pixels; larger frames are cropped around the largest error
 WORST_SHARE = 0.05
@@ -125,7 +125,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Convert to plain values for `json.dump(..., allow_nan=False)`, without the exhibits."""
         return {
-            "format": FORMAT,
+            "format": FILE_FORMAT,
             "environment": dict(self.environment),
             "focus": self.focus,
             "notes": list(self.notes),
@@ -142,7 +142,7 @@ class Report:
             InputError: not an evaluation report.
         """
         if data.get("format") not in _READ_FORMATS:
-            raise InputError(f"not an evaluation report: format {data.get('format')!r}, expected {FORMAT!r}")
+            raise InputError(f"not an evaluation report: format {data.get('format')!r}, expected {FILE_FORMAT!r}")
         results = tuple(
             Result(
                 r["set"],

@@ -49,8 +49,8 @@ out = core.svp2.SmoothFps(clip, sup["clip"], sup["data"], found["clip"], found["
     ),
 }
 _LARGEST_FACTOR = 64
-_RATE = 10  # frames per second of the clips that are written
-_FORMAT = PixelFormat("yuv420p", "yuv", 8, chroma_w=1, chroma_h=1)
+_PEER_RATE = 10  # frames per second of the clips that are written
+_PEER_FORMAT = PixelFormat("yuv420p", "yuv", 8, chroma_w=1, chroma_h=1)
 
 
 def script(name: str, source: Path, rate: Fraction) -> str:
@@ -95,12 +95,12 @@ class VapourSynth:
         with tempfile.TemporaryDirectory(prefix="midframe-peer-") as folder:
             source, path = Path(folder) / "in.y4m", Path(folder) / "filter.vpy"
             with source.open("wb") as file:
-                file.write(b"YUV4MPEG2 W%d H%d F%d:1 Ip A1:1 C420mpeg2\n" % (wide, high, _RATE))
+                file.write(b"YUV4MPEG2 W%d H%d F%d:1 Ip A1:1 C420mpeg2\n" % (wide, high, _PEER_RATE))
                 for frame in around:
                     file.write(b"FRAME\n")
-                    for plane in colour.from_rgb(_even(frame, high, wide), _FORMAT):
+                    for plane in colour.from_rgb(_even(frame, high, wide), _PEER_FORMAT):
                         file.write(plane.contiguous().numpy().tobytes())
-            path.write_text(script(self.name, source, Fraction(_RATE * factor)))
+            path.write_text(script(self.name, source, Fraction(_PEER_RATE * factor)))
             run = subprocess.run([self._vspipe, path, "-"], capture_output=True, check=False)
         if run.returncode != 0:
             raise MediaError(f"{self.name} failed: {run.stderr.decode(errors='replace').strip()[-300:]}")
@@ -114,7 +114,7 @@ class VapourSynth:
             raw = torch.from_numpy(np.frombuffer(run.stdout, np.uint8, size, k * size).copy())
             luma, blue, red = torch.tensor_split(raw, [high * wide, high * wide * 5 // 4])
             planes = luma.view(high, wide), blue.view(high // 2, -1), red.view(high // 2, -1)
-            frames.append(colour.to_rgb(planes, _FORMAT, torch.device("cpu"))[:, :height, :width])
+            frames.append(colour.to_rgb(planes, _PEER_FORMAT, torch.device("cpu"))[:, :height, :width])
         return torch.stack(frames)
 
     def flow(self, a: Tensor, b: Tensor) -> Tensor | None:

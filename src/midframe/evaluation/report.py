@@ -74,7 +74,7 @@ def _milliseconds(summary: Mapping[str, Any]) -> float | None:
     return None if value is None else 1000 * float(value)
 
 
-QUALITY = (
+QUALITY_COLUMNS = (
     Column("frames", _plain("frames"), 0, 0),
     Column("clips or scenes", _inside("interval", "clips"), 0, 0),
     Column("PSNR, dB", _plain("psnr"), 2, 1),
@@ -219,7 +219,7 @@ def _tables(report: Report, set_name: str) -> list[tuple[str, list[Column], list
     good = [r for r in results if not r.failure]
     summaries = [r.summary for r in good]
     tables = [
-        ("Accuracy", _columns(QUALITY, good), results),
+        ("Accuracy", _columns(QUALITY_COLUMNS, good), results),
         (
             f"Difference from {focus}, frame by frame, bootstrap over clips",
             _columns(paired, good),

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from midframe.errors import InputError
-from midframe.evaluation.datasets import Case, DataSet, FlowTruth, Target
+from midframe.evaluation.datasets import HALF, Case, DataSet, FlowTruth, Target
 from midframe.scenes import Mix, Rendered, Scene, Textures, compose, find_photos, render, shapes
-from midframe.scenes.compose import DENSITY, flat, lettering, logo, root, subtitle, ticker
+from midframe.scenes.compose import flat, lettering, logo, root, subtitle, ticker
+from midframe.scenes.figures import DENSITY
 from midframe.scenes.render import spread_out
 from midframe.scenes.script import Clock, Layer, Light, Motion, placed
 from midframe.scenes.textures import repeated
@@ -38,7 +39,6 @@ RENDERED = 200  # scenes
 MOTION = 64  # scenes, half of each kind
 MOTION_SEEDS = 2_000_000  # the motion suite's seeds begin here
 STRESS_SEEDS = 1_000_000  # the stress suite's seeds begin here, above those of the rendered suite
-HALF = Fraction(1, 2)
 
 # As in training, but with less degradation, since no model can restore detail lost to noise, and with fewer static
 # scenes, which are easy for every model.

@@ -43,11 +43,11 @@ Array = npt.NDArray[Any]
 _INVERSION_STEPS = 2  # fixed-point steps that invert a flow
 _ERROR_SCALE = 0.5  # pixels of the flow grid: how soon the less consistent of two velocities loses weight
 _VISIBLE_ERROR = 1.5  # pixels of the flow grid by which a side may contradict a velocity before it counts as occluded
-_OUT_OF_FRAME_WEIGHT = 4.0  # pixels of the flow grid to which a pixel beyond the edge of the frame counts
+_LEAVING_WEIGHT = 4.0  # pixels of the flow grid to which a pixel beyond the edge of the frame counts
 _MIN_VISIBILITY = 0.1  # weight of an occluded side: where both are, both count
 _STATIC_LEVEL = 1  # 8-bit levels of gray: difference that noise and recoding make between two views of static content
 _STATIC_SPEED = 0.5  # pixels between a and b
-_BLOCK = 4  # pixels; sides of the blocks that share a vector in the kernels
+_FLOW_BLOCK = 4  # pixels; sides of the blocks that share a vector in the kernels
 
 
 # For small, medium and large frames; and frame pixels per vector that is kept. In small ones the full size is worth
@@ -56,7 +56,7 @@ _BLOCK = 4  # pixels; sides of the blocks that share a vector in the kernels
 # At 960x540 (2, 5, 25, 0) has 36.91 dB in 44 ms, and (2, 5, 8, 1) 36.91 in 95; at 1280x720 (4, 4, 16, 0) has 35.76 dB
 # in 23 ms, (4, 3, 12, 3) 35.75 in 67, (2, 5, 25, 0) 35.90 in 66. A vector for 4x4 pixels is 0.05 dB better than one
 # for 2x2.
-_CONFIGS = (DisConfig(1, 4, 25, 0), 2), (DisConfig(2, 5, 25, 0), 4), (DisConfig(4, 4, 16, 0), 4)
+_DIS_CONFIGS = (DisConfig(1, 4, 25, 0), 2), (DisConfig(2, 5, 25, 0), 4), (DisConfig(4, 4, 16, 0), 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +197,14 @@ def _frame(planes: tuple[Array, ...], gray: Array, format: PixelFormat | None = 
 
 def _downscale(shape: tuple[int, ...]) -> int:
     """The factor by which a gray frame is reduced for DIS."""
-    config, _ = select_by_area(math.prod(shape), _CONFIGS)
+    config, _ = select_by_area(math.prod(shape), _DIS_CONFIGS)
     return largest_downscale(config.downscale, *shape)
 
 
 def _flows(a: _Frame, b: _Frame, workspace: Workspace | None) -> _Flows:
     """DIS flow (h/n, w/n, 2) both ways between frames with gray ones (h, w), in pixels of the smaller grid."""
     height, width = a.gray.shape
-    config, grid = select_by_area(a.gray.size, _CONFIGS)
+    config, grid = select_by_area(a.gray.size, _DIS_CONFIGS)
     cost_grid = max(1, 4 // _downscale(a.gray.shape))
     pair = estimate_bidirectional(a.flow_frame, b.flow_frame, config, cost_grid, workspace=workspace)
     size = max(1, height // grid), max(1, width // grid)
@@ -248,7 +248,7 @@ def _motion_at(a: _Frame, b: _Frame, flows: _Flows, t: float) -> _MotionAtT:
     occlusion = []
     for side, (one, two) in enumerate(zip(*errors, strict=True)):
         beyond = out_of_frame_distance(_advanced(grid, velocity, side - t), flows.active_area)
-        occlusion.append(np.maximum(two + share * (one - two), _OUT_OF_FRAME_WEIGHT * beyond))
+        occlusion.append(np.maximum(two + share * (one - two), _LEAVING_WEIGHT * beyond))
     visible_a, visible_b = (
         np.exp(-np.maximum(cv2.blur(x, (3, 3)) - _VISIBLE_ERROR, 0)) + _MIN_VISIBILITY for x in occlusion
     )
@@ -267,7 +267,7 @@ def _blended(a: Array, b: Array, motion: _MotionAtT, t: float, workspace: Worksp
         from_a, from_b = (sample(x, _advanced(grid, velocity, step), cv2.INTER_CUBIC) for x, step in steps)
     else:
         blocks = _block_velocity(motion.velocity, *a.shape)
-        from_a, from_b = (_spline_warped(x, np.float32(step / _BLOCK) * blocks, workspace) for x, step in steps)
+        from_a, from_b = (_spline_warped(x, np.float32(step / _FLOW_BLOCK) * blocks, workspace) for x, step in steps)
     out: Array = cv2.blendLinear(from_a, from_b, 1 - motion.weight, motion.weight)
     if motion.static is not None:
         cv2.copyTo(a if t < 0.5 else b, motion.static, out)
@@ -276,9 +276,9 @@ def _blended(a: Array, b: Array, motion: _MotionAtT, t: float, workspace: Worksp
 
 def _block_velocity(velocity: Array, height: int, width: int) -> Array:
     """A velocity (h, w, 2) of a plane's pixels at its 4x4 blocks, (2, rows, columns); columns are a multiple of 4."""
-    rows, columns = -(-height // _BLOCK), -(-width // (4 * _BLOCK)) * 4
-    if velocity.shape[:2] != (rows, columns) or (height % _BLOCK or width % _BLOCK):
-        down, across = _BLOCK * velocity.shape[0] / height, _BLOCK * velocity.shape[1] / width
+    rows, columns = -(-height // _FLOW_BLOCK), -(-width // (4 * _FLOW_BLOCK)) * 4
+    if velocity.shape[:2] != (rows, columns) or (height % _FLOW_BLOCK or width % _FLOW_BLOCK):
+        down, across = _FLOW_BLOCK * velocity.shape[0] / height, _FLOW_BLOCK * velocity.shape[1] / width
         to_velocity = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         velocity = cv2.warpAffine(velocity, to_velocity, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE)
@@ -288,7 +288,7 @@ def _block_velocity(velocity: Array, height: int, width: int) -> Array:
 def _spline_warped(plane: Array, flow: Array, workspace: Workspace) -> Array:
     """A plane (h, w) warped backward by a flow (2, rows, columns) of its 4x4 blocks, in blocks."""
     height, width = plane.shape
-    below, beside = _BLOCK * flow.shape[1] - height, _BLOCK * flow.shape[2] - width
+    below, beside = _FLOW_BLOCK * flow.shape[1] - height, _FLOW_BLOCK * flow.shape[2] - width
     if below or beside:
         plane = cv2.copyMakeBorder(plane, 0, below, 0, beside, cv2.BORDER_REPLICATE)
     (warped,), _ = workspace.warp(np.ascontiguousarray(plane)[None], flow)

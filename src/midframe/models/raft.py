@@ -34,8 +34,8 @@ from midframe.errors import InputError
 
 M = TypeVar("M", bound=nn.Module)
 
-STRIDE = 8  # pixels of the image per pixel of the features
-MIN_SIDE = 128  # pixels; below, the fourth level of correlations would be a single column, which has no scale
+FEATURE_STRIDE = 8  # pixels of the image per pixel of the features
+RAFT_MIN_SIDE = 128  # pixels; below, the fourth level of correlations would be a single column, which has no scale
 NORM_EPS = 1e-5
 
 # A volume of both directions above this is not kept; 720p needs 1.4 GiB, 1080p 6.6 GiB.
@@ -53,12 +53,12 @@ LEVEL_ROUNDING = 6e-5  # 8-bit levels: a few roundings of float32, each 1.5e-5 o
 
 
 FEATURES = 256  # channels that are correlated
-HIDDEN = 128  # channels of the recurrent state
+HIDDEN_CHANNELS = 128  # channels of the recurrent state
 CONTEXT = 128  # channels fed to the state in every iteration
-RADIUS = 4  # pixels around the estimate that are looked up, at every level
+LOOKUP_RADIUS = 4  # pixels around the estimate that are looked up, at every level
 WIDTHS = (64, 64, 96, 128)  # channels of the stem and the three stages of an encoder
-LEVELS = 4  # of the correlation pyramid: 1/8, 1/16, 1/32, 1/64
-TAPS = LEVELS * (2 * RADIUS + 1) ** 2  # correlations looked up for one pixel
+PYRAMID_LEVELS = 4  # of the correlation pyramid: 1/8, 1/16, 1/32, 1/64
+TAPS = PYRAMID_LEVELS * (2 * LOOKUP_RADIUS + 1) ** 2  # correlations looked up for one pixel
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,8 @@ class Update(nn.Module):
         self.look = nn.ModuleList([Conv(TAPS, 256, 1), Conv(256, 192, 3, padding=1)])
         self.flow = nn.ModuleList([Conv(2, 128, 7, padding=3), Conv(128, 64, 3, padding=1)])
         self.join = Conv(192 + 64, 126, 3, padding=1)
-        self.units = nn.ModuleList([Gru(HIDDEN, CONTEXT, 126 + 2, kernel) for kernel in ((1, 5), (5, 1))])
-        self.head = nn.ModuleList([Conv(HIDDEN, 256, 3, padding=1), Conv(256, 2, 3, padding=1)])
+        self.units = nn.ModuleList([Gru(HIDDEN_CHANNELS, CONTEXT, 126 + 2, kernel) for kernel in ((1, 5), (5, 1))])
+        self.head = nn.ModuleList([Conv(HIDDEN_CHANNELS, 256, 3, padding=1), Conv(256, 2, 3, padding=1)])
 
     def shares(self, context: Tensor) -> list[Tensor]:
         """Contribution of the context to each unit, the same in every iteration."""
@@ -300,9 +300,9 @@ def sample_window(volume: Tensor, where: Tensor, radius: int) -> Tensor:
 
 
 def _pyramid(features: Tensor) -> list[Tensor]:
-    """Features (B, C, h, w) and their 2x2 means, LEVELS - 1 times."""
+    """Features (B, C, h, w) and their 2x2 means, PYRAMID_LEVELS - 1 times."""
     out = [features]
-    for _ in range(LEVELS - 1):
+    for _ in range(PYRAMID_LEVELS - 1):
         out.append(F.avg_pool2d(out[-1], 2))
     return out
 
@@ -338,7 +338,7 @@ class VolumeLookup:
         for i, place in enumerate(places):
             column = 0
             for level, volume in enumerate(self.directions[i // batch]):
-                found = sample_window(volume[i % batch], place / 2**level, RADIUS)
+                found = sample_window(volume[i % batch], place / 2**level, LOOKUP_RADIUS)
                 out[i, :, column : column + found.shape[1]] = found
                 column += found.shape[1]
         return out.view(len(places), height, width, -1).permute(0, 3, 1, 2)  # channels-last memory
@@ -364,7 +364,7 @@ class TiledLookup:
     def __call__(self, where: Tensor) -> Tensor:
         """See `Lookup`."""
         height, width = where.shape[-2:]
-        size = (2 * RADIUS + 1) ** 2
+        size = (2 * LOOKUP_RADIUS + 1) ** 2
         out = where.new_empty(len(where), height, width, TAPS)
         for i, place in enumerate(where.permute(0, 2, 3, 1)):
             for level, target in enumerate(self.targets[i]):
@@ -378,7 +378,7 @@ class TiledLookup:
         pixels = height * width
         places = where.reshape(pixels, 2)
         bounds = torch.stack([places.amin(0), places.amax(0)]).tolist()
-        reach = RADIUS + 2
+        reach = LOOKUP_RADIUS + 2
         left, right = self._range(bounds[0][0] - reach, bounds[1][0] + reach, target.shape[1])
         top, bottom = self._range(bounds[0][1] - reach, bounds[1][1] + reach, target.shape[0])
         box = (right - left) * (bottom - top)
@@ -394,7 +394,7 @@ class TiledLookup:
             return
         seen = target[top:bottom, left:right].reshape(box, -1)
         volume = (source.reshape(pixels, -1) @ seen.T).view(pixels, bottom - top, right - left)
-        found = sample_window(volume, places - places.new_tensor([left, top]), RADIUS)
+        found = sample_window(volume, places - places.new_tensor([left, top]), LOOKUP_RADIUS)
         out.copy_(found.view(height, width, -1))
 
     @staticmethod
@@ -433,9 +433,9 @@ class Raft(nn.Module):
         super().__init__()
         self.volume_limit = volume_limit
         self.features = Encoder(FEATURES, "instance")
-        self.context = Encoder(HIDDEN + CONTEXT, "batch")
+        self.context = Encoder(HIDDEN_CHANNELS + CONTEXT, "batch")
         self.update = Update()
-        self.mask = nn.ModuleList([Conv(HIDDEN, 256, 3, padding=1), Conv(256, 576, 1)])
+        self.mask = nn.ModuleList([Conv(HIDDEN_CHANNELS, 256, 3, padding=1), Conv(256, 576, 1)])
         self.register_load_state_dict_pre_hook(_accept_original)  # type: ignore[no-untyped-call]
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -446,7 +446,7 @@ class Raft(nn.Module):
         image = (2.0 * image - 1.0).contiguous(memory_format=torch.channels_last)
         features = ops.at_least_float32(self.features(image))
         context = self.context(image)
-        hidden, fed = context[:, :HIDDEN], context[:, HIDDEN:]
+        hidden, fed = context[:, :HIDDEN_CHANNELS], context[:, HIDDEN_CHANNELS:]
         return Encoded(features, ops.at_least_float32(hidden).tanh(), fed.relu())
 
     def match(self, a: Encoded, b: Encoded, iterations: int = 12) -> tuple[Tensor, Tensor]:
@@ -478,7 +478,7 @@ class Raft(nn.Module):
             InputError: images of different sizes, or fewer than one iteration.
         """
         height, width = image0.shape[-2:]
-        padded = [-(-max(side, MIN_SIDE) // STRIDE) * STRIDE for side in (height, width)]
+        padded = [-(-max(side, RAFT_MIN_SIDE) // FEATURE_STRIDE) * FEATURE_STRIDE for side in (height, width)]
         a, b = (ops.pad(image, padded[0], padded[1]) for image in (image0, image1))
         _, flow = self.flow_pyramid(a, b, iterations, flow_init)
         return ops.crop(flow, height, width)
@@ -496,8 +496,10 @@ class Raft(nn.Module):
         height, width = image0.shape[-2:]
         if image0.shape != image1.shape:
             raise InputError(f"images of one size are needed, not {tuple(image0.shape)} and {tuple(image1.shape)}")
-        if height % STRIDE or width % STRIDE or min(height, width) < MIN_SIDE:
-            raise InputError(f"{width}x{height} is no multiple of {STRIDE} of at least {MIN_SIDE} px; pad the images")
+        if height % FEATURE_STRIDE or width % FEATURE_STRIDE or min(height, width) < RAFT_MIN_SIDE:
+            raise InputError(
+                f"{width}x{height} is no multiple of {FEATURE_STRIDE} of at least {RAFT_MIN_SIDE} px; pad the images"
+            )
         if iterations < 1:
             raise InputError(f"{iterations} iterations asked for; at least 1 is needed")
         if is_small(image0):
@@ -564,7 +566,7 @@ def original_shapes() -> dict[str, tuple[int, ...]]:
             out[f"{name}.{part}"] = (channels,)
         out[f"{name}.num_batches_tracked"] = ()
 
-    for encoder, outputs in (("fnet", FEATURES), ("cnet", HIDDEN + CONTEXT)):
+    for encoder, outputs in (("fnet", FEATURES), ("cnet", HIDDEN_CHANNELS + CONTEXT)):
         normed = encoder == "cnet"
         stem, *stages = WIDTHS
         conv(f"{encoder}.conv1", 3, stem, (7, 7))
@@ -594,10 +596,10 @@ def original_shapes() -> dict[str, tuple[int, ...]]:
     conv(f"{block}.encoder.conv", 256, 126)
     for i, kernel in ((1, (1, 5)), (2, (5, 1))):
         for gate in "zrq":
-            conv(f"{block}.gru.conv{gate}{i}", HIDDEN + CONTEXT + 128, HIDDEN, kernel)
-    conv(f"{block}.flow_head.conv1", HIDDEN, 256)
+            conv(f"{block}.gru.conv{gate}{i}", HIDDEN_CHANNELS + CONTEXT + 128, HIDDEN_CHANNELS, kernel)
+    conv(f"{block}.flow_head.conv1", HIDDEN_CHANNELS, 256)
     conv(f"{block}.flow_head.conv2", 256, 2)
-    conv(f"{block}.mask.0", HIDDEN, 256)
+    conv(f"{block}.mask.0", HIDDEN_CHANNELS, 256)
     conv(f"{block}.mask.2", 256, 576, (1, 1))
     return out
 
@@ -636,7 +638,7 @@ def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         take(f"update.flow.{i}", f"{block}.encoder.convf{i + 1}")
         take(f"update.head.{i}", f"{block}.flow_head.conv{i + 1}")
     take("update.join", f"{block}.encoder.conv")
-    begin, end = HIDDEN, HIDDEN + CONTEXT  # of the context among the inputs
+    begin, end = HIDDEN_CHANNELS, HIDDEN_CHANNELS + CONTEXT  # of the context among the inputs
     for i, suffix in enumerate("12"):
         z, r, q = (state[f"{block}.gru.conv{gate}{suffix}.weight"] for gate in "zrq")
         unit = f"update.units.{i}"

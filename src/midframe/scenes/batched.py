@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from midframe.errors import InputError
-from midframe.scenes.render import FLOWS, OUTSIDE, ROUNDS, blur_samples, shortest_period
+from midframe.scenes.render import FLOW_PAIRS, OUTSIDE, ROUNDS, blur_samples, shortest_period
 from midframe.scenes.script import Layer, Scene
 
-RIM = 2  # texels mirrored around the patch of an endless layer, for the cubic's reach
+TEXTURE_RIM = 2  # texels mirrored around the patch of an endless layer, for the cubic's reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _same_blur(
     halved = torch.tensor([scene.degradation.halved_chroma for scene in scenes], device=device)
     out["target"] = torch.where(halved[:, None, None, None], halved_chroma(clean["t"]), clean["t"])
     out |= degraded(scenes, {name: clean[name] for name in names if name != "t"}, moments, halved)
-    for one, two in FLOWS:
+    for one, two in FLOW_PAIRS:
         if one not in names or two not in names:
             continue
         title = f"{one}_{two}" if len(two) > 1 else one + two
@@ -113,16 +113,16 @@ def stacked(scenes: Sequence[Scene], device: torch.device | str) -> list[LayerBa
     for number in range(max(len(scene.layers) for scene in scenes)):
         members = [index for index, scene in enumerate(scenes) if len(scene.layers) > number]
         layers = tuple(scenes[index].layers[number] for index in members)
-        rows = max(layer.patch.shape[0] for layer in layers) + 2 * RIM
-        columns = max(layer.patch.shape[1] for layer in layers) + 2 * RIM
+        rows = max(layer.patch.shape[0] for layer in layers) + 2 * TEXTURE_RIM
+        columns = max(layer.patch.shape[1] for layer in layers) + 2 * TEXTURE_RIM
         patches = np.zeros((len(layers), rows, columns, 4), np.uint8)
         for patch, layer in zip(patches, layers, strict=True):
             high, wide, channels = layer.patch.shape
-            rim = ((RIM, RIM), (RIM, RIM), (0, 0))
+            rim = ((TEXTURE_RIM, TEXTURE_RIM), (TEXTURE_RIM, TEXTURE_RIM), (0, 0))
             full = np.pad(layer.patch, rim, mode="reflect") if layer.endless else np.pad(layer.patch, rim)
-            patch[: high + 2 * RIM, : wide + 2 * RIM, :channels] = full
+            patch[: high + 2 * TEXTURE_RIM, : wide + 2 * TEXTURE_RIM, :channels] = full
             if layer.endless:
-                patch[: high + 2 * RIM, : wide + 2 * RIM, 3] = 255
+                patch[: high + 2 * TEXTURE_RIM, : wide + 2 * TEXTURE_RIM, 3] = 255
         waves = None
         if any(layer.deformation is not None for layer in layers):
             most = max(len(layer.deformation.phase) for layer in layers if layer.deformation is not None)
@@ -241,7 +241,7 @@ def sampled(layer_batch: LayerBatch, x: Tensor, y: Tensor, mode: str) -> Tensor:
     def folded(at: Tensor, last: Tensor) -> Tensor:
         round_trip = torch.remainder(at, 2 * last)
         # far outside of a patch nothing is seen; kept near, so that float32 stays fine
-        return torch.where(mirrored, torch.minimum(round_trip, 2 * last - round_trip), at.clamp(-8, 1e5)) + RIM
+        return torch.where(mirrored, torch.minimum(round_trip, 2 * last - round_trip), at.clamp(-8, 1e5)) + TEXTURE_RIM
 
     rows, columns = layer_batch.patches.shape[-2:]
     where = torch.stack(
@@ -332,11 +332,14 @@ def halved_chroma(image: Tensor) -> Tensor:
 
 
 # ITU-T T.81, tables K.1 and K.2
-_LUMA = (16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
-         51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121,
-         120, 101, 72, 92, 95, 98, 112, 100, 103, 99)  # fmt: skip
-_CHROMA = (17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66,
-           *[99] * 38)  # fmt: skip
+_LUMA_TABLE = (
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
+    51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121,
+    120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+)  # fmt: skip
+_CHROMA_TABLE = (
+    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, *[99] * 38,
+)  # fmt: skip
 
 
 @lru_cache(maxsize=4)
@@ -354,8 +357,8 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
     padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate")
     ycc = _to_ycc(padded)
     scale = 5000 / quality if quality < 50 else 200 - 2 * quality
-    luma = _quantised(ycc[:, :1] - 128, _LUMA, scale) + 128
-    chroma = _quantised(F.avg_pool2d(ycc[:, 1:], 2), _CHROMA, scale)
+    luma = _quantised(ycc[:, :1] - 128, _LUMA_TABLE, scale) + 128
+    chroma = _quantised(F.avg_pool2d(ycc[:, 1:], 2), _CHROMA_TABLE, scale)
     back = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     return _to_rgb(torch.cat([luma, back], 1)[:, :, :height, :width])
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.random import Generator, SeedSequence
 
 from midframe.scenes import figures, perspective, shapes
+from midframe.scenes.figures import DENSITY
 from midframe.scenes.script import (
     Bytes,
     Clock,
@@ -33,7 +34,6 @@ from midframe.scenes.textures import Textures, repeated
 Domain = Literal["training", "evaluation"]
 DOMAINS: dict[str, int] = {"training": 1, "evaluation": 2}
 
-DENSITY = 2.0  # texels per pixel: see textures.PREFILTER
 
 
 def root(domain: Domain, seed: int) -> SeedSequence:

@@ -17,7 +17,7 @@ from midframe.scenes.script import Bytes, Layer, Matrix, Motion, Trajectory, tra
 from midframe.scenes.textures import Textures
 
 DENSITY = 2.0  # texels per pixel
-RIM = 6  # transparent texels around a limb
+LIMB_RIM = 6  # transparent texels around a limb
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +148,8 @@ def limb(rng: Generator, skeleton: Skeleton, number: int, texture: Bytes, camera
     """One bone as a layer: a tapered capsule cut out of a texture, shaded across its width."""
     bone = skeleton.bones[number]
     long, wide = bone.length * DENSITY, max(bone.width, bone.tip) * DENSITY
-    rows, columns = int(wide) + 2 * RIM + 2, int(long + wide) + 2 * RIM + 2
-    joint = (RIM + wide / 2, (rows - 1) / 2)
+    rows, columns = int(wide) + 2 * LIMB_RIM + 2, int(long + wide) + 2 * LIMB_RIM + 2
+    joint = (LIMB_RIM + wide / 2, (rows - 1) / 2)
     mask = capsule(rows, columns, joint, long, bone.width * DENSITY / 2, bone.tip * DENSITY / 2)
     top = int(rng.integers(max(1, texture.shape[0] - rows)))
     left = int(rng.integers(max(1, texture.shape[1] - columns)))

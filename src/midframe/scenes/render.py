@@ -22,7 +22,7 @@ STEP = 4  # pixels between the nodes on which a deformation is solved; cubic bet
 ROUNDS = 8  # of the fixed-point iteration that inverts a deformation; its slope is below 0.3, so 0.01 % is left
 OUTSIDE = 255  # label outside the image
 
-FLOWS = (("a", "b"), ("b", "a"), ("t", "a"), ("t", "b"), ("a", "before"), ("b", "after"))
+FLOW_PAIRS = (("a", "b"), ("b", "a"), ("t", "a"), ("t", "b"), ("a", "before"), ("b", "after"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def render(scene: Scene, neighbours: bool = True) -> Rendered:
             overlay = overlaid(scene, sheets)
     flows: dict[tuple[str, str], Array] = {}
     hidden: dict[tuple[str, str], Bools] = {}
-    for one, two in FLOWS:
+    for one, two in FLOW_PAIRS:
         if one in times and two in times:
             start, end = scene.clock(times[one]), scene.clock(times[two])
             flow = flow_between(scene, labels[one], layers[one], start, end)

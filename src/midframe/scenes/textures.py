@@ -20,7 +20,7 @@ from midframe.errors import InputError
 
 Image = NDArray[np.uint8]
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 CACHE_BYTES = 1 << 30  # decoded photographs kept by one process
 LEAVES = 24  # different dead-leaves images
 HOLD_OUT = 8  # one photograph in eight is kept from training
@@ -46,7 +46,7 @@ def find_photos(folders: Sequence[Path], evaluation: bool = False) -> list[Path]
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"photographs: {folder} is no folder")
-        found += [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
+        found += [p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file()]
     chosen = sorted((p for p in found if held_out(p) == evaluation), key=lambda p: (p.name, str(p)))
     if not chosen:
         use = "evaluation" if evaluation else "training"

@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # the server imports this file too, and needs no torch
 FRAME_SECONDS = 1.0  # between two frames of a running job that the page gets
 REPORT_SECONDS = 0.2  # and between two reports of progress
 FRAME_WIDTH = 480
-QUALITY = 80  # of JPEG
 VIEW_CRF = 18.0  # what the page plays beside each other: differences must not be the encoder's
 MAX_MARKS = 2000  # of a kind; a timeline of a thousand points cannot show more
 

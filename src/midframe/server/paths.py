@@ -17,7 +17,7 @@ FOLLOWING_CONTAINERS = {
 }  # fmt: skip
 _TEXT_STARTS = (b"#extm3u", b"ffconcat", b"<?xml", b"<mpd", b"<composition", b"<assetmap", b"v=0", b"[playlist]", b"#!")
 _TEXT_ANYWHERE = (b"#extm3u", b"dash:profile", b"<compositionplaylist", b"ffconcat version")
-HEAD_BYTES = 65536
+SNIFFED_BYTES = 65536
 
 
 class ForbiddenError(InputError):
@@ -64,7 +64,7 @@ def refuse_playlist(path: str) -> None:
     the probe opens the file; the probe's own answer is checked against FOLLOWING_CONTAINERS afterwards.
     """
     with open(path, "rb") as file:
-        head = file.read(HEAD_BYTES).lower()
+        head = file.read(SNIFFED_BYTES).lower()
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if begin.startswith(_TEXT_STARTS) or any(word in head for word in _TEXT_ANYWHERE):
         raise MediaError("this is a playlist or a text, not a video; give the video itself")

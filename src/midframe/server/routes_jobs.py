@@ -18,7 +18,7 @@ from midframe.server.multipart_upload import receive_form
 from midframe.server.responses import RangeFileResponse
 from midframe.server.routes_sources import check_room
 from midframe.server.schemas import (
-    JPEG,
+    JPEG_RESPONSE,
     HTTPError,
     Id,
     JobOptions,
@@ -244,8 +244,8 @@ def delete_job(services: InServices, id: Id) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/jobs/{id}/picture", response_class=Response, responses=JPEG, deprecated=True)  # former name
-@router.get("/jobs/{id}/frame", response_class=Response, responses=JPEG)
+@router.get("/jobs/{id}/picture", response_class=Response, responses=JPEG_RESPONSE, deprecated=True)  # former name
+@router.get("/jobs/{id}/frame", response_class=Response, responses=JPEG_RESPONSE)
 def latest_frame(services: InServices, id: Id, number: Annotated[int, Query(ge=0)] = 0) -> Response:
     """Latest frame of a running job as JPEG. `number` only makes a new address for browsers."""
     services.store.job(id)

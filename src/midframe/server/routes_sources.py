@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from midframe.errors import MidframeError
 from midframe.server import paths
-from midframe.server.schemas import JPEG, HTTPError, Id, NewSource, SourceState, raw_body
+from midframe.server.schemas import JPEG_RESPONSE, HTTPError, Id, NewSource, SourceState, raw_body
 from midframe.server.services import InServices, Services, Upload, client, source_state
 from midframe.server.store import ConflictError, Source, new_id
 
@@ -122,7 +122,7 @@ async def put_content(
 @router.get(
     "/sources/{id}/still",
     response_class=Response,
-    responses=JPEG,
+    responses=JPEG_RESPONSE,
 )
 async def still(services: InServices, id: Id, at: Annotated[float, Query(ge=0, le=1e6, allow_inf_nan=False)] = 0.0,
     width: Annotated[int, Query(ge=16, le=4096)] = 320, upright: bool = True,

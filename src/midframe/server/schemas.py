@@ -233,7 +233,7 @@ class NewSession(BaseModel):
     token: Annotated[str, Field(max_length=1000)]
 
 
-JPEG: dict[int | str, dict[str, Any]] = {
+JPEG_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
 }
 

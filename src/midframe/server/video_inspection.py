@@ -11,7 +11,7 @@ from midframe.errors import MediaError
 if TYPE_CHECKING:  # the server imports this file too, and needs no torch
     from midframe.types import Frame
 
-QUALITY = 80  # of JPEG
+JPEG_QUALITY = 80
 
 
 def probe_video(path: str) -> Mapping[str, Any]:
@@ -61,7 +61,7 @@ def jpeg(frame: Frame, width: int, rotation: int = 0) -> bytes:
         height = max(1, round(rgb.shape[0] * width / rgb.shape[1]))
         rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
     rgb = np.rot90(rgb, k=-rotation // 90)
-    done, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not done:
         raise MediaError("this frame cannot be encoded as JPEG")
     return bytes(data)

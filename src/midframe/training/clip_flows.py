@@ -24,7 +24,7 @@ from midframe.models.flow.frame import FlowFrame
 from midframe.models.flow.sampling import pixel_grid, sample
 from midframe.models.flow.types import DisConfig
 from midframe.training.clips import Clip, collect, found_clips, read_run
-from midframe.training.shards import FLOWS, FRAMES, Arrays
+from midframe.training.shards import FLOW_NAMES, FRAMES, Arrays
 
 Bytes = NDArray[np.uint8]
 Flow = NDArray[np.float32]
@@ -38,7 +38,7 @@ MIN_LABELLED_SHARE = 0.4  # of the pixels of a crop
 MIN_MEAN_MOTION = 1.5  # pixels; most crops below it are rejected
 CROPS_PER_RUN = 20  # from one run of consecutive frames
 SCENE_CHANGE_DIFFERENCE = 40.0  # mean absolute difference of neighbours, levels
-MAX_FAILED_RUNS = 60  # in a row
+MAX_UNLABELLED_RUNS = 60  # in a row
 DIS_CONFIG = DisConfig(1, 4, 25, 0)
 
 
@@ -63,7 +63,7 @@ class ClipFlows:
             samples,
             lambda clip: label_crops(clip, rng, self.size, self.detail),
             "a frame pair that can be labelled",
-            MAX_FAILED_RUNS,
+            MAX_UNLABELLED_RUNS,
         )
         return {name: np.stack([sample[name] for sample in kept]) for name in ("frames", "flows", "t")}
 
@@ -74,7 +74,7 @@ class ClipFlows:
         flows = arrays["flows"][index]
         if self.detail > 1:
             flows = self.detail * flows.repeat(self.detail, 1).repeat(self.detail, 2)
-        out |= dict(zip(FLOWS[:2], flows, strict=True))
+        out |= dict(zip(FLOW_NAMES[:2], flows, strict=True))
         return out
 
 

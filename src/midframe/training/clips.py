@@ -40,7 +40,7 @@ VIDEO_SUFFIXES = {
     ".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv",
     ".264", ".265", ".h264", ".hevc", ".y4m", ".ogv", ".mxf",
 }  # fmt: skip
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+CLIP_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 FRAMES_PER_RUN = 28  # consecutive frames
 MAX_FAILED_RUNS = 40  # in a row
@@ -131,7 +131,7 @@ def _sequences(folder: Path) -> Iterator[Clip]:
         numbered = []
         for path in place.iterdir():
             match = re.search(r"(\d+)$", path.stem)
-            if match and path.suffix.lower() in IMAGE_SUFFIXES:
+            if match and path.suffix.lower() in CLIP_IMAGES:
                 numbered.append((int(match[1]), path.name, path))
         if len(numbered) >= 3:
             numbered.sort()

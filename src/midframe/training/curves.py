@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PANELS = ("loss", "psnr", "epe", "epe_seen", "epe_zero", "evaluation", "rate", "norm")
-WIDTH, HEIGHT, MARGIN = 480, 240, 36  # pixels of a panel
+WIDTH, HEIGHT, PANEL_MARGIN = 480, 240, 36  # pixels of a panel
 
 
 def draw_curves(run_log: Path, image: Path) -> None:
@@ -41,16 +41,16 @@ def _panel(name: str, points: NDArray[np.float64]) -> NDArray[np.uint8]:
     low, high = np.percentile(points[:, 1], [1, 99])
     span = max(high - low, 1e-9)
     first, last = points[0, 0], max(points[-1, 0], points[0, 0] + 1)
-    x = MARGIN + (points[:, 0] - first) / (last - first) * (WIDTH - 2 * MARGIN)
-    y = HEIGHT - MARGIN - np.clip((points[:, 1] - low) / span, -0.05, 1.05) * (HEIGHT - 2 * MARGIN)
-    cv2.rectangle(canvas, (MARGIN, MARGIN), (WIDTH - MARGIN, HEIGHT - MARGIN), (200, 200, 200))
+    x = PANEL_MARGIN + (points[:, 0] - first) / (last - first) * (WIDTH - 2 * PANEL_MARGIN)
+    y = HEIGHT - PANEL_MARGIN - np.clip((points[:, 1] - low) / span, -0.05, 1.05) * (HEIGHT - 2 * PANEL_MARGIN)
+    cv2.rectangle(canvas, (PANEL_MARGIN, PANEL_MARGIN), (WIDTH - PANEL_MARGIN, HEIGHT - PANEL_MARGIN), (200, 200, 200))
     line = np.stack([x, y], 1).round().astype(np.int32)
     cv2.polylines(canvas, [line], False, (160, 80, 20), 1, cv2.LINE_AA)
     for text, place in (
-        (f"{name}: last {points[-1, 1]:.4g}", (MARGIN, MARGIN - 10)),
-        (f"{high:.4g}", (2, MARGIN + 4)),
-        (f"{low:.4g}", (2, HEIGHT - MARGIN)),
-        (f"step {int(first)} to {int(last)}", (MARGIN, HEIGHT - 12)),
+        (f"{name}: last {points[-1, 1]:.4g}", (PANEL_MARGIN, PANEL_MARGIN - 10)),
+        (f"{high:.4g}", (2, PANEL_MARGIN + 4)),
+        (f"{low:.4g}", (2, HEIGHT - PANEL_MARGIN)),
+        (f"step {int(first)} to {int(last)}", (PANEL_MARGIN, HEIGHT - 12)),
     ):
         cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
     return canvas

@@ -21,6 +21,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from midframe.metrics import LEVELS
 from midframe.models.base import RenderRequest
 from midframe.models.midnet.architecture import Architecture
 from midframe.models.midnet.flow_estimation import FAIR, FINE, QUICK
@@ -29,8 +30,7 @@ from midframe.models.midnet.types import BLOCK, TILE, WarpedFrames
 from midframe.training.refiner import load_motion
 from midframe.training.shards import Arrays, Batches, Source, augment, draw_augmentation
 
-CONFIGS = {FINE: 0.6, FAIR: 0.2, QUICK: 0.2}  # how the flow of samples is estimated, and shares of the samples
-LEVELS = 255.0  # products are of 8-bit levels
+FLOW_CONFIGS = {FINE: 0.6, FAIR: 0.2, QUICK: 0.2}  # how the flow of samples is estimated, and shares of the samples
 MAX_PRODUCT = 6e4  # squared levels; 16-bit floats end at 65504
 ROUNDING = 1.0 / 12.0  # squared levels that rounding to 8 bits adds
 
@@ -89,7 +89,7 @@ class ErrorFormSource:
         height, width = sample["a"].shape[:2]
         made = augment(sample, draw_augmentation(rng, height, width, self.size))
         net = copy.copy(_untrained(self.architecture, self.motion))
-        net.dis_config = list(CONFIGS)[int(rng.choice(len(CONFIGS), p=list(CONFIGS.values())))]
+        net.dis_config = list(FLOW_CONFIGS)[int(rng.choice(len(FLOW_CONFIGS), p=list(FLOW_CONFIGS.values())))]
         net.flow_scale = 1.0
         net.matcher_downscale = 1 if net.dis_config == FINE else 2
         with torch.no_grad():

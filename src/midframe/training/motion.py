@@ -34,7 +34,7 @@ from midframe.weights import save_half
 
 log = logging.getLogger(__name__)
 
-WARM_UP = 500  # steps
+MOTION_WARM_UP = 500  # steps
 KEEP = 300.0  # seconds between checkpoints
 REPORT = 50  # steps between lines of the log
 STAGES = ("matcher", "refiner")
@@ -188,7 +188,7 @@ def train_motion(recipe: MotionRecipe, report: Callable[[str], None] = log.info)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            rate = learning_rate(recipe.rate, state.step, state.samples / recipe.samples, WARM_UP)
+            rate = learning_rate(recipe.rate, state.step, state.samples / recipe.samples, MOTION_WARM_UP)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             if torch.isfinite(norm):

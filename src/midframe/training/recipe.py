@@ -14,7 +14,7 @@ from midframe.errors import DeviceError, InputError
 from midframe.models.midnet.architecture import SIZES
 
 WARM_UP = 200  # steps
-FLOOR = 0.02  # of the learning rate, at the end of the cosine
+LAST_RATE_SHARE = 0.02  # of the learning rate, at the end of the cosine
 
 
 @dataclass(frozen=True)
@@ -82,4 +82,8 @@ class Recipe:
 def learning_rate(highest: float, step: int, progress: float, warm_up: int = WARM_UP) -> float:
     """Linear warm-up over `warm_up` steps, then a cosine over the progress 0..1 of the run down to a low tail."""
     warm = min(1.0, (step + 1) / warm_up)
-    return highest * warm * (FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))))
+    return (
+        highest
+        * warm
+        * (LAST_RATE_SHARE + (1.0 - LAST_RATE_SHARE) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))))
+    )

@@ -45,7 +45,7 @@ FINE_SHARE = 0.5  # of the samples whose classical flow is searched down to full
 # Weights of the losses: interpolated frame, its pixels and gradients, choice, flow at t, visibility.
 FRAME_SHARE, PIXEL_SHARE, GRADIENT_SHARE = 100.0, 0.5, 0.1
 CHOICE_SHARE, FLOW_AT_T_SHARE, VISIBILITY_SHARE = 2000.0, 0.2, 0.1
-WINDOW = 5  # pixels of the matcher's input over which errors are averaged
+ERROR_WINDOW = 5  # pixels of the matcher's input over which errors are averaged
 HARD = 0.03  # mean error of classical flow, 0..1, from which a place counts in full in the loss of the frame
 # Planes of a stored sample that time reversal exchanges come in pairs, a first. Vectors have two planes.
 IMAGES, CANDIDATE_FLOWS, IMPORTANCES, TRUE_FLOWS, MASKS = "images", "candidates", "importances", "true_flows", "masks"
@@ -234,7 +234,7 @@ def frame_objective(net: Refiner, stem: Matcher, batch: dict[str, Tensor]) -> tu
 def local_error(image: Tensor, target: Tensor) -> Tensor:
     """Mean absolute error of frames (B, 3, H, W) around every pixel of the matcher's input, (B, 1, H/2, W/2)."""
     error = F.avg_pool2d((image - target).abs().mean(1, keepdim=True), DETAIL)
-    return F.avg_pool2d(error, WINDOW, 1, WINDOW // 2, count_include_pad=False)
+    return F.avg_pool2d(error, ERROR_WINDOW, 1, ERROR_WINDOW // 2, count_include_pad=False)
 
 
 def expected_regret(shares: Tensor, errors: Tensor) -> Tensor:

@@ -40,8 +40,8 @@ SHARD_TIMEOUT = 600.0  # seconds
 
 FRAMES = ("before", "a", "target", "b", "after")
 FADE_SHARE, FADE_SIGMA = 0.1, 0.25  # share of samples with a change of brightness; standard deviation of its logarithm
-FLOWS = ("flow_ab", "flow_ba", "flow_ta", "flow_tb", "flow_a_before", "flow_b_after")
-MASKS = (
+FLOW_NAMES = ("flow_ab", "flow_ba", "flow_ta", "flow_tb", "flow_a_before", "flow_b_after")
+MASK_NAMES = (
     "hidden_ab",
     "hidden_ba",
     "hidden_ta",
@@ -112,10 +112,10 @@ class SceneSource:
         names = FRAMES if arrays["frames"].shape[1] == len(FRAMES) else FRAMES[1:4]
         out |= dict(zip(names, arrays["frames"][index], strict=True))
         flows = arrays["flows"][index]
-        out |= dict(zip(FLOWS, flows, strict=False))
+        out |= dict(zip(FLOW_NAMES, flows, strict=False))
         masks = arrays["masks"][index]
-        for bit, name in enumerate(MASKS):
-            if bit < 7 or len(flows) == len(FLOWS):
+        for bit, name in enumerate(MASK_NAMES):
+            if bit < 7 or len(flows) == len(FLOW_NAMES):
                 out[name] = (masks >> bit & 1).astype(np.uint8)
         return out
 
@@ -135,11 +135,16 @@ def pack(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
 
     first = parts[0]
     masks = np.concatenate(
-        [sum(part[name].astype(np.uint16) << bit for bit, name in enumerate(MASKS) if name in part) for part in parts]
+        [
+            sum(part[name].astype(np.uint16) << bit for bit, name in enumerate(MASK_NAMES) if name in part)
+            for part in parts
+        ]
     )
     return {
         "frames": joined([name for name in FRAMES if name in first]),
-        "flows": joined([name for name in FLOWS if name in first]).astype(np.float16),  # steps of 0.008 px below 16 px
+        "flows": joined([name for name in FLOW_NAMES if name in first]).astype(
+            np.float16
+        ),  # steps of 0.008 px below 16 px
         "masks": masks,
         "t": np.concatenate([part["t"] for part in parts]),
     }
@@ -407,11 +412,11 @@ def augment(sample: Arrays, augmentation: Augmentation) -> dict[str, Tensor]:
             if augmentation.fade:
                 image = (image * augmentation.brightness(when[key])).clamp_(max=1)
             out[key] = image.contiguous()
-        elif name in FLOWS:
+        elif name in FLOW_NAMES:
             out[key] = transform_flow(tensor.float(), augmentation)
         else:
             out[key] = tensor.bool()[None]
-    for name, flow in [(n, f) for n, f in out.items() if n in FLOWS]:
+    for name, flow in [(n, f) for n, f in out.items() if n in FLOW_NAMES]:
         hidden = name.replace("flow", "hidden")
         if hidden in out:
             out[hidden] = out[hidden] | leaves_frame(flow)
@@ -448,9 +453,9 @@ class Batches:
     """Endless batches, determined by seed and position.
 
     A batch is a dict of float32 tensors: `before`, `a`, `target`, `b`, `after` (B, 3, H, W) RGB 0..1, `t` (B,), flows
-    (B, 2, H, W) in pixels under the names in `FLOWS`, bool masks (B, 1, H, W) under those in `MASKS`, and `has_flow`
-    and `has_neighbours` (B,) bool. Samples without flow have zero flow and empty masks; without neighbours `before` is
-    a and `after` is b.
+    (B, 2, H, W) in pixels under the names in `FLOW_NAMES`, bool masks (B, 1, H, W) under those in `MASK_NAMES`, and
+    `has_flow` and `has_neighbours` (B,) bool. Samples without flow have zero flow and empty masks; without neighbours
+    `before` is a and `after` is b.
 
     Args:
         shares: sources and their shares.
@@ -520,8 +525,8 @@ def collate(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         stand_in = {"before": "a", "after": "b"}.get(name, name)
         out[name] = torch.stack([sample.get(name, sample[stand_in]) for sample in samples])
     no_flow, no_mask = torch.zeros(2, crop, crop), torch.zeros(1, crop, crop, dtype=torch.bool)
-    for name in FLOWS:
+    for name in FLOW_NAMES:
         out[name] = torch.stack([sample.get(name, no_flow) for sample in samples])
-    for name in MASKS:
+    for name in MASK_NAMES:
         out[name] = torch.stack([sample.get(name, no_mask) for sample in samples])
     return out

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from midframe.errors import InputError
+from midframe.metrics import LEVELS
 from midframe.models.midnet.architecture import SIZES
 from midframe.models.midnet.checkpoint import load_midnet, save_midnet, widened
 from midframe.models.midnet.model import Midnet
 from midframe.scenes import Mix
 from midframe.training.checkpoint import Training, load_checkpoint, save_checkpoint
 from midframe.training.clips import ClipSource
-from midframe.training.error_forms import LEVELS, ROUNDING, ErrorFormBatches, ErrorFormSource, mean_squared_error
+from midframe.training.error_forms import ROUNDING, ErrorFormBatches, ErrorFormSource, mean_squared_error
 from midframe.training.processes import all_reduce_gradients, any_of_all, join, on_request_to_stop, tear_down
 from midframe.training.quick_evaluation import find_triplets, quick_evaluation
 from midframe.training.recipe import Recipe, learning_rate
@@ -36,8 +37,8 @@ from midframe.training.shards import SAMPLES_PER_SHARD, SceneSource, Shards, Sha
 log = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 600.0  # between checkpoints
-MARGIN = 64  # pixels by which samples are larger than crops
-WINDOW = 16  # shards that are drawn from: batches of hundreds need many scenes
+CROP_MARGIN = 64  # pixels by which samples are larger than crops
+SHARD_WINDOW = 16  # shards that are drawn from: batches of hundreds need many scenes
 # Motion that inverse search loses cannot be repaired by fusion; it would only be noise in the gradients. Motion
 # by a whole period looks like none: only such scenes teach otherwise.
 SCENES = Mix(fast=0.06, medium=0.4, repeated=0.35, whole_period=0.6)
@@ -169,7 +170,7 @@ def initial_network(recipe: Recipe) -> Midnet:
 
 def open_batches(recipe: Recipe, position: int, rank: int) -> ErrorFormBatches:
     """Error forms of rendered scenes, and of clips; each process draws its own."""
-    size = recipe.size + MARGIN
+    size = recipe.size + CROP_MARGIN
     shards = recipe.out / "shards" / str(rank)
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if recipe.gpu_render else ""
     architecture = SIZES[recipe.model]
@@ -180,7 +181,13 @@ def open_batches(recipe: Recipe, position: int, rank: int) -> ErrorFormBatches:
     def stored(folder: str, source: Source) -> Shards:
         forms = ErrorFormSource(source, size, architecture, motion)
         return Shards(
-            shards / folder, forms, SAMPLES_PER_SHARD, recipe.reuse, WINDOW, max(2, recipe.workers), recipe.workers
+            shards / folder,
+            forms,
+            SAMPLES_PER_SHARD,
+            recipe.reuse,
+            SHARD_WINDOW,
+            max(2, recipe.workers),
+            recipe.workers,
         )
 
     sources = [Share(stored("scenes", scenes), 1.0)]

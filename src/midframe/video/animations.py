@@ -24,7 +24,7 @@ from midframe.video.encoders import Encoding
 from midframe.video.files import named
 from midframe.video.segment_files import open_segment, segment_clock, segment_end, segment_stamps, ticks_per_unit
 
-_HEAD_BYTES = 1 << 16  # of a source, searched for its loop count
+_ANIMATION_HEAD_BYTES = 1 << 16  # of a source, searched for its loop count
 _TICKS_PER_SECOND = {"gif": 100, "apng": 1000, "webp": 1000}  # of delays between frames
 
 
@@ -44,7 +44,7 @@ def loop_count(path: str | os.PathLike[str] | None) -> int | None:
         return None
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD_BYTES)
+            head = file.read(_ANIMATION_HEAD_BYTES)
     except OSError:
         return None
     if head.startswith(b"GIF8"):

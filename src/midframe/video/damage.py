@@ -81,7 +81,7 @@ class Findings:
         for topic, remark in other.remarks.items():
             remarks[topic] = min(remark, remarks.get(topic, remark))
         ends = [end for end in (self.promised_end, other.promised_end) if end is not None]
-        sets = {name: getattr(self, name) | getattr(other, name) for name in _SETS}
+        sets = {name: getattr(self, name) | getattr(other, name) for name in _COMPARED}
         return Findings(
             **sets,
             remarks=remarks,
@@ -177,7 +177,7 @@ class Findings:
 
 
 _TIMES = ("missing", "absent", "failed", "broken", "concealed", "reordered", "jumps")
-_SETS = (*_TIMES, "steps")
+_COMPARED = (*_TIMES, "steps")
 _COUNTS = ("untimed", "holes", "cut_bytes")
 
 

@@ -13,9 +13,9 @@ TRACK_ENTRY, TRACK_NUMBER, VIDEO, PIXEL_WIDTH, PIXEL_HEIGHT = 0xAE, 0xD7, 0xE0, 
 DISPLAY_WIDTH, DISPLAY_HEIGHT, DISPLAY_UNIT = 0x54B0, 0x54BA, 0x54B2
 STEREO_MODE, PROJECTION, PROJECTION_TYPE, PROJECTION_PRIVATE = 0x53B8, 0x7670, 0x7671, 0x7672
 PROJECTION_YAW, PROJECTION_PITCH, PROJECTION_ROLL = 0x7673, 0x7674, 0x7675
-SIMPLE_BLOCK, BLOCK_GROUP, BLOCK = 0xA3, 0xA0, 0xA1
+SIMPLE_BLOCK, BLOCK_GROUP, PLAIN_BLOCK = 0xA3, 0xA0, 0xA1
 
-HEAD_BYTES = 12  # most bytes of an ID and a size
+ELEMENT_HEAD_BYTES = 12  # most bytes of an ID and a size
 
 
 class Head(NamedTuple):
@@ -48,7 +48,7 @@ def read_head(data: bytes, at: int = 0, position: int = 0) -> Head | None:
     """Return the head of an element; None if it is broken or cut off.
 
     Args:
-        data: bytes of a file, at least `HEAD_BYTES` from the element on unless the file ends.
+        data: bytes of a file, at least `ELEMENT_HEAD_BYTES` from the element on unless the file ends.
         at: where the element begins in `data`.
         position: of `data` in the file, added to the position of the content.
     """

@@ -35,7 +35,7 @@ GIF_FASTEST = 50  # frames per second; players take a delay of one hundredth for
 APPLE_HEVC_TAG = "hvc1"  # QuickTime and Photos refuse libav's default "hev1"
 HARDWARE_ENDINGS = ("_nvenc", "_qsv", "_amf", "_vaapi", "_videotoolbox", "_mf", "_v4l2m2m", "_mediacodec", "_vulkan")
 _REFUSE_AT_OPENING = ("libx264", "libx265", "libsvtav1", "libvpx", "libvpx-vp9", "prores_ks", "ffv1")
-_JPEG = ("mjpeg", "mjpeg_qsv", "ljpeg")
+_JPEG_ENCODERS = ("mjpeg", "mjpeg_qsv", "ljpeg")
 # Encoders that accept subsampled chroma in even sizes only; VP9, AV1 and FFV1 accept any.
 _EVEN_SIZES_ONLY = ("libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc", "h264_qsv", "hevc_qsv", "mpeg4")
 _ASPECT_TOLERANCE = Fraction(1, 100)  # relative; codecs round the ratio to small terms
@@ -375,7 +375,7 @@ def _target_format(info: VideoInfo, pixel_name: str, codec: str) -> PixelFormat:
         matrix = "bt709" if info.width >= 1280 or info.height > 576 else "smpte170m"
         full = False
     siting = "left" if source.layout != "yuv" else source.siting
-    if codec in _JPEG:  # decoders assume this
+    if codec in _JPEG_ENCODERS:  # decoders assume this
         matrix, full, siting = "smpte170m", True, "center"
     made = formats.describe(
         formats.planar_name(pixel_name), matrix=matrix, full_range=full, primaries=source.primaries,

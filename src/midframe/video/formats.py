@@ -40,8 +40,8 @@ _YUV = re.compile(r"^yuv(?P<alpha>a?)(?P<full>j?)(?P<chroma>420|422|444|440|411|
 _RGB = re.compile(r"^gbr(?P<alpha>a?)p(?P<depth>9|1[0246])?(le)?$")
 _GRAY = re.compile(r"^gray(?P<depth>9|1[0246])?(le)?$")
 # log2 of subsampling, across and down
-_CHROMA = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "440": (0, 1), "411": (2, 0), "410": (2, 2)}
-_NAMED = {v: k for k, v in _CHROMA.items()}
+_CHROMA_SHIFTS = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "440": (0, 1), "411": (2, 0), "410": (2, 2)}
+_NAMED = {v: k for k, v in _CHROMA_SHIFTS.items()}
 
 # libswscale's bit-exact flags, used for every conversion
 EXACT = (
@@ -108,7 +108,7 @@ def describe(
 ) -> PixelFormat:
     """Return the `PixelFormat` of a planar format, by name, with these colour tags."""
     if found := _YUV.match(name):
-        across, down = _CHROMA[found["chroma"]]
+        across, down = _CHROMA_SHIFTS[found["chroma"]]
         return PixelFormat(
             name.replace("yuvj", "yuv"), "yuv", int(found["depth"] or 8), across, down, bool(found["alpha"]),
             matrix, full_range or bool(found["full"]), primaries, transfer, siting,

@@ -26,10 +26,10 @@ from midframe.video.matroska_header import with_video_elements
 from midframe.video.segment_files import segment_muxer
 
 HOLDERS = ("mp4", "matroska")  # muxers that write what they are given
-HEAD_BYTES = 16 << 20  # of a segment: its header, and frames from which libav completes the parameters
+SEGMENT_HEAD_BYTES = 16 << 20  # of a segment: its header, and frames from which libav completes the parameters
 
 _ANGLES = (ebml.PROJECTION_YAW, ebml.PROJECTION_PITCH, ebml.PROJECTION_ROLL)
-_EQUIRECTANGULAR, _CUBEMAP, _TILE = 0, 1, 2  # AVSphericalProjection
+_EQUIRECTANGULAR, _CUBEMAP, _TILED = 0, 1, 2  # AVSphericalProjection
 # (AVStereo3DType, inverted) -> StereoMode
 _STEREO_MODES = {
     (0, 0): 0, (1, 0): 1, (1, 1): 11, (2, 0): 3, (2, 1): 2, (3, 0): 13, (3, 1): 14, (4, 0): 5, (4, 1): 4, (6, 0): 7,
@@ -73,7 +73,7 @@ def projection_elements(spherical: bytes | None, stereo: bytes | None) -> bytes 
         left, top, right, bottom, padding = struct.unpack("<5I", spherical[16:36])
         if projection == _CUBEMAP:
             kind, private = 2, struct.pack(">3I", 0, 0, padding)
-        elif projection in (_EQUIRECTANGULAR, _TILE):
+        elif projection in (_EQUIRECTANGULAR, _TILED):
             kind, private = 1, struct.pack(">5I", 0, top, bottom, left, right)
         else:
             return None
@@ -96,7 +96,7 @@ def immersive_template(segment: str | os.PathLike[str], info: VideoInfo) -> Iter
         yield None
         return
     with open(segment, "rb") as file:
-        head = file.read(HEAD_BYTES)
+        head = file.read(SEGMENT_HEAD_BYTES)
     patched = with_video_elements(head, elements)
     if patched is None:
         yield None

@@ -34,13 +34,13 @@ from midframe.video.rates import header_rates
 from midframe.video.source_format import format_of
 from midframe.video.writer import to_encoder_frame
 
-QUEUE_FRAMES = 2  # decoded ahead
+PIPE_QUEUE_FRAMES = 2  # decoded ahead
 PROBE_BYTES = 1 << 20  # read before the first frame is decoded, at most
 WAIT_SECONDS = 0.2  # between two checks of the stop event
 STREAM_FORMATS = ("y4m", "mkv", "nut")
-_MUXERS = {"mkv": "matroska", "nut": "nut"}
-_CLUSTER = ebml.CLUSTER.to_bytes(4, "big")
-_CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444"}  # log2 subsampling -> y4m's name
+_PIPE_MUXERS = {"mkv": "matroska", "nut": "nut"}
+_CLUSTER_ID = ebml.CLUSTER.to_bytes(4, "big")
+_Y4M_CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444"}  # log2 subsampling -> y4m's name
 
 
 class PipeReader:
@@ -58,7 +58,7 @@ class PipeReader:
         self._path = os.fspath(name)
         self._stop = stop if stop is not None else threading.Event()
         self._left = False
-        self._queue: queue.Queue[VideoInfo | Frame | BaseException | None] = queue.Queue(QUEUE_FRAMES)
+        self._queue: queue.Queue[VideoInfo | Frame | BaseException | None] = queue.Queue(PIPE_QUEUE_FRAMES)
         self.warnings: list[str] = []
 
     def __enter__(self) -> PipeReader:
@@ -247,7 +247,7 @@ class Y4MWriter:
         if form.layout == "gray":
             chroma = "mono" if form.depth == 8 else f"mono{form.depth}"
         else:
-            chroma = _CHROMA[form.chroma_w, form.chroma_h]
+            chroma = _Y4M_CHROMA[form.chroma_w, form.chroma_h]
             if form.depth > 8:
                 chroma += f"p{form.depth}"
             elif chroma == "420":
@@ -269,7 +269,7 @@ def y4m_format(source: PixelFormat) -> PixelFormat:
     form = replace(source, alpha=False)
     if source.layout == "rgb":
         form = replace(form, layout="yuv", matrix="bt709", full_range=False)
-    elif source.layout == "yuv" and (source.chroma_w, source.chroma_h) not in _CHROMA:
+    elif source.layout == "yuv" and (source.chroma_w, source.chroma_h) not in _Y4M_CHROMA:
         raise UnsupportedError(f"y4m cannot hold {source.name}; use --format nut or mkv")
     return replace(form, name=formats.name_of(form))
 
@@ -280,7 +280,7 @@ class StreamWriter:
     def __init__(
         self, file: BinaryIO, kind: str, info: VideoInfo, encoding: Encoding, rate: Fraction, tick: Fraction
     ) -> None:
-        self._file, self._muxer = file, _MUXERS[kind]
+        self._file, self._muxer = file, _PIPE_MUXERS[kind]
         self._info, self._encoding, self._rate, self._tick = info, encoding, rate, tick
         self._container: Any = None
         self._stream: Any = None
@@ -343,7 +343,7 @@ class _WithHeader(_WriteOnly):
         if self._head is None:
             return self._file.write(data)
         head = self._head + bytes(data)
-        if _CLUSTER not in head:
+        if _CLUSTER_ID not in head:
             self._head = head
             return len(data)
         self._head = None

@@ -48,7 +48,7 @@ SCAN_BYTES = 24 << 20
 MAX_COUNTED_BYTES = 8 << 30  # size of a VFR file whose frames are counted by reading it
 # Bounds of the search for a first frame in a damaged file.
 SEARCH_PACKETS = 5000
-SEARCH_BYTES = 256 << 20
+SCANNED_BYTES = 256 << 20
 MAX_INDEX = 500_000  # entries of an index that are checked: 2.3 hours at 60 fps
 _INTERLACED = (2, 3, 4, 5)  # AVFieldOrder: TT, BB, TB, BT
 _DOLBY_TAGS = ("dvh1", "dvhe", "dva1", "dvav", "dav1")
@@ -102,7 +102,7 @@ def _scan(container: Any, stream: Any) -> _Scan:
                     scan.corrupt += 1
             enough = SCAN_PACKETS, SCAN_BYTES
             if not scan.frames:
-                enough = SEARCH_PACKETS, SEARCH_BYTES
+                enough = SEARCH_PACKETS, SCANNED_BYTES
             if scan.packets >= enough[0] or size >= enough[1]:
                 scan.forget_unfinished(packet.dts)
                 break

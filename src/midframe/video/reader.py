@@ -47,7 +47,7 @@ SORTED_STAMPS = 2  # frames whose timestamps may be swapped
 QUEUE_FRAMES = 4  # prefetched; a 4K frame is 12 to 25 MB
 # Longer steps are faults: broadcast clocks wrap and jump at splices, damaged timestamps are arbitrary.
 LONGEST_STEP = Fraction(10)  # seconds; longer ones are accepted only within the duration of the file
-LONGEST_HOLD = Fraction(3600)  # seconds; never accepted: one damaged timestamp would cost days of work
+LONGEST_PAUSE = Fraction(3600)  # seconds; never accepted: one damaged timestamp would cost days of work
 MAX_STEPS = 10_000  # steps of several frames, recorded at most
 INEXACT_END = Fraction(1, 2)  # seconds by which audio may outlast the video, if only the duration of the file is known
 SKIMMED = Fraction(1)  # seconds before a segment; earlier, only reference frames are decoded
@@ -288,7 +288,7 @@ class Reader:
                 else:
                     self._reordered.append(last + step)
                 pts = last + step
-            elif pts - last > (LONGEST_STEP if pts > room else LONGEST_HOLD):
+            elif pts - last > (LONGEST_STEP if pts > room else LONGEST_PAUSE):
                 shift += last + step - pts
                 self._jumps.append(last + step)
                 pts = last + step

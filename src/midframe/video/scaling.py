@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _FLAGS = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 _SITINGS = ("left", "center", "topleft", "top", "bottomleft", "bottom")
-_ROUNDING = 2  # pixels by which a shape may differ from that of the source and still count as the same
+_SHAPE_TOLERANCE = 2  # pixels by which a shape may differ from that of the source and still count as the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Scaling:
         if not self.changes:
             return info
         aspect = info.sample_aspect
-        if abs(self.width * info.height - self.height * info.width) >= _ROUNDING * info.width:
+        if abs(self.width * info.height - self.height * info.width) >= _SHAPE_TOLERANCE * info.width:
             aspect *= Fraction(self.height * info.width, self.width * info.height)
         matrix = info.display_matrix
         if matrix is not None:  # entries 6 and 7 move the rotated frame back, in pixels

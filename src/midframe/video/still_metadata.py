@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-_HEAD_BYTES = 256 << 10  # EXIF and animation headers come before the pixels
+_METADATA_BYTES = 256 << 10  # EXIF and animation headers come before the pixels
 _MOTION_PHOTO_BYTES = 32 << 20  # within which the video of a motion photo begins, behind the image
 _ORIENTATION = 0x112  # tag of TIFF 6.0
 UPRIGHT = 1
 
 
-def _head(path: str | os.PathLike[str], length: int = _HEAD_BYTES) -> bytes:
+def _head(path: str | os.PathLike[str], length: int = _METADATA_BYTES) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(length)

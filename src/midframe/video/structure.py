@@ -68,7 +68,7 @@ def examine(path: str | os.PathLike[str], container: str) -> Structure:
 
 def _element(file: int, at: int) -> Head | None:
     """Return the head of an EBML element; None if it is broken."""
-    return ebml.read_head(os.pread(file, ebml.HEAD_BYTES, at), position=at)
+    return ebml.read_head(os.pread(file, ebml.ELEMENT_HEAD_BYTES, at), position=at)
 
 
 def _matroska(file: int, end: int) -> Structure:
@@ -146,9 +146,9 @@ def _is_readable_block(file: int, element: Head, tracks: frozenset[int]) -> bool
         if inner is None:
             return False
         name, size, content = inner
-        if name != ebml.BLOCK:
+        if name != ebml.PLAIN_BLOCK:
             return True
-    if name != ebml.SIMPLE_BLOCK and name != ebml.BLOCK:
+    if name != ebml.SIMPLE_BLOCK and name != ebml.PLAIN_BLOCK:
         return True
     head = os.pread(file, min(size or 0, _LACE_BYTES), content)
     number, length = ebml.read_integer(head) or (0, 0)

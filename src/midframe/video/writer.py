@@ -46,7 +46,7 @@ from midframe.video.matroska_header import write_sample_aspect
 from midframe.video.segment_files import parameters_tag, segment_muxer
 from midframe.video.timestamps import DecodingTimes
 
-QUEUE_FRAMES = 4  # waiting for the encoder at most
+WRITE_QUEUE_FRAMES = 4  # waiting for the encoder at most
 
 
 class Writer(Protocol):
@@ -128,7 +128,7 @@ class VideoWriter:
         self.start = start
         self._counted = counted  # a segment: its clock counts ticks, see `segment_files`
         self._part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        self._queue: queue.Queue[Frame | None] = queue.Queue(maxsize=QUEUE_FRAMES)
+        self._queue: queue.Queue[Frame | None] = queue.Queue(maxsize=WRITE_QUEUE_FRAMES)
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
         self._thread: threading.Thread | None = None

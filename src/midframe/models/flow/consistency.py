@@ -12,7 +12,7 @@ from midframe.models.flow.types import Flow, Gray, Plane
 
 ERROR_WEIGHT, MAX_ERROR = 1.0, 8.0  # levels of residual to which a pixel of forward-backward error counts; pixels
 COST_WINDOW = 9  # grid pixels over which the matching cost is averaged
-MARGIN = 0.5  # levels by which the cost of a new flow must be lower
+CONSISTENCY_MARGIN = 0.5  # levels by which the cost of a new flow must be lower
 
 
 def forward_backward_error(flow: Flow, backward: Flow, grid: int) -> Plane:
@@ -34,7 +34,7 @@ def matching_cost(a: Plane, b: Plane, flow: Flow, error: Plane) -> Plane:
 
 
 def select_flows(first: Gray, second: Gray, old: Sequence[Flow], new: Sequence[Flow], grid: int) -> list[Flow]:
-    """Per-pixel selection, both ways: the new flow where its matching cost is lower by `MARGIN`.
+    """Per-pixel selection, both ways: the new flow where its matching cost is lower by `CONSISTENCY_MARGIN`.
 
     Args:
         first: (h, w).
@@ -51,4 +51,4 @@ def select_flows(first: Gray, second: Gray, old: Sequence[Flow], new: Sequence[F
         forward, backward = (resize_flow(flow, rows, columns) for flow in flows)
         errors = forward_backward_error(forward, backward, grid), forward_backward_error(backward, forward, grid)
         costs.append((matching_cost(a, b, forward, errors[0]), matching_cost(b, a, backward, errors[1])))
-    return [select(costs[1][way] < costs[0][way] - MARGIN, new[way], old[way]) for way in (0, 1)]
+    return [select(costs[1][way] < costs[0][way] - CONSISTENCY_MARGIN, new[way], old[way]) for way in (0, 1)]

@@ -19,14 +19,16 @@ from midframe.models.flow.types import DisConfig, Flow, Gray
 if TYPE_CHECKING:
     from midframe._native import Workspace
 
-PATCH = 8  # pixels
+DIS_PATCH = 8  # pixels
 RELAXATION = 0.125  # part of a Gauss-Newton step that is taken: OpenCV's gradients are eight times as large
 
 
 def pyramid(frame: Gray) -> tuple[Gray, ...]:
     """The frame (h, w), and halved as often as the search may begin at smaller ones; finest first."""
     height, width = frame.shape
-    coarsest = min(int(math.log2(max(height, width) / (4 * PATCH)) + 0.5), int(math.log2(min(height, width) / PATCH)))
+    coarsest = min(
+        int(math.log2(max(height, width) / (4 * DIS_PATCH)) + 0.5), int(math.log2(min(height, width) / DIS_PATCH))
+    )
     levels = [np.ascontiguousarray(frame)]
     for _ in range(coarsest):
         height, width = levels[-1].shape
@@ -54,7 +56,7 @@ def estimate(
     Returns:
         Flows (h, w, 2), forward and backward.
     """
-    if config.refinement_steps or workspace is None or min(pyramids[0][0].shape) < PATCH:
+    if config.refinement_steps or workspace is None or min(pyramids[0][0].shape) < DIS_PATCH:
         frames = pyramids[0][0], pyramids[1][0]
         starts = initial or (None, None)
         with ThreadPoolExecutor(2) as pool:  # OpenCV releases the GIL

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from midframe.models.flow.consistency import MARGIN, forward_backward_error, matching_cost
+from midframe.models.flow.consistency import CONSISTENCY_MARGIN, forward_backward_error, matching_cost
 from midframe.models.flow.sampling import pixel_grid, resize_flow, sample, scale_vectors, select
 from midframe.models.flow.types import ActiveArea, Flow, Plane
 
@@ -27,7 +27,7 @@ TEXTURE_SCALE = 4.0  # levels of local deviation at which texture strength is a 
 MIN_RELIABLE = 0.02  # mean weight of a frame below which nothing is extrapolated
 BAR_LEVEL = 24.0  # levels up to which a row or a column may be part of a letterbox bar
 MIN_ACTIVE = 0.5  # of height and width; darker frames are night scenes
-MAX_ERROR = 1.0  # pixels of forward-backward error above which a flow out of the frame is replaced
+MAX_LEAVING_ERROR = 1.0  # pixels of forward-backward error above which a flow out of the frame is replaced
 
 
 def extrapolate(
@@ -62,8 +62,8 @@ def extrapolate(
     leaves = out_of_frame_distance(at + background, area) > 0.5
     background_error = forward_backward_error(background, backward, grid)
     costs = (matching_cost(own, other, *some) for some in ((flow, error), (background, background_error)))
-    cheaper = np.subtract(*costs) > MARGIN
-    use = np.where(leaves, cv2.blur(error, (3, 3)) > MAX_ERROR, cheaper) | ~inside
+    cheaper = np.subtract(*costs) > CONSISTENCY_MARGIN
+    use = np.where(leaves, cv2.blur(error, (3, 3)) > MAX_LEAVING_ERROR, cheaper) | ~inside
     background[~inside] = 0.0
     return select(use, resize_flow(background, *full.shape[:2]), full)
 

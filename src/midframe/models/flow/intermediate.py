@@ -22,7 +22,7 @@ from midframe.ops import splat, warp
 
 FLOW_UNIT = 0.1  # flows are fed to convolutions in tens of pixels
 STEEP = 0.5  # 1/px: importance lost for a pixel of forward-backward inconsistency
-MAX_INCONSISTENCY = 12.0  # pixels, above which nothing more is lost
+INCONSISTENCY_LIMIT = 12.0  # pixels, above which nothing more is lost
 LEAST_COVERAGE = 0.3  # splat coverage below which the plain linear flow takes over
 LEAST_WEIGHT = 0.05  # added to coverage where its logarithm is taken
 CANDIDATES = ("classical", "matched")
@@ -135,7 +135,7 @@ def matched_candidate(matched: Matched) -> CandidateFlow:
     flow, occlusion = matched.flow, double(matched.occlusion, 1.0)
     ab, ba = flow.chunk(2)
     apart = (flow + warp(torch.cat([ba, ab]), flow)).square().sum(1, keepdim=True).add(1e-6).sqrt()
-    return CandidateFlow(flow, -STEEP * apart.clamp(max=MAX_INCONSISTENCY) - F.softplus(occlusion))
+    return CandidateFlow(flow, -STEEP * apart.clamp(max=INCONSISTENCY_LIMIT) - F.softplus(occlusion))
 
 
 def splat_to(candidate: CandidateFlow, t: Tensor) -> SplattedFlow:

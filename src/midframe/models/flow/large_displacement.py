@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from midframe.models.flow.patches import NOISE, PATCH, STRIDE, best_matches, patch_centres, patches
+from midframe.models.flow.patches import PATCH, PATCH_STRIDE, TEXTURE_NOISE, best_matches, patch_centres, patches
 from midframe.models.flow.sampling import pixel_grid, resize_flow, sample, scale_vectors
 from midframe.models.flow.types import Flow, Plane
 
@@ -48,21 +48,21 @@ def patch_vectors(first: Plane, second: Plane, flow: Flow) -> Flow | None:
     """Vectors (rows, columns, 2) of patches, mismatched ones re-matched; None if too few are mismatched."""
     vectors = patch_centres(flow)
     rows, columns = vectors.shape[:2]
-    own = patches(first)[::STRIDE, ::STRIDE].reshape(rows, columns, -1)
+    own = patches(first)[::PATCH_STRIDE, ::PATCH_STRIDE].reshape(rows, columns, -1)
     own = own - own.mean(2, keepdims=True)
     norm = np.linalg.norm(own, axis=2)
     other = displaced_patches(second, vectors)
     other -= other.mean(2, keepdims=True)
-    score = (own * other).sum(2) / ((norm + NOISE) * (np.linalg.norm(other, axis=2) + NOISE))
+    score = (own * other).sum(2) / ((norm + TEXTURE_NOISE) * (np.linalg.norm(other, axis=2) + TEXTURE_NOISE))
     abundant = (norm > TEXTURE[1]).mean() > ABUNDANT
     mismatched = np.argwhere((score < MATCHED_SCORE) & (norm > TEXTURE[int(abundant)]))
     required = MIN_MISMATCHED * score.size
     if len(mismatched) < required:
         return None
     row, column = mismatched.T
-    templates = own[row, column] / (norm[row, column, None] + NOISE)
+    templates = own[row, column] / (norm[row, column, None] + TEXTURE_NOISE)
     best, margin, found = best_matches(templates, second)
-    found -= STRIDE * mismatched[:, ::-1]
+    found -= PATCH_STRIDE * mismatched[:, ::-1]
     accepted = accepted_matches(best, margin, score[row, column], found, mismatched)
     if accepted.sum() < required:
         return None
@@ -109,8 +109,8 @@ def displaced_patches(plane: Plane, vectors: Flow) -> Plane:
     rows, columns = vectors.shape[:2]
     within = np.arange(PATCH, dtype=np.float32)
     at = np.empty((rows, PATCH, columns, PATCH, 2), np.float32)
-    at[..., 0] = (STRIDE * np.arange(columns) + vectors[..., 0])[:, None, :, None] + within
-    at[..., 1] = (STRIDE * np.arange(rows)[:, None] + vectors[..., 1])[:, None, :, None] + within[:, None, None]
+    at[..., 0] = (PATCH_STRIDE * np.arange(columns) + vectors[..., 0])[:, None, :, None] + within
+    at[..., 1] = (PATCH_STRIDE * np.arange(rows)[:, None] + vectors[..., 1])[:, None, :, None] + within[:, None, None]
     found = sample(plane, at.reshape(rows * PATCH, columns * PATCH, 2))
     tiles = found.reshape(rows, PATCH, columns, PATCH)
     return tiles.transpose(0, 2, 1, 3).reshape(rows, columns, -1)
@@ -121,7 +121,7 @@ def dense_flow(vectors: Flow, shape: Sequence[int], matching_shape: Sequence[int
     (height, width), (rows, columns) = shape, matching_shape
     down, across = rows / height, columns / width
     at = pixel_grid(height, width).copy()
-    at[..., 0] = ((at[..., 0] + 0.5) * across - 0.5 * PATCH) / STRIDE
-    at[..., 1] = ((at[..., 1] + 0.5) * down - 0.5 * PATCH) / STRIDE
+    at[..., 0] = ((at[..., 0] + 0.5) * across - 0.5 * PATCH) / PATCH_STRIDE
+    at[..., 1] = ((at[..., 1] + 0.5) * down - 0.5 * PATCH) / PATCH_STRIDE
     out = sample(vectors, at)
     return scale_vectors(out, 1 / across, 1 / down)

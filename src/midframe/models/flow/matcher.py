@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from midframe.models.layers import SLOPE, Residual, convolution
 from midframe.ops import coordinates, warp
 
-RADIUS = 3  # of the local correlation, pixels of a level: 7x7 displacements
-FINEST = 4  # input pixels per feature pixel of the finest level; twice as many at each coarser one
+CORRELATION_RADIUS = 3  # of the local correlation, pixels of a level: 7x7 displacements
+FINEST_STRIDE = 4  # input pixels per feature pixel of the finest level; twice as many at each coarser one
 MIN_LEVELS = 3
 # Feature pixels on the short side of the coarsest level, at most: as in training. With 14 the global match fails (end-
 # point error of Sintel's hard pair 68 px), with 7 it is 18 px (16.6 by inverse search).
@@ -36,14 +36,14 @@ ITERATIONS, FINEST_ITERATIONS = 2, 1  # of the cell at every level, and at the f
 def level_count(height: int, width: int) -> int:
     """Levels for an input of a size: enough for a small coarsest one."""
     count = MIN_LEVELS
-    while math.ceil(min(height, width) / (FINEST << (count - 1))) > MAX_COARSEST_SIDE:
+    while math.ceil(min(height, width) / (FINEST_STRIDE << (count - 1))) > MAX_COARSEST_SIDE:
         count += 1
     return count
 
 
 def stride_of(height: int, width: int) -> int:
     """Input pixels per feature pixel of the coarsest level; the sides of an input must be multiples of it."""
-    return FINEST << (level_count(height, width) - 1)
+    return FINEST_STRIDE << (level_count(height, width) - 1)
 
 
 class FlowAtLevel(NamedTuple):
@@ -123,7 +123,7 @@ Correlation = Callable[[Tensor, Tensor], Tensor]
 
 def correlate(a: Tensor, b: Tensor) -> Tensor:
     """Local correlation (B, 49, h, w) of two maps (B, C, h, w); differentiable."""
-    return LocalCorrelation.apply(a, b, RADIUS)  # type: ignore[no-untyped-call, no-any-return]
+    return LocalCorrelation.apply(a, b, CORRELATION_RADIUS)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _window(radius: int) -> list[tuple[int, int]]:
@@ -137,7 +137,7 @@ class UpdateCell(nn.Module):
     def __init__(self, architecture: MatcherArchitecture) -> None:
         super().__init__()
         hidden, features = architecture.hidden, architecture.features
-        self.correlation = convolution((2 * RADIUS + 1) ** 2, 64, 1)
+        self.correlation = convolution((2 * CORRELATION_RADIUS + 1) ** 2, 64, 1)
         self.motion = convolution(64 + 2 + features, 64)
         self.gates = nn.Conv2d(hidden + 64, 2 * hidden, 3, 1, 1)
         self.candidate = nn.Conv2d(hidden + 64, hidden, 3, 1, 1)
@@ -225,7 +225,7 @@ class Matcher(nn.Module):
         own = [torch.cat(pair) for pair in zip(a, b, strict=True)]
         other = [torch.cat(pair) for pair in zip(b, a, strict=True)]
         similarity, flow = self._match_globally(own[-1], other[-1])
-        strides = [FINEST << level for level in range(len(own))]
+        strides = [FINEST_STRIDE << level for level in range(len(own))]
         estimates = [FlowAtLevel(flow, None, strides[-1])]
         state: Tensor | None = None
         for level, stride in reversed([*enumerate(strides)]):

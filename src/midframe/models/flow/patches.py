@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from midframe.models.flow.types import Flow, Gray, Plane
 
 MATCHING_AREA = 17_000  # pixels of the frames in which patches are compared: 160x107, 174x98
-PATCH, STRIDE = 12, 4  # pixels there
-NOISE = 8.0  # norm of a patch, in levels times pixels, that noise may have: patches without contrast match nothing
+PATCH, PATCH_STRIDE = 12, 4  # pixels there
+TEXTURE_NOISE = (
+    8.0  # norm of a patch, in levels times pixels, that noise may have: patches without contrast match nothing
+)
 SUPPRESSION_RADIUS = 3  # pixels around the best position that are no rival of it
 
 
@@ -32,8 +34,8 @@ def patches(plane: Plane) -> Plane:
 
 def patch_centres(flow: Flow) -> Flow:
     """Copy of the flow at the centres of patches, (rows, columns, 2)."""
-    rows, columns = ((side - PATCH) // STRIDE + 1 for side in flow.shape[:2])
-    return flow[PATCH // 2 :: STRIDE, PATCH // 2 :: STRIDE][:rows, :columns].copy()
+    rows, columns = ((side - PATCH) // PATCH_STRIDE + 1 for side in flow.shape[:2])
+    return flow[PATCH // 2 :: PATCH_STRIDE, PATCH // 2 :: PATCH_STRIDE][:rows, :columns].copy()
 
 
 def best_matches(templates: Plane, plane: Plane) -> tuple[Plane, Plane, Plane]:
@@ -53,7 +55,7 @@ def best_matches(templates: Plane, plane: Plane) -> tuple[Plane, Plane, Plane]:
         cv2.boxFilter(x, cv2.CV_32F, (PATCH, PATCH), anchor=(0, 0), normalize=False)[:rows, :columns]
         for x in (plane, plane * plane)
     )
-    norm = np.sqrt((squares - sums * sums / count).clip(0.0)) + NOISE
+    norm = np.sqrt((squares - sums * sums / count).clip(0.0)) + TEXTURE_NOISE
     # by torch: a third of the time of a product with all patches, and numpy's own threads spin while they wait
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         kernels = torch.from_numpy(templates).view(-1, 1, PATCH, PATCH)

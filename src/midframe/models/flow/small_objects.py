@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from midframe.models.flow import dis_flow
 from midframe.models.flow.consistency import select_flows
 from midframe.models.flow.large_displacement import AGREEMENT, MATCHED_SCORE, MIN_MARGIN
-from midframe.models.flow.patches import NOISE, PATCH, STRIDE, SUPPRESSION_RADIUS, patches, peaks
+from midframe.models.flow.patches import PATCH, PATCH_STRIDE, SUPPRESSION_RADIUS, TEXTURE_NOISE, patches, peaks
 from midframe.models.flow.sampling import resize_flow, warp
 from midframe.models.flow.types import DisConfig, Flow, Gray, Mask, Plane
 
@@ -29,9 +29,9 @@ RESIDUAL = 9.0  # levels of photometric residual from which a pixel is unmatched
 MIN_UNMATCHED = 0.15  # fraction of a patch that must be unmatched for it to be searched
 MIN_DEVIATION = 8.0  # standard deviation of that part in levels; flatter parts match anywhere
 MIN_OVERLAP = 0.5  # fraction of that part that must land on unmatched pixels
-NEIGHBOURHOOD = 2  # patches to the side within which two more must move alike
+SUPPORT_RADIUS = 2  # patches to the side within which two more must move alike
 MAX_SEARCHED = 48  # patches per frame; those with the largest residual first
-MARGIN = 32  # pixels around all regions in which DIS continues from them
+SEARCH_MARGIN = 32  # pixels around all regions in which DIS continues from them
 COARSEST_SCALE = 2  # at which it starts there
 
 Region = tuple[Flow, Mask]  # a flow of a frame's size, and where it holds
@@ -61,7 +61,10 @@ def alternative_flows(
     height, width = first.shape
     masks = [cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) for _, mask in regions]
     left, top, across, down = cv2.boundingRect(cv2.max(*masks))
-    box = np.s_[max(top - MARGIN, 0) : top + down + MARGIN, max(left - MARGIN, 0) : left + across + MARGIN]
+    box = np.s_[
+        max(top - SEARCH_MARGIN, 0) : top + down + SEARCH_MARGIN,
+        max(left - SEARCH_MARGIN, 0) : left + across + SEARCH_MARGIN,
+    ]
     first, second = np.ascontiguousarray(first[box]), np.ascontiguousarray(second[box])
     old = [np.ascontiguousarray(flow[box]) for flow in flows]
     initial = [
@@ -101,7 +104,7 @@ def rematched_patches(
         unmatched: 1 where the first has no counterpart, otherwise 0.
         other_unmatched: like `unmatched` of the second.
     """
-    parts, own, residuals = (patches(x)[::STRIDE, ::STRIDE] for x in (unmatched, first, residual))
+    parts, own, residuals = (patches(x)[::PATCH_STRIDE, ::PATCH_STRIDE] for x in (unmatched, first, residual))
     position = np.argwhere(parts.mean((2, 3)) > MIN_UNMATCHED)
     row, column = position.T
     parts, own = parts[row, column], own[row, column]
@@ -118,9 +121,9 @@ def rematched_patches(
     templates = own[chosen] / norm[chosen, None, None]
     best, margin, found = best_partial_matches(templates, parts[chosen], second[box], other_unmatched[box])
     accepted = (best > MATCHED_SCORE) & (margin > MIN_MARGIN[1])
-    position = STRIDE * position[chosen[accepted]]
+    position = PATCH_STRIDE * position[chosen[accepted]]
     found = found[accepted] + (top, left)
-    near = np.abs(position[:, None] - position).max(2, initial=0) <= NEIGHBOURHOOD * STRIDE
+    near = np.abs(position[:, None] - position).max(2, initial=0) <= SUPPORT_RADIUS * PATCH_STRIDE
     alike = np.abs((found - position)[:, None] - (found - position)).max(2, initial=0) <= AGREEMENT
     accepted = (near & alike).sum(1) > 2
     return np.stack([position[accepted], found[accepted]], 1)
@@ -146,7 +149,7 @@ def best_partial_matches(
         size = masks.sum((1, 2, 3)).view(-1, 1, 1)
         products = F.conv2d(planes[0], kernels, stride=2)
         sums, squares, overlap = F.conv2d(torch.stack(planes), masks, stride=2)
-        norm = (squares - sums * sums / size).clamp(min=0.0).sqrt() + NOISE
+        norm = (squares - sums * sums / size).clamp(min=0.0).sqrt() + TEXTURE_NOISE
         scores: Plane = torch.where(overlap > MIN_OVERLAP * size, products / norm, -1.0).numpy()
     best, margin, position = peaks(scores, SUPPRESSION_RADIUS // 2 + 1)
     return best, margin, 2 * position

@@ -19,7 +19,7 @@ from midframe.models.midnet.types import (
 )
 from midframe.ops import box_mean
 
-LUMA = slice(3, 4)  # of warped channels: R, G, B, luma
+LUMA_CHANNEL = slice(3, 4)  # of warped channels: R, G, B, luma
 
 
 class HypothesisInput(IntEnum):
@@ -77,10 +77,10 @@ def matching_features(
         flows: K of (N, 4, h, w), to a and to b.
         occlusion: K pairs of logits (N, 1, h, w), of a and of b, warped.
     """
-    mean = torch.stack([x[:, LUMA] for x in (*a, *b)]).mean(0)
+    mean = torch.stack([x[:, LUMA_CHANNEL] for x in (*a, *b)]).mean(0)
     found = []
     for of_a, of_b, flow, logits in zip(a, b, flows, occlusion, strict=True):
-        lumas = of_a[:, LUMA], of_b[:, LUMA]
+        lumas = of_a[:, LUMA_CHANNEL], of_b[:, LUMA_CHANNEL]
         deviation = [F.avg_pool2d((x - mean).abs_(), BLOCK) for x in lumas]
         detail = [F.avg_pool2d((x - box_mean(box_mean(x, 3), 3)).square_(), BLOCK).sqrt_() for x in lumas]
         found.append(torch.cat([leading_features(flow, of_a, of_b), *deviation, *detail, *logits], 1))
@@ -90,7 +90,7 @@ def matching_features(
 def leading_features(flow: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The features up to `FeatureChannel.RESIDUAL` of one hypothesis, by which trivial tiles are found."""
     colours = [F.avg_pool2d(x[:, :3], BLOCK) for x in (a, b)]
-    return torch.cat([flow, *colours, F.avg_pool2d((a[:, LUMA] - b[:, LUMA]).abs_(), BLOCK)], 1)
+    return torch.cat([flow, *colours, F.avg_pool2d((a[:, LUMA_CHANNEL] - b[:, LUMA_CHANNEL]).abs_(), BLOCK)], 1)
 
 
 def fusion_inputs(features: Tensor, coverage: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from midframe.models.flow.intermediate import CandidateFlow, LearnedMotion, matched_candidate, splat_to
 from midframe.models.flow.matcher import Correlation, correlate, stride_of
+from midframe.models.midnet.hypotheses import IMPORTANCE_LIMIT
 from midframe.models.midnet.types import BLOCK, FlowFields, FrameFeatures, LearnedMotionInput, RefinedFlow
 from midframe.ops import crop, pad, warp
 
 MAX_INPUT_AREA = 80_000  # pixels of the matcher's input: 320x180 of 720p; 117 ms of one thread
 INCONSISTENT = 4.0  # pixels of forward-backward inconsistency above which classical flow is unreliable
 MAX_RESIDUAL = 0.06  # mean colour difference, 0..1, above which it is
-WINDOW = 5  # places at 1/4 over which residuals are averaged, and by which unreliable places are dilated
+RESIDUAL_WINDOW = 5  # places at 1/4 over which residuals are averaged, and by which unreliable places are dilated
 MIN_SHARE = 0.005  # of a frame's places that must be unreliable for the matcher to run
-IMPORTANCE_LIMIT = 6.0  # of log splatting importance
 
 
 def unreliable(own: FrameFeatures, other: FrameFeatures, flow: Tensor, inconsistency: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def unreliable(own: FrameFeatures, other: FrameFeatures, flow: Tensor, inconsist
         inconsistency: (B, 1, h, w), full-size pixels.
     """
     difference = (own.block_means - warp(other.block_means, flow)).abs().mean(1, keepdim=True)
-    residual = F.avg_pool2d(difference, WINDOW, 1, WINDOW // 2, count_include_pad=False)
+    residual = F.avg_pool2d(difference, RESIDUAL_WINDOW, 1, RESIDUAL_WINDOW // 2, count_include_pad=False)
     return (inconsistency > INCONSISTENT) | (residual > MAX_RESIDUAL)
 
 
@@ -100,7 +100,7 @@ def refine(net: LearnedMotion, learned: LearnedMotionInput, t: Tensor) -> Refine
 
     to_a, to_b = scale * at_quarter(found.to_a), scale * at_quarter(found.to_b)
     places = [warp(own, flow) for own, flow in zip(learned.unreliable, (to_a, to_b), strict=True)]
-    used = F.max_pool2d((torch.maximum(*places) > 0.5).float(), WINDOW, 1, WINDOW // 2)
+    used = F.max_pool2d((torch.maximum(*places) > 0.5).float(), RESIDUAL_WINDOW, 1, RESIDUAL_WINDOW // 2)
     return RefinedFlow(torch.cat([to_a, to_b], 1), at_quarter(found.visibility), used)
 
 

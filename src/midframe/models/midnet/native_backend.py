@@ -19,7 +19,7 @@ from torch import Tensor
 
 from midframe import _native
 from midframe.colour import levels, matrix_to_rgb
-from midframe.models.flow.matcher import RADIUS
+from midframe.models.flow.matcher import CORRELATION_RADIUS
 from midframe.models.midnet import hypotheses, occlusion
 from midframe.models.midnet.fusion import FusionNetwork
 from midframe.models.midnet.torch_backend import COLOUR_SIGMA, FILTER_RADIUS, KEPT_CONFIDENCE
@@ -122,9 +122,17 @@ class NativeBackend:
 
     def local_correlation(self, a: Tensor, b: Tensor) -> Tensor:
         """See `Backend.local_correlation`."""
-        padded = F.pad(b, (RADIUS, RADIUS + _native.CORRELATION_PADDING, RADIUS, RADIUS))
+        padded = F.pad(
+            b,
+            (
+                CORRELATION_RADIUS,
+                CORRELATION_RADIUS + _native.CORRELATION_PADDING,
+                CORRELATION_RADIUS,
+                CORRELATION_RADIUS,
+            ),
+        )
         pairs = zip(_members(a), _members(padded), strict=True)
-        return _batch([self.workspace.local_correlation(*pair, RADIUS) for pair in pairs])
+        return _batch([self.workspace.local_correlation(*pair, CORRELATION_RADIUS) for pair in pairs])
 
     def batch_limit(self, pixels: int) -> int:
         """One."""

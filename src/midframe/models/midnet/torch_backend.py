@@ -37,7 +37,7 @@ LUMA = (0.299, 0.587, 0.114)
 FILTER_RADIUS = 3  # places at 1/4 to either side of the bilateral filter
 COLOUR_SIGMA = 0.06  # of colours, 0..1: the standard deviation within a surface
 KEPT_CONFIDENCE = 1.1  # inverse of the confidence from which a vector is kept: inconsistency below 0.1 pixel
-BATCH_PIXELS = 2_000_000  # of all frames that are warped together
+WARP_PIXELS = 2_000_000  # of all frames that are warped together
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,8 @@ class TorchBackend:
         return correlate(a, b)
 
     def batch_limit(self, pixels: int) -> int:
-        """As many as `BATCH_PIXELS` hold."""
-        return max(1, BATCH_PIXELS // pixels)
+        """As many as `WARP_PIXELS` hold."""
+        return max(1, WARP_PIXELS // pixels)
 
     def warp(self, request: WarpRequest, names: Sequence[str]) -> WarpedFrames:
         """See `Backend.warp`; t may have more members than the frames, which are repeated then."""

@@ -19,7 +19,7 @@ from midframe.models.rife.network import Network, State, compose, eighth
 NEAR = 0.02
 # Images above this many pixels have motion estimated at half size unless told otherwise, as the original recommends
 # for UHD: 2560x1440 is below.
-_HALF_ABOVE = 5_000_000
+_RIFE_HALF_ABOVE = 5_000_000
 # Splatting weight below which a place counts as uncovered.
 _LANDED = 0.1
 
@@ -160,4 +160,4 @@ class Rife(Model):
     def _scale(self, height: int, width: int) -> float:
         if self.flow_scale is not None:
             return self.flow_scale
-        return 0.5 if height * width > _HALF_ABOVE else 1.0
+        return 0.5 if height * width > _RIFE_HALF_ABOVE else 1.0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from midframe.models.rife.architecture import Architecture
 
-_SLOPE = 0.2  # of every leaky rectifier
+_RIFE_SLOPE = 0.2  # of every leaky rectifier
 
 
 class State(NamedTuple):
@@ -35,7 +35,7 @@ class _Residual(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu_(self.conv(x).add_(x), _SLOPE)
+        return F.leaky_relu_(self.conv(x).add_(x), _RIFE_SLOPE)
 
 
 class Block(nn.Module):
@@ -44,8 +44,8 @@ class Block(nn.Module):
     def __init__(self, inputs: int, width: int, features: int) -> None:
         super().__init__()
         self.conv0 = nn.Sequential(
-            nn.Sequential(nn.Conv2d(inputs, width // 2, 3, 2, 1), nn.LeakyReLU(_SLOPE, inplace=True)),
-            nn.Sequential(nn.Conv2d(width // 2, width, 3, 2, 1), nn.LeakyReLU(_SLOPE, inplace=True)),
+            nn.Sequential(nn.Conv2d(inputs, width // 2, 3, 2, 1), nn.LeakyReLU(_RIFE_SLOPE, inplace=True)),
+            nn.Sequential(nn.Conv2d(width // 2, width, 3, 2, 1), nn.LeakyReLU(_RIFE_SLOPE, inplace=True)),
         )
         self.convblock = nn.Sequential(*(_Residual(width) for _ in range(8)))
         outputs = 4 * (5 + features if features else 6)  # one channel is unused where there are no features
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
         x = image
         for place, name in enumerate(self.names):
             if place and len(self.names) > 2:  # the two-layer encoder of 4.7 to 4.9 is linear
-                x = F.leaky_relu_(x, _SLOPE)
+                x = F.leaky_relu_(x, _RIFE_SLOPE)
             x = self.get_submodule(name)(x)
         return x
 

@@ -18,14 +18,14 @@ from midframe import colour, ops
 from midframe.models.base import Features, Model, Motion, RenderRequest, SceneDetector
 from midframe.types import Frame
 
-LUMA = (0.299, 0.587, 0.114)  # of B, G and R: the original weighs its BGR frames with the weights for RGB
+BT601_LUMA = (0.299, 0.587, 0.114)  # of B, G and R: the original weighs its BGR frames with the weights for RGB
 BINS = 64
-NOISE = 0.01  # of all pixels; differences of histograms below are none
+HISTOGRAM_NOISE = 0.01  # of all pixels; differences of histograms below are none
 ALTOGETHER, SINGLE = 0.8, 0.4  # of all pixels; above either, the histograms tell of a cut
-MARGIN, STEP = 64, 8  # pixels; of the grid on which flows are compared
-BLOCK = 8  # pixels; side of the blocks whose mean difference counts
+CUT_MARGIN, CUT_STEP = 64, 8  # pixels; of the grid on which flows are compared
+CUT_BLOCK = 8  # pixels; side of the blocks whose mean difference counts
 DIFFERENT = 5.0  # 8-bit levels
-HALF = 0.5  # of the grid's points
+HALF_SCALE = 0.5  # of the grid's points
 
 
 def is_cut(a: Tensor, b: Tensor, flows: Callable[[], tuple[Tensor, Tensor]]) -> bool:
@@ -36,29 +36,29 @@ def is_cut(a: Tensor, b: Tensor, flows: Callable[[], tuple[Tensor, Tensor]]) -> 
         b: the same.
         flows: gives a -> b and b -> a, (1, 2, H, W); asked only if the histograms do not decide.
     """
-    weights = a.new_tensor(LUMA).view(1, 3, 1, 1)
+    weights = a.new_tensor(BT601_LUMA).view(1, 3, 1, 1)
     gray_a, gray_b = (((p * weights).sum(1, keepdim=True)).clamp(0, 255).floor() for p in (a, b))
     histograms = [torch.histc(gray.cpu(), BINS, 0, 255) / gray.numel() for gray in (gray_a, gray_b)]
     apart = (histograms[0] - histograms[1]).abs()
-    apart[apart < NOISE] = 0
+    apart[apart < HISTOGRAM_NOISE] = 0
     if float(apart.sum()) > ALTOGETHER or float(apart.max()) > SINGLE:
         return True
     height, width = a.shape[-2:]
-    if height <= 2 * MARGIN or width <= 2 * MARGIN:
+    if height <= 2 * CUT_MARGIN or width <= 2 * CUT_MARGIN:
         return False  # the grid has no points
     there, back = flows()
     place = ops.coordinates(height, width, a.device)[0] + there[0] + 0.5
     x = place[0].clamp(0, width - 1).long()
     y = place[1].clamp(0, height - 1).long()
-    grid = (slice(MARGIN, height - MARGIN, STEP), slice(MARGIN, width - MARGIN, STEP))
+    grid = (slice(CUT_MARGIN, height - CUT_MARGIN, CUT_STEP), slice(CUT_MARGIN, width - CUT_MARGIN, CUT_STEP))
     go = there[0][:, grid[0], grid[1]]
     come = back[0][:, y[grid], x[grid]]
     miss = (go + come).square().sum(0).sqrt()
     length = torch.maximum(go[0].abs() * (width / 1920), go[1].abs() * (height / 1080))
     allowed = (0.1 * length + 4).clamp(5, 14)
     difference = (gray_a[0, 0] - gray_b[0, 0][y, x]).abs()
-    block = F.avg_pool2d(difference[None, None], BLOCK, stride=1, padding=BLOCK // 2)[0, 0][grid]
-    return float(((miss > allowed) & (block > DIFFERENT)).float().mean()) > HALF
+    block = F.avg_pool2d(difference[None, None], CUT_BLOCK, stride=1, padding=CUT_BLOCK // 2)[0, 0][grid]
+    return float(((miss > allowed) & (block > DIFFERENT)).float().mean()) > HALF_SCALE
 
 
 class FlowCuts:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from midframe import ops
 
-REACH = 10.0  # pixels by which the adaptive filter moves a flow's place at most
+MAX_OFFSET = 10.0  # pixels by which the adaptive filter moves a flow's place at most
 STATIC_REACH = 4  # pixels by which the static mask grows (the original: a 5x5 maximum, twice)
 LEAK = 0.1
 
@@ -133,7 +133,7 @@ class Fuse(nn.Module):
         parts = [*images.chunk(2), *warped.chunk(2), *flows, *rough.chunk(2)]
         changes, features = self.residuals(_together(parts))
         residual = torch.cat([changes[:, 0:2], changes[:, 2:4]])
-        move = REACH * torch.tanh(torch.cat([changes[:, 4:6], changes[:, 6:8]]))
+        move = MAX_OFFSET * torch.tanh(torch.cat([changes[:, 4:6], changes[:, 6:8]]))
         fine = ops.warp(rough, move) + residual  # the adaptive filter: take the flow of a better place
 
         # one warp for colours and slopes

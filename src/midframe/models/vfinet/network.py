@@ -26,7 +26,7 @@ from midframe.models.vfinet.fuse import Fuse
 from midframe.models.vfinet.refine import Refine
 
 MEAN = (0.429, 0.431, 0.397)  # taken from B, G and R (the original's numbers, in its order)
-ITERATIONS = 12
+RAFT_ITERATIONS = 12
 
 # From here on flows are found at half the resolution: 2560x1440.
 LARGE_AREA = 2560 * 1440  # pixels
@@ -143,7 +143,7 @@ class VFINet(Model):
 
     def match(self, a: Features, b: Features) -> Flows:
         """RAFT both ways, then the refinement."""
-        raw = self.raft.match_unrounded(a.encoded, b.encoded, ITERATIONS)
+        raw = self.raft.match_unrounded(a.encoded, b.encoded, RAFT_ITERATIONS)
         if raw[0].dtype == torch.float64:
             mean = raw[0].new_tensor(MEAN).view(1, 3, 1, 1)
             images = [raft.exact(x.image.double() + mean) - mean for x in (a, b)]

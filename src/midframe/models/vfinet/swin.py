@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WINDOW = 4  # pixels
-TOKENS = WINDOW * WINDOW
+ATTENTION_WINDOW = 4  # pixels
+TOKENS = ATTENTION_WINDOW * ATTENTION_WINDOW
 HEADS = 2
 # Added to the logit of two pixels that a cyclic shift has brought together; the original's number.
 APART = -100.0
@@ -24,13 +24,17 @@ APART = -100.0
 def windows(x: Tensor) -> Tensor:
     """(B, H, W, C) -> (B * windows, 16, C), windows row by row."""
     batch, height, width, channels = x.shape
-    x = x.view(batch, height // WINDOW, WINDOW, width // WINDOW, WINDOW, channels)
+    x = x.view(
+        batch, height // ATTENTION_WINDOW, ATTENTION_WINDOW, width // ATTENTION_WINDOW, ATTENTION_WINDOW, channels
+    )
     return x.transpose(2, 3).reshape(-1, TOKENS, channels)
 
 
 def image(x: Tensor, height: int, width: int) -> Tensor:
     """Undo `windows`: (B * windows, 16, C) -> (B, H, W, C)."""
-    x = x.view(-1, height // WINDOW, width // WINDOW, WINDOW, WINDOW, x.shape[-1])
+    x = x.view(
+        -1, height // ATTENTION_WINDOW, width // ATTENTION_WINDOW, ATTENTION_WINDOW, ATTENTION_WINDOW, x.shape[-1]
+    )
     return x.transpose(2, 3).reshape(-1, height, width, x.shape[-1])
 
 
@@ -42,7 +46,7 @@ def wide_windows(x: Tensor) -> Tensor:
     batch, _, _, channels = x.shape
     half = F.avg_pool2d(x.permute(0, 3, 1, 2), 2)  # equals bilinear halving
     half = F.pad(half, (1, 1, 1, 1), mode="reflect")
-    tokens = F.unfold(half, WINDOW, stride=WINDOW // 2)  # (B, C 16, windows)
+    tokens = F.unfold(half, ATTENTION_WINDOW, stride=ATTENTION_WINDOW // 2)  # (B, C 16, windows)
     return tokens.view(batch, channels, TOKENS, -1).permute(0, 3, 2, 1).reshape(-1, TOKENS, channels)
 
 
@@ -54,11 +58,11 @@ def shift_masks(height: int, width: int, device: torch.device) -> tuple[Tensor, 
     """
     with torch.inference_mode(False):
         region = torch.zeros(1, height, width, 1, device=device)
-        shift = WINDOW // 2
+        shift = ATTENTION_WINDOW // 2
         # rolling has moved the first `shift` rows and columns to the end; the last window is the torn one
-        region[:, -WINDOW:] += 3
+        region[:, -ATTENTION_WINDOW:] += 3
         region[:, -shift:] += 3
-        region[:, :, -WINDOW:] += 1
+        region[:, :, -ATTENTION_WINDOW:] += 1
         region[:, :, -shift:] += 1
         own, wide = windows(region)[..., 0], wide_windows(region)[..., 0]
         apart = own.new_tensor(APART)
@@ -70,9 +74,11 @@ def shift_masks(height: int, width: int, device: torch.device) -> tuple[Tensor, 
 
 def relative_index() -> Tensor:
     """(16, 16): for every pair of pixels of a window the row of the bias table, by their difference in place."""
-    place = torch.stack(torch.meshgrid(torch.arange(WINDOW), torch.arange(WINDOW), indexing="ij")).flatten(1)
-    difference = place[:, :, None] - place[:, None, :] + WINDOW - 1
-    return difference[0] * (2 * WINDOW - 1) + difference[1]
+    place = torch.stack(
+        torch.meshgrid(torch.arange(ATTENTION_WINDOW), torch.arange(ATTENTION_WINDOW), indexing="ij")
+    ).flatten(1)
+    difference = place[:, :, None] - place[:, None, :] + ATTENTION_WINDOW - 1
+    return difference[0] * (2 * ATTENTION_WINDOW - 1) + difference[1]
 
 
 class Attention(nn.Module):
@@ -84,12 +90,12 @@ class Attention(nn.Module):
         super().__init__()
         self.scale = (channels // HEADS) ** -0.5
         self.qkv = nn.Linear(channels, 3 * channels)
-        self.bias = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, HEADS))
+        self.bias = nn.Parameter(torch.zeros((2 * ATTENTION_WINDOW - 1) ** 2, HEADS))
         self.out = nn.Linear(channels, channels)
         self.wide = wide
         if wide:
             self.kv = nn.Linear(channels, 2 * channels)
-            self.wide_bias = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, HEADS))
+            self.wide_bias = nn.Parameter(torch.zeros((2 * ATTENTION_WINDOW - 1) ** 2, HEADS))
             self.merge = nn.ModuleList([nn.Linear(2 * channels, channels), nn.Linear(channels, channels)])
         self.register_buffer("index", relative_index(), persistent=False)
 
@@ -135,10 +141,10 @@ class Layer(nn.Module):
         """(B, H, W, C) -> the same."""
         y = self.norm1(x)
         if self.shifted:
-            y = y.roll((-WINDOW // 2, -WINDOW // 2), dims=(1, 2))
+            y = y.roll((-ATTENTION_WINDOW // 2, -ATTENTION_WINDOW // 2), dims=(1, 2))
         y = self.attention(y, self.shifted)
         if self.shifted:
-            y = y.roll((WINDOW // 2, WINDOW // 2), dims=(1, 2))
+            y = y.roll((ATTENTION_WINDOW // 2, ATTENTION_WINDOW // 2), dims=(1, 2))
         x = x + y
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
