@@ -116,9 +116,10 @@ def test_segments_travel_through_the_object_store_where_no_folder_is_shared(
     def apart(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
         from dataclasses import replace
 
-        from midframe.cluster import transfer, worker
+        from midframe import storage
+        from midframe.cluster import worker
 
-        transfer.CHUNK_BYTES = 2000  # several for each segment
+        storage.CHUNK_BYTES = 2000  # several for each segment
         yield from worker.make_segment(replace(job, token="not there"), number)
 
     monkeypatch.setattr(worker, "make_segment", apart)
@@ -282,9 +283,10 @@ def test_a_worker_waits_while_the_head_is_slow(
     def apart(job: Any, number: int) -> Iterator[Mapping[str, Any]]:
         from dataclasses import replace
 
-        from midframe.cluster import transfer, worker
+        from midframe import storage
+        from midframe.cluster import worker
 
-        transfer.CHUNK_BYTES = 2000
+        storage.CHUNK_BYTES = 2000
         for news in worker.make_segment(replace(job, token="not there"), number):
             if news["kind"] == "chunk":
                 with open(sent, "a") as file:
