@@ -61,7 +61,7 @@ class LazyGroup(click.Group):
     """A click group that knows its commands' names and help without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order in which they are listed in `COMMANDS`."""
+        """Return the names in the order in which they are listed in `COMMANDS`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -75,7 +75,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with a suggestion for a mistyped name."""
+        """Resolve as click does, with a suggestion for a mistyped name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             if os.path.exists(args[0]):
                 ctx.fail(f"No such command '{args[0]}'. To interpolate this file: midframe interpolate '{args[0]}'")
@@ -103,7 +103,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: runs a command and turns midframe's errors into one line and an exit code."""
+    """Run a command, and turn midframe's errors into one line and an exit code."""
     from midframe.cli.progress import error_text
     from midframe.errors import MidframeError
 
@@ -139,12 +139,12 @@ def main() -> None:
 
 
 def _abandon_stdout() -> None:
-    """Let what is still buffered go nowhere, so that the interpreter's own flush at its end cannot fail."""
+    """Discard buffered output, so that the interpreter's own flush at its end cannot fail."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(text: str) -> None:
-    """One line on stderr, whatever the terminal can show."""
+    """Print one line to stderr, whatever the terminal can show."""
     line = " ".join(text.split())
     click.echo(f"midframe: {line}", err=True)

@@ -114,7 +114,7 @@ class _Shown:
         self._next = next(frames, None)
 
     def at(self, seconds: Fraction) -> Frame | None:
-        """None after the last frame's end."""
+        """Return None after the last frame's end."""
         while self._next is not None and self._next.pts - self._start <= seconds:
             self._now, self._next = self._next, next(self._frames, None)
         if self._now is not None and self._next is None and self._now.pts + self._now.duration - self._start <= seconds:
@@ -123,7 +123,7 @@ class _Shown:
 
 
 def together(a: Tensor, b: Tensor, how: str, share: float) -> Tensor:
-    """One frame (3, H, W) uint8 of two (3, H, W) float 0..1; `share` of the width is where the slider stands."""
+    """Make one frame (3, H, W) uint8 of two (3, H, W) float 0..1; `share` of the width is where the slider stands."""
     import torch
     import torch.nn.functional as F
 

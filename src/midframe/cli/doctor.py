@@ -35,7 +35,7 @@ def command(as_json: bool, model: str) -> None:
 
 
 def examine(model: str) -> dict[str, Any]:
-    """Everything by name, in the order in which it is shown."""
+    """Return everything by name, in the order in which it is shown."""
     import torch
 
     from midframe import __version__, kernels
@@ -72,7 +72,7 @@ def examine(model: str) -> dict[str, Any]:
 
 
 def speed(model: str) -> str:
-    """New frames per second of a model alone at 1280x720, from a few seconds of work."""
+    """Measure new frames per second of a model alone at 1280x720, from a few seconds of work."""
     import torch
 
     from midframe.engine import Engine

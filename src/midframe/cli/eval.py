@@ -216,7 +216,7 @@ def _methods(options: EvalOptions, make: Callable[..., Method]) -> tuple[list[Me
 
 
 def _table(report: Report) -> str:
-    """PSNR of every method on every set, for the terminal."""
+    """Format the PSNR of every method on every set, for the terminal."""
     names = [s["name"] for s in report.sets]
     first = max(len(name) for name in report.methods) + 2
     lines = ["PSNR, dB".ljust(first) + "".join(name.rjust(max(len(name), 8) + 2) for name in names)]

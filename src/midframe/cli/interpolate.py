@@ -54,7 +54,7 @@ class Section(PathCommand):
     """A command whose help lists its options under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """One block for each heading, in the order of `HEADINGS`."""
+        """Format one block for each heading, in the order of `HEADINGS`."""
         params = {param.name: param for param in self.get_params(ctx)}
         for heading, names in HEADINGS.items():
             rows = [row for name in names if name in params and (row := params[name].get_help_record(ctx)) is not None]

@@ -27,7 +27,7 @@ class Scene:
     seconds: float = 3.0
 
     def frame(self, at: float) -> Image:
-        """(height, width, 3) uint8 RGB at an instant, 0 <= at <= seconds."""
+        """Render (height, width, 3) uint8 RGB at an instant, 0 <= at <= seconds."""
         wide, high = self.width * OVERSAMPLING, self.height * OVERSAMPLING
         canvas = _seen(_wall(), at, 0.45 * wide, high, wide)
         _posts(canvas, at, 0.6 * wide)
@@ -38,7 +38,7 @@ class Scene:
         return small
 
     def overlay(self) -> NDArray[np.bool_]:
-        """(height, width): where the logo stands."""
+        """Return the mask (height, width) of the logo."""
         mask = np.zeros((self.height, self.width), bool)
         x, y = self.width - 74, 18
         mask[y : y + 24, x : x + 56] = True
@@ -49,7 +49,7 @@ _WALL: list[Image] = []  # rendered once
 
 
 def _wall() -> Image:
-    """A long brick wall under a sky with hills."""
+    """Draw a long brick wall under a sky with hills."""
     if _WALL:
         return _WALL[0]
     rng = np.random.default_rng(7)
@@ -83,7 +83,7 @@ def _wall() -> Image:
 
 
 def _seen(wall: Image, at: float, speed: float, high: int, wide: int) -> Image:
-    """What the camera sees of the wall: it pans at `speed` pixels a second and draws back a little."""
+    """Cut the camera's view of the wall: it pans at `speed` pixels a second and draws back a little."""
     zoom = 1.0 + 0.05 * at
     to_wall = np.array([[zoom, 0, 120 + speed * at], [0, zoom, 150 - 14 * at]], np.float32)
     seen = cv2.warpAffine(
@@ -93,7 +93,7 @@ def _seen(wall: Image, at: float, speed: float, high: int, wide: int) -> Image:
 
 
 def _posts(canvas: Image, at: float, speed: float) -> None:
-    """Fence posts near the camera, one like the other, that pass quickly."""
+    """Draw fence posts near the camera, one like the other, that pass quickly."""
     high, wide = canvas.shape[:2]
     shift = 5  # fractional bits of coordinates
     for n in range(-1, 14):
@@ -109,7 +109,7 @@ def _posts(canvas: Image, at: float, speed: float) -> None:
 
 
 def _ball(canvas: Image, share: float) -> None:
-    """A ball with a pattern that flies through the frame and turns."""
+    """Draw a ball with a pattern that flies through the frame and turns."""
     high, wide = canvas.shape[:2]
     shift, radius = 5, 0.115 * high
     x = (0.08 + 0.80 * share) * wide
@@ -128,14 +128,14 @@ def _ball(canvas: Image, share: float) -> None:
 
 
 def _logo(image: Image) -> None:
-    """A station logo in the corner."""
+    """Draw a station logo in the corner."""
     x, y = image.shape[1] - 74, 18
     cv2.rectangle(image, (x, y), (x + 55, y + 23), (250, 250, 250), -1)
     cv2.putText(image, "MID", (x + 9, y + 18), FONT, 0.62, (200, 40, 50), 1, cv2.LINE_AA)
 
 
 def _subtitle(image: Image, text: str) -> None:
-    """One line of white text with a dark edge at the bottom."""
+    """Draw one line of white text with a dark edge at the bottom."""
     (wide, _), _ = cv2.getTextSize(text, FONT, 0.62, 1)
     letters = np.zeros(image.shape[:2], np.uint8)
     where = ((image.shape[1] - wide) // 2, image.shape[0] - 22)

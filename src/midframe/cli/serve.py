@@ -192,7 +192,7 @@ def _no_web(error: ModuleNotFoundError) -> click.ClickException:
 
 
 def runnable_models() -> list[str]:
-    """Names of the models that load here, found in a subprocess so that this process loads no torch."""
+    """Return the names of the models that load here, found in a subprocess so that this process loads no torch."""
     from midframe.server.subprocess_worker import SubprocessWorker
 
     subprocess = SubprocessWorker("midframe models", _list_models)

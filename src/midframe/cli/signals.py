@@ -42,7 +42,7 @@ def stop_events(note: Callable[[str], None], first: str = FIRST) -> Iterator[tup
             os._exit(130)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        """Nothing: the thread has been woken."""
+        """Do nothing: the thread has been woken."""
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     woken_before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)

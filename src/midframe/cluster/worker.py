@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from midframe import pipeline, segments, storage
-from midframe.cluster import transfer
 from midframe.cluster.config import cache_folder
 from midframe.cluster.resources import import_ray
 from midframe.cluster.transfer import SegmentTask, pack, source_mark

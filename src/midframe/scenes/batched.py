@@ -108,7 +108,7 @@ def _same_blur(
 
 
 def stacked(scenes: Sequence[Scene], device: torch.device | str) -> list[LayerBatch]:
-    """The layers of all scenes, from the back to the front, on the device."""
+    """Stack the layers of all scenes, from the back to the front, on the device."""
     layer_batches = []
     for number in range(max(len(scene.layers) for scene in scenes)):
         members = [index for index, scene in enumerate(scenes) if len(scene.layers) > number]
@@ -154,7 +154,7 @@ def stacked(scenes: Sequence[Scene], device: torch.device | str) -> list[LayerBa
 def instant(
     scenes: Sequence[Scene], layer_batches: Sequence[LayerBatch], moments: Sequence[float], quick: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each scene at its own moment: image (B, 3, H, W) in whole levels; label and overlay (B, H, W)."""
+    """Render each scene at its own moment: image (B, 3, H, W) in whole levels; label and overlay (B, H, W)."""
     height, width, device = scenes[0].height, scenes[0].width, layer_batches[0].patches.device
     canvas = torch.zeros(len(scenes), 3, height, width, device=device)
     label = torch.zeros(len(scenes), height, width, dtype=torch.uint8, device=device)
@@ -188,25 +188,25 @@ def instant(
 
 
 def matrices(layer_batch: LayerBatch, moments: Sequence[float], height: int, width: int) -> NDArray[Any]:
-    """(M, 3, 3): texels to pixels, float64."""
+    """Return matrices (M, 3, 3): texels to pixels, float64."""
     return np.stack([layer.matrix(s, height, width) for layer, s in zip(layer_batch.layers, moments, strict=True)])
 
 
 def project(matrix: NDArray[Any], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Points (..., H, W) through homographies (M, 3, 3), in float32 about the origin of the image."""
+    """Project points (..., H, W) through homographies (M, 3, 3), in float32 about the origin of the image."""
     m = torch.from_numpy(matrix / matrix[:, 2:, 2:]).to(x.device, torch.float32)[:, :, :, None, None]
     w = m[:, 2, 0] * x + m[:, 2, 1] * y + m[:, 2, 2]
     return (m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]) / w, (m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]) / w
 
 
 def grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A row of x and a column of y."""
+    """Return a row of x and a column of y."""
     x, y = torch.arange(width, device=device), torch.arange(height, device=device)
     return x.float()[None, None, :], y.float()[None, :, None]
 
 
 def deformed(waves: Tensor, x: Tensor, y: Tensor, moments: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Displacement (M, H, W) by `Deformation` at texels (x, y)."""
+    """Compute the displacement (M, H, W) by `Deformation` at texels (x, y)."""
     dx, dy = torch.zeros_like(x), torch.zeros_like(y)
     s = torch.tensor(moments, device=x.device).view(-1, 1, 1)
     for ax, ay, wx, wy, phase, speed in waves.permute(1, 2, 0)[..., None, None]:
@@ -222,7 +222,7 @@ def places(
     height: int,
     width: int,
 ) -> tuple[Tensor, Tensor]:
-    """The texel (M, H, W) of each patch that is seen at each pixel."""
+    """Find the texel (M, H, W) of each patch seen at each pixel."""
     u, v = project(np.linalg.inv(matrix), *grid(height, width, layer_batch.patches.device))
     if layer_batch.waves is None:
         return u, v
@@ -234,7 +234,7 @@ def places(
 
 
 def sampled(layer_batch: LayerBatch, x: Tensor, y: Tensor, mode: str) -> Tensor:
-    """The patches (M, 4, H, W) at texels (x, y): whole levels, mirrored beyond the edges of endless ones."""
+    """Sample the patches (M, 4, H, W) at texels (x, y): whole levels, mirrored beyond the edges of endless ones."""
     size = layer_batch.sizes[:, :, None, None] - 1
     mirrored = layer_batch.endless[:, None, None]
 
@@ -255,7 +255,7 @@ def sampled(layer_batch: LayerBatch, x: Tensor, y: Tensor, mode: str) -> Tensor:
 
 
 def shine(canvas: Tensor, scenes: Sequence[Scene], moments: Sequence[float], which: Sequence[int]) -> None:
-    """Shadows, gain and gamma of some of the scenes, in place."""
+    """Apply shadows, gain and gamma to some of the scenes, in place."""
     x, y = grid(canvas.shape[-2], canvas.shape[-1], canvas.device)
     for index in which:
         light, s = scenes[index].light, moments[index]
@@ -272,7 +272,7 @@ def shine(canvas: Tensor, scenes: Sequence[Scene], moments: Sequence[float], whi
 def degraded(
     scenes: Sequence[Scene], images: dict[str, Tensor], moments: dict[str, list[float]], halved: Tensor
 ) -> dict[str, Tensor]:
-    """Noise, halved chroma and compression on the input images; one moment of a scene has one noise."""
+    """Add noise, halved chroma and compression to the input images; one moment of a scene has one noise."""
     device = halved.device
     generator = torch.Generator(device).manual_seed(sum(scene.noise_seed * 2 + 1 for scene in scenes) % 2**62)
     degradations = [scene.degradation for scene in scenes]
@@ -323,7 +323,7 @@ def _to_rgb(ycc: Tensor) -> Tensor:
 
 
 def halved_chroma(image: Tensor) -> Tensor:
-    """4:2:0: chroma averaged over 2 x 2 and interpolated again; (B, 3, H, W) of levels."""
+    """Average chroma over 2 x 2 and interpolate it again, as 4:2:0 does; (B, 3, H, W) of levels."""
     height, width = image.shape[-2:]
     ycc = _to_ycc(image)
     odd = F.pad(ycc[:, 1:], (0, width % 2, 0, height % 2), mode="replicate")
@@ -344,7 +344,7 @@ _CHROMA_TABLE = (
 
 @lru_cache(maxsize=4)
 def _cosines(device: torch.device) -> Tensor:
-    """(8, 8): the orthonormal DCT-II."""
+    """Return the orthonormal DCT-II (8, 8)."""
     k, n = torch.arange(8.0)[:, None], torch.arange(8.0)[None]
     table = torch.cos((2 * n + 1) * k * torch.pi / 16) / 2
     table[0] /= 2**0.5
@@ -352,7 +352,7 @@ def _cosines(device: torch.device) -> Tensor:
 
 
 def jpeg(image: Tensor, quality: int) -> Tensor:
-    """Images (B, 3, H, W) of levels after JPEG of a quality (1 to 100, libjpeg's scale) with 4:2:0."""
+    """Compress images (B, 3, H, W) of levels by JPEG of a quality (1 to 100, libjpeg's scale) with 4:2:0."""
     height, width = image.shape[-2:]
     padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate")
     ycc = _to_ycc(padded)
@@ -383,7 +383,7 @@ def flow_between(
     start: Sequence[float],
     end: Sequence[float],
 ) -> Tensor:
-    """(B, 2, H, W): where each pixel at `start`, by its layer in `label`, is at `end`, less where it was."""
+    """Compute the flow (B, 2, H, W) from `start` to `end` of each pixel, by its layer in `label`."""
     height, width, device = scenes[0].height, scenes[0].width, label.device
     x, y = grid(height, width, device)
     out = torch.zeros(len(scenes), 2, height, width, device=device)
@@ -409,7 +409,7 @@ def flow_between(
 
 
 def lost(label: Tensor, other: Tensor, flow: Tensor) -> Tensor:
-    """(B, H, W) bool: where the layer at a pixel's place in the other image is not its own, or there is none."""
+    """Find (B, H, W) bool where the layer at a pixel's place in the other image is not its own, or there is none."""
     batch, height, width = label.shape
     x, y = grid(height, width, label.device)
     across, down = (flow[:, 0] + x).round(), (flow[:, 1] + y).round()

@@ -37,7 +37,7 @@ DOMAINS: dict[str, int] = {"training": 1, "evaluation": 2}
 
 
 def root(domain: Domain, seed: int) -> SeedSequence:
-    """The root of all random numbers of scene `seed` of a domain."""
+    """Return the root of all random numbers of scene `seed` of a domain."""
     return SeedSequence(entropy=seed, spawn_key=(DOMAINS[domain],))
 
 
@@ -72,7 +72,7 @@ def compose(
     mix: Mix | None = None,
     t: float | None = None,
 ) -> Scene:
-    """Scene `seed` of a domain.
+    """Compose scene `seed` of a domain.
 
     Args:
         seed: which scene; 0 or more.
@@ -134,7 +134,7 @@ def compose(
 
 
 def pace(rng: Generator, mix: Mix) -> float:
-    """The speed of the fastest things of a scene, pixels per frame in an image 256 px wide."""
+    """Draw the speed of the fastest things of a scene, pixels per frame in an image 256 px wide."""
     kind = rng.random()
     if kind < mix.static_scene:
         return 0.0
@@ -144,7 +144,7 @@ def pace(rng: Generator, mix: Mix) -> float:
 
 
 def courses(rng: Generator, tags: list[str]) -> Callable[[], Trajectory]:
-    """One kind of trajectory for the whole scene (60 % linear, 30 % quadratic, 10 % jerky), details by layer."""
+    """Draw one kind of trajectory for the whole scene (60 % linear, 30 % quadratic, 10 % jerky), details by layer."""
     kind = rng.random()
     if kind < 0.6:
         tags.append("linear")
@@ -159,7 +159,7 @@ def courses(rng: Generator, tags: list[str]) -> Callable[[], Trajectory]:
 def viewpoint(
     rng: Generator, speed: float, course: Trajectory, size: tuple[int, int]
 ) -> tuple[Motion, tuple[float, float]]:
-    """The camera's turn, zoom and tilt, and its pan in pixels, which each layer takes by its depth."""
+    """Draw the camera's turn, zoom and tilt, and its pan in pixels, which each layer takes by its depth."""
     half = min(size) / 2
     kind = rng.random()  # a sixth on a tripod, a quarter drifting, the others moving
     share = 0.0 if kind < 0.16 else speed * float(rng.uniform(0.02, 0.4) if kind < 0.4 else rng.uniform(0.4, 1.0))
@@ -181,7 +181,7 @@ def viewpoint(
 
 
 def own_motion(rng: Generator, speed: float, pan: tuple[float, float], depth: float, course: Trajectory) -> Motion:
-    """A layer's shift (the pan by its depth, and its own), turn and zoom."""
+    """Draw a layer's shift (the pan by its depth, and its own), turn and zoom."""
     share = speed * float(rng.uniform(0.05, 1.0))
     angle = rng.uniform(0, 2 * np.pi)
     if rng.random() < 0.3:
@@ -201,7 +201,7 @@ def own_motion(rng: Generator, speed: float, pan: tuple[float, float], depth: fl
 
 
 def deformations(rng: Generator, speed: float, size: float) -> Deformation:
-    """One to three waves; their slopes together stay below 0.3, so that no place folds over."""
+    """Draw one to three waves; their slopes together stay below 0.3, so that no place folds over."""
     count = int(rng.integers(1, 4))
     length = np.maximum(size * DENSITY * rng.uniform(0.4, 1.6, count), 90.0)  # texels
     angle = rng.uniform(0, 2 * np.pi, count)
@@ -230,7 +230,7 @@ def background(
     pan: tuple[float, float],
     course: Callable[[], Trajectory],
 ) -> Layer:
-    """The layer behind all others; it fills the plane."""
+    """Compose the layer behind all others; it fills the plane."""
     height, width = size
     margin = 8 + min(1.1 * speed, 0.3 * max(size))
     rows, columns = (int((n + 2 * margin) * DENSITY) for n in size)
@@ -259,7 +259,7 @@ def thing(
     course: Callable[[], Trajectory],
     mix: Mix,
 ) -> Layer:
-    """Anything in front of the background."""
+    """Compose an object in front of the background."""
     height, width = size
     big = float(np.exp(rng.uniform(np.log(18), np.log(200)))) * min(size) / 256  # pixels across
     texels = max(16, int(big * DENSITY))
@@ -298,7 +298,7 @@ def thing(
 
 
 def plain(rng: Generator, texture: Bytes) -> Bytes:
-    """A texture nearly of one colour, dark or light more often than not."""
+    """Make a texture nearly of one colour, dark or light more often than not."""
     level = rng.uniform(0, 60) if rng.random() < 0.45 else rng.uniform(60, 255)
     colour = np.clip(level + rng.normal(0, 18, 3), 0, 255)
     return np.asarray(cv2.addWeighted(texture, 0.12, np.full_like(texture, colour.astype(np.uint8)), 0.88, 0), np.uint8)
@@ -349,7 +349,7 @@ def repeat(
 
 
 def overlays(rng: Generator, size: tuple[int, int], tags: list[str]) -> list[Layer]:
-    """One or two overlays."""
+    """Compose one or two overlays."""
     kinds = (logo, subtitle, subtitle, mark, letterbox, ticker)
     out = []
     for _ in range(1 if rng.random() < 0.7 else 2):
@@ -361,7 +361,7 @@ def overlays(rng: Generator, size: tuple[int, int], tags: list[str]) -> list[Lay
 
 
 def logo(rng: Generator, size: tuple[int, int]) -> Layer:
-    """A station's mark in a corner: letters, or letters on a plate."""
+    """Compose a station's mark in a corner: letters, or letters on a plate."""
     height, width = size
     high, wide = int(rng.uniform(0.06, 0.16) * height), int(rng.uniform(0.12, 0.3) * width)
     patch = lettering(rng, shapes.words(rng, int(rng.integers(2, 7))), high, wide, plate=rng.random() < 0.4)
@@ -372,7 +372,7 @@ def logo(rng: Generator, size: tuple[int, int]) -> Layer:
 
 
 def subtitle(rng: Generator, size: tuple[int, int]) -> Layer:
-    """One or two lines below the middle; one in four appears or goes between a and b."""
+    """Compose one or two lines below the middle; one in four appears or goes between a and b."""
     height, width = size
     lines = 1 if rng.random() < 0.6 else 2
     high, wide = int(rng.uniform(0.05, 0.09) * height), int(rng.uniform(0.4, 0.9) * width)
@@ -386,7 +386,7 @@ def subtitle(rng: Generator, size: tuple[int, int]) -> Layer:
 
 
 def mark(rng: Generator, size: tuple[int, int]) -> Layer:
-    """A large half-transparent mark."""
+    """Compose a large half-transparent mark."""
     height, width = size
     high, wide = int(rng.uniform(0.15, 0.4) * height), int(rng.uniform(0.4, 0.9) * width)
     patch = lettering(rng, shapes.words(rng, int(rng.integers(4, 10))), high, wide, plate=False)
@@ -395,7 +395,7 @@ def mark(rng: Generator, size: tuple[int, int]) -> Layer:
 
 
 def letterbox(rng: Generator, size: tuple[int, int]) -> Layer:
-    """Black bars above and below, or left and right."""
+    """Compose black bars above and below, or left and right."""
     height, width = size
     patch = np.zeros((height, width, 4), np.uint8)
     across = rng.random() < 0.75
@@ -406,7 +406,7 @@ def letterbox(rng: Generator, size: tuple[int, int]) -> Layer:
 
 
 def ticker(rng: Generator, size: tuple[int, int]) -> Layer:
-    """A line of text that scrolls at constant speed, from right to left or upwards."""
+    """Compose a line of text that scrolls at constant speed, from right to left or upwards."""
     height, width = size
     high = max(12, int(rng.uniform(0.06, 0.12) * height))
     texels = (int(high * DENSITY), int(2.2 * width * DENSITY))
@@ -419,7 +419,7 @@ def ticker(rng: Generator, size: tuple[int, int]) -> Layer:
 
 
 def lettering(rng: Generator, line: str, high: int, wide: int, plate: bool) -> Bytes:
-    """A line of text (high, wide, 4): light with a dark outline, or on a plate of one colour."""
+    """Draw a line of text (high, wide, 4): light with a dark outline, or on a plate of one colour."""
     scale = 3
     body = np.zeros((high * scale, wide * scale), np.uint8)
     font = int(shapes.FONTS[int(rng.integers(4))])
@@ -440,7 +440,7 @@ def lettering(rng: Generator, line: str, high: int, wide: int, plate: bool) -> B
 
 
 def flat(kind: str, patch: Bytes, top: int, left: int, opacity: float = 1.0) -> Layer:
-    """A resting overlay with its top left corner at whole pixels."""
+    """Place a resting overlay with its top left corner at whole pixels."""
     centre = (left + (patch.shape[1] - 1) / 2, top + (patch.shape[0] - 1) / 2)
     return Layer(patch, placed(centre, patch.shape, 1.0), opacity=float(opacity), kind=kind, overlay=True)
 
@@ -449,7 +449,7 @@ def flat(kind: str, patch: Bytes, top: int, left: int, opacity: float = 1.0) -> 
 
 
 def lighting(rng: Generator, size: tuple[int, int], mix: Mix, tags: list[str]) -> Light:
-    """Drift of gain and gamma, moving shadows."""
+    """Draw a drift of gain and gamma, moving shadows."""
     gain = gamma = 0.0
     if rng.random() < mix.drift:
         gain, gamma = (float(v) for v in rng.normal(0, (0.04, 0.04)))
@@ -466,7 +466,7 @@ def lighting(rng: Generator, size: tuple[int, int], mix: Mix, tags: list[str]) -
 
 
 def degradation_of(rng: Generator, mix: Mix) -> Degradation:
-    """Noise, compression, halved chroma."""
+    """Draw noise, compression, halved chroma."""
     noise = shot = coarse = 0.0
     if rng.random() < mix.noise:
         noise, shot = (float(v) for v in np.exp(rng.uniform(np.log(0.3), np.log(6), 2)))

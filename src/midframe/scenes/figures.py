@@ -30,7 +30,7 @@ class Swing:
     phase: float = 0.0
 
     def __call__(self, s: float) -> float:
-        """Angle at time s."""
+        """Return the angle at time s."""
         return self.rest + self.amplitude * float(np.sin(self.phase + self.rate * s))
 
 
@@ -61,7 +61,7 @@ class Skeleton:
     course: Trajectory = field(default_factory=Trajectory)
 
     def pose(self, bone: int, s: float) -> Matrix:
-        """3 x 3: the plane of a bone to the frame at time s."""
+        """Return the pose (3 x 3): the plane of a bone to the frame at time s."""
         chain = []
         while bone >= 0:
             chain.append(self.bones[bone])
@@ -90,13 +90,13 @@ class LimbMotion(Motion):
         return False
 
     def matrix(self, s: float, pivot: tuple[float, float]) -> Matrix:
-        """3 x 3, pixels to pixels; the pivot is the limb's own joint."""
+        """Return a 3 x 3 matrix, pixels to pixels; the pivot is the limb's own joint."""
         assert self.skeleton is not None
         return np.asarray(self.skeleton.pose(self.bone, s) @ np.linalg.inv(self.skeleton.pose(self.bone, 0.0)))
 
 
 def rotation(angle: float) -> Matrix:
-    """3 x 3, clockwise on the screen."""
+    """Return a 3 x 3 rotation, clockwise on the screen."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
 
@@ -104,7 +104,7 @@ def rotation(angle: float) -> Matrix:
 def figure(
     rng: Generator, textures: Textures, size: tuple[int, int], speed: float, camera: Motion | None
 ) -> list[Layer]:
-    """The layers of one figure, from the back to the front.
+    """Compose the layers of one figure, from the back to the front.
 
     Args:
         rng: source of all choices.
@@ -136,7 +136,7 @@ def figure(
 
 
 def surface(rng: Generator, textures: Textures) -> Bytes:
-    """A texture for clothes, skin or fur; a third nearly of one colour, as clothes are."""
+    """Make a texture for clothes, skin or fur; a third nearly of one colour, as clothes are."""
     texture = textures.pick(rng, 512, 512, DENSITY)
     if rng.random() < 0.33:
         colour = np.clip(rng.uniform(10, 235) + rng.normal(0, 25, 3), 0, 255).astype(np.uint8)
@@ -145,7 +145,7 @@ def surface(rng: Generator, textures: Textures) -> Bytes:
 
 
 def limb(rng: Generator, skeleton: Skeleton, number: int, texture: Bytes, camera: Motion | None) -> Layer:
-    """One bone as a layer: a tapered capsule cut out of a texture, shaded across its width."""
+    """Make one bone as a layer: a tapered capsule cut out of a texture, shaded across its width."""
     bone = skeleton.bones[number]
     long, wide = bone.length * DENSITY, max(bone.width, bone.tip) * DENSITY
     rows, columns = int(wide) + 2 * LIMB_RIM + 2, int(long + wide) + 2 * LIMB_RIM + 2
@@ -170,7 +170,7 @@ def limb(rng: Generator, skeleton: Skeleton, number: int, texture: Bytes, camera
 
 
 def capsule(rows: int, columns: int, joint: tuple[float, float], long: float, one: float, two: float) -> Bytes:
-    """Coverage of a capsule whose radius goes from `one` at the joint to `two` at its end, texels."""
+    """Compute the coverage of a capsule whose radius goes from `one` at the joint to `two` at its end, texels."""
     out = np.zeros((rows, columns), np.uint8)
     end = (joint[0] + long, joint[1])
     bits = 4
@@ -186,7 +186,7 @@ def capsule(rows: int, columns: int, joint: tuple[float, float], long: float, on
 
 
 def person(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
-    """Torso, head, two arms and two legs of two bones each."""
+    """Make a person: torso, head, two arms and two legs of two bones each."""
     down, phase, amount = np.pi / 2, float(rng.uniform(0, 6.3)), float(rng.uniform(0.3, 1.1))
     build = float(rng.uniform(0.7, 1.4)) * height
     torso, leg, arm = 0.3 * height, 0.25 * height, 0.17 * height
@@ -216,7 +216,7 @@ def person(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
 
 
 def animal(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
-    """A horizontal body with four legs of two bones, neck, head and tail."""
+    """Make an animal: a horizontal body with four legs of two bones, neck, head and tail."""
     long, leg = float(rng.uniform(0.7, 1.2)) * height, float(rng.uniform(0.25, 0.5)) * height
     thick, amount, phase = (
         float(rng.uniform(0.2, 0.4)) * height,
@@ -250,7 +250,7 @@ def animal(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
 
 
 def hand(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
-    """A forearm, a palm and five fingers of two bones."""
+    """Make a hand: a forearm, a palm and five fingers of two bones."""
     palm, amount, phase = 0.3 * height, float(rng.uniform(0.1, 0.6)), float(rng.uniform(0, 6.3))
     wide = 0.8 * palm
     wrist = Swing(float(rng.normal(0, 0.2)), amount, rate, phase)
@@ -279,7 +279,7 @@ def hand(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
 
 
 def chain(rng: Generator, height: float, rate: float) -> tuple[Bone, ...]:
-    """A rope, tentacle or snake of three to seven bones."""
+    """Make a rope, tentacle or snake of three to seven bones."""
     count = int(rng.integers(3, 8))
     long, wide = height / count, float(rng.uniform(0.04, 0.2)) * height
     amount, phase = float(rng.uniform(0.1, 0.6)), float(rng.uniform(0, 6.3))

@@ -66,7 +66,7 @@ class PlaneMotion(Motion):
 
 
 def world(rng: Generator, textures: Textures, size: tuple[int, int], speed: float) -> list[Layer]:
-    """The layers of a scene under one camera, from the back to the front; the first fills the plane.
+    """Compose the layers of a scene under one camera, from the back to the front; the first fills the plane.
 
     Args:
         rng: source of all choices.
@@ -90,7 +90,7 @@ def world(rng: Generator, textures: Textures, size: tuple[int, int], speed: floa
 
 
 def path(rng: Generator, size: tuple[int, int], focal: float, speed: float, nearest: float) -> Camera:
-    """Dolly, truck, crane, orbit or zoom, scaled so that the nearest card moves by about `speed` pixels."""
+    """Draw a dolly, truck, crane, orbit or zoom, scaled so that the nearest card moves by about `speed` pixels."""
     height, width = size
     kind = int(rng.integers(6))
     move, turn, zoom = np.zeros(3), np.zeros(3), 0.0
@@ -122,7 +122,7 @@ def path(rng: Generator, size: tuple[int, int], focal: float, speed: float, near
 
 
 def backdrop(rng: Generator, textures: Textures, size: tuple[int, int], camera: Camera) -> Layer:
-    """Sky or far hills: a plane across the view, thirty units off, that fills it."""
+    """Make sky or far hills: a plane across the view, thirty units off, that fills it."""
     height, width = size
     density = 2.0
     rows, columns = int(density * height * 1.5), int(density * width * 1.5)
@@ -133,7 +133,7 @@ def backdrop(rng: Generator, textures: Textures, size: tuple[int, int], camera: 
 
 
 def floor(size: tuple[int, int], camera: Camera, ground: float) -> tuple[Matrix, tuple[int, int]]:
-    """The ground as a frame, and its texels: from below the lower edge of the view to ten units ahead."""
+    """Return the ground as a frame, and its texels: from below the lower edge of the view to ten units ahead."""
     height, width = size
     below = height - 1 - camera.centre[1]
     near = max(0.8 * camera.focal * ground / max(below, 1.0), NEAREST + 2.2 * max(camera.move[2], 0.0))
@@ -145,7 +145,7 @@ def floor(size: tuple[int, int], camera: Camera, ground: float) -> tuple[Matrix,
 
 
 def wall(rng: Generator, camera: Camera, ground: float, side: int) -> tuple[Matrix, tuple[int, int]]:
-    """A wall along the view, left or right."""
+    """Make a wall along the view, left or right."""
     away = side * float(rng.uniform(1.0, 3.5))
     near = max(float(rng.uniform(1.0, 3.0)), NEAREST + 2.2 * max(camera.move[2], 0.0))
     far = near + float(rng.uniform(4, 10))
@@ -158,7 +158,7 @@ def wall(rng: Generator, camera: Camera, ground: float, side: int) -> tuple[Matr
 def plane_layers(
     rng: Generator, textures: Textures, size: tuple[int, int], camera: Camera, plane: tuple[Matrix, tuple[int, int]]
 ) -> list[Layer]:
-    """A plane as a layer, unless it is seen edge-on."""
+    """Return a plane as a layer, unless it is seen edge-on."""
     frame, (rows, columns) = plane
     if abs(np.linalg.det(camera.matrix(0.0, frame))) < 1e-9:
         return []
@@ -171,7 +171,7 @@ def plane_layers(
 def card(
     rng: Generator, textures: Textures, size: tuple[int, int], camera: Camera, depth: float, ground: float
 ) -> Layer:
-    """An upright thing, a little turned about its own axis; half of them stand on the ground."""
+    """Make an upright thing, a little turned about its own axis; half of them stand on the ground."""
     height, width = size
     high = float(np.exp(rng.uniform(np.log(0.3), np.log(2.5))))
     pixels = high / depth * camera.focal
@@ -192,10 +192,10 @@ def card(
 
 
 def placed_layer(patch: Bytes, camera: Camera, frame: Matrix, kind: str) -> Layer:
-    """A patch on a plane as a layer."""
+    """Place a patch on a plane as a layer."""
     return Layer(patch, camera.matrix(0.0, frame), PlaneMotion(camera_path=camera, frame=frame), kind=kind)
 
 
 def columns_of(u: tuple[float, ...], v: tuple[float, ...], origin: tuple[float, ...]) -> Matrix:
-    """3 x 3 with these columns."""
+    """Return the 3 x 3 matrix with these columns."""
     return np.asarray(np.stack([u, v, origin], 1), np.float64)

@@ -136,7 +136,7 @@ class Sheet:
 
 
 def spread_out(scene: Scene, s: float, kept: dict[int, Sheet] | None = None, quick: bool = False) -> list[Sheet]:
-    """All layers that are to be seen at the moment s, from the back to the front.
+    """List all layers that are to be seen at the moment s, from the back to the front.
 
     Args:
         scene: to render.
@@ -159,7 +159,7 @@ def spread_out(scene: Scene, s: float, kept: dict[int, Sheet] | None = None, qui
 
 
 def exposed(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
-    """The image at s, averaged over the time the shutter is open, before noise and compression.
+    """Render the image at s, averaged over the time the shutter is open, before noise and compression.
 
     Args:
         scene: to render.
@@ -179,7 +179,7 @@ def exposed(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
 
 
 def blur_samples(scene: Scene) -> int:
-    """How many instants a blurred image is the mean of; 0 without motion blur."""
+    """Return the number of instants averaged in a blurred image; 0 without motion blur."""
     if scene.exposure <= 0:
         return 0
     # half a pixel of the fastest thing between samples would be ideal; 2 px is where the eye begins to see them
@@ -187,7 +187,7 @@ def blur_samples(scene: Scene) -> int:
 
 
 def instant(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
-    """The image at the scene's moment s, the shutter open for no time."""
+    """Render the image at the scene's moment s, the shutter open for no time."""
     canvas = np.zeros((scene.height, scene.width, 3), np.float32)
     lit = False
     for sheet in sheets:
@@ -212,7 +212,7 @@ def instant(scene: Scene, s: float, sheets: list[Sheet]) -> Bytes:
 
 
 def draw(number: int, layer: Layer, s: float, height: int, width: int, quick: bool = False) -> Sheet | None:
-    """A layer as it lies in the image at s; None if it is not to be seen."""
+    """Draw a layer as it lies in the image at s; None if it is not to be seen."""
     strength = layer.visibility(s)
     if strength <= 0:
         return None
@@ -241,7 +241,7 @@ def draw(number: int, layer: Layer, s: float, height: int, width: int, quick: bo
 
 
 def extent(layer: Layer, matrix: Matrix) -> tuple[float, float, float, float] | None:
-    """Left, top, right, bottom of a patch in the image; None where it crosses the horizon of its homography."""
+    """Return left, top, right, bottom of a patch in the image; None where it crosses the horizon of its homography."""
     rows, columns = layer.patch.shape[:2]
     reach = 1.0 if layer.deformation is None else 1.0 + float(np.abs(layer.deformation.amplitude).sum())
     x = np.array([-reach, columns - 1 + reach])
@@ -254,7 +254,7 @@ def extent(layer: Layer, matrix: Matrix) -> tuple[float, float, float, float] | 
 
 
 def unrippled(layer: Layer, matrix: Matrix, s: float, window: tuple[int, int, int, int]) -> tuple[Array, Array]:
-    """For each node of a window the texel q of a deformed patch that is seen there: q + d(q, s) = matrix^-1 p."""
+    """Find for each node of a window the texel q of a deformed patch that is seen there: q + d(q, s) = matrix^-1 p."""
     assert layer.deformation is not None
     x, y = nodes(window)
     u, v = (np.asarray(w, np.float32) for w in project(np.linalg.inv(matrix), x, y))
@@ -266,7 +266,7 @@ def unrippled(layer: Layer, matrix: Matrix, s: float, window: tuple[int, int, in
 
 
 def nodes(window: tuple[int, int, int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """A row of x and a column of y: the nodes of a window (top, left, bottom, right), two of them beyond each side."""
+    """Return the nodes of a window (top, left, bottom, right), two beyond each side: a row of x and a column of y."""
     top, left, bottom, right = window
     y = top + STEP * (np.arange(-(-(bottom - top) // STEP) + 4) - 2) + (STEP - 1) / 2
     x = left + STEP * (np.arange(-(-(right - left) // STEP) + 4) - 2) + (STEP - 1) / 2
@@ -274,7 +274,7 @@ def nodes(window: tuple[int, int, int, int]) -> tuple[NDArray[Any], NDArray[Any]
 
 
 def between_nodes(values: NDArray[np.floating], height: int, width: int) -> Array:
-    """Values at the nodes -> at every pixel of the window, by Catmull-Rom (which keeps straight lines straight)."""
+    """Interpolate values at the nodes to every pixel of the window by Catmull-Rom, which keeps straight lines."""
     return np.asarray(spread(height) @ values @ spread(width).T, np.float32)
 
 
@@ -282,7 +282,7 @@ _SPREAD: dict[int, Array] = {}
 
 
 def spread(length: int) -> Array:
-    """(length, nodes): weights of Catmull-Rom interpolation from the nodes to whole pixels."""
+    """Return weights (length, nodes) of Catmull-Rom interpolation from the nodes to whole pixels."""
     if length not in _SPREAD:
         at = (np.arange(length) - (STEP - 1) / 2) / STEP + 2
         first = np.floor(at).astype(int) - 1
@@ -301,7 +301,7 @@ def spread(length: int) -> Array:
 
 
 def project(matrix: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Points through a homography; x and y may be a row and a column, which are broadcast."""
+    """Project points through a homography; x and y may be a row and a column, which are broadcast."""
     u = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]
     v = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]
     if matrix[2, 0] == 0 and matrix[2, 1] == 0:
@@ -314,7 +314,7 @@ def project(matrix: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> tuple[NDA
 
 
 def shine(canvas: Array, light: Light, s: float) -> None:
-    """Shadows, gain and gamma at s, in place; the canvas is 0 to 255."""
+    """Apply shadows, gain and gamma at s, in place; the canvas is 0 to 255."""
     height, width = canvas.shape[:2]
     for shadow in light.shadows:
         x = (np.arange(width, dtype=np.float32) - (shadow.centre[0] + shadow.shift[0] * s)) / shadow.radii[0]
@@ -329,7 +329,7 @@ def shine(canvas: Array, light: Light, s: float) -> None:
 
 
 def degraded(scene: Scene, image: Bytes, name: str, moment: float) -> Bytes:
-    """An image as a camera and a file would hand it on: noise, halved chroma, JPEG. Duplicates take the same noise."""
+    """Degrade an image as a camera and a file would: noise, halved chroma, JPEG. Duplicates take the same noise."""
     degradation = scene.degradation
     if degradation.noise or degradation.shot:
         # one noise for one moment: a repeated frame repeats its noise
@@ -350,7 +350,7 @@ def degraded(scene: Scene, image: Bytes, name: str, moment: float) -> Bytes:
 
 
 def halved_chroma(image: Bytes) -> Bytes:
-    """An image after 4:2:0: chroma averaged over 2 x 2 and interpolated again."""
+    """Average chroma over 2 x 2 and interpolate it again, as 4:2:0 does."""
     height, width = image.shape[:2]
     ycc = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)
     small = cv2.resize(ycc[..., 1:], ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
@@ -362,7 +362,7 @@ def halved_chroma(image: Bytes) -> Bytes:
 
 
 def visible(scene: Scene, sheets: list[Sheet]) -> Bytes:
-    """(H, W): the number of the front-most layer that covers more than half of a pixel."""
+    """Return (H, W) the number of the front-most layer that covers more than half of a pixel."""
     out = np.zeros((scene.height, scene.width), np.uint8)
     for sheet in sheets:
         if sheet.strength <= 0.5:
@@ -375,7 +375,7 @@ def visible(scene: Scene, sheets: list[Sheet]) -> Bytes:
 
 
 def overlaid(scene: Scene, sheets: list[Sheet]) -> Bools:
-    """(H, W): where an overlay, half transparent ones too, lies upon the image."""
+    """Find (H, W) where an overlay, half transparent ones too, lies upon the image."""
     out = np.zeros((scene.height, scene.width), bool)
     for sheet in sheets:
         if sheet.layer.overlay:
@@ -384,7 +384,7 @@ def overlaid(scene: Scene, sheets: list[Sheet]) -> Bools:
 
 
 def flow_between(scene: Scene, label: Bytes, sheets: list[Sheet], start: float, end: float) -> Array:
-    """Where each pixel at `start`, by its layer in `label`, is at `end`, less where it was.
+    """Compute the flow from `start` to `end` of each pixel, by its layer in `label`.
 
     Args:
         scene: that was drawn.
@@ -422,12 +422,12 @@ def flow_between(scene: Scene, label: Bytes, sheets: list[Sheet], start: float, 
 
 
 def at_rest(flow: Array) -> Bools:
-    """Where a flow is nothing, to a fiftieth of a pixel."""
+    """Find where a flow is zero, to a fiftieth of a pixel."""
     return (np.abs(flow[..., 0]) < 0.02) & (np.abs(flow[..., 1]) < 0.02)
 
 
 def lost(label: Bytes, other: Bytes, flow: Array) -> Bools:
-    """Where a pixel of one image is not seen in another: the layer at its place there is not its own."""
+    """Find where a pixel of one image is not seen in another: the layer at its place there is not its own."""
     height, width = label.shape
     x = flow[..., 0] + np.arange(width, dtype=np.float32)[None]
     y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
@@ -436,7 +436,7 @@ def lost(label: Bytes, other: Bytes, flow: Array) -> Bools:
 
 
 def fastest(scene: Scene) -> float:
-    """Pixels per frame of the fastest corner or middle of any layer about s = 0 to 1; a bound, not a mean."""
+    """Bound the pixels per frame of the fastest corner or middle of any layer about s = 0 to 1; a bound, not a mean."""
     height, width = scene.height, scene.width
     x, y = np.meshgrid(np.linspace(0, width - 1, 3), np.linspace(0, height - 1, 3))
     best = 0.0
@@ -451,7 +451,7 @@ def fastest(scene: Scene) -> float:
 
 
 def shortest_period(scene: Scene) -> float:
-    """The repetition of the first repeated layer, in pixels; 0 if there is none."""
+    """Return the period of the first repeated layer, in pixels; 0 if there is none."""
     for layer in scene.layers:
         if layer.period is not None:
             linear = layer.place[:2, :2]
@@ -461,7 +461,7 @@ def shortest_period(scene: Scene) -> float:
 
 
 def stack(scenes: Sequence[Rendered]) -> dict[str, NDArray[np.generic]]:
-    """Several drawn scenes of one size: images (B, 3, H, W) uint8, flows (B, 2, H, W) float32, masks (B, H, W).
+    """Stack rendered scenes of one size: images (B, 3, H, W) uint8, flows (B, 2, H, W) float32, masks (B, H, W).
 
     Neighbours and their flows are there if all of them have them.
     """

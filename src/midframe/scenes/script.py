@@ -46,7 +46,7 @@ class Trajectory:
     jerk: tuple[float, float] | None = None  # places at s = -1 and 2 of a jerky course
 
     def along(self, s: float) -> float:
-        """The share of the way from a to b that is done at s."""
+        """Return the share of the way from a to b that is done at s."""
         if self.jerk is not None:
             before, after = self.jerk
             if s < 0:
@@ -141,7 +141,7 @@ class Layer:
         return np.asarray(out / out[2, 2])
 
     def visibility(self, s: float) -> float:
-        """Opacity at s, 0 to 1."""
+        """Return the opacity at s, 0 to 1."""
         start, end = self.shown
         if self.fade <= 0:
             return self.opacity if start <= s < end else 0.0
@@ -208,17 +208,17 @@ class Scene:
             raise ValueError("the first layer of a scene must fill the plane")
 
     def at(self, t: float) -> Scene:
-        """The same scene with its truth at another t."""
+        """Return the same scene with its truth at another t."""
         return replace(self, t=t)
 
 
 def translation(x: float, y: float) -> Matrix:
-    """3 x 3 homogeneous translation."""
+    """Return a 3 x 3 homogeneous translation."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
 
 
 def placed(centre: tuple[float, float], shape: tuple[int, ...], density: float, turn: float = 0.0) -> Matrix:
-    """The place of a patch of `shape` (rows, columns, ...) with `density` texels a pixel, its middle at `centre`."""
+    """Return the place of a patch of `shape` (rows, columns, ...) of `density` texels a pixel around `centre`."""
     cos, sin = np.cos(turn) / density, np.sin(turn) / density
     turned = np.array([[cos, -sin, centre[0]], [sin, cos, centre[1]], [0.0, 0.0, 1.0]])
     return np.asarray(turned @ translation(-(shape[1] - 1) / 2, -(shape[0] - 1) / 2))

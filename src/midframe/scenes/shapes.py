@@ -22,7 +22,7 @@ LETTERS = string.ascii_letters * 3 + string.digits + ".,:!?-"
 
 
 def polygon(rng: Generator, size: int) -> Mask:
-    """A star-shaped polygon of 3 to 9 corners."""
+    """Draw a star-shaped polygon of 3 to 9 corners."""
     count = int(rng.integers(3, 10))
     angles = np.linspace(0, 2 * np.pi, count, endpoint=False) + rng.uniform(-0.3, 0.3, count) + rng.uniform(0, 6.3)
     radii = size / 2 * rng.uniform(0.4, 1, count)
@@ -31,7 +31,7 @@ def polygon(rng: Generator, size: int) -> Mask:
 
 
 def blob(rng: Generator, size: int) -> Mask:
-    """A smooth closed curve: a circle whose radius is a short Fourier series."""
+    """Draw a smooth closed curve: a circle whose radius is a short Fourier series."""
     angles = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     radius = np.ones_like(angles)
     for k in range(1, 7):
@@ -43,7 +43,7 @@ def blob(rng: Generator, size: int) -> Mask:
 
 
 def ellipse(rng: Generator, size: int) -> Mask:
-    """An ellipse."""
+    """Draw an ellipse."""
     out = np.zeros((size, size), np.uint8)
     axes = (size * 8 - 16, int(size * 8 * rng.uniform(0.2, 1)))
     cv2.ellipse(out, (size * 8, size * 8), axes, float(rng.uniform(0, 180)), 0, 360, 255, -1, cv2.LINE_AA, 4)
@@ -51,7 +51,7 @@ def ellipse(rng: Generator, size: int) -> Mask:
 
 
 def box(rng: Generator, size: int) -> Mask:
-    """An upright rectangle, sometimes with round corners."""
+    """Draw an upright rectangle, sometimes with round corners."""
     high, wide = (size * rng.uniform(0.25, 1, 2)).astype(int)
     out = np.zeros((size, size), np.uint8)
     out[(size - high) // 2 : (size + high) // 2, (size - wide) // 2 : (size + wide) // 2] = 255
@@ -63,7 +63,7 @@ def box(rng: Generator, size: int) -> Mask:
 
 
 def cut_out(rng: Generator, size: int) -> Mask:
-    """Torn, leafy, with islands: smooth noise of two scales above a level, within an ellipse."""
+    """Draw a torn, leafy shape with islands: smooth noise of two scales above a level, within an ellipse."""
     coarse = cv2.resize(rng.random((5, 5)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     cells = int(rng.integers(8, 24))
     fine = cv2.resize(rng.random((cells, cells)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
@@ -73,7 +73,7 @@ def cut_out(rng: Generator, size: int) -> Mask:
 
 
 def silhouette(texture: Mask) -> Mask:
-    """The lighter parts of a texture (h, w, 3), smoothed: outlines of things as they are in photographs."""
+    """Cut the lighter parts of a texture (h, w, 3), smoothed: outlines of things as they are in photographs."""
     gray = np.asarray(cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY), np.uint8)
     smooth = np.asarray(cv2.GaussianBlur(gray, (0, 0), max(1.5, texture.shape[0] / 60)), np.uint8)
     level, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
@@ -81,12 +81,12 @@ def silhouette(texture: Mask) -> Mask:
 
 
 def pole(rng: Generator, size: int) -> Mask:
-    """A thin pole, straight through."""
+    """Draw a thin pole, straight through."""
     return lines(size, [_chord(rng, size)], float(rng.uniform(2, 14)))
 
 
 def wire(rng: Generator, size: int) -> Mask:
-    """One to four thin wires, sagging."""
+    """Draw one to four thin wires, sagging."""
     strands = []
     thickness = float(rng.uniform(1.5, 5))
     (x0, y0), (x1, y1) = _chord(rng, size)
@@ -99,7 +99,7 @@ def wire(rng: Generator, size: int) -> Mask:
 
 
 def grid(rng: Generator, size: int) -> Mask:
-    """A fence, a net, a lattice, branches: lines both ways, or one way only."""
+    """Draw a fence, a net, a lattice, branches: lines both ways, or one way only."""
     step, thickness = float(rng.uniform(14, 50)), float(rng.uniform(1.5, 8))
     slant = float(rng.uniform(-0.5, 0.5)) * size
     strands = []
@@ -111,7 +111,7 @@ def grid(rng: Generator, size: int) -> Mask:
 
 
 def text(rng: Generator, size: int) -> Mask:
-    """One to three words in one of OpenCV's fonts, filling the width."""
+    """Draw one to three words in one of OpenCV's fonts, filling the width."""
     out = np.zeros((size, size), np.uint8)
     rows = int(rng.integers(1, 4))
     for row in range(rows):
@@ -120,7 +120,7 @@ def text(rng: Generator, size: int) -> Mask:
 
 
 def words(rng: Generator, letters: int = 0) -> str:
-    """Made-up words, `letters` long in all (3 to 12 if 0)."""
+    """Make up words, `letters` long in all (3 to 12 if 0)."""
     count = letters or int(rng.integers(3, 13))
     drawn = [LETTERS[int(i)] for i in rng.integers(0, len(LETTERS), count)]
     for i in range(4, count - 1, int(rng.integers(4, 8))):
@@ -138,7 +138,7 @@ def write(canvas: Mask, line: str, where: tuple[float, float], width: float, rng
 
 
 def pierce(rng: Generator, mask: Mask) -> Mask:
-    """Holes through which the layers below are seen."""
+    """Pierce holes through which the layers below are seen."""
     size = mask.shape[0]
     for _ in range(int(rng.integers(1, 6))):
         small = max(8, int(size * rng.uniform(0.08, 0.35)))
@@ -150,14 +150,14 @@ def pierce(rng: Generator, mask: Mask) -> Mask:
 
 
 def fill(size: int, corners: NDArray[np.float64]) -> Mask:
-    """A filled outline (N, 2) of x, y in texels, its edge one texel soft."""
+    """Fill an outline (N, 2) of x, y in texels, its edge one texel soft."""
     out = np.zeros((size, size), np.uint8)
     cv2.fillPoly(out, [np.round(corners * 16).astype(np.int32)], (255,), cv2.LINE_AA, 4)
     return out
 
 
 def lines(size: int, strands: list[NDArray[np.float64]], thickness: float) -> Mask:
-    """Strands of the same thickness, which need not be whole: drawn four times as large."""
+    """Draw strands of the same thickness, which need not be whole: drawn four times as large."""
     big = np.zeros((size * 4, size * 4), np.uint8)
     for strand in strands:
         points = np.round(strand * 4 * 16).astype(np.int32)
@@ -185,7 +185,7 @@ SHAPES = (
 
 
 def draw(rng: Generator, size: int) -> tuple[Mask, str]:
-    """Any shape (size, size) uint8, with its name."""
+    """Draw any shape (size, size) uint8, with its name."""
     shape = SHAPES[int(rng.choice(len(SHAPES), p=[share for _, share in SHAPES]))][0]
     mask = shape(rng, size)
     if shape in (polygon, blob, ellipse, box) and rng.random() < 0.15:

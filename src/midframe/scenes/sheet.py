@@ -16,7 +16,7 @@ COLUMNS = ("before", "a", "t", "b", "after", "flow a-b", "flow t-b", "hidden ab/
 
 
 def flow_colours(flow: Array, full: float | None = None) -> Bytes:
-    """A flow (H, W, 2) as hue (direction) and saturation (length, full at `full` pixels or at its 99th percentile)."""
+    """Colour a flow (H, W, 2): hue is direction, saturation length, full at `full` pixels or the 99th percentile."""
     length = np.hypot(flow[..., 0], flow[..., 1])
     full = full or max(float(np.percentile(length, 99)), 0.5)
     angle = np.arctan2(flow[..., 1], flow[..., 0])
@@ -28,7 +28,7 @@ def flow_colours(flow: Array, full: float | None = None) -> Bytes:
 
 
 def tiles(scene: Rendered) -> list[Bytes]:
-    """The images of one row, in the order of `COLUMNS`."""
+    """Return the images of one row, in the order of `COLUMNS`."""
     blank = np.zeros_like(scene.a)
     hidden, masks = blank.copy(), (scene.target // 3).astype(np.uint8)
     hidden[..., 0], hidden[..., 1] = scene.hidden_ab * 255, scene.hidden_ba * 255

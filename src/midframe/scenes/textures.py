@@ -37,7 +37,7 @@ def held_out(path: Path) -> bool:
 
 
 def find_photos(folders: Sequence[Path], evaluation: bool = False) -> list[Path]:
-    """The photographs under `folders`, sorted by name: those held out if `evaluation`, else all others.
+    """Find the photographs under `folders`, sorted by name: those held out if `evaluation`, else all others.
 
     Raises:
         InputError: a folder does not exist, or none of its files is for this use.
@@ -70,7 +70,7 @@ class Textures:
         self._leaves: dict[int, Image] = {}
 
     def photo(self, index: int) -> Image:
-        """Photograph `index`, RGB, as stored."""
+        """Decode photograph `index`, RGB, as stored."""
         if index in self._cache:
             self._cache.move_to_end(index)
             return self._cache[index]
@@ -86,14 +86,14 @@ class Textures:
         return image
 
     def leaves(self, index: int) -> Image:
-        """Dead-leaves image `index` modulo `LEAVES`, 640 x 640."""
+        """Return dead-leaves image `index` modulo `LEAVES`, 640 x 640."""
         index %= LEAVES
         if index not in self._leaves:
             self._leaves[index] = dead_leaves(np.random.default_rng([7, index]), 640)
         return self._leaves[index]
 
     def source(self, rng: Generator, size: int = 512, rich: bool = False) -> Image:
-        """A whole image to cut textures from: mostly a photograph, if there are any; smooth ones are of `size`."""
+        """Pick a whole image to cut textures from: mostly a photograph, if there are any; smooth ones are of `size`."""
         kind = rng.random()
         if self.photos and kind < 0.84:
             return self.photo(int(rng.integers(len(self.photos))))
@@ -102,7 +102,7 @@ class Textures:
         return smooth(rng, min(max(size, 64), 512))
 
     def pick(self, rng: Generator, height: int, width: int, density: float, rich: bool = False) -> Image:
-        """A texture (height, width, 3) with `density` texels per pixel of the image.
+        """Cut a texture (height, width, 3) with `density` texels per pixel of the image.
 
         The source shows at 0.9 to 2.2 of its own pixels per pixel of the image, where it is large enough (as sharp
         as a photograph, or a photograph made smaller), in a quarter of all textures at 0.45 to 0.9. Regions beyond the
@@ -139,7 +139,7 @@ def mirror(image: Image, height: int, width: int) -> Image:
 
 
 def recolour(rng: Generator, image: Image) -> Image:
-    """Now and then another exposure, contrast or tint."""
+    """Sometimes change exposure, contrast or tint."""
     if rng.random() < 0.5:
         return image
     ramp = np.arange(256, dtype=np.float32)[:, None] / 255
@@ -150,7 +150,7 @@ def recolour(rng: Generator, image: Image) -> Image:
 
 
 def dead_leaves(rng: Generator, size: int) -> Image:
-    """Discs, ellipses and polygons one upon the other, radius density ~ r^-3, each with its own shading and grain.
+    """Draw discs, ellipses and polygons one upon the other, radius density ~ r^-3, each with its own shading and grain.
 
     The model of Matheron and Ruderman, whose statistics are those of natural images (Lee, Mumford & Huang 2001); a
     leaf is filled with noise of falling spectrum, not with one colour, as surfaces are.
@@ -200,7 +200,7 @@ def dead_leaves(rng: Generator, size: int) -> Image:
 
 
 def clouds(rng: Generator, size: int, finest: float = 16.0, slope: float = 1.0) -> NDArray[np.float32]:
-    """Noise of falling spectrum (size, size), of standard deviation about 1.
+    """Make noise of falling spectrum (size, size), of standard deviation about 1.
 
     Args:
         rng: source of all choices.
@@ -222,7 +222,7 @@ def clouds(rng: Generator, size: int, finest: float = 16.0, slope: float = 1.0) 
 
 
 def smooth(rng: Generator, size: int) -> Image:
-    """A surface with little to hold on to: sky, wall, paper; a gradient with faint noise of several scales."""
+    """Make a surface of little texture: sky, wall, paper; a gradient with faint noise of several scales."""
     out = np.zeros((size, size, 3), np.float32)
     corners = rng.uniform(20, 240) + rng.normal(0, 22, 3) + rng.normal(0, 22, (2, 2, 1)) + rng.normal(0, 8, (2, 2, 3))
     out += cv2.resize(corners.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
@@ -234,7 +234,7 @@ def smooth(rng: Generator, size: int) -> Image:
 
 
 def repeated(rng: Generator, textures: Textures, height: int, width: int, period: tuple[int, int]) -> Image:
-    """A texture (height, width, 3) that repeats every `period` (rows, columns) texels: stripes, boards, tiles, bricks.
+    """Make a texture (height, width, 3) of stripes, boards, tiles or bricks, repeated every `period` (rows, columns).
 
     Args:
         rng: source of all choices.

@@ -53,7 +53,7 @@ class Probe(Protocol):
     """Looks at a file: JSON with at least width, height, duration, rate, frames, container. Raises MediaError."""
 
     def __call__(self, path: str) -> Mapping[str, Any]:
-        """Look."""
+        """Return the progress, or a request to stop."""
 
 
 class Still(Protocol):

@@ -42,7 +42,13 @@ class Dispatcher:
         self, device: str, store: Store, live: LiveProgress, folder: Callable[[str], Path],
         changed: Callable[[str], None], run_job: RunJob, mask: Callable[[str], Path],
     ) -> None:  # fmt: skip
-        """`changed` gets the id of every job that changed; `folder` and `mask` give the places of a job and a mask."""
+        """Create a dispatcher.
+
+        Args:
+            changed: gets the id of every job that changed.
+            folder: gives the folder of a job.
+            mask: gives the path of a source's overlay mask.
+        """
         self._device, self._store, self._live, self._folder = device, store, live, folder
         self._changed, self._mask = changed, mask
         self._process = SubprocessWorker(f"midframe {device}", partial(_run_handler, run_job), niceness=JOB_NICENESS)
@@ -59,11 +65,11 @@ class Dispatcher:
         return self._process.pid
 
     def start(self) -> None:
-        """Begin to take jobs."""
+        """Start taking jobs."""
         self._thread.start()
 
     def wake(self) -> None:
-        """There may be a job or a request."""
+        """Look for a job or a request now."""
         self._wake.set()
 
     def close(self, seconds: float = 5.0) -> None:
@@ -138,7 +144,7 @@ class Dispatcher:
         self._changed(job.id)
 
     def _idle(self) -> None:
-        """Called several times a second while a job runs: pass requests on, and kill what does not answer."""
+        """Pass requests on, and kill a worker that does not answer; called several times a second while a job runs."""
         if self._stop_sent is not None:
             if time.monotonic() - self._stop_sent > STOP_SECONDS:
                 self._process.kill()

@@ -19,7 +19,7 @@ class EventBroker:
     """Gathers changes and hands them out."""
 
     def __init__(self, render: Callable[[str, str], str | None]) -> None:
-        """`render(kind, id)` gives the JSON of a thing as it is now, None if it is gone; called in a thread."""
+        """Create a broker; `render(kind, id)`, called in a thread, gives the JSON of a thing, None if it is gone."""
         self._render = render
         self._lock = threading.Lock()
         self._changed: dict[tuple[str, str], None] = {}  # a dict keeps the order
@@ -27,12 +27,12 @@ class EventBroker:
         self._pump: asyncio.Task[None] | None = None
 
     def publish(self, kind: str, id: str) -> None:
-        """Something changed: "job", "source" or "gone" with its id. From any thread."""
+        """Announce a change of kind "job", "source" or "gone" with its id, from any thread."""
         with self._lock:
             self._changed[kind, id] = None
 
     def start(self) -> None:
-        """Begin to hand out; within a running loop."""
+        """Start handing events out, within a running loop."""
         self._pump = asyncio.create_task(self._beat())
 
     async def close(self) -> None:
@@ -86,7 +86,7 @@ class EventBroker:
 
 
 def event(kind: str, text: str) -> str:
-    """One event of the stream; `text` is JSON and has no line ends."""
+    """Format one event of the stream; `text` is JSON and has no line ends."""
     return f"event: {kind}\ndata: {text}\n\n"
 
 
@@ -99,7 +99,7 @@ class Subscriber:
         self.closed = False
 
     def put(self, texts: dict[tuple[str, str], str]) -> None:
-        """Newer states take the place of older ones not yet sent."""
+        """Queue a state in place of an older one not yet sent."""
         self._pending.update(texts)
         self._news.set()
 

@@ -16,7 +16,7 @@ class LiveProgress:
         self._frames: dict[str, tuple[int, bytes]] = {}
 
     def update(self, job: str, progress: Mapping[str, Any], frame: bytes | None) -> dict[str, Any]:
-        """Take progress in; the progress returned carries the number of the latest frame."""
+        """Take progress in; return it with the number of the latest frame."""
         with self._lock:
             if frame is not None:
                 self._frames[job] = (self._frames.get(job, (0, b""))[0] + 1, frame)
@@ -25,12 +25,12 @@ class LiveProgress:
             return entry
 
     def progress(self, job: str) -> dict[str, Any] | None:
-        """Latest progress, None before the first."""
+        """Return the latest progress, None before the first."""
         with self._lock:
             return self._progress.get(job)
 
     def frame(self, job: str) -> bytes | None:
-        """Latest frame as JPEG."""
+        """Return the latest frame as JPEG."""
         with self._lock:
             return self._frames.get(job, (0, None))[1]
 

@@ -64,7 +64,7 @@ class _Receiver:
         self._is_file = False
 
     def callbacks(self) -> Any:
-        """Callbacks for MultipartParser."""
+        """Return the callbacks for MultipartParser."""
         return {
             "on_part_begin": self._begin, "on_part_data": self._data, "on_part_end": self._end,
             "on_header_field": lambda data, start, end: self._key.extend(data[start:end]),

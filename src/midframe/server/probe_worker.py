@@ -44,7 +44,7 @@ class ProbeWorker:
         self, store: Store, probe: Probe, still: Still, check: Callable[[Mapping[str, Any]], dict[str, str] | None],
         changed: Callable[[str], None], seconds: float, memory_bytes: int | None,
     ) -> None:  # fmt: skip
-        """`check` returns an error if what a probe found exceeds the limits of the server."""
+        """Create a worker; `check` returns an error if what a probe found exceeds the limits of the server."""
         self._store, self._check, self._changed, self._seconds = store, check, changed, seconds
         self._process = SubprocessWorker(
             "midframe probe", partial(_look_handler, probe, still), memory_bytes, PROBE_NICENESS
@@ -61,15 +61,15 @@ class ProbeWorker:
         return self._process.pid
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start probing."""
         self._thread.start()
 
     def probe(self, source: str) -> None:
-        """Have a source looked at; the store hears the verdict."""
+        """Queue a source for probing; the store gets the result."""
         self._waiting.put(source)
 
     def still(self, path: str, seconds: float, width: int, upright: bool) -> Future[bytes] | None:
-        """Ask for one frame; None when too many wait already."""
+        """Request one frame; None when too many wait already."""
         with self._lock:
             if self._stills >= self.MAX_STILLS_WAITING:
                 return None

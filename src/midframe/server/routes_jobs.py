@@ -188,13 +188,13 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> list[JobState]:
-    """Jobs, newest first."""
+    """List jobs, newest first."""
     return [services.job_state(job) for job in services.store.jobs(state, limit, offset)]
 
 
 @router.get("/jobs/{id}")
 def get_job(services: InServices, id: Id) -> JobState:
-    """One job."""
+    """Return one job."""
     return services.job_state(services.store.job(id))
 
 
@@ -247,7 +247,7 @@ def delete_job(services: InServices, id: Id) -> Response:
 @router.get("/jobs/{id}/picture", response_class=Response, responses=JPEG_RESPONSE, deprecated=True)  # former name
 @router.get("/jobs/{id}/frame", response_class=Response, responses=JPEG_RESPONSE)
 def latest_frame(services: InServices, id: Id, number: Annotated[int, Query(ge=0)] = 0) -> Response:
-    """Latest frame of a running job as JPEG. `number` only makes a new address for browsers."""
+    """Return the latest frame of a running job as JPEG. `number` only makes a new address for browsers."""
     services.store.job(id)
     found = services.live.frame(id)
     if found is None:
@@ -257,7 +257,7 @@ def latest_frame(services: InServices, id: Id, number: Annotated[int, Query(ge=0
 
 @router.get("/jobs/{id}/marks")
 def marks(services: InServices, id: Id) -> Marks:
-    """Scene changes, held and duplicate stretches, and frames of low confidence of a finished job."""
+    """List scene changes, held and duplicate stretches, and frames of low confidence of a finished job."""
     return Marks(**services.store.job(id).outcome.get("marks", {}))
 
 
@@ -271,7 +271,7 @@ def marks(services: InServices, id: Id) -> Marks:
     },
 )
 def file(services: InServices, id: Id, kind: Literal["result", "before", "after", "report"]) -> RangeFileResponse:
-    """The finished video; what a browser plays of source and result; the report of the run as JSON."""
+    """Send the finished video, the playable copies of source and result, or the report of the run as JSON."""
     job = services.store.job(id)
     name = job.outcome.get(kind)
     path = services.job_folder(id) / str(name)

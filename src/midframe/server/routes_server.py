@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/v1", tags=["server"])
 
 @router.get("/server")
 def server(services: InServices) -> ServerState:
-    """Version, models, devices, limits, and how many jobs are in each state."""
+    """Return version, models, devices, limits, and how many jobs are in each state."""
     settings, limits = services.settings, services.limits
     return ServerState(
         version=version("midframe"), models=list(settings.models), model=settings.model, devices=list(settings.devices),
@@ -52,7 +52,7 @@ async def open_session(services: InServices, new: NewSession, request: Request) 
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
 async def events(services: InServices, follow: bool = True) -> Response:
-    """Server-sent events. First every source and job (`source`, `job`), then `ready`, then changes, and `gone`.
+    """Stream server-sent events. First every source and job (`source`, `job`), then `ready`, then changes, and `gone`.
 
     With `follow=false` the stream ends after `ready`.
     """

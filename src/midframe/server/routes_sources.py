@@ -64,13 +64,13 @@ def check_room(services: Services, size: int) -> None:
 
 @router.get("/sources")
 def list_sources(services: InServices) -> list[SourceState]:
-    """All sources, oldest first."""
+    """List all sources, oldest first."""
     return [source_state(source) for source in services.store.sources()]
 
 
 @router.get("/sources/{id}")
 def get_source(services: InServices, id: Id) -> SourceState:
-    """One source; `received` says where an upload goes on."""
+    """Return one source; `received` says where an upload goes on."""
     return source_state(services.store.source(id))
 
 
@@ -127,7 +127,7 @@ async def put_content(
 async def still(services: InServices, id: Id, at: Annotated[float, Query(ge=0, le=1e6, allow_inf_nan=False)] = 0.0,
     width: Annotated[int, Query(ge=16, le=4096)] = 320, upright: bool = True,
 ) -> Response:  # fmt: skip
-    """One frame of a source at `at` seconds as JPEG, at most `width` wide; `upright` rotates it as the file says."""
+    """Send the frame of a source at `at` seconds as JPEG, at most `width` wide, rotated by the file if `upright`."""
     source = await asyncio.to_thread(services.store.source, id)
     if source.state != "ready":
         raise HTTPError(409, "conflict", f"this source is {source.state}; there is no frame to show")
@@ -166,7 +166,7 @@ async def put_mask(services: InServices, id: Id, request: Request) -> SourceStat
 
 @router.delete("/sources/{id}/mask", status_code=204)
 def delete_mask(services: InServices, id: Id) -> Response:
-    """Take the overlay mask away."""
+    """Remove the overlay mask."""
     services.store.source(id)
     services.store.set_mask(id, False)
     services.mask_path(id).unlink(missing_ok=True)
@@ -237,7 +237,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 def _png_size(head: bytes) -> tuple[int, int] | None:
-    """Width and height of a PNG from its first 24 bytes; None when it is none."""
+    """Return width and height of a PNG from its first 24 bytes; None when it is none."""
     if len(head) < 24 or head[:8] != b"\x89PNG\r\n\x1a\n" or head[12:16] != b"IHDR":
         return None
     width, height = struct.unpack(">II", head[16:24])

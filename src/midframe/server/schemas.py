@@ -239,7 +239,7 @@ JPEG_RESPONSE: dict[int | str, dict[str, Any]] = {
 
 
 def raw_body(media: str) -> dict[str, Any]:
-    """OpenAPI's words for a request whose body is a file."""
+    """Describe to OpenAPI a request whose body is a file."""
     content = {media: {"schema": {"type": "string", "format": "binary"}}}
     return {"requestBody": {"required": True, "content": content}}
 

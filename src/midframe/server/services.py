@@ -62,7 +62,7 @@ class Services:
         self._expirer = threading.Thread(target=self._expire_often, name="expiry", daemon=True)
 
     def start(self) -> None:
-        """Take up what a former server left, and begin."""
+        """Resume the jobs of a former server, and start."""
         for source in self.store.recover():
             self.probe_worker.probe(source)
         self.probe_worker.start()
@@ -71,7 +71,7 @@ class Services:
         self._expirer.start()
 
     def close(self) -> None:
-        """Stop; running jobs are queued again with what they have finished."""
+        """Stop; running jobs are queued again with their finished segments."""
         self._closing.set()
         closers = [
             threading.Thread(target=dispatcher.close) for dispatcher in self.dispatchers
@@ -116,7 +116,7 @@ class Services:
     # -- limits
 
     def check_probe(self, info: Mapping[str, Any]) -> dict[str, str] | None:
-        """Error of a probed video that exceeds the limits, None if it does not."""
+        """Return the error of a probed video that exceeds the limits, None if it does not."""
         if set(str(info.get("container", "")).split(",")) & paths.FOLLOWING_CONTAINERS:
             return {"code": "unreadable", "message": "this is a playlist, not a video; give the video itself"}
         pixels = int(info["width"]) * int(info["height"])
@@ -141,7 +141,7 @@ class Services:
                 _log.exception("expiry")
 
     def sizes(self) -> dict[Path, int]:
-        """Bytes on disk of every source's and job's folder."""
+        """Count the bytes on disk of every source's and job's folder."""
         found = {}
         for kind in ("sources", "jobs"):
             for folder in (self.settings.data / kind).glob("*"):
@@ -183,7 +183,7 @@ class Services:
             total -= sizes.get(folder, 0)
 
     def _remove_strays(self, sizes: Mapping[Path, int]) -> None:
-        """Folders that no row knows: a server was killed between removing the one and the other."""
+        """Remove folders without a row: a server was killed between removing the one and the other."""
         known = {source.id for source in self.store.sources()} | {job.id for job in self.store.jobs(limit=1_000_000)}
         for folder in sizes:
             if folder.name not in known and folder.stat().st_mtime < time.time() - 3600:
@@ -207,7 +207,7 @@ class Services:
     # -- what things look like outside
 
     def render(self, kind: str, id: str) -> str | None:
-        """JSON of a thing as it is now, for the event stream."""
+        """Format a source or job as it is now as JSON, for the event stream."""
         if kind == "gone":
             return json.dumps({"id": id})
         try:
@@ -254,7 +254,7 @@ def _bytes_under(folder: Path) -> int:
 
 
 def client(request: Request) -> str:
-    """Who asks, for the limits: the address."""
+    """Return the address of the client, by which limits are counted."""
     return request.client.host if request.client else "local"
 
 

@@ -122,7 +122,7 @@ class MeasuredSpeed:
 
 
 def new_id() -> str:
-    """Sixteen hexadecimal digits nobody can guess."""
+    """Draw sixteen hexadecimal digits nobody can guess."""
     return secrets.token_hex(8)
 
 
@@ -167,7 +167,7 @@ class Store:
             return self._db.execute(sql, values).fetchall()
 
     def _look(self, sql: str, *values: Any) -> list[dict[str, Any]]:
-        """Rows as dicts, with the revision of this look: answers can overtake each other on their way to a page."""
+        """Return rows as dicts with a revision: answers can overtake each other on their way to a page."""
         with self._lock:
             self._revision = max(self._revision + 1, time.time_ns() // 1000)  # goes on growing over a restart
             rows = self._db.execute(sql, values).fetchall()
@@ -225,7 +225,7 @@ class Store:
         self._change("UPDATE sources SET mask = ?, touched = ? WHERE id = ?", int(mask), time.time(), id)
 
     def touch(self, id: str) -> None:
-        """Used again: its age counts from now."""
+        """Reset the age of a source that is used again."""
         self._change("UPDATE sources SET touched = ? WHERE id = ?", time.time(), id)
 
     def remove_source(self, id: str) -> bool:
@@ -239,7 +239,7 @@ class Store:
         )
 
     def pending_sources(self, client: str) -> int:
-        """Number of this client's sources that are incomplete or not probed yet."""
+        """Count this client's sources that are incomplete or not probed yet."""
         sql = "SELECT count(*) FROM sources WHERE client = ? AND state IN ('receiving', 'probing')"
         rows = self._rows(sql, client)
         return int(rows[0][0])
@@ -249,7 +249,7 @@ class Store:
     def add_job(
         self, source: str, kind: str, options: Mapping[str, Any], about: Mapping[str, str], client: str, limit: int
     ) -> Job:  # fmt: skip
-        """Put a job at the end of the queue. Raises ConflictError when the client has `limit` unfinished ones."""
+        """Add a job at the end of the queue. Raises ConflictError when the client has `limit` unfinished ones."""
         id = new_id()
         added = self._change(
             "INSERT INTO jobs (id, source, kind, options, about, state, client, created, position)"
@@ -269,7 +269,7 @@ class Store:
         return _job(rows[0])
 
     def jobs(self, state: str | None = None, limit: int = 1000, offset: int = 0) -> list[Job]:
-        """Jobs, newest first, of one state or of all."""
+        """List jobs, newest first, of one state or of all."""
         where, values = ("WHERE state = ?", [state]) if state else ("", [])
         sql = f"SELECT * FROM jobs {where} ORDER BY number DESC LIMIT ? OFFSET ?"
         return [_job(row) for row in self._look(sql, *values, limit, offset)]
@@ -293,7 +293,7 @@ class Store:
             return self.job(rows[0][0])
 
     def ask(self, id: str, what: str) -> Job:
-        """Pause, resume, cancel or retry. Raises ConflictError where the state does not allow it."""
+        """Request a pause, resumption, cancellation or retry. Raises ConflictError if not allowed in its state."""
         with self._lock:
             job = self.job(id)
             after = _ASK[what].get(job.state)
@@ -368,7 +368,7 @@ class Store:
                 self.stopped(id)
 
     def recover(self) -> list[str]:
-        """After a restart: what ran is queued again (or as requested); ids of sources that wait for a probe."""
+        """Queue what ran before a restart again (or as requested); return ids of sources that wait for a probe."""
         for row in self._rows("SELECT id FROM jobs WHERE state = 'running'"):
             self.stopped(row[0])
         return [row[0] for row in self._rows("SELECT id FROM sources WHERE state = 'probing'")]
@@ -390,7 +390,7 @@ class Store:
         self._change("DELETE FROM speeds WHERE number <= (SELECT max(number) FROM speeds) - 200")
 
     def learned(self, model: str, source: str | None) -> MeasuredSpeed | None:
-        """Medians of the last five runs of this model, on one source or (None) on any; None before the first."""
+        """Return medians of the last five runs of this model, on one source or (None) on any; None before the first."""
         rows = self._rows(
             "SELECT * FROM speeds WHERE model = ? AND (? IS NULL OR source = ?) ORDER BY number DESC LIMIT 5",
             *(model, source, source),

@@ -63,7 +63,7 @@ def _limit_memory(limit: int) -> None:
 
 
 def _child_main(pipe: Connection, handler: Handler, memory_bytes: int | None, niceness: int) -> None:
-    """The process: a thread reads the pipe, the main thread works."""
+    """Run the process: a thread reads the pipe, the main thread works."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides what stops
     if hasattr(os, "nice"):
         os.nice(niceness)
@@ -118,7 +118,7 @@ class SubprocessWorker:
     """A process that answers one request at a time, started when needed, killed when it is too slow."""
 
     def __init__(self, name: str, handler: Handler, memory_bytes: int | None = None, niceness: int = 0) -> None:
-        """`handler` must be picklable: a module's function, or a partial of one."""
+        """Create a worker; `handler` must be picklable: a module's function, or a partial of one."""
         self._name, self._setting = name, (handler, memory_bytes, niceness)
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
@@ -193,13 +193,13 @@ class SubprocessWorker:
         return f"exit code {code}"
 
     def kill(self) -> None:
-        """End the process now; from any thread. A request that waits hears of it."""
+        """Kill the process now, from any thread; a waiting request fails."""
         if self._process is not None:
             self._process.kill()
             self._process.join(10)
 
     def _bury(self) -> None:
-        """End the process and let go of its pipe. Only from the thread that sends requests."""
+        """End the process and close its pipe; only from the thread that sends requests."""
         self.kill()
         with self._sending:
             if self._pipe is not None:
