@@ -66,6 +66,7 @@ def interpolate(
     dst: PathLike | None = None,
     *,
     network: Model | None = None,
+    planned: Plan | None = None,
     on_plan: OnPlan | None = None,
     on_progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
@@ -81,6 +82,7 @@ def interpolate(
         src: a video file, a folder of images, or a pattern such as `shot_%04d.png`.
         dst: the file to write; `clip.60fps.mp4` beside the source if None.
         network: a model of your own that replaces `model`.
+        planned: the plan of this run, of `planning.plan_without_torch`; made here if None.
         on_plan: called with the `Plan` before the run.
         on_progress: called with a `Progress` after every frame, in this thread.
         cancel: set it to stop at once; the current segment is lost, finished ones stay.
@@ -137,7 +139,7 @@ def interpolate(
     """
     options = options_of(cast(dict[str, Any], keywords))
     engine = make_engine(options, network)
-    plan = _plan_here(src, dst, options, engine)
+    plan = planned or _plan_here(src, dst, options, engine)
     with disk_trouble(plan.target):
         if (finished := finished_before(plan, engine.model)) is not None:
             return finished

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from midframe.cli.progress import Reporter
     from midframe.cluster import ClusterConfig
     from midframe.options import Options
+    from midframe.plan import Plan
 
 # suffixes of the videos in a folder
-OUTPUT_SUFFIXES = (
+FOLDER_VIDEOS = (
     ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv", ".flv",
     ".ogv", ".3gp", ".3g2", ".mxf", ".y4m", ".gif", ".f4v", ".asf", ".rm", ".divx",
 )  # fmt: skip
@@ -325,17 +326,33 @@ def one(
 
         reporter.plan(plan_of(source, target, options))
         return
+    planned = None if config is not None else checked_plan(source, target, options)
     from midframe.torch_import import quick_import
 
     with quick_import():
-        import midframe.planning  # noqa: F401  # before torch, while its library is loaded
         from midframe import pipeline
 
     with stop_events(reporter.note) as (drain, cancel):
         if several and options.overwrite and (done := pipeline.finished(source, target, options)) is not None:
             reporter.result(done)
             return
-        report_run(reporter, (source, target), options, config, (drain, cancel))
+        report_run(reporter, (source, target), options, config, (drain, cancel), planned)
+
+
+def checked_plan(source: Path, target: Path | None, options: Options) -> Plan | None:
+    """Plan a run before torch is imported, so that wrong input fails at once; None where that needs torch.
+
+    Raises:
+        MidframeError: as `pipeline.interpolate` before its run.
+    """
+    from midframe.journal import folder_of
+    from midframe.plan import check_target, report_of
+    from midframe.planning import plan_without_torch
+
+    plan = plan_without_torch(source, target, options)
+    if plan is not None and not report_of(plan.target).exists() and not folder_of(plan.target).exists():
+        check_target(plan.target, source, options.overwrite)  # no earlier run to recognise or resume
+    return plan
 
 
 def report_run(
@@ -344,6 +361,7 @@ def report_run(
     options: Options,
     config: ClusterConfig | None,
     events: tuple[threading.Event, threading.Event],
+    planned: Plan | None = None,
 ) -> None:
     """Interpolate the first path into the second, here or on a cluster, and report progress and result.
 
@@ -353,8 +371,10 @@ def report_run(
         options: of the run.
         config: of the cluster; None: this machine.
         events: `drain` and `cancel`, see `stop_events`.
+        planned: the plan of a run on this machine, if made before.
     """
     drain, cancel = events
+    more = {} if planned is None else {"planned": planned}
     reporter.result(
         maker(config)(
             *paths,
@@ -363,6 +383,7 @@ def report_run(
             on_progress=reporter.progress,
             cancel=cancel,
             drain=drain,
+            **more,
         )
     )
 
@@ -508,7 +529,7 @@ def find_jobs(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
                 jobs.append(source)
             continue
         entries = sorted(entry for entry in source.iterdir() if entry.is_file() and not entry.name.startswith("."))
-        videos = [entry for entry in entries if entry.suffix.lower() in OUTPUT_SUFFIXES]
+        videos = [entry for entry in entries if entry.suffix.lower() in FOLDER_VIDEOS]
         made = [video for video in videos if origins_of(video)]
         skipped += [f"note: skipped '{video}', which midframe wrote" for video in made]
         if videos:
@@ -533,7 +554,7 @@ def target_for(output: str | None, several: bool) -> Path | None:
     if output is None:
         return None
     target = Path(output)
-    if several and target.suffix.lower() in OUTPUT_SUFFIXES and not target.is_dir():
+    if several and target.suffix.lower() in FOLDER_VIDEOS and not target.is_dir():
         raise InputError(f"several videos cannot be written to one file '{target}'; give a folder with -o")
     if several or output.endswith(("/", "\\")):
         try:
