@@ -35,7 +35,6 @@ Domain = Literal["training", "evaluation"]
 DOMAINS: dict[str, int] = {"training": 1, "evaluation": 2}
 
 
-
 def root(domain: Domain, seed: int) -> SeedSequence:
     """Return the root of all random numbers of scene `seed` of a domain."""
     return SeedSequence(entropy=seed, spawn_key=(DOMAINS[domain],))

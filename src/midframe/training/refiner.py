@@ -44,7 +44,7 @@ DETAIL = 2  # pixels of a sample per pixel of the matcher's input
 FINE_SHARE = 0.5  # of the samples whose classical flow is searched down to full size; the others down to half
 # Weights of the losses: interpolated frame, its pixels and gradients, choice, flow at t, visibility.
 FRAME_SHARE, PIXEL_SHARE, GRADIENT_SHARE = 100.0, 0.5, 0.1
-CHOICE_SHARE, FLOW_AT_T_SHARE, VISIBILITY_SHARE = 2000.0, 0.2, 0.1
+CHOICE_SHARE, FLOW_AT_T_SHARE, VISIBILITY_SHARE = 10.0, 0.2, 0.1
 ERROR_WINDOW = 5  # pixels of the matcher's input over which errors are averaged
 HARD = 0.03  # mean error of classical flow, 0..1, from which a place counts in full in the loss of the frame
 # Planes of a stored sample that time reversal exchanges come in pairs, a first. Vectors have two planes.
@@ -218,13 +218,16 @@ def frame_objective(net: Refiner, stem: Matcher, batch: dict[str, Tensor]) -> tu
         + PIXEL_SHARE * losses.charbonnier(counted, target)
         + GRADIENT_SHARE * losses.gradient_difference(counted, target)
     )
-    assert motion.shares is not None
-    choice = expected_regret(motion.shares, errors)
+    assert motion.choice is not None
+    choice = choice_entropy(motion.choice, errors)
     loss = loss + CHOICE_SHARE * choice + supervision(motion, batch)
     with torch.no_grad():
         error = (motion.to_a - batch["flow_ta"]).square().sum(1, keepdim=True).sqrt()
         seen = rendered * (1.0 - batch["hidden_ta"])
         notes = {"epe": (seen * error).sum() / seen.sum().clamp(min=1.0), "choice": CHOICE_SHARE * choice.detach()}
+        taken = errors.gather(1, motion.choice.argmax(1, keepdim=True))
+        for name, each in zip(("chosen", *CANDIDATES), (taken, *errors.chunk(len(CANDIDATES), 1)), strict=True):
+            notes[f"error {name}"] = 255.0 * (each - errors.amin(1, keepdim=True)).mean()
         for name, each in zip(("refined", *CANDIDATES), (image, *alternatives), strict=True):
             notes[name] = _psnr(each, target)
             notes[f"hard {name}"] = _psnr(hard * each + (1.0 - hard) * target, target)
@@ -237,13 +240,15 @@ def local_error(image: Tensor, target: Tensor) -> Tensor:
     return F.avg_pool2d(error, ERROR_WINDOW, 1, ERROR_WINDOW // 2, count_include_pad=False)
 
 
-def expected_regret(shares: Tensor, errors: Tensor) -> Tensor:
-    """Mean over all places of the error expected under a choice, less the least; both (B, K, H, W).
+def choice_entropy(choice: Tensor, errors: Tensor) -> Tensor:
+    """Cross-entropy of a choice with the better candidate, weighted by how much better it is; both (B, K, H, W).
 
-    A mean of two flows is worse than either, so the loss of the interpolated frame alone does not lead from one
-    candidate to the other.
+    The choice is not trained through the frame: a mean of two flows is worse than either, so that loss leads to the
+    more frequent candidate everywhere, and where its share is 1 the gradient ends.
     """
-    return ((shares * errors).sum(1) - errors.amin(1)).mean()
+    spread = errors.amax(1) - errors.amin(1)
+    entropy = F.cross_entropy(choice, errors.argmin(1), reduction="none")
+    return (entropy * (spread / HARD).clamp(max=1.0)).mean()
 
 
 def supervision(motion: IntermediateFlow, batch: dict[str, Tensor]) -> Tensor:

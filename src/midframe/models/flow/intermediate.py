@@ -26,7 +26,7 @@ INCONSISTENCY_LIMIT = 12.0  # pixels, above which nothing more is lost
 LEAST_COVERAGE = 0.3  # splat coverage below which the plain linear flow takes over
 LEAST_WEIGHT = 0.05  # added to coverage where its logarithm is taken
 CANDIDATES = ("classical", "matched")
-FIRST_LOGITS = (2.0, 0.0)  # of the candidates before training
+RESIDUAL_WINDOW_SIDE = 5  # pixels at 1/2 over which the residual of a candidate is averaged
 STATE = 8  # channels handed from the coarse step to the fine one
 
 
@@ -43,7 +43,7 @@ class IntermediateFlow(NamedTuple):
     to_a: Tensor  # (B, 2, H, W) float32, pixels of the matcher's input
     to_b: Tensor
     visibility: Tensor  # (B, 1, H, W) logits: positive where the pixel should come from a
-    shares: Tensor | None = None  # (B, K, H, W) of the candidates, sum 1; None of a candidate itself
+    choice: Tensor | None = None  # (B, K, H, W) logits of the candidates; None of a candidate itself
 
 
 class SplattedFlow(NamedTuple):
@@ -66,7 +66,7 @@ class Refiner(nn.Module):
         super().__init__()
         stem, count = (architecture or MatcherArchitecture()).stem, len(CANDIDATES)
         self.coarse = nn.Sequential(
-            convolution(count * (2 * stem + 4 + 2) + 1, coarse), Residual(coarse), Residual(coarse)
+            convolution(count * (2 * stem + 4 + 2 + 2) + 1, coarse), Residual(coarse), Residual(coarse)
         )
         # choice, residual flow, visibility and state of 2x2 pixels
         self.coarse_head = nn.Conv2d(coarse, 4 * (count + 5 + STATE), 3, 1, 1)
@@ -79,9 +79,6 @@ class Refiner(nn.Module):
                 nn.init.zeros_(module.bias)
         for head in (self.coarse_head, self.fine_head):
             nn.init.normal_(head.weight, std=1e-3)
-        with torch.no_grad():
-            assert self.coarse_head.bias is not None
-            self.coarse_head.bias[: 4 * count] = torch.tensor(FIRST_LOGITS).repeat_interleave(4)
 
     def forward(
         self,
@@ -99,26 +96,31 @@ class Refiner(nn.Module):
             t: (B, 1, 1, 1).
         """
         inputs = [t.expand(-1, 1, *splatted[0].flow.shape[-2:])]
+        small = [F.avg_pool2d(image, 2) for image in images]
         for each in splatted:
-            sides = [warp(x.float(), f) for x, f in zip(stems, each.flow.chunk(2, 1), strict=True)]
-            inputs += [*sides, each.flow * FLOW_UNIT, 0.5 * each.coverage]
+            flows = each.flow.chunk(2, 1)
+            sides = [warp(x.float(), f) for x, f in zip(stems, flows, strict=True)]
+            seen_a, seen_b = (warp(x, f) for x, f in zip(small, flows, strict=True))
+            off = 10.0 * (seen_a - seen_b).abs().mean(1, keepdim=True)
+            around = F.avg_pool2d(off, RESIDUAL_WINDOW_SIDE, 1, RESIDUAL_WINDOW_SIDE // 2, count_include_pad=False)
+            inputs += [*sides, each.flow * FLOW_UNIT, 0.5 * each.coverage, off, around]
         found = F.pixel_shuffle(self.coarse_head(self.coarse(torch.cat(inputs, 1))).float(), 2)
         choice, residual, visibility, state = (
             found[:, first:last] for first, last in pairwise(accumulate([0, len(splatted), 4, 1, STATE]))
         )
-        shares = choice.softmax(1)
+        chosen = choice.argmax(1, keepdim=True)
         flow = residual
-        for share, each in zip(shares.chunk(len(splatted), 1), splatted, strict=True):
-            own = each.enlarged()
-            flow = flow + share * torch.cat([own.to_a, own.to_b], 1)
-            visibility = visibility + share * own.visibility
+        for k, each in enumerate(splatted):
+            own, here = each.enlarged(), chosen == k
+            flow = flow + torch.where(here, torch.cat([own.to_a, own.to_b], 1), 0.0)
+            visibility = visibility + torch.where(here, own.visibility, 0.0)
         one, two = (warp(x, f) for x, f in zip(images, flow.chunk(2, 1), strict=True))
         off = (one - two).abs().mean(1, keepdim=True)
         when = t.expand(-1, 1, *flow.shape[-2:])
         inputs = [one - 0.5, two - 0.5, off, flow * FLOW_UNIT, visibility, state, when]
         found = self.fine_head(self.fine(torch.cat(inputs, 1))).float()
         flow = flow + found[:, :4]
-        return IntermediateFlow(flow[:, :2], flow[:, 2:], visibility + found[:, 4:], shares)
+        return IntermediateFlow(flow[:, :2], flow[:, 2:], visibility + found[:, 4:], choice)
 
 
 class LearnedMotion(nn.Module):

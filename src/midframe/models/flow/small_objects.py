@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from midframe.models.flow import dis_flow
 from midframe.models.flow.consistency import select_flows
 from midframe.models.flow.large_displacement import AGREEMENT, MATCHED_SCORE, MIN_MARGIN
-from midframe.models.flow.patches import PATCH, PATCH_STRIDE, SUPPRESSION_RADIUS, TEXTURE_NOISE, patches, peaks
+from midframe.models.flow.patches import (
+    PATCH,
+    PATCH_STRIDE,
+    SUPPRESSION_RADIUS,
+    TEXTURE_NOISE,
+    patch_rows,
+    patches,
+    peaks,
+    products,
+)
 from midframe.models.flow.sampling import resize_flow, warp
 from midframe.models.flow.types import DisConfig, Flow, Gray, Mask, Plane
 
@@ -144,13 +152,14 @@ def best_partial_matches(
         NCC score (N,), uniqueness margin, and position (N, 2) of the upper left corner, row and column.
     """
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        planes = [torch.from_numpy(np.ascontiguousarray(x))[None] for x in (plane, plane * plane, other_unmatched)]
-        kernels, masks = (torch.from_numpy(x)[:, None] for x in (templates, parts))
-        size = masks.sum((1, 2, 3)).view(-1, 1, 1)
-        products = F.conv2d(planes[0], kernels, stride=2)
-        sums, squares, overlap = F.conv2d(torch.stack(planes), masks, stride=2)
+        rows, others = patch_rows(plane, 2), patch_rows(other_unmatched, 2)
+        shapes, masks = (torch.from_numpy(x).flatten(1) for x in (templates, parts))
+        size = masks.sum(1, keepdim=True)
+        sums, squares, overlap = (products(masks, x) for x in (rows, rows * rows, others))
         norm = (squares - sums * sums / size).clamp(min=0.0).sqrt() + TEXTURE_NOISE
-        scores: Plane = torch.where(overlap > MIN_OVERLAP * size, products / norm, -1.0).numpy()
+        found = torch.where(overlap > MIN_OVERLAP * size, products(shapes, rows) / norm, -1.0)
+        height, width = ((side - PATCH) // 2 + 1 for side in plane.shape)
+        scores: Plane = found.view(-1, height, width).numpy()
     best, margin, position = peaks(scores, SUPPRESSION_RADIUS // 2 + 1)
     return best, margin, 2 * position
 

@@ -63,6 +63,7 @@ class NativeBackend:
 
     def __init__(self) -> None:
         self._workspace = _native.Workspace()
+        self._layers: tuple[tuple[Any, ...], _native.FusionNetwork] | None = None
 
     @property
     def workspace(self) -> _native.Workspace:
@@ -185,7 +186,14 @@ class NativeBackend:
     @torch.no_grad()
     def fuse(self, network: FusionNetwork, warped: NativeWarped, t: Tensor) -> Tensor:
         """See `Backend.fuse`."""
-        return torch.from_numpy(self.workspace.fuse(warped.warped, _layers(network), float(t)))[None]
+        return torch.from_numpy(self.workspace.fuse(warped.warped, self._prepared(network), float(t)))[None]
+
+    def _prepared(self, network: FusionNetwork) -> _native.FusionNetwork:
+        """Layers of a network as the kernels take them; made again if its parameters have changed."""
+        state = (id(network), *((p.data_ptr(), p._version) for p in network.parameters()))
+        if self._layers is None or self._layers[0] != state:
+            self._layers = state, _layers(network)
+        return self._layers[1]
 
     def blend(self, warped: NativeWarped, weights: Tensor) -> Tensor:
         """See `Backend.blend`."""
