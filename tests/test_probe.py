@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from clips import NTSC_24, Clip, make, png, png_bytes
@@ -16,6 +17,7 @@ from midframe.errors import MediaError, MidframeError, UnsupportedError
 from midframe.video.files import open_source
 from midframe.video.probe import key_times, probe
 from midframe.video.rates import header_rates, measure_rate
+from midframe.video.reader import open_reader
 
 MASTER = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
 
@@ -31,6 +33,22 @@ def test_rates_survive_every_time_base(tmp_path: Path, rate: Fraction, suffix: s
     info = probe(make(tmp_path / f"a{suffix}", Clip(rate=rate, codec=codec)))
     assert (info.rate, info.vfr) == (rate, False)
     assert info.start == 0
+
+
+@pytest.mark.parametrize("rate", [Fraction(10), NTSC_24, Fraction(60000, 1001)])
+def test_a_raw_stream_has_the_rate_of_its_bitstream(tmp_path: Path, rate: Fraction) -> None:
+    path = tmp_path / "a.h264"
+    with av.open(path, "w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for shade in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64), 20 * shade, np.uint8), "gray")
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode())
+    info = probe(path)
+    assert (info.rate, info.vfr) == (rate, False)
+    with open_reader(path) as reader:
+        assert [frame.pts for frame in reader] == [n / rate for n in range(12)]
 
 
 def test_a_variable_rate_is_seen(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from midframe.video.decoding import StreamDecoder
 from midframe.video.encoders import Encoding, add_encoder
 from midframe.video.files import allowed_demuxers, decoder_of, packets_of
 from midframe.video.matroska_header import MUXERS, with_sample_aspect
-from midframe.video.rates import header_rates
+from midframe.video.rates import stream_rates
 from midframe.video.source_format import format_of
 from midframe.video.writer import to_encoder_frame
 
@@ -162,7 +162,7 @@ class PipeReader:
     def _describe(self, container: Any, stream: Any, frame: Any) -> VideoInfo:
         codec = stream.codec_context.codec.canonical_name
         form, untagged = format_of(frame, stream.codec_context, codec)
-        rates = header_rates(stream.average_rate, stream.guessed_rate, stream.base_rate)
+        rates = stream_rates(stream, timed=frame.pts is not None)
         aspect = formats.exact(stream.sample_aspect_ratio) or Fraction(1)
         return VideoInfo(
             path=self._path,

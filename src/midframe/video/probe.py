@@ -38,7 +38,7 @@ from midframe.video.files import (
     packets_of,
     refuse_float,
 )
-from midframe.video.rates import header_rates, measure_rate
+from midframe.video.rates import measure_rate, stream_rates
 from midframe.video.source_format import format_of
 
 FIRST_FRAMES = 4  # decoded to detect interlacing
@@ -230,7 +230,7 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
     made, untagged = format_of(first, context, codec)
     tick = Fraction(stream.time_base)
     warnings = []
-    claims = header_rates(stream.average_rate, stream.guessed_rate, stream.base_rate)
+    claims = stream_rates(stream, timed=bool(scan.pts))
     interlaced = sum(frame.interlaced_frame for frame in scan.frames) * 2 > len(scan.frames)
     if len(scan.frames) < 2:
         interlaced = interlaced or context.field_order in _INTERLACED

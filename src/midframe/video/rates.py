@@ -18,6 +18,19 @@ USUAL_RATES = tuple(
 _NTSC_TOLERANCE = Fraction(1, 1_000_000)  # relative; 59.94 is further from 60000/1001
 
 
+def stream_rates(stream: Any, timed: bool) -> list[Fraction]:
+    """Return the rates that the header of a PyAV stream offers, best first.
+
+    The average rate of a raw stream (H.264, HEVC) is the demuxer's default of 25; its bitstream may hold the real one.
+
+    Args:
+        stream: of video.
+        timed: whether its packets have timestamps; those of raw streams have none.
+    """
+    rates = stream.average_rate, stream.guessed_rate, stream.base_rate
+    return header_rates(*(rates if timed else (stream.guessed_rate, *rates)))
+
+
 def header_rates(*rates: Any) -> list[Fraction]:
     """Return the rates that a header offers, best first, without those that are absent or absurd.
 
