@@ -29,6 +29,7 @@ from midframe.video.encoders import ANIMATIONS, APPLE_HEVC_TAG
 from midframe.video.files import named, open_source, packets_of, witness, write_error
 from midframe.video.immersive import HOLDERS, drop_apple_projection, immersive_template
 from midframe.video.matroska_header import write_sample_aspect
+from midframe.video.reader import LONGEST_PAUSE, LONGEST_STEP
 from midframe.video.segment_files import (
     min_frame_spacing,
     open_segment,
@@ -51,6 +52,7 @@ _DISK_ERRORS = (
 )  # fmt: skip
 
 # Codecs whose tag names the profile or the pixel format.
+AUDIO_JUMP = Fraction(1, 2)  # seconds; shorter steps back are left to the muxer
 _TAGGED = ("prores", "rawvideo", "utvideo", "magicyuv")
 
 
@@ -341,6 +343,7 @@ class Muxer:
                 source.seek(int((begin + self.info.origin - 10) * av.time_base), backward=True)
         with witness(self.source) as check_still_there:
             done: set[int] = set()
+            clocks = {stream.index: AudioClock(self.info) for stream in wanted if stream.type == "audio"}
             packets = packets_of(source, wanted)
             while True:
                 try:
@@ -361,6 +364,12 @@ class Muxer:
                     yield Fraction(0), index, packet
                     continue
                 base = packet.time_base
+                if (clock := clocks.get(index)) is not None:
+                    if (jump := clock.correct(packet)) is not None:
+                        self.problems.append(
+                            f"the clock of stream {index} (audio) jumps at {float(jump):.2f} s; it goes on"
+                        )
+                    stamp = packet.dts if packet.dts is not None else packet.pts
                 if end is not None and stamp * base - self.info.origin >= end:
                     done.add(index)
                     if len(done) >= len(keep):
@@ -400,6 +409,40 @@ class Muxer:
                     raise
                 self.problems.append(f"the end of stream {index} ({writer.plan.kind}) is lost: {error}")
         out.close()
+
+
+class AudioClock:
+    """Keep an audio stream continuous where the clock of its file jumps, as the reader does with video."""
+
+    def __init__(self, info: VideoInfo) -> None:
+        self._room = (info.duration or Fraction(0)) + max(info.start, Fraction(0)) + LONGEST_STEP
+        self._origin = info.origin
+        self._shift = Fraction(0)  # seconds added to the clock of the file
+        self._end: Fraction | None = None  # of the latest packet
+        self._before_gap: Fraction | None = None  # end of the packet before the latest gap
+        self._jumped = False
+
+    def correct(self, packet: Any) -> Fraction | None:
+        """Move a packet behind the latest one if the clock has jumped; the time of the first jump, else None."""
+        base, stamp = packet.time_base, packet.dts if packet.dts is not None else packet.pts
+        if stamp is None:
+            return None
+        seconds = stamp * base - self._origin + self._shift
+        found = None
+        if self._end is not None:
+            ahead = seconds - self._end
+            back = self._before_gap is not None and abs(seconds - self._before_gap) < AUDIO_JUMP
+            if (ahead < -AUDIO_JUMP and not back) or ahead > (LONGEST_STEP if seconds > self._room else LONGEST_PAUSE):
+                self._shift -= ahead
+                seconds = self._end
+                found, self._jumped = (None if self._jumped else seconds), True
+            elif ahead > AUDIO_JUMP:
+                self._before_gap = self._end  # a single wrong timestamp comes back to it
+        self._end = seconds + (packet.duration or 0) * base
+        units = round(self._shift / base)
+        packet.pts = None if packet.pts is None else packet.pts + units
+        packet.dts = None if packet.dts is None else packet.dts + units
+        return found
 
 
 def _has_quicktime_tags(info: VideoInfo) -> bool:
