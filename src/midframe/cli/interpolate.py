@@ -374,16 +374,14 @@ def report_run(
         planned: the plan of a run on this machine, if made before.
     """
     drain, cancel = events
-    more = {} if planned is None else {"planned": planned}
     reporter.result(
-        maker(config)(
+        maker(config, planned)(
             *paths,
             options=options,
             on_plan=reporter.plan,
             on_progress=reporter.progress,
             cancel=cancel,
             drain=drain,
-            **more,
         )
     )
 
@@ -429,12 +427,12 @@ def through_pipe(
         sys.exit(0)
 
 
-def maker(config: ClusterConfig | None) -> Callable[..., Any]:
-    """Return the function that processes a video: on this machine, or on the cluster."""
+def maker(config: ClusterConfig | None, planned: Plan | None = None) -> Callable[..., Any]:
+    """Return the function that processes a video: on this machine, by a plan if made before, or on the cluster."""
     if config is None:
         from midframe import pipeline
 
-        return pipeline.interpolate
+        return functools.partial(pipeline.interpolate, planned=planned)
     from midframe import cluster
 
     return functools.partial(cluster.interpolate, config=config)

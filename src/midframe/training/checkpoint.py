@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from midframe.models.midnet.checkpoint import current_names
 from midframe.models.midnet.model import Midnet
 
 EMA_DECAY = 0.999
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass
@@ -75,6 +77,32 @@ def save_checkpoint(path: Path, training: Training) -> None:
         "best": training.best,
     }
     write_checkpoint(path, content)
+
+
+def load_network(net: N, path: Path, lacks: str, first: str, prefix: str = "") -> N:
+    """Load the weights of a run into a network, in float32, for inference.
+
+    Args:
+        net: receives them.
+        path: a safetensors file.
+        lacks: the error of a file of other tensors: "does not hold a matcher".
+        first: the training that makes the file.
+        prefix: of the network's names in a file that holds more; names without it are read, too.
+
+    Raises:
+        InputError: the file is missing or holds other tensors.
+    """
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        raise InputError(f"train: {path} is missing; train {first} first")
+    state = {name: value.float() for name, value in load_file(path).items()}
+    own = {name.removeprefix(prefix): value for name, value in state.items() if prefix and name.startswith(prefix)}
+    try:
+        net.load_state_dict(own or state)
+    except RuntimeError as error:
+        raise InputError(f"train: {path} {lacks}: {str(error).splitlines()[0]}") from error
+    return net.eval()
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:

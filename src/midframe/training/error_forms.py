@@ -9,16 +9,15 @@ features are all that is kept: a step of training looks at no frame, and its los
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.random import Generator
-from numpy.typing import NDArray
 from torch import Tensor
 
 from midframe.metrics import LEVELS
@@ -28,7 +27,7 @@ from midframe.models.midnet.flow_estimation import FAIR, FINE, QUICK
 from midframe.models.midnet.model import Midnet
 from midframe.models.midnet.types import BLOCK, TILE, WarpedFrames
 from midframe.training.refiner import load_motion
-from midframe.training.shards import Arrays, Batches, Source, augment, draw_augmentation
+from midframe.training.shards import Arrays, Batches, PreparedSource
 
 FLOW_CONFIGS = {FINE: 0.6, FAIR: 0.2, QUICK: 0.2}  # how the flow of samples is estimated, and shares of the samples
 MAX_PRODUCT = 6e4  # squared levels; 16-bit floats end at 65504
@@ -70,24 +69,18 @@ def mean_squared_error(weights: Tensor, forms: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ErrorFormSource:
-    """Error forms of the samples of another source, as a source of shards; of fine and coarse flow by turns."""
+class ErrorFormSource(PreparedSource):
+    """Error forms of the samples of another source; of fine and coarse flow by turns.
 
-    source: Source
-    size: int  # pixels of a side, of whole samples
+    Its shards have `features` (S, K, 17, h, w), `coverage` (S, 3, h, w), `error_forms`, all float16, and `t` (S,).
+    """
+
     architecture: Architecture
     motion: Path | None = None  # weights of the learned motion, or of a midnet that holds them
+    seed: ClassVar[int] = 12
 
-    def make(self, number: int, samples: int) -> Arrays:
-        """Make `features` (S, K, 17, h, w), `coverage` (S, 3, h, w), `error_forms`, all float16, and `t` (S,)."""
-        drawn = self.source.make(number, samples)
-        rng = np.random.default_rng([12, number])
-        rows = [self._forms(self.source.sample(drawn, k, rng), rng) for k in range(samples)]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def _forms(self, sample: Arrays, rng: Generator) -> Arrays:
-        height, width = sample["a"].shape[:2]
-        made = augment(sample, draw_augmentation(rng, height, width, self.size))
+    def prepare(self, made: dict[str, Tensor], rng: Generator) -> Arrays:
+        """See `PreparedSource.prepare`."""
         net = copy.copy(_untrained(self.architecture, self.motion))
         net.dis_config = list(FLOW_CONFIGS)[int(rng.choice(len(FLOW_CONFIGS), p=list(FLOW_CONFIGS.values())))]
         net.flow_scale = 1.0
@@ -98,10 +91,6 @@ class ErrorFormSource:
             forms = error_forms(warped, made["target"][None])
         parts = {"features": warped.features, "coverage": warped.coverage, "error_forms": forms}
         return {**{name: x[0].half().numpy() for name, x in parts.items()}, "t": made["t"].numpy()}
-
-    def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> Arrays:
-        """One sample as it was stored."""
-        return {name: value[index] for name, value in arrays.items()}
 
 
 @lru_cache(maxsize=1)

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from midframe.errors import InputError
 from midframe.models.flow.matcher import Matched, Matcher
 from midframe.scenes import Mix, Textures, compose, render
 from midframe.training import losses
+from midframe.training.checkpoint import load_network
 
 DECAY = 0.85  # weight of an estimate relative to the next one
 OCCLUDED = 0.2  # weight of the flow of occluded pixels
@@ -58,16 +58,7 @@ def load_matcher(path: Path) -> Matcher:
     Raises:
         InputError: the file is missing or holds other tensors.
     """
-    from safetensors.torch import load_file
-
-    if not path.exists():
-        raise InputError(f"train: {path} is missing; train the matcher first")
-    net = Matcher()
-    try:
-        net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    except RuntimeError as error:
-        raise InputError(f"train: {path} does not hold a matcher: {str(error).splitlines()[0]}") from error
-    return net.eval()
+    return load_network(Matcher(), path, "does not hold a matcher", "the matcher")
 
 
 # Evaluation

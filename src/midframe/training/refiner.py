@@ -6,20 +6,18 @@ step runs the refiner alone. Samples are crops of twice the size of the matcher'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.random import Generator
-from numpy.typing import NDArray
 from torch import Tensor
 
-from midframe.errors import InputError
 from midframe.models.flow.intermediate import (
     CANDIDATES,
     CandidateFlow,
@@ -37,8 +35,9 @@ from midframe.models.midnet.learned_motion import classical_candidate
 from midframe.models.midnet.model import Midnet
 from midframe.models.midnet.types import BLOCK
 from midframe.training import losses
+from midframe.training.checkpoint import load_network
 from midframe.training.matcher import load_matcher
-from midframe.training.shards import Arrays, Batches, Source, augment, draw_augmentation
+from midframe.training.shards import Arrays, Batches, PreparedSource, turned_vectors
 
 DETAIL = 2  # pixels of a sample per pixel of the matcher's input
 FINE_SHARE = 0.5  # of the samples whose classical flow is searched down to full size; the others down to half
@@ -54,23 +53,14 @@ HIDDEN = ("hidden_ta", "hidden_tb")
 
 
 @dataclass(frozen=True)
-class CandidateSource:
-    """Samples of another source with their classical and matched flows, augmented, as a source of shards."""
+class CandidateSource(PreparedSource):
+    """Samples of another source with their classical and matched flows; flows and importances are float16."""
 
-    source: Source
-    size: int  # pixels of a side of whole samples
     matcher: Path  # weights
+    seed: ClassVar[int] = 14
 
-    def make(self, number: int, samples: int) -> Arrays:
-        """Make a shard; flows and importances are float16."""
-        drawn = self.source.make(number, samples)
-        rng = np.random.default_rng([14, number])
-        rows = [self._sample(self.source.sample(drawn, k, rng), rng) for k in range(samples)]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def _sample(self, sample: Arrays, rng: Generator) -> Arrays:
-        height, width = sample["a"].shape[:2]
-        made = augment(sample, draw_augmentation(rng, height, width, self.size))
+    def prepare(self, made: dict[str, Tensor], rng: Generator) -> Arrays:
+        """See `PreparedSource.prepare`."""
         a, b = made["a"][None], made["b"][None]
         with torch.no_grad():
             found = estimate_candidates(a, b, _matcher(self.matcher), bool(rng.random() < FINE_SHARE))
@@ -87,10 +77,6 @@ class CandidateSource:
             "rendered": np.array(FROM_T[0] in made, np.float32),
             "t": made["t"].numpy(),
         }
-
-    def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> Arrays:
-        """Return one sample as it was stored."""
-        return {name: value[index] for name, value in arrays.items()}
 
 
 def estimate_candidates(a: Tensor, b: Tensor, matcher: Matcher, fine: bool) -> list[CandidateFlow]:
@@ -116,18 +102,8 @@ def load_motion(path: Path) -> LearnedMotion:
     Raises:
         InputError: the file is missing or holds other tensors.
     """
-    from safetensors.torch import load_file
-
-    if not path.exists():
-        raise InputError(f"train: {path} is missing; train the learned motion first (midframe train motion)")
-    net = LearnedMotion()
-    try:
-        state = {name: value.float() for name, value in load_file(path).items()}
-        own = {name.removeprefix("motion."): value for name, value in state.items() if name.startswith("motion.")}
-        net.load_state_dict(own or state)
-    except RuntimeError as error:
-        raise InputError(f"train: {path} holds no learned motion: {str(error).splitlines()[0]}") from error
-    return net.eval()
+    first = "the learned motion (midframe train motion)"
+    return load_network(LearnedMotion(), path, "holds no learned motion", first, "motion.")
 
 
 @lru_cache(maxsize=1)
@@ -177,16 +153,6 @@ class CandidateBatches(Batches):
         out |= dict(zip(FROM_T, stacked[TRUE_FLOWS].unbind(1), strict=True))
         out |= dict(zip(HIDDEN, stacked[MASKS].unbind(1), strict=True))
         return out
-
-
-def turned_vectors(flow: Tensor, mirrored: bool, turns: int) -> Tensor:
-    """Vectors (..., 2, H, W) of a flow whose grid was mirrored and turned counter-clockwise."""
-    x, y = flow.unbind(-3)
-    if mirrored:
-        x = -x
-    for _ in range(turns % 4):
-        x, y = y, -x
-    return torch.stack([x, y], -3)
 
 
 def frame_objective(net: Refiner, stem: Matcher, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from functools import lru_cache
 from itertools import islice
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -120,6 +121,34 @@ class SceneSource:
         return out
 
 
+@dataclass(frozen=True)
+class PreparedSource(ABC):
+    """Samples of another source, augmented and prepared once for all their uses, as a source of shards."""
+
+    source: Source
+    size: int  # pixels of a side, of whole samples
+    seed: ClassVar[int]  # of the augmentation, with the number of the shard
+
+    def make(self, number: int, samples: int) -> Arrays:
+        """Make a shard."""
+        drawn = self.source.make(number, samples)
+        rng = np.random.default_rng([self.seed, number])
+        rows = [self._prepared(self.source.sample(drawn, k, rng), rng) for k in range(samples)]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _prepared(self, sample: Arrays, rng: Generator) -> Arrays:
+        height, width = sample["a"].shape[:2]
+        return self.prepare(augment(sample, draw_augmentation(rng, height, width, self.size)), rng)
+
+    @abstractmethod
+    def prepare(self, made: dict[str, Tensor], rng: Generator) -> Arrays:
+        """Return the arrays to store of one augmented sample, see `augment`."""
+
+    def sample(self, arrays: Mapping[str, NDArray[Any]], index: int, rng: Generator) -> Arrays:
+        """Return one sample as it was stored."""
+        return {name: value[index] for name, value in arrays.items()}
+
+
 @lru_cache(maxsize=1)
 def cached_textures(photos: tuple[Path, ...]) -> Textures:
     """Return the textures of a process, which decodes each photograph once."""
@@ -142,9 +171,8 @@ def pack(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
     )
     return {
         "frames": joined([name for name in FRAMES if name in first]),
-        "flows": joined([name for name in FLOW_NAMES if name in first]).astype(
-            np.float16
-        ),  # steps of 0.008 px below 16 px
+        # steps of 0.008 px below 16 px
+        "flows": joined([name for name in FLOW_NAMES if name in first]).astype(np.float16),
         "masks": masks,
         "t": np.concatenate([part["t"] for part in parts]),
     }
@@ -413,7 +441,8 @@ def augment(sample: Arrays, augmentation: Augmentation) -> dict[str, Tensor]:
                 image = (image * augmentation.brightness(when[key])).clamp_(max=1)
             out[key] = image.contiguous()
         elif name in FLOW_NAMES:
-            out[key] = transform_flow(tensor.float(), augmentation)
+            flow = tensor.permute(2, 0, 1).float()
+            out[key] = turned_vectors(flow, augmentation.mirrored, augmentation.turns)
         else:
             out[key] = tensor.bool()[None]
     for name, flow in [(n, f) for n, f in out.items() if n in FLOW_NAMES]:
@@ -423,14 +452,14 @@ def augment(sample: Arrays, augmentation: Augmentation) -> dict[str, Tensor]:
     return out
 
 
-def transform_flow(flow: Tensor, augmentation: Augmentation) -> Tensor:
-    """Transform the vectors of a flow (H, W, 2) whose grid was flipped and rotated; returns (2, H, W)."""
-    x, y = flow[..., 0], flow[..., 1]
-    if augmentation.mirrored:
+def turned_vectors(flow: Tensor, mirrored: bool, turns: int) -> Tensor:
+    """Vectors (..., 2, H, W) of a flow whose grid was mirrored and turned counter-clockwise."""
+    x, y = flow.unbind(-3)
+    if mirrored:
         x = -x
-    for _ in range(augmentation.turns % 4):
+    for _ in range(turns % 4):
         x, y = y, -x  # counter-clockwise: right becomes up, down becomes right
-    return torch.stack([x, y]).contiguous()
+    return torch.stack([x, y], -3)
 
 
 def leaves_frame(flow: Tensor) -> Tensor:

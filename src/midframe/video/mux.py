@@ -29,7 +29,7 @@ from midframe.video.encoders import ANIMATIONS, APPLE_HEVC_TAG
 from midframe.video.files import named, open_source, packets_of, witness, write_error
 from midframe.video.immersive import HOLDERS, drop_apple_projection, immersive_template
 from midframe.video.matroska_header import write_sample_aspect
-from midframe.video.reader import LONGEST_PAUSE, LONGEST_STEP
+from midframe.video.reader import LONGEST_PAUSE, LONGEST_STEP, plausible_end
 from midframe.video.segment_files import (
     min_frame_spacing,
     open_segment,
@@ -51,8 +51,9 @@ _DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ESTALE,
 )  # fmt: skip
 
-# Codecs whose tag names the profile or the pixel format.
 AUDIO_JUMP = Fraction(1, 2)  # seconds; shorter steps back are left to the muxer
+
+# Codecs whose tag names the profile or the pixel format.
 _TAGGED = ("prores", "rawvideo", "utvideo", "magicyuv")
 
 
@@ -415,7 +416,7 @@ class AudioClock:
     """Keep an audio stream continuous where the clock of its file jumps, as the reader does with video."""
 
     def __init__(self, info: VideoInfo) -> None:
-        self._room = (info.duration or Fraction(0)) + max(info.start, Fraction(0)) + LONGEST_STEP
+        self._plausible_end = plausible_end(info)
         self._origin = info.origin
         self._shift = Fraction(0)  # seconds added to the clock of the file
         self._end: Fraction | None = None  # of the latest packet
@@ -432,7 +433,9 @@ class AudioClock:
         if self._end is not None:
             ahead = seconds - self._end
             back = self._before_gap is not None and abs(seconds - self._before_gap) < AUDIO_JUMP
-            if (ahead < -AUDIO_JUMP and not back) or ahead > (LONGEST_STEP if seconds > self._room else LONGEST_PAUSE):
+            if (ahead < -AUDIO_JUMP and not back) or ahead > (
+                LONGEST_STEP if seconds > self._plausible_end else LONGEST_PAUSE
+            ):
                 self._shift -= ahead
                 seconds = self._end
                 found, self._jumped = (None if self._jumped else seconds), True

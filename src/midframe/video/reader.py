@@ -63,6 +63,11 @@ class _Waiting(NamedTuple):
     number: int
 
 
+def plausible_end(info: VideoInfo) -> Fraction:
+    """Seconds of video time after which a timestamp is only accepted close to the one before."""
+    return (info.duration or Fraction(0)) + max(info.start, Fraction(0)) + LONGEST_STEP
+
+
 class Reader:
     """Read the frames of one video file in order; an iterator and a context manager. See `open_reader`."""
 
@@ -268,7 +273,7 @@ class Reader:
         """Yield (frame, pts, duration) with strictly increasing pts, in seconds of video time."""
         info = self.info
         step = 1 / info.rate if info.rate else Fraction(1, 25)
-        room = (info.duration or Fraction(0)) + max(info.start, Fraction(0)) + LONGEST_STEP
+        latest = plausible_end(info)
         shift = Fraction(0)  # added to the clock of the file after a jump
         last: Fraction | None = None
         lasting = step
@@ -288,7 +293,7 @@ class Reader:
                 else:
                     self._reordered.append(last + step)
                 pts = last + step
-            elif pts - last > (LONGEST_STEP if pts > room else LONGEST_PAUSE):
+            elif pts - last > (LONGEST_STEP if pts > latest else LONGEST_PAUSE):
                 shift += last + step - pts
                 self._jumps.append(last + step)
                 pts = last + step

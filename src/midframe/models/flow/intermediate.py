@@ -60,7 +60,7 @@ class SplattedFlow(NamedTuple):
 
 
 class Refiner(nn.Module):
-    """Two refinement steps on splatted flows; 0.4 million parameters."""
+    """Two refinement steps on splatted flows; 0.3 million parameters."""
 
     def __init__(self, architecture: MatcherArchitecture | None = None, coarse: int = 64, fine: int = 32) -> None:
         super().__init__()

@@ -14,9 +14,8 @@ from midframe.models.flow.types import Flow, Gray, Plane
 
 MATCHING_AREA = 17_000  # pixels of the frames in which patches are compared: 160x107, 174x98
 PATCH, PATCH_STRIDE = 12, 4  # pixels there
-TEXTURE_NOISE = (
-    8.0  # norm of a patch, in levels times pixels, that noise may have: patches without contrast match nothing
-)
+# Norm of a patch, in levels times pixels, that noise may have: patches without contrast match nothing.
+TEXTURE_NOISE = 8.0
 SUPPRESSION_RADIUS = 3  # pixels around the best position that are no rival of it
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,11 @@ _OLD_NAMES = {
 SHIFTS = {"shifted_right": (1, 0), "shifted_left": (-1, 0), "shifted_down": (0, 1), "shifted_up": (0, -1)}
 HYPOTHESES = ("splatted", "one_sided_a", "one_sided_b", "filtered", "refined", *SHIFTS, "zero")
 PRIMARY, REFINED, ZERO = "splatted", "refined", "zero"
+
+
+def refined_index(hypotheses: Sequence[str]) -> int | None:
+    """Index of the refined hypothesis, if it is among these."""
+    return list(hypotheses).index(REFINED) if REFINED in hypotheses else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from midframe.models.layers import SLOPE, Residual, convolution
-from midframe.models.midnet.architecture import PRIMARY, REFINED, ZERO
+from midframe.models.midnet.architecture import PRIMARY, ZERO, refined_index
 from midframe.models.midnet.features import BlockInput, HypothesisInput, fusion_inputs
 from midframe.models.midnet.hypotheses import active_tiles, expand_tiles, trivial_tiles
 from midframe.models.midnet.types import FLOWS, CoverageChannel
@@ -33,7 +33,7 @@ class FusionNetwork(nn.Module):
         super().__init__()
         self.hypotheses = tuple(hypotheses)
         self.zero = self.hypotheses.index(ZERO)
-        self.refined = self.hypotheses.index(REFINED) if REFINED in self.hypotheses else None
+        self.refined = refined_index(self.hypotheses)
         self.hypothesis_bias = nn.Parameter(torch.zeros(len(hypotheses), each))
         self.input_layer = nn.Linear(len(HypothesisInput), each)
         self.hidden_layer = nn.Linear(each, each)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from midframe.models.midnet.architecture import SHIFTS, ZERO
+from midframe.models.midnet.architecture import REFINED, SHIFTS, ZERO
 from midframe.models.midnet.types import (
     COLOUR_A,
     COLOUR_B,
@@ -65,7 +65,7 @@ def propose(
     flows[ZERO] = torch.zeros_like(primary)
     if motion.filtered is not None:
         flows["filtered"] = _splat_to(t, motion.filtered, acceleration)[0]
-    flows["refined"] = primary if refined is None else torch.where(refined.used > 0.5, refined.flow, primary)
+    flows[REFINED] = primary if refined is None else torch.where(refined.used > 0.5, refined.flow, primary)
     height, width = primary.shape[-2:]
     padded = F.pad(primary, (SHIFT,) * 4, mode="replicate")
     for name, (dx, dy) in SHIFTS.items():

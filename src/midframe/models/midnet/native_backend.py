@@ -123,17 +123,10 @@ class NativeBackend:
 
     def local_correlation(self, a: Tensor, b: Tensor) -> Tensor:
         """See `Backend.local_correlation`."""
-        padded = F.pad(
-            b,
-            (
-                CORRELATION_RADIUS,
-                CORRELATION_RADIUS + _native.CORRELATION_PADDING,
-                CORRELATION_RADIUS,
-                CORRELATION_RADIUS,
-            ),
-        )
+        radius = CORRELATION_RADIUS
+        padded = F.pad(b, (radius, radius + _native.CORRELATION_PADDING, radius, radius))
         pairs = zip(_members(a), _members(padded), strict=True)
-        return _batch([self.workspace.local_correlation(*pair, CORRELATION_RADIUS) for pair in pairs])
+        return _batch([self.workspace.local_correlation(*pair, radius) for pair in pairs])
 
     def batch_limit(self, pixels: int) -> int:
         """One."""
@@ -143,8 +136,7 @@ class NativeBackend:
         """See `Backend.warp`."""
         a, b = _frame(request.a), _frame(request.b)
         motion, acceleration = request.motion, request.acceleration
-        pairs = [motion.primary] if motion.filtered is None else [motion.primary, motion.filtered]
-        fields = [field for pair in pairs for field in (pair.ab, pair.ba)]
+        fields = motion.fields
         threshold = 0.25 * hypotheses.ACTIVE_DISTANCE
         proposed = self.workspace.hypotheses(
             [_array(field.flow[0]) for field in fields],
@@ -153,7 +145,7 @@ class NativeBackend:
             None if acceleration is None else (_array(acceleration.a[0]), _array(acceleration.b[0])),
             float(request.t),
             list(names),
-            ["filtered"] * (len(pairs) - 1),
+            [] if motion.filtered is None else ["filtered"],
             hypotheses.SHIFT,
             threshold,
         )

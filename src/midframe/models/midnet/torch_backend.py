@@ -13,7 +13,7 @@ from torch import Tensor
 from midframe import kernels
 from midframe.models.flow.matcher import correlate
 from midframe.models.midnet import hypotheses, occlusion
-from midframe.models.midnet.architecture import REFINED, ZERO
+from midframe.models.midnet.architecture import ZERO, refined_index
 from midframe.models.midnet.features import leading_features, matching_features
 from midframe.models.midnet.fusion import FusionNetwork
 from midframe.models.midnet.hypotheses import expand_tiles
@@ -143,7 +143,7 @@ class TorchBackend:
             acceleration = None if acceleration is None else acceleration.expand(len(t))
         proposed = hypotheses.propose(motion, t, names, acceleration, request.refined)
         flows, zero = proposed.flows, list(names).index(ZERO)
-        refined = list(names).index(REFINED) if REFINED in names else None
+        refined = refined_index(names)
 
         def warped(k: int) -> tuple[Tensor, Tensor]:
             if k == zero:

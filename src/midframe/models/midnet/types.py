@@ -146,9 +146,13 @@ class MotionField:
 
     def tensors(self) -> list[Tensor]:
         """All tensors of its flows, in a fixed order."""
+        return [x for field in self.fields for x in (field.flow, field.occlusion, field.importance)]
+
+    @property
+    def fields(self) -> list[FlowField]:
+        """The flow fields, primary and filtered, a to b, then b to a."""
         pairs = [self.primary] if self.filtered is None else [self.primary, self.filtered]
-        fields = [field for pair in pairs for field in (pair.ab, pair.ba)]
-        return [x for field in fields for x in (field.flow, field.occlusion, field.importance)]
+        return [field for pair in pairs for field in (pair.ab, pair.ba)]
 
     def _map(self, change: Any) -> MotionField:
         def both(fields: FlowFields | None) -> Any:
