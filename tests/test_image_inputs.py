@@ -32,6 +32,19 @@ def jpeg(path: Path, image: np.ndarray, orientation: int) -> None:
     path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp", ".webp"])
+def test_images_of_every_size_are_read(tmp_path: Path, suffix: str) -> None:
+    """Bytes of noise do not compress: libav looks at the first 2 KB of a file to tell what it is."""
+    noise = np.random.default_rng(5).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    for side in (8, 480):
+        path = tmp_path / f"a%d-{side}{suffix}"
+        assert cv2.imwrite(str(path), noise[:side, :side])
+        (frame,) = frames_of(path)
+        assert (frame.height, frame.width) == (side, side)
+    path.rename(tmp_path / "b.png")
+    assert len(list(frames_of(tmp_path / "b.png"))) == 1  # the content decides over the name
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_jpegs_come_upright(tmp_path: Path, orientation: int) -> None:
     """Against OpenCV, which turns images by their EXIF orientation as well."""

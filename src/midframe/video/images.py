@@ -33,8 +33,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 DEFAULT_RATE = Fraction(24)  # frames per second, if the caller gives none
-# Suffix -> libav's demuxer of one image; the content decides over the name, so this is only a first try.
-_PIPES = ("png_pipe", "jpeg_pipe", "tiff_pipe", "webp_pipe", "bmp_pipe", "jpegls_pipe", "j2k_pipe", "dpx_pipe")
+# First bytes -> libav's demuxer of one image. Its own choice fails for JPEG files above 2 KB and for names with %d,
+# which it takes for numbered sequences.
+_PIPES = (
+    (b"\x89PNG", "png_pipe"), (b"\xff\xd8\xff\xf7", "jpegls_pipe"), (b"\xff\xd8\xff", "jpeg_pipe"),
+    (b"II*\0", "tiff_pipe"), (b"MM\0*", "tiff_pipe"), (b"RIFF", "webp_pipe"), (b"BM", "bmp_pipe"),
+    (b"\0\0\0\x0cjP  ", "j2k_pipe"), (b"\xff\x4f\xff\x51", "j2k_pipe"), (b"SDPX", "dpx_pipe"), (b"XPDS", "dpx_pipe"),
+)  # fmt: skip
 COUNTER = re.compile(r"%0?\d*d")
 _DIGITS = re.compile(r"(\d+)")
 
@@ -110,9 +115,12 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     """
     check_path(path)
     try:
-        options = {"format_whitelist": ",".join(_PIPES), "protocol_whitelist": "file"}
-        # libav does not recognise a JPEG file with a video behind its image
-        form = "jpeg_pipe" if still_metadata.is_motion_photo(path) else None
+        with open(path, "rb") as file:
+            head = file.read(max(len(mark) for mark, _ in _PIPES))
+        form = next((name for mark, name in _PIPES if head.startswith(mark)), None)
+        if form is None:
+            raise MediaError(f"{named(path)} is not an image that can be read")
+        options = {"format_whitelist": form, "protocol_whitelist": "file"}
         with av.open(f"file:{os.fspath(path)}", format=form, options=options, metadata_errors="replace") as container:
             for frame in container.decode(video=0):
                 return frame
