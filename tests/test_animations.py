@@ -10,8 +10,10 @@ import av
 import numpy as np
 import pytest
 
+import clips
 import midframe
 from midframe.errors import InputError, UnsupportedError
+from midframe.video.encoders import choose_encoder
 from midframe.video.probe import probe
 
 SIZE = 48
@@ -63,6 +65,14 @@ def test_a_gif_becomes_an_animation_of_equal_length(tmp_path: Path, suffix: str)
         difference = np.abs(frames[2 * n].astype(int) - before.astype(int))
         assert difference.max() <= (24 if suffix == ".gif" else 1)
     assert frames[0].shape == (SIZE, SIZE, 4)
+
+
+@pytest.mark.parametrize("name", ["b.gif", "b.apng", "b.webp", "b%02d.png", "b%02d.jpg"])
+def test_the_lost_sample_aspect_is_announced(tmp_path: Path, name: str) -> None:
+    for aspect, announced in ((Fraction(4, 3), 1), (Fraction(1), 0)):
+        info = probe(clips.make(tmp_path / "a.mkv", clips.Clip(frames=2, aspect=aspect)))
+        notes = choose_encoder(info, tmp_path / name).notes
+        assert sum("cannot keep the sample aspect ratio 4:3; .mkv can" in note for note in notes) == announced
 
 
 @pytest.mark.parametrize(("loop", "plays"), [(0, b"\x00\x00"), (3, b"\x03\x00")])

@@ -88,10 +88,15 @@ def choose_encoder(
     """
     container = container_of(target)
     source = info.format
-    if container == "images":
-        return image_encoding(source, target, codec)
-    if container in ANIMATIONS:
-        return _animation_encoding(info, container, codec, crf, options)
+    if container == "images" or container in ANIMATIONS:
+        if container == "images":
+            encoding = image_encoding(source, target, codec)
+        else:
+            encoding = _animation_encoding(info, container, codec, crf, options)
+        if info.sample_aspect == 1:
+            return encoding
+        lost = _aspect_note(info, Path(target).suffix or "a folder of images")
+        return replace(encoding, notes=(*encoding.notes, lost))
     if codec == "auto":
         codec = _auto_codec(source, container, target, pix_fmt)
         if codec == "libx265" and min(info.width, info.height) < X265_MIN_SIDE:
@@ -143,10 +148,7 @@ def choose_encoder(
                 f"or .nut, or choose another codec with -c"
             )
         if not aspect_kept and container not in MUXERS:
-            lost = (
-                f"{encoder.canonical_name} in {Path(target).suffix} cannot keep the sample aspect ratio "
-                f"{info.sample_aspect.numerator}:{info.sample_aspect.denominator}; .mkv can"
-            )
+            lost = _aspect_note(info, f"{encoder.canonical_name} in {Path(target).suffix}")
             encoding = replace(encoding, notes=(*notes, lost))
         return encoding
     assert refusal is not None and first is not None
@@ -157,6 +159,11 @@ def choose_encoder(
     if is_hardware(codec):
         raise UnsupportedError(f"{refusal}; its hardware or driver may be missing: try {advice[-1]}") from refusal
     raise UnsupportedError(f"{refusal}; try {' or '.join(advice) or 'another container'}") from refusal
+
+
+def _aspect_note(info: VideoInfo, output: str) -> str:
+    aspect = info.sample_aspect
+    return f"{output} cannot keep the sample aspect ratio {aspect.numerator}:{aspect.denominator}; .mkv can"
 
 
 def _conversion_notes(info: VideoInfo, codec: str, container: str, made: PixelFormat) -> tuple[str, ...]:
