@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,6 +47,14 @@ class Decoded:
     complaints: int  # errors, and frames marked as damaged
 
 
+def drained(packets: Iterator[av.Packet]) -> Iterator[av.Packet | None]:
+    """Yield the packets, and None if they end in an error: the decoder still holds frames, which ffmpeg writes."""
+    try:
+        yield from packets
+    except (av.error.FFmpegError, ValueError, IndexError, OSError):
+        yield None
+
+
 def decode(path: Path) -> Decoded:
     frames = complaints = 0
     seen = set()
@@ -56,7 +65,9 @@ def decode(path: Path) -> Decoded:
             for other in container.streams:
                 if other.index != stream.index:
                     other.discard = av.stream.Discard.all
-            for packet in container.demux(stream):
+            for packet in drained(container.demux(stream)):
+                complaints += packet is None
+                packet = packet or av.Packet()
                 complaints += bool(packet.size and packet.is_corrupt)
                 try:
                     for frame in stream.codec_context.decode(packet):

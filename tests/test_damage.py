@@ -204,6 +204,32 @@ def test_a_fragment_in_an_unknown_box(tmp_path: Path) -> None:
     check_announced(tmp_path / "broken.mp4", data[:place] + b"mo/n" + data[place + 4 :])
 
 
+def test_blocks_inside_an_integer_of_matroska(tmp_path: Path) -> None:
+    """An integer longer than eight bytes: libav skips it, and the blocks in it, without a word."""
+    whole = make(tmp_path / "a.mkv", replace(fuzz_damage.SMALL, codec="mpeg4", options={"g": "1"}))
+    with av.open(str(whole)) as opened:
+        places = [packet.pos for packet in opened.demux(video=0) if packet.size]
+    data = bytearray(whole.read_bytes())
+    begin, end = (data.rindex(b"\xa3", 0, places[n]) for n in (5, 8))  # two blocks, from their IDs on
+    size = end - begin - 3
+    data[begin : begin + 3] = b"\xab" + (size | 0x4000).to_bytes(2, "big")
+    check_announced(tmp_path / "broken.mkv", bytes(data))
+
+
+def test_frames_in_the_decoder_where_reading_stops(tmp_path: Path) -> None:
+    """A sample of half a gigabyte ends reading; frames before it that the decoder delays are kept, on any cores."""
+    whole = make(tmp_path / "a.mp4", fuzz_damage.SOURCES["fragments.mp4"])
+    data = bytearray(whole.read_bytes())
+    data[data.rindex(b"trun") + 20 + 8 * 4] = 0x20  # size of the fifth sample: after 16 bytes, 8 for each
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(data)
+    assert fuzz_damage.decode(broken).frames == 28
+    for cores in ({0}, set(range(os.cpu_count() or 1))):
+        frames, said = fuzz_damage.read(broken, cores)
+        assert frames == 28 and "reading stops at a damaged place" in said
+    assert probe(broken, count=True).counted_frames == 28
+
+
 def check_announced(path: Path, data: bytes) -> None:
     """Frames that libav skips in silence are counted, and `strict` refuses the file."""
     path.write_bytes(data)

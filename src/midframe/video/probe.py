@@ -439,8 +439,10 @@ def _count(path: str | os.PathLike[str], index: int) -> int:
             return decoder_of(again, threads)
 
         decoder = StreamDecoder(stream.codec_context.codec.canonical_name, open_decoder)
-        with suppress(av.error.FFmpegError, OSError):
+        try:
             for packet in packets_of(container, stream):
                 if packet.size or packet.pts is None:
                     decoder.decode(packet)
+        except (av.error.FFmpegError, OSError):
+            decoder.drain()
         return decoder.frames

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import av
 import av.error
 import av.filter
+import av.packet
 
 from midframe.errors import MediaError, UnsupportedError
 from midframe.types import Frame, Segment, VideoInfo
@@ -432,7 +433,7 @@ class Reader:
                     check_still_there()
                     at = source.start if last_dts is None else last_dts * tick - source.origin
                     self._remark("stop", at, f"reading stops at a damaged place ({error.strerror or error})")
-                    break
+                    packet = av.packet.Packet()  # the decoder still holds frames; `packets` ends after its error
                 if not packet.size and packet.pts is not None:
                     continue  # AVI: the frame before is shown again
                 if packet.dts is not None:

@@ -16,7 +16,8 @@ _TOP = frozenset({
     ebml.SEEK_HEAD, 0x1549A966, ebml.TRACKS, ebml.CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, ebml.VOID,
     ebml.CRC_32,
 })  # fmt: skip
-_IN_CLUSTER = frozenset({0xE7, 0x5854, 0xA7, 0xAB, ebml.SIMPLE_BLOCK, ebml.BLOCK_GROUP, 0xAF, ebml.VOID, ebml.CRC_32})
+_INTEGERS = frozenset({0xE7, 0xA7, 0xAB})  # timestamp, position, size of the cluster before
+_IN_CLUSTER = _INTEGERS | {0x5854, ebml.SIMPLE_BLOCK, ebml.BLOCK_GROUP, 0xAF, ebml.VOID, ebml.CRC_32}
 # Boxes of a movie fragment, ISO/IEC 14496-12 and 23001-7 (encryption).
 _IN_FRAGMENT = frozenset({
     b"mfhd", b"traf", b"tfhd", b"tfdt", b"trun", b"sdtp", b"sbgp", b"sgpd", b"subs", b"saiz", b"saio", b"senc",
@@ -27,6 +28,7 @@ _BESIDE_FRAGMENTS = frozenset({
     b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"sidx", b"ssix", b"prft", b"emsg", b"free", b"skip", b"wide", b"uuid",
     b"mfra", b"meta", b"pdin", b"imda", b"pssh", b"udta",
 })  # fmt: skip
+_INTEGER_BYTES, _CRC_BYTES = 8, 4  # most bytes of an integer; bytes of a checksum: RFC 8794
 _LACE_BYTES = 2048  # more than the sizes of 256 laces usually take
 _SEARCH_BYTES = 1 << 20  # read at a time in the search for the next cluster
 _UNSET_RIFF = 0xFFFFFF00  # RIFF sizes from here on, and 0, are those of a recording whose header was never completed
@@ -85,6 +87,8 @@ def _matroska(file: int, end: int) -> Structure:
         )
         if found is not None and known and found[0] in _TOP - _IN_CLUSTER and in_cluster and cluster_end is not None:
             known = False  # the next cluster begins within the last one
+        if found is not None and known and in_cluster and not _fits_kind(found):
+            known = False
         if found is not None and known and in_cluster and tracks and not _is_readable_block(file, found, tracks):
             known = False
         if found is None or not known:
@@ -120,6 +124,13 @@ def _matroska(file: int, end: int) -> Structure:
             tracks = _track_numbers(file, content, min(content + size, end))
         at = content + size
     return Structure(holes, cut)
+
+
+def _fits_kind(element: Head) -> bool:
+    """Return whether an integer or a checksum is as short as allowed: libav skips longer ones, and blocks in them."""
+    if element.id in _INTEGERS:
+        return element.size is not None and element.size <= _INTEGER_BYTES
+    return element.id != ebml.CRC_32 or element.size == _CRC_BYTES
 
 
 def _track_numbers(file: int, at: int, end: int) -> frozenset[int]:
