@@ -27,7 +27,7 @@ from midframe.journal import Journal
 from midframe.models import load_model
 from midframe.models.base import Model
 from midframe.options import OptionKeywords, Options
-from midframe.plan import Plan, check_target
+from midframe.plan import Plan, check_target, is_pattern, pattern_of
 from midframe.planning import estimate, plan_run, run_speed
 from midframe.result import OnProgress, Progress, Result
 from midframe.segments import (
@@ -42,6 +42,7 @@ from midframe.segments import (
     segment_record,
 )
 from midframe.types import Frame, Gap, Segment, Slot, VideoInfo
+from midframe.video.containers import container_of
 from midframe.video.encoders import choose_encoder
 from midframe.video.images import probe_sequence, read_sequence
 from midframe.video.reader import LONGEST_STEP, Reader, open_reader
@@ -245,6 +246,9 @@ def between_files(a: Path, b: Path, dst: Path, options: Options, *, network: Mod
     ratio = options.ratio or Fraction(2)
     if ratio.denominator != 1 or ratio < 2:
         raise InputError(f"between two images --ratio is a whole number from 2 on; {float(ratio):g} was given")
+    if ratio > 2 and container_of(dst) == "images" and not is_pattern(dst) and not dst.is_dir():
+        count = int(ratio) - 1
+        raise InputError(f"'{dst}' is one image, and --ratio {int(ratio)} gives {count}; try -o '{pattern_of(dst)}'")
     check_target(dst, a, options.overwrite)
     check_target(dst, b, options.overwrite)
     info = probe_sequence([a, b], Fraction(1))

@@ -290,7 +290,7 @@ def make_plan(
         )
     if encoding.container == "images" and not is_pattern(target) and frames_out != 1:
         raise InputError(
-            f"'{target}' is one image, and {_count(frames_out)} frames come out; try -o '{_pattern(target)}'"
+            f"'{target}' is one image, and {_count(frames_out)} frames come out; try -o '{pattern_of(target)}'"
         )
     notes = stream_notes(plan_streams(info, target, options))
     return Plan(
@@ -379,8 +379,9 @@ def default_target(source: Path, options: Options, rate: Fraction) -> Path:
 
 def report_of(target: Path) -> Path:
     """Return the path of the JSON report, beside the target."""
-    if is_pattern(target):  # beside the folder of images
-        return target.parent.with_name(target.parent.name + ".json")
+    folder = target.absolute().parent
+    if is_pattern(target) and folder.name and folder != Path.cwd():  # beside the folder of images
+        return folder.with_name(folder.name + ".json")
     return target.with_name(target.name + ".json")
 
 
@@ -399,7 +400,7 @@ def numbered(target: Path) -> list[str]:
     return [name for name in os.listdir(target.parent) if shape.fullmatch(name)] if target.parent.is_dir() else []
 
 
-def _pattern(target: Path) -> Path:
+def pattern_of(target: Path) -> Path:
     """Return a pattern of numbered images for a single name: `out/%06d.png` for `out.png`."""
     return target.with_suffix("") / f"%06d{target.suffix}"
 

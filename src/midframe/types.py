@@ -208,6 +208,7 @@ class VideoInfo:
     content_light: tuple[int, int] | None = None  # brightest pixel, brightest frame average; cd/m2
     chapters: int = 0
     loops: int | None = None  # times that an animation plays; 0 is forever, None: no animation
+    colour_profile: bytes | None = None  # ICC profile, of images
     numbered: bool = False  # a sequence of image files: a gap in time is missing frames, not a pause
     timecode: str | None = None  # of the first frame: "10:00:00:00", ";" before the frames if frames are dropped
     captions: bool = False  # closed captions (EIA-608, CEA-708) in the video stream

@@ -239,6 +239,7 @@ def run(
     from midframe.cli.progress import open_reporter
     from midframe.errors import InputError, Interrupted, MidframeError
     from midframe.storage import is_url
+    from midframe.video.files import refuse_unread_image
 
     if any(is_url(name) for name in (*inputs, output or "")):
         if config is None:
@@ -252,6 +253,9 @@ def run(
         between_images(sources, output, options)
         return
     check_names(sources, output)
+    for source in sources:
+        if source.is_file():
+            refuse_unread_image(source)
     jobs, skipped = find_jobs(sources)
     several = len(jobs) > 1 or jobs != sources
     target = target_for(output, several=several)
@@ -468,16 +472,20 @@ def between_images(sources: Sequence[Path], output: str | None, options: Options
     """
     from midframe.errors import InputError
     from midframe.torch_import import quick_import
+    from midframe.video.containers import IMAGE_SUFFIXES
 
     if len(sources) != 2:
+        given = "one image was given" if len(sources) == 1 else f"{len(sources)} images were given"
         raise InputError(
-            f"{len(sources)} images were given; give two to interpolate between; for a sequence give its folder, or "
-            "a pattern such as shot_%04d.png, with --in-fps"
+            f"{given}; give two to interpolate between; for a sequence give its folder, or a pattern in quotes such "
+            "as 'shot_%04d.png' or 'IMG_*.jpg', with --in-fps"
         )
     a, b = sources
-    target = Path(output) if output is not None else a.with_name(f"{a.stem}.{b.stem}.between{a.suffix}")
+    kind = a.suffix if a.suffix.lower() in IMAGE_SUFFIXES else ".png"  # BMP is only read
+    name = a.with_name(f"{a.stem}.{b.stem}.between{kind}")
+    target = target_for(output, several=False) or name
     if target.is_dir():
-        target = target / f"{a.stem}.{b.stem}.between{a.suffix}"
+        target = target / (name.name if options.ratio in (None, 2) else f"%06d{kind}")
     with quick_import():
         import midframe.planning  # noqa: F401  # before torch, while its library is loaded
         from midframe import pipeline
@@ -513,7 +521,7 @@ def find_jobs(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """
     from midframe.errors import MediaError
     from midframe.plan import origins_of
-    from midframe.video.files import refuse_float
+    from midframe.video.files import refuse_unread_image
 
     jobs: list[Path] = []
     skipped: list[str] = []
@@ -535,7 +543,7 @@ def find_jobs(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
         elif any(is_image(entry) for entry in entries):
             jobs.append(source)
         else:
-            refuse_float(source)
+            refuse_unread_image(source)
             raise MediaError(f"the folder '{source}' holds neither videos nor images")
     return jobs, skipped
 
@@ -551,8 +559,10 @@ def target_for(output: str | None, several: bool) -> Path | None:
 
     if output is None:
         return None
+    from midframe.video.containers import CONTAINERS, IMAGE_SUFFIXES
+
     target = Path(output)
-    if several and target.suffix.lower() in FOLDER_VIDEOS and not target.is_dir():
+    if several and target.suffix.lower() in (*FOLDER_VIDEOS, *CONTAINERS, *IMAGE_SUFFIXES) and not target.is_dir():
         raise InputError(f"several videos cannot be written to one file '{target}'; give a folder with -o")
     if several or output.endswith(("/", "\\")):
         try:

@@ -11,7 +11,7 @@ import av
 import av.format
 
 from midframe.errors import UnsupportedError
-from midframe.video.files import named, refuse_float
+from midframe.video.files import named, refuse_unread_image
 from midframe.video.timestamps import timescale
 
 # Suffix of a target -> libav's muxer.
@@ -37,10 +37,12 @@ def container_of(path: str | os.PathLike[str]) -> str:
     if suffix in IMAGE_SUFFIXES or text.endswith(("/", os.sep)) or Path(text).is_dir():
         return "images"
     if suffix not in CONTAINERS:
-        refuse_float(path)
+        refuse_unread_image(path)
         known = " ".join(name for name in CONTAINERS if name in (".mp4", ".mkv", ".mov", ".webm", ".avi"))
-        given = f"the suffix {suffix} of {named(path)} is" if suffix else f"{named(path)} has no suffix that is"
-        raise UnsupportedError(f"{given} not a known container; allowed: {known}, or a folder of PNG images")
+        given = f"{named(path)} has no suffix"
+        if suffix:
+            given = f"the suffix {suffix} of {named(path)} is not a known container"
+        raise UnsupportedError(f"{given}; allowed: {known}, and for images .png .jpg .webp .tif")
     return CONTAINERS[suffix]
 
 

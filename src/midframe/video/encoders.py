@@ -29,6 +29,7 @@ from midframe.video.matroska_header import MUXERS
 from midframe.video.timestamps import DecodingTimes
 
 # Containers of animated images, and the note that the plan shows.
+PROFILE_ENCODERS = ("png", "mjpeg")  # of images that keep an ICC profile
 ANIMATIONS = {"gif": "one palette of 256 colours", "apng": "", "webp": "quality 90"}
 _ANIMATION_ENCODERS = {"gif": "gif", "apng": "apng", "webp": "libwebp_anim"}
 GIF_FASTEST = 50  # frames per second; players take a delay of one hundredth for ten
@@ -93,10 +94,10 @@ def choose_encoder(
             encoding = image_encoding(source, target, codec)
         else:
             encoding = _animation_encoding(info, container, codec, crf, options)
-        if info.sample_aspect == 1:
-            return encoding
-        lost = _aspect_note(info, Path(target).suffix or "a folder of images")
-        return replace(encoding, notes=(*encoding.notes, lost))
+        notes = encoding.notes
+        if info.sample_aspect != 1:
+            notes = (*notes, _aspect_note(info, Path(target).suffix or "a folder of images"))
+        return replace(encoding, notes=(*notes, *_profile_notes(info, encoding.codec)))
     if codec == "auto":
         codec = _auto_codec(source, container, target, pix_fmt)
         if codec == "libx265" and min(info.width, info.height) < X265_MIN_SIDE:
@@ -166,6 +167,14 @@ def _aspect_note(info: VideoInfo, output: str) -> str:
     return f"{output} cannot keep the sample aspect ratio {aspect.numerator}:{aspect.denominator}; .mkv can"
 
 
+def _profile_notes(info: VideoInfo, codec: str) -> tuple[str, ...]:
+    """Tell that the ICC profile of images is lost; sRGB is the default of players."""
+    profile = info.colour_profile
+    if profile is None or codec in PROFILE_ENCODERS or b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile:
+        return ()
+    return ("the images' ICC colour profile is lost; .png and .jpg keep it, or convert the images to sRGB first",)
+
+
 def _conversion_notes(info: VideoInfo, codec: str, container: str, made: PixelFormat) -> tuple[str, ...]:
     """Describe the losses of the conversion to the format of the encoder."""
     source, notes = info.format, []
@@ -179,7 +188,7 @@ def _conversion_notes(info: VideoInfo, codec: str, container: str, made: PixelFo
             f"{codec} accepts even sizes only: {info.width}x{info.height} becomes {wide}x{high} by repeating the last "
             f"column or row; --pix-fmt yuv444p keeps the size"
         )
-    return tuple(notes)
+    return (*notes, *_profile_notes(info, codec))
 
 
 def _check_opens(info: VideoInfo, encoding: Encoding) -> None:

@@ -33,6 +33,9 @@ AVI_CHUNK_HEADER = 8  # bytes between the position in the index and that of the 
 MAX_PIXELS = 16384 * 8704  # 16K video; a damaged header may ask for any amount of memory
 _INVALID_DATA = 1094995529  # -AVERROR_INVALIDDATA
 FLOAT_SUFFIXES = (".exr", ".hdr", ".pfm")  # images of floating-point samples
+OTHER_IMAGES = (
+    ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".psd", ".dpx", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf",
+)  # fmt: skip
 
 
 def is_pipe(name: str | os.PathLike[str]) -> bool:
@@ -84,20 +87,24 @@ def check_path(path: str | os.PathLike[str]) -> None:
         raise MediaError(f"{named(path)} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
 
 
-def refuse_float(path: str | os.PathLike[str]) -> None:
-    """Raise an `UnsupportedError` if `path` names floating-point images, or a folder of them."""
+def refuse_unread_image(path: str | os.PathLike[str]) -> None:
+    """Raise an `UnsupportedError` if `path` names images of a kind that is not read, or a folder of them."""
     file = Path(path)
     names = [file.name]
     if os.path.isdir(file):  # False for a name that the system refuses
         with suppress(OSError):
             names = sorted(os.listdir(file))
-    suffix = next((Path(name).suffix for name in names if Path(name).suffix.lower() in FLOAT_SUFFIXES), None)
-    if suffix is not None:
-        raise UnsupportedError(
-            f"{named(path)}: {suffix} holds floating-point samples, and midframe processes integers of up to 16 bits; "
-            f"convert first, which clips beyond white: ffmpeg -apply_trc iec61966_2_1 -i %04d{suffix} -pix_fmt rgb48be "
-            "%04d.png"
-        )
+    refused = (*FLOAT_SUFFIXES, *OTHER_IMAGES)
+    suffix = next((Path(name).suffix for name in names if Path(name).suffix.lower() in refused), None)
+    if suffix is None:
+        return
+    if suffix.lower() in OTHER_IMAGES:
+        raise UnsupportedError(f"{named(path)}: {suffix} images are not read; convert them to PNG, TIFF or JPEG first")
+    raise UnsupportedError(
+        f"{named(path)}: {suffix} holds floating-point samples, and midframe processes integers of up to 16 bits; "
+        f"convert first, which clips beyond white: ffmpeg -apply_trc iec61966_2_1 -i %04d{suffix} -pix_fmt rgb48be "
+        "%04d.png"
+    )
 
 
 @contextmanager
@@ -212,6 +219,9 @@ def choose_stream(container: Any, path: str | os.PathLike[str]) -> Any:
     known = [stream for stream in moving if stream.codec_context is not None]
     if not known:
         raise UnsupportedError(f"{named(path)}: no decoder for its video codec is in this build of PyAV")
+    tile = av.stream.Disposition.dependent
+    if all(stream.frames == 1 for stream in known) and any(stream.disposition & tile for stream in known):
+        raise UnsupportedError(f"{named(path)} is a photo in tiles (HEIC, AVIF), which are not read; convert it to PNG")
     known = [stream for stream in known if stream.frames != 1] or known  # AVIF has a still beside its sequence
     if default := [s for s in known if s.disposition & av.stream.Disposition.default]:
         known = default

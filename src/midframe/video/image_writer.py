@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import struct
+import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +22,9 @@ from midframe.types import Frame, PixelFormat, VideoInfo
 from midframe.video import formats
 from midframe.video.files import named, write_error
 from midframe.video.images import COUNTER, SUFFIXES, natural_order
+
+_PNG_HEADER = 8 + 25  # bytes of the signature and of IHDR, after which iCCP may come
+_JPEG_PART = 65519  # bytes of a profile in one segment (ICC.1:2022, B.4)
 
 
 class ImageWriter:
@@ -46,7 +51,8 @@ class ImageWriter:
             else:
                 self._single = True
         self.path = target
-        self._part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        whole = target.absolute()  # "." has no name
+        self._part = whole.with_name(f"{whole.name}.{os.getpid()}.part")
 
     def __enter__(self) -> ImageWriter:
         try:
@@ -66,7 +72,7 @@ class ImageWriter:
         """
         if self._single and self.frames:
             raise InputError(f"{named(self.path)} is one image; for several give a folder or a pattern like %04d.png")
-        data = encode_image(frame, self.encoding, self.info.rotation)
+        data = encode_image(frame, self.encoding, self.info.rotation, self.info.colour_profile)
         path = self._part if self._single else self._part / (self._pattern % (self._first + self.frames))
         try:
             path.write_bytes(data)
@@ -101,13 +107,14 @@ class ImageWriter:
             os.replace(image, self.path / image.name)
 
 
-def encode_image(frame: Frame, encoding: Any, rotation: int = 0) -> bytes:
+def encode_image(frame: Frame, encoding: Any, rotation: int = 0, profile: bytes | None = None) -> bytes:
     """Encode one frame as an image file.
 
     Args:
         frame: any format.
         encoding: of `choose_encoder` for a folder of images.
         rotation: degrees clockwise, a multiple of 90; applied to the pixels, because images have no display matrix.
+        profile: ICC profile of the source; kept in PNG and JPEG, if it is one for this kind of pixels.
     """
     made: PixelFormat = encoding.format
     planes = colour.convert(frame.planes, frame.format, made)
@@ -125,11 +132,32 @@ def encode_image(frame: Frame, encoding: Any, rotation: int = 0) -> bytes:
     context.width, context.height = width, height
     context.pix_fmt = pixel_name
     context.time_base = Fraction(1, 25)
+    context.sample_aspect_ratio = Fraction(1)
     context.options = dict(encoding.options)
     image = formats.video_frame(planes, made, pixel_name)
     image.pts = 0
     packets = [*context.encode(image), *context.encode(None)]
-    return b"".join(bytes(packet) for packet in packets)
+    data = b"".join(bytes(packet) for packet in packets)
+    if profile is None or profile[16:20] != (b"GRAY" if made.layout == "gray" else b"RGB "):
+        return data
+    return _with_profile(data, encoding.codec, profile)
+
+
+def _with_profile(data: bytes, codec: str, profile: bytes) -> bytes:
+    """Return an image file with an ICC profile: libav's encoders take it from side data, which PyAV cannot set."""
+    if codec == "png":
+        content = b"iCCPICC profile\0\0" + zlib.compress(profile)
+        chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+        return data[:_PNG_HEADER] + chunk + data[_PNG_HEADER:]
+    if codec == "mjpeg":
+        parts = [profile[at : at + _JPEG_PART] for at in range(0, len(profile), _JPEG_PART)]
+        if len(parts) > 255:
+            return data
+        segments = (b"ICC_PROFILE\0" + bytes([n, len(parts)]) + part for n, part in enumerate(parts, start=1))
+        marked = b"".join(b"\xff\xe2" + struct.pack(">H", len(segment) + 2) + segment for segment in segments)
+        after = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2  # JFIF comes first
+        return data[:after] + marked + data[after:]
+    return data
 
 
 def join_folders(parts: Sequence[Path], target: Path) -> None:

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
+import numpy as np
 
 from midframe.errors import InputError, MediaError
 from midframe.types import Frame, PixelFormat, Segment, VideoInfo
 from midframe.video import formats, still_metadata, webp_animation
-from midframe.video.files import check_path, missing, named, refuse_float
+from midframe.video.files import check_path, missing, named, refuse_unread_image
 from midframe.video.source_format import format_of
 
 if TYPE_CHECKING:
@@ -37,9 +38,16 @@ DEFAULT_RATE = Fraction(24)  # frames per second, if the caller gives none
 # which it takes for numbered sequences.
 _PIPES = (
     (b"\x89PNG", "png_pipe"), (b"\xff\xd8\xff\xf7", "jpegls_pipe"), (b"\xff\xd8\xff", "jpeg_pipe"),
-    (b"II*\0", "tiff_pipe"), (b"MM\0*", "tiff_pipe"), (b"RIFF", "webp_pipe"), (b"BM", "bmp_pipe"),
+    (b"II*\0", "tiff_pipe"), (b"MM\0*", "tiff_pipe"), (b"II+\0", "tiff_pipe"), (b"MM\0+", "tiff_pipe"),
+    (b"RIFF", "webp_pipe"), (b"BM", "bmp_pipe"),
     (b"\0\0\0\x0cjP  ", "j2k_pipe"), (b"\xff\x4f\xff\x51", "j2k_pipe"), (b"SDPX", "dpx_pipe"), (b"XPDS", "dpx_pipe"),
 )  # fmt: skip
+_TILE_WIDTH, _COMPRESSION, _JPEG_IN_TIFF = 0x142, 0x103, (6, 7)  # tags of TIFF 6.0
+# channels and type of an image of OpenCV -> libav's pixel format
+_CV_FORMATS = {
+    (1, "uint8"): "gray", (3, "uint8"): "bgr24", (4, "uint8"): "bgra",
+    (1, "uint16"): "gray16le", (3, "uint16"): "bgr48le", (4, "uint16"): "bgra64le",
+}  # fmt: skip
 COUNTER = re.compile(r"%0?\d*d")
 _DIGITS = re.compile(r"(\d+)")
 
@@ -72,7 +80,7 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
         found = [entry for entry in here.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
         found = [entry for entry in found if not entry.name.startswith(".")]
         if not found:
-            refuse_float(path)
+            refuse_unread_image(path)
             raise MediaError(f"the folder {named(text)} holds no images; allowed: {' '.join(SUFFIXES)}")
         kinds = Counter(entry.suffix.lower() for entry in found)
         kind = kinds.most_common(1)[0][0]
@@ -120,6 +128,8 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         form = next((name for mark, name in _PIPES if head.startswith(mark)), None)
         if form is None:
             raise MediaError(f"{named(path)} is not an image that can be read")
+        if form == "tiff_pipe" and _beyond_libav(path):
+            return _read_tiff(path)
         options = {"format_whitelist": form, "protocol_whitelist": "file"}
         with av.open(f"file:{os.fspath(path)}", format=form, options=options, metadata_errors="replace") as container:
             for frame in container.decode(video=0):
@@ -129,6 +139,23 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:
         raise MediaError(f"{named(path)} is not an image that can be read") from error
     raise MediaError(f"{named(path)} holds no image")
+
+
+def _beyond_libav(path: str | os.PathLike[str]) -> bool:
+    """Return whether libav's decoder returns black for a TIFF file, or refuses it: tiles, JPEG inside, BigTIFF."""
+    tags = still_metadata.tiff_tags(path)
+    return not tags or _TILE_WIDTH in tags or tags.get(_COMPRESSION) in _JPEG_IN_TIFF
+
+
+def _read_tiff(path: str | os.PathLike[str]) -> Any:
+    """Decode a TIFF file with OpenCV's libtiff: gray or RGB, with or without alpha, of 8 or 16 bits."""
+    import cv2
+
+    pixels: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    kind = None if pixels is None else (pixels.shape[2] if pixels.ndim == 3 else 1, str(pixels.dtype))
+    if pixels is None or kind not in _CV_FORMATS:
+        raise MediaError(f"{named(path)} is a TIFF file of a kind that cannot be read; convert it to PNG")
+    return av.VideoFrame.from_ndarray(pixels, _CV_FORMATS[kind])
 
 
 def _codec_of(path: Path) -> str:
@@ -200,6 +227,7 @@ def probe_sequence(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         counted_frames=len(files),
         vfr=bool(missing),
         numbered=True,
+        colour_profile=still_metadata.colour_profile(files[0]),
         untagged=untagged,
         warnings=tuple(warnings),
     )

@@ -36,7 +36,7 @@ from midframe.video.files import (
     open_source,
     origin_of,
     packets_of,
-    refuse_float,
+    refuse_unread_image,
 )
 from midframe.video.rates import measure_rate, stream_rates
 from midframe.video.source_format import format_of
@@ -204,7 +204,7 @@ def probe(path: str | os.PathLike[str], count: bool = False, in_rate: Fraction |
         UnsupportedError: a codec or container that this build of PyAV does not support.
     """
     if not os.path.isdir(path):
-        refuse_float(path)
+        refuse_unread_image(path)
     if images.is_sequence(path):
         return images.probe_sequence(path, in_rate)
     with open_source(path) as container:

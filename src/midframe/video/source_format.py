@@ -23,8 +23,8 @@ def format_of(frame: Any, context: Any, codec: str) -> tuple[PixelFormat, frozen
     """Return the format in which frames are delivered, and its fields that the file leaves unspecified."""
     source = frame.format.name
     name = formats.planar_name(source)
-    if name == "gbrap" and (source == "pal8" or codec == "gif") and not _uses_alpha(frame):
-        name = "gbrp"
+    if name == "gbrap" and (codec == "mjpeg" or ((source == "pal8" or codec == "gif") and not _uses_alpha(frame))):
+        name = "gbrp"  # CMYK in JPEG is decoded with an opaque alpha plane
     untagged = set()
     matrix = formats.MATRICES.get(frame.colorspace) or formats.MATRICES.get(context.colorspace)
     if matrix is None or (matrix == "rgb") == name.startswith(("yuv", "gray")):
