@@ -108,3 +108,24 @@ def test_stream_is_a_generator_that_holds_few(blend: Interpolator) -> None:
 def test_a_mistyped_model_is_suggested() -> None:
     with pytest.raises(InputError, match="did you mean blend"):
         Interpolator("blnd")
+
+
+@pytest.mark.parametrize("t", [np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2)])
+def test_scalars_of_every_library_are_instants(blend: Interpolator, t: Any) -> None:
+    a = np.full((16, 16, 3), 100, np.uint8)
+    assert np.array_equal(blend.between(a, a + 2, t=t), a + 1)
+
+
+@pytest.mark.parametrize("t", ["0.5", None, ["0.5"], object()])
+def test_other_things_are_no_instants(blend: Interpolator, t: Any) -> None:
+    a = np.zeros((16, 16, 3), np.uint8)
+    with pytest.raises(InputError, match="not an instant"):
+        blend.between(a, a, t=t)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_float_of_0_to_255_is_refused(blend: Interpolator, library: str) -> None:
+    a: Any = np.full((16, 16, 3), 200, np.float32)
+    a = a if library == "numpy" else torch.from_numpy(a).permute(2, 0, 1)
+    with pytest.raises(InputError, match="values up to 200"):
+        blend.between(a, a)

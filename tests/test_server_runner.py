@@ -154,6 +154,16 @@ def test_results_are_named_as_by_the_command_line(options: dict[str, Any]) -> No
     assert prediction.output_name("my clip.mp4", options, predicted.rate) == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "frames"), [({}, 360), ({"fps": "30"}, 90), ({"vfr": "keep"}, 247), ({"vfr": "keep", "end": 1.5}, 123)]
+)
+def test_a_variable_rate_is_predicted_by_its_duration(options: dict[str, Any], frames: int) -> None:
+    """A screen recording of 3 s has 124 frames, not the 180 of its rate."""
+    info = {"rate": "60", "duration": 3, "frames": 124, "vfr": True, "width": 8, "height": 8}
+    predicted = prediction.predict(info, options, None, "nothing")
+    assert predicted.frames == frames and predicted.duration == Fraction(options.get("end", 3))
+
+
 def test_speed_ramps_are_predicted_and_mapped_to_the_source() -> None:
     options = {"fps": "10", "speed": "1-2:0.5", "start": 0.5}
     info = {"rate": "10", "duration": 4, "frames": 40, "width": 8, "height": 8}

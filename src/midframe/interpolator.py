@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,6 +23,7 @@ from midframe.types import Frame, Gap
 Image = np.ndarray[Any, Any] | Tensor
 Instant = float | Fraction
 
+LARGEST_FLOAT = 2.0  # of float samples, which are 0..1
 _LARGEST_CODES = {torch.uint8: 255, torch.uint16: 65535}
 
 
@@ -95,12 +97,16 @@ class Interpolator:
                     "the frames of one call must have the same container, dtype and size; "
                     f"a is {_described(a)}, {name} is {_described(image)}"
                 )
-        times = [t] if isinstance(t, (int, float, Fraction)) else list(t)
+        single = isinstance(t, Real) or getattr(t, "ndim", None) == 0  # a scalar of Python, numpy or torch
+        try:
+            times = [_instant(t)] if single else [_instant(one) for one in t]  # type: ignore[union-attr]
+        except (TypeError, ValueError):
+            raise InputError(f"t = {t!r} is not an instant; give a number within 0..1, or a list of them") from None
         interpolated = self._engine.between(
             images["a"], images["b"], times, before=images.get("before"), after=images.get("after")
         )
         out = [_from_tensor(image, a) for image in interpolated]
-        return out[0] if isinstance(t, (int, float, Fraction)) else out
+        return out[0] if single else out
 
     def fill(self, gap: Gap) -> list[Frame]:
         """Return the frames of one gap, in the order of its slots; for hosts with random access to frames."""
@@ -120,6 +126,13 @@ class Interpolator:
         yield from self._engine.run(timeline.gaps(stream, rate, context=self._engine.context))
 
 
+def _instant(t: Any) -> Instant:
+    """Return one instant as a number of Python. Raises TypeError or ValueError."""
+    if isinstance(t, str):
+        raise TypeError
+    return t if isinstance(t, Fraction) else float(t)
+
+
 def _described(image: object) -> str:
     shape = "x".join(str(side) for side in getattr(image, "shape", ()))
     return f"{type(image).__name__} {shape} {getattr(image, 'dtype', '')}".strip()
@@ -134,6 +147,8 @@ def _to_tensor(image: Image, name: str) -> Tensor:
             raise InputError(f"{name} is {_described(image)}; allowed are uint8, uint16 and float in 0..1")
         top = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
         values = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
+        if top == 1:
+            _check_range(float(values.max(initial=0)), image, name)
         return torch.from_numpy(values / np.float32(top) if top > 1 else values.copy())
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
@@ -142,8 +157,21 @@ def _to_tensor(image: Image, name: str) -> Tensor:
             return image.to(torch.float32) / _LARGEST_CODES[image.dtype]
         if not image.is_floating_point():
             raise InputError(f"{name} is {_described(image)}; allowed are uint8, uint16 and float in 0..1")
+        if image.numel():
+            _check_range(float(image.max()), image, name)
         return image.to(torch.float32, copy=True)
-    raise InputError(f"{name} is a {type(image).__name__}; a frame must be a numpy array or a torch tensor")
+    raise InputError(
+        f"{name} is of type {type(image).__name__}; a frame must be a numpy array or a torch tensor; "
+        "numpy.asarray(image) makes one of a Pillow image"
+    )
+
+
+def _check_range(largest: float, image: Image, name: str) -> None:
+    """Refuse float samples of 0..255, whose frames would be wrong; a little beyond 1 is what filters leave."""
+    if largest > LARGEST_FLOAT:
+        raise InputError(
+            f"{name} is {_described(image)} with values up to {largest:g}; float frames are 0..1: divide them"
+        )
 
 
 def _from_tensor(image: Tensor, like: Image) -> Image:

@@ -31,7 +31,7 @@ class Progress:
     cuts: int  # met so far in this run
     pts: Fraction  # seconds; where the latest frame is shown
     stage: str = "frames"  # "frames", then "joining"
-    latest: Frame | None = None  # the latest frame; None while joining
+    latest: Frame | None = field(default=None, repr=False)  # the latest frame; None while joining
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,14 +67,18 @@ def predict(
     given = parse_options(options)
     rate = Fraction(info["rate"])
     out = given.fps or rate * (given.ratio or (1 if given.slowmo or given.speed else 2))
-    # N frames say it exactly; a duration in a header is rounded
-    whole = Fraction(info["frames"]) / rate if info.get("frames") else Fraction(str(info["duration"]))
+    # N frames of a constant rate say it exactly; a duration in a header is rounded
+    counted = info.get("frames") and not info.get("vfr")
+    whole = Fraction(info["frames"]) / rate if counted else Fraction(str(info["duration"]))
     end = min(given.end, whole) if given.end is not None else whole
     start = given.start or Fraction(0)
     if start >= whole:
         raise InputError(f"start {float(start):g} s is after the end of the video at {float(whole):g} s")
     duration = pace_of(given).output(end - start)
     frames = max(1, math.ceil(duration * out))
+    if given.vfr == "keep" and info.get("frames"):  # the frames of the range, and those between them
+        inserted = given.ratio or 2
+        frames = max(1, math.floor(info["frames"] * min(1, (end - start) / whole) * inserted) - int(inserted - 1))
     sides = int(info["width"]), int(info["height"])
     width, height = given.output_size(*(sides[::-1] if info.get("rotation") in (90, 270) else sides))
     pixels = frames * width * height
