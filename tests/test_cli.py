@@ -188,6 +188,19 @@ main()
 """
 
 
+def test_an_error_after_the_kernels_were_loaded_is_all_that_is_printed(tmp_path: Path) -> None:
+    sources = [clips.make(tmp_path / name, Clip(frames=3)) for name in ("a.mp4", "b.mp4")]
+    made = [tmp_path / "out" / f"{source.stem}.48fps.mp4" for source in sources]
+    made[0].parent.mkdir()
+    for path in made:
+        path.write_bytes(b"\0")
+        path.with_name(path.name + ".json").write_text("{}")  # as of another run
+    words = ["interpolate", *map(str, sources), "-o", str(made[0].parent), "--model", "midnet-s"]
+    ended = subprocess.run([sys.executable, "-m", "midframe", *words], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert [line.endswith("or give another -o") for line in ended.stderr.splitlines()] == [True, True], ended.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_with_130_and_the_same_command_goes_on(tmp_path: Path, call: Call, number: int) -> None:
     source = clips.make(tmp_path / "in.mp4", Clip(frames=400, options={"g": "10"}))

@@ -160,3 +160,9 @@ def test_several_videos_do_not_go_into_one_image(tmp_path: Path, call: Call) -> 
         (tmp_path / name).write_bytes(b"\0\0\0\x18ftypavif" + bytes(100))
     done = call("interpolate", tmp_path / "a.avif", tmp_path / "b.avif", "-o", tmp_path / "c.png")
     assert done.code == 2 and not (tmp_path / "c.png").exists()
+
+
+def test_an_image_by_another_name_is_no_video(tmp_path: Path, call: Call) -> None:
+    (tmp_path / "a.jfif").write_bytes(cv2.imencode(".jpg", scene())[1].tobytes())
+    done = call("interpolate", tmp_path / "a.jfif")
+    assert done.code == 3 and "is an image, not a video" in done.err

@@ -109,6 +109,7 @@ void check_warped(const Warped& warped, const FusionNetwork& network) {
 
 NB_MODULE(_native, m) {
     m.doc() = "Kernels of midnet on a CPU, in C++.";
+    nb::set_leak_warnings(false);  // an exit by an exception leaves references, which is no fault that users should read of
     m.attr("CORRELATION_PADDING") = kCorrelationPadding;
     m.attr("interface") = 4;  // as `kernels.INTERFACE`; another number with every change of names or arguments below
 

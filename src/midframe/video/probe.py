@@ -226,6 +226,10 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
             raise MediaError(f"{named(path)} has a video stream, but no frames in it")
         hint = "it is damaged or encrypted"
         raise MediaError(f"{named(path)}: no frame of its {codec} video could be decoded; {hint}")
+    if len(scan.frames) == 1 and container.format.name.endswith("_pipe"):
+        raise MediaError(
+            f"{named(path)} is an image, not a video; midframe interpolate A B takes two, named .jpg, .png ..."
+        )
     first = scan.frames[0]
     made, untagged = format_of(first, context, codec)
     tick = Fraction(stream.time_base)
