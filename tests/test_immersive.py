@@ -10,6 +10,8 @@ import pytest
 
 import midframe
 from clips import Clip, make
+from midframe.video import ebml
+from midframe.video.ebml import unsigned
 from midframe.video.immersive import projection_elements
 from midframe.video.matroska_header import with_video_elements
 from midframe.video.probe import probe
@@ -97,3 +99,12 @@ def test_a_loss_is_announced(tmp_path: Path, name: str) -> None:
 
 def test_an_unknown_projection_is_announced(tmp_path: Path) -> None:
     assert projection_elements(mapping(5), None) is None  # fisheye: no element of Matroska
+
+
+def test_an_ordinary_video_marked_as_flat_is_not_stereo(tmp_path: Path) -> None:
+    """StereoMode 0 of Matroska, as libvpx's tools write it."""
+    head = make(tmp_path / "in.mkv", SMALL).read_bytes()
+    marked = with_video_elements(head, unsigned(ebml.STEREO_MODE, 0))
+    assert marked is not None
+    (tmp_path / "in.mkv").write_bytes(marked)
+    assert probe(tmp_path / "in.mkv").stereo is None

@@ -67,7 +67,8 @@ def read_list(path: Path, options: Options) -> list[Entry]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, restkey="?", restval=""))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MediaError(f"the list '{path}' cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise MediaError(f"the list '{path}' cannot be read: {why}") from error
     if not rows or "source" not in rows[0]:
         raise InputError(f"the list '{path}' has no videos: its first line must name the columns, including 'source'")
     base = {name: value for name, value in asdict(options).items() if value != getattr(Options(), name)}

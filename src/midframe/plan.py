@@ -193,6 +193,12 @@ def origins_of(path: Path) -> tuple[str, ...]:
         return ()
 
 
+def check_image_rate(info: VideoInfo, options: Options) -> None:
+    """Refuse --in-fps with a video, which has a rate of its own. Raises InputError."""
+    if options.in_fps is not None and not info.numbered:
+        raise InputError(f"--in-fps is for sequences of images, and '{info.path}' has a rate of its own; leave it out")
+
+
 def speed_map(options: Options, start: Fraction) -> SpeedMap:
     """Return the speed that options ask for, of a source whose first frame is at `start` seconds."""
     if options.speed:
@@ -228,6 +234,7 @@ def make_plan(
         InputError: an option that does not apply to this source.
         UnsupportedError: a codec or container that this build of PyAV does not support.
     """
+    check_image_rate(info, options)
     slowmo = options.slowmo or Fraction(1)
     keep = None
     # rates are relative to the delivered frames: 25 interlaced frames per second are 50 fields

@@ -19,7 +19,7 @@ from midframe import pipeline, shots, timeline
 from midframe.errors import InputError, Interrupted
 from midframe.models.base import Model
 from midframe.options import Options
-from midframe.plan import check_target, delivered_info, output_rate
+from midframe.plan import check_image_rate, check_target, delivered_info, output_rate
 from midframe.result import OnProgress, Progress
 from midframe.types import Frame, VideoInfo
 from midframe.video.encoders import Encoding, choose_encoder
@@ -120,6 +120,7 @@ def interpolate_stream(
     engine = pipeline.make_engine(options, network)
     began, count, closed = time.monotonic(), 0, False
     with _source(src, options, stop) as (info, frames):
+        check_image_rate(info, options)
         delivered = delivered_info(info, options)
         rate = output_rate(delivered, options)
         keep = int(options.ratio or 2) if options.vfr == "keep" else None

@@ -15,6 +15,11 @@ from midframe.types import Mastering, PixelFormat, VideoInfo
 CV_CPU_AVX_512F = 13  # OpenCV's number of the instruction set, which its Python module does not name
 # Presets that two cores can keep up with.
 _PRESETS = {"libx264": "veryfast", "libx264rgb": "veryfast", "libx265": "veryfast", "libsvtav1": "8"}
+_X26X_PRESETS = (
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
+)  # fmt: skip
+_NAMED_PRESETS = ("libx264", "libx264rgb", "libx265")  # numbers from 0 are these by their place
+_NUMBERED_PRESETS = {"libsvtav1": (-1, 13), "libvpx-vp9": (0, 8)}
 # x265 4.2 writes beyond its buffers at widths of 33 to 48 pixels with mb-tree on (found with glibc's MALLOC_CHECK_=3;
 # the assembly of cuTreePropagateCost): 3 blocks of 8 pixels at half size, 4 written at a time.
 X265_NARROW_WIDTH = 64
@@ -123,6 +128,16 @@ def _within(codec: str, given: float | None, low: float, high: float, default: f
         raise InputError(f"--crf {given:g} is not within {low:g} to {high:g} of {codec}; the default is {default:g}")
 
 
+def _check_preset(codec: str, preset: str) -> None:
+    """Refuse an unknown preset of the usual encoders, which themselves say "invalid argument"."""
+    if codec in _NAMED_PRESETS and preset not in _X26X_PRESETS and not preset.isdecimal():
+        raise InputError(f"--preset {preset}: {codec} has {' '.join(_X26X_PRESETS)}")
+    if codec in _NUMBERED_PRESETS:
+        low, high = _NUMBERED_PRESETS[codec]
+        if not preset.lstrip("-").isdecimal() or not low <= int(preset) <= high:
+            raise InputError(f"--preset {preset}: {codec} has {low} (slowest, smallest files) to {high} (fastest)")
+
+
 def encoder_options(
     codec: str,
     crf: float | None,
@@ -147,6 +162,7 @@ def encoder_options(
         quality, shown = quality_options(codec, crf, private)
         found |= quality
     if preset is not None:
+        _check_preset(codec, preset)
         if "preset" in private:
             found["preset"] = preset
         elif codec == "libvpx-vp9":

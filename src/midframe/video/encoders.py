@@ -182,6 +182,9 @@ def _conversion_notes(info: VideoInfo, codec: str, container: str, made: PixelFo
         notes.append(f"transparency is lost: {codec} in {container} has no alpha")
     if made.depth < source.depth:
         notes.append(f"{source.depth} bits become {made.depth}: {codec} accepts no more")
+    if source.layout == made.layout == "yuv" and (made.chroma_w > source.chroma_w or made.chroma_h > source.chroma_h):
+        before, after = formats.sampling_of(source), formats.sampling_of(made)
+        notes.append(f"chroma becomes coarser, {before} to {after} ({codec})")
     if codec in _EVEN_SIZES_ONLY and ((made.chroma_w and info.width % 2) or (made.chroma_h and info.height % 2)):
         wide, high = info.width + info.width % 2, info.height + info.height % 2
         notes.append(

@@ -139,6 +139,11 @@ def name_of(format: PixelFormat, depth: int | None = None, alpha: bool | None = 
     return f"yuv{'a' if alpha else ''}{_NAMED[format.chroma_w, format.chroma_h]}p{suffix}"
 
 
+def sampling_of(format: PixelFormat) -> str:
+    """Return the chroma sampling of a YUV format as people write it: 4:2:0."""
+    return ":".join(_NAMED[format.chroma_w, format.chroma_h])
+
+
 def planes_of(frame: av.VideoFrame, format: PixelFormat) -> tuple[Tensor, ...]:
     """Return the planes of a decoded frame, as Y, U, V or R, G, B and alpha; views, unless rows run upwards.
 

@@ -154,6 +154,11 @@ def _side_data(frame: Any, kind: str) -> bytes | None:
         return None
 
 
+def _stereo(raw: bytes | None) -> bytes | None:
+    """Return AVStereo3D; None for its type 0, an ordinary video, as some programs mark theirs."""
+    return None if raw is None or not any(raw[:4]) else raw
+
+
 def _mastering(raw: bytes | None) -> Mastering | None:
     """Parse AVMasteringDisplayMetadata: ten pairs of int32 and two flags."""
     if raw is None or len(raw) < 88:
@@ -295,7 +300,7 @@ def _describe(container: Any, stream: Any, path: str | os.PathLike[str]) -> Vide
         timecode=_timecode(container, stream),
         captions=any(_side_data(frame, "A53_CC") for frame in scan.frames),
         spherical=_side_data(first, "SPHERICAL"),
-        stereo=_side_data(first, "STEREO3D"),
+        stereo=_stereo(_side_data(first, "STEREO3D")),
         exact_duration=_has_exact_duration(container, stream),
         header_frames=frames or None,
         vfr=variable,
