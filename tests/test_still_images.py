@@ -166,3 +166,15 @@ def test_an_image_by_another_name_is_no_video(tmp_path: Path, call: Call) -> Non
     (tmp_path / "a.jfif").write_bytes(cv2.imencode(".jpg", scene())[1].tobytes())
     done = call("interpolate", tmp_path / "a.jfif")
     assert done.code == 3 and "is an image, not a video" in done.err
+
+
+def test_a_folder_of_several_suffixes_loses_nothing_without_a_word(tmp_path: Path, call: Call) -> None:
+    folder = tmp_path / "shots"
+    folder.mkdir()
+    for name in ("1.jpg", "2.JPG", "3.jpeg", "4.JPEG"):
+        (folder / name).write_bytes(cv2.imencode(".jpg", scene())[1].tobytes())
+    planned = call("interpolate", folder, "--in-fps", "4", "-o", tmp_path / "out.mp4", "--dry-run")
+    assert "4 -> 8 frames" in planned.out + planned.err and "left out" not in planned.out + planned.err
+    png(folder / "5.png")
+    planned = call("interpolate", folder, "--in-fps", "4", "-o", tmp_path / "out.mp4", "--dry-run")
+    assert "1 of 5 images" in planned.out + planned.err

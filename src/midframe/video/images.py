@@ -1,6 +1,6 @@
 """Read images as a video: a folder, a pattern, a list, or one image; and animated WebP files.
 
-A sequence is a folder (all its images of the most frequent suffix, in natural order: 9 before 10), a pattern
+A sequence is a folder (all its images of the most frequent kind, in natural order: 9 before 10), a pattern
 (`shot_%04d.png`, or a glob such as `shot_*.png`) or a list of files. It has no rate of its own; the caller gives one.
 Where numbers of a `%04d` pattern are missing, the frame before lasts until the next one. All images must have the same
 size after EXIF orientation is applied; the pixel format of the first is used for all.
@@ -68,6 +68,17 @@ def natural_order(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() and part.isascii() else (1, 0, part) for part in parts]
 
 
+def _in_folder(folder: Path) -> list[Path]:
+    found = [entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
+    return [entry for entry in found if not entry.name.startswith(".")]
+
+
+def _kind_of(path: Path) -> str:
+    """Return the suffix of an image, one for .jpg and .jpeg and one for .tif and .tiff."""
+    suffix = path.suffix.lower()
+    return {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
+
+
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
     """Return the images of a sequence, in order.
 
@@ -77,14 +88,12 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     text = os.fspath(path)
     here = Path(text)
     if os.path.isdir(text):
-        found = [entry for entry in here.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
-        found = [entry for entry in found if not entry.name.startswith(".")]
+        found = _in_folder(here)
         if not found:
             refuse_unread_image(path)
             raise MediaError(f"the folder {named(text)} holds no images; allowed: {' '.join(SUFFIXES)}")
-        kinds = Counter(entry.suffix.lower() for entry in found)
-        kind = kinds.most_common(1)[0][0]
-        return sorted((entry for entry in found if entry.suffix.lower() == kind), key=natural_order)
+        kind = Counter(map(_kind_of, found)).most_common(1)[0][0]
+        return sorted((entry for entry in found if _kind_of(entry) == kind), key=natural_order)
     if os.path.isfile(text):
         return [here]
     if match := COUNTER.search(here.name):
@@ -206,6 +215,12 @@ def probe_sequence(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         warnings.append(
             f"{missing} image number(s) between {named(files[0].name)} and {named(files[-1].name)} are missing; "
             f"{gaps} gap(s) are interpolated over their whole time"
+        )
+    folder = Path(path) if isinstance(path, str | os.PathLike) and os.path.isdir(path) else None
+    if folder is not None and (left := len(_in_folder(folder)) - len(files)) > 0:
+        warnings.append(
+            f"{left} of {left + len(files)} images in {named(folder)} have another suffix than {_kind_of(files[0])} "
+            "and are left out; a pattern such as '*.png' chooses others"
         )
     if len(files) == 1 and still_metadata.is_motion_photo(files[0]):
         warnings.append(f"{named(files[0])} is a motion photo; its still image is read, not the video in it")
