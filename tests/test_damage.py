@@ -230,6 +230,32 @@ def test_frames_in_the_decoder_where_reading_stops(tmp_path: Path) -> None:
     assert probe(broken, count=True).counted_frames == 28
 
 
+def test_an_avi_whose_first_frame_is_no_key_frame(tmp_path: Path) -> None:
+    """The first frame says that it is a B-frame: it lacks references and is dropped, and libav does not complain."""
+    whole = make(tmp_path / "a.avi", fuzz_damage.SOURCES["mpeg4.avi"])
+    data = bytearray(whole.read_bytes())
+    data[data.index(b"\0\0\1\xb6") + 4] |= 0x80  # vop_coding_type, its first two bits: B
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(data)
+    frames, warnings = read(broken)
+    assert frames == fuzz_damage.decode(broken).frames == 35
+    assert any("1 of 36 frames is missing (the first at 0.000 s)" in text for text in warnings)
+    strict(broken)
+
+
+def test_a_damaged_fragment_time_is_no_place(tmp_path: Path) -> None:
+    """The second fragment lies six hours away, the third in front of it: no instant outside the video is named."""
+    whole = make(tmp_path / "a.mp4", fuzz_damage.SOURCES["fragments.mp4"])
+    data = bytearray(whole.read_bytes())
+    place = data.index(b"tfdt", data.index(b"tfdt") + 4) + 8  # after name, version and flags
+    data[place : place + 8] = (1 << 28).to_bytes(8, "big")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(data)
+    frames, warnings = read(broken)
+    assert frames == fuzz_damage.decode(broken).frames == 24
+    assert "12 of 36 frames are missing" in warnings[-1] and "the first at" not in warnings[-1]
+
+
 def check_announced(path: Path, data: bytes) -> None:
     """Frames that libav skips in silence are counted, and `strict` refuses the file."""
     path.write_bytes(data)

@@ -125,10 +125,16 @@ class Findings:
                 missing += max(0, left_out - known)
                 first = pts if first is None else min(first, pts)
         if self.late and source.rate and not source.vfr and not (self.absent or self.untimed):
-            end = self.promised_end or source.start + (source.duration or 0)
+            end = self._end(source)
             known = sum(end - self.late <= at for at in times)
             missing += max(0, round(self.late * source.rate) - known)
             first = end - self.late if first is None else first
+        # damaged timestamps may lie anywhere, and behind a jump the clock of the file is not that of the video
+        begin, last = min(source.start, Fraction(0)), [*self.jumps]
+        if source.duration is not None or self.promised_end is not None:
+            last.append(self._end(source))
+        if first is not None and (first < begin or any(first > at for at in last)):
+            first = None
         return Damage(
             frames=frames,
             missing=missing,
@@ -139,6 +145,9 @@ class Findings:
             holes=self.holes,
             cut_bytes=self.cut_bytes,
         )
+
+    def _end(self, source: VideoInfo) -> Fraction:
+        return self.promised_end or source.start + (source.duration or 0)
 
     def texts(self, source: VideoInfo, frames: int, segment: Segment | None = None) -> tuple[str, ...]:
         """Describe the faults, one line each; arguments as of `damage`."""

@@ -18,6 +18,8 @@ import av.packet
 
 MAX_REPLAY_BYTES = 256 << 20  # packets kept for replay; a GOP of 4K video takes 5 to 60 MB
 RECENT_FRAMES = 64  # more than decoders reorder or delay
+# MPEG-4 Part 2 threads hand out a frame before its errors are known, even where no frame is lost
+ONE_THREAD = frozenset({"mpeg4"})
 N_VOP_BYTES = 8  # MPEG-4 Part 2 packets up to this size are placeholders for packed B-frames
 
 
@@ -26,7 +28,7 @@ class _Sent(NamedTuple):
 
     packet: Any
     skip: bool  # non-reference frames are skipped
-    counted: bool  # at or after the first key frame: an error is damage
+    counted: bool  # at or after the first expected frame: an error is damage
 
 
 class StreamDecoder:
@@ -36,16 +38,22 @@ class StreamDecoder:
         codec: libav's name of the codec.
         open_decoder: opens a decoder for the stream; the argument says whether to decode with several threads.
         single: decode with one thread from the start, for sources that cannot be opened again.
+        from_start: the packets begin where the file does, and every one of them is expected to give a frame; elsewhere
+            (after a seek, in broadcasts) those before the first key frame are not.
     """
 
-    def __init__(self, codec: str, open_decoder: Callable[[bool], Any], single: bool = False) -> None:
+    def __init__(
+        self, codec: str, open_decoder: Callable[[bool], Any], single: bool = False, from_start: bool = False
+    ) -> None:
+        single = single or codec in ONE_THREAD
         self._codec = codec
         self._open_decoder = open_decoder
         self._decoder = open_decoder(not single)
         self._single = single  # one thread decodes
         self._sent: deque[_Sent] = deque()
         self._sent_bytes = 0
-        self._first: int | None = None  # timestamp of the first key frame; earlier frames are not expected
+        self._from_start = from_start
+        self._first: int | None = None  # timestamp of the first expected frame, a key frame unless `from_start`
         self._open: list[int] = []  # sorted timestamps of packets whose frames are outstanding
         self._recent: deque[int] = deque(maxlen=RECENT_FRAMES)  # timestamps of the last frames that were handed out
         self._last: Any = None  # the last frame that was handed out
@@ -115,14 +123,14 @@ class StreamDecoder:
         if packet.is_corrupt:
             self.broken.add(self._stamp(packet))
         if packet.pts is None:
-            if self._first is None and packet.is_keyframe:
+            if self._first is None and (packet.is_keyframe or self._from_start):
                 # without timestamps missing frames cannot be detected: one thread from the start
                 self._first = -1
                 if not self._sent and not self._single:
                     self._restart()
             return
         if self._first is None:
-            if not packet.is_keyframe:
+            if not (packet.is_keyframe or self._from_start):
                 return
             self._first = packet.pts
         if packet.pts < self._first or packet.is_discard or skip or not self._holds_frame(packet):

@@ -51,6 +51,7 @@ LONGEST_STEP = Fraction(10)  # seconds; longer ones are accepted only within the
 LONGEST_PAUSE = Fraction(3600)  # seconds; never accepted: one damaged timestamp would cost days of work
 MAX_STEPS = 10_000  # steps of several frames, recorded at most
 INEXACT_END = Fraction(1, 2)  # seconds by which audio may outlast the video, if only the duration of the file is known
+INDEXED = frozenset({"avi", "mp4", "matroska"})  # demuxers of files that begin with a key frame, unlike broadcasts
 SKIMMED = Fraction(1)  # seconds before a segment; earlier, only reference frames are decoded
 BACK_STEPS = (Fraction(0), Fraction(1), Fraction(5), Fraction(30), Fraction(120))  # seconds before a requested start
 
@@ -420,7 +421,9 @@ class Reader:
             def open_decoder(threads: bool) -> Any:
                 return decoder_of(stream if threads else self._open(opened)[1], threads)
 
-            decoder = self._decoder = StreamDecoder(source.codec, open_decoder)
+            decoder = self._decoder = StreamDecoder(
+                source.codec, open_decoder, from_start=wanted is None and not INDEXED.isdisjoint(names_of(container))
+            )
             packets = packets_of(container, stream)
             first_dts = last_dts = None
             delivered: list[int] = []  # positions of packets with a dts
@@ -478,6 +481,11 @@ class Reader:
             return Structure()
 
 
+def names_of(container: Any) -> frozenset[str]:
+    """Return libav's names of the demuxer of an open file."""
+    return frozenset(container.format.name.split(","))
+
+
 def _undelivered(
     container: Any, stream: Any, span: tuple[int | None, int | None], delivered: Sequence[int]
 ) -> list[int | None]:
@@ -490,7 +498,7 @@ def _undelivered(
         delivered: positions of packets with a dts, in bytes.
     """
     first, last = span
-    names = container.format.name.split(",")
+    names = names_of(container)
     if first is None or last is None or not ("mp4" in names or "avi" in names):
         return []  # elsewhere an index holds key frames only
     promised = [entry for entry in stream.index_entries if entry.size and entry.timestamp >= first]
