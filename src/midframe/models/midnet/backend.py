@@ -75,6 +75,9 @@ class Backend(Protocol):
     def as_tensors(self, warped: Warped) -> WarpedFrames:
         """Warped frames as RGB tensors. An inactive hypothesis is the primary one; trivial tiles have no detail."""
 
+    def hypothesis_flows(self, warped: Warped) -> Tensor:
+        """Flows of the hypotheses (N, K, 4, h, w), from t to a and to b, pixels of that size."""
+
     def fuse(self, network: FusionNetwork, warped: Warped, t: Tensor) -> Tensor:
         """Fusion weights (N, 2K, h, w) of warped frames."""
 

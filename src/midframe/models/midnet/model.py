@@ -27,8 +27,9 @@ from midframe import kernels
 from midframe.models.base import Model, RenderRequest
 from midframe.models.flow.intermediate import LearnedMotion
 from midframe.models.flow.types import DisConfig
+from midframe.models.midnet import fast_objects
 from midframe.models.midnet.architecture import SIZES, Architecture
-from midframe.models.midnet.backend import Backend
+from midframe.models.midnet.backend import Backend, Warped
 from midframe.models.midnet.flow_estimation import FlowConfig, estimate_flow, flow_frames
 from midframe.models.midnet.fusion import FusionNetwork
 from midframe.models.midnet.learned_motion import needs_matching, prepare_learned_motion, refine, unreliable
@@ -115,13 +116,21 @@ class Midnet(Model):
         errors = self._inconsistency(flows)
         forward, backward = (background_motion(*each, workspace) for each in zip(flows, errors, strict=True))
         background = forward, backward
+        fast = fast_objects.find(a, b, flows, background)
+        if fast:
+            flows, alternative = (fast_objects.with_flows(pair, fast) for pair in (flows, alternative))
+            errors = self._inconsistency(flows)
         primary = self.backend.flow_fields(flows, errors, area, background)
+        if fast:
+            primary = fast_objects.with_ground(primary, fast)
         if not self.architecture.filtered:
-            return MotionField(primary)
+            return MotionField(primary, fast=fast)
         alternative_errors = errors if alternative is flows else self._inconsistency(alternative)
         filtered = self._filtered(alternative, alternative_errors, a, b)
         fields = self.backend.flow_fields(filtered, self._inconsistency(filtered), area, background)
-        return MotionField(primary, fields, self._learned(primary, fields, errors, a, b))
+        if fast:
+            fields = fast_objects.with_ground(fields, fast)
+        return MotionField(primary, fields, self._learned(primary, fields, errors, a, b), fast)
 
     def _inconsistency(self, flows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return self.backend.inconsistency(*flows), self.backend.inconsistency(*flows[::-1])
@@ -168,19 +177,24 @@ class Midnet(Model):
         """See `Model.render`; uses `before` and `after` only together, where both show the same acceleration."""
         frames = []
         for part in self._parts(request):
-            warped = self.backend.warp(part, self.architecture.hypotheses)
-            weights = self.backend.fuse(self.fusion, warped, part.t)
-            frames.append(self.backend.blend(warped, weights))
+            frames.append(self.backend.blend(*self._fused(part)))
         return torch.cat(frames)
 
     def render_planes(self, request: RenderRequest) -> list[tuple[Tensor, ...]]:
         """See `Model.render_planes`."""
         frames = []
         for part in self._parts(request):
-            warped = self.backend.warp(part, self.architecture.hypotheses)
-            weights = self.backend.fuse(self.fusion, warped, part.t)
-            frames.append(self.backend.blend_planes(warped, weights))
+            frames.append(self.backend.blend_planes(*self._fused(part)))
         return frames
+
+    def _fused(self, request: WarpRequest) -> tuple[Warped, Tensor]:
+        """Warped frames and their fusion weights."""
+        warped = self.backend.warp(request, self.architecture.hypotheses)
+        weights = self.backend.fuse(self.fusion, warped, request.t)
+        if request.motion.fast:
+            flows = self.backend.hypothesis_flows(warped)
+            weights = fast_objects.follow_trajectories(weights, flows, request.motion)
+        return warped, weights
 
     def warp(self, request: RenderRequest) -> WarpedFrames:
         """Both frames warped under every hypothesis, and their matching features, as stored for training."""

@@ -26,6 +26,7 @@ from midframe.models.midnet.torch_backend import COLOUR_SIGMA, FILTER_RADIUS, KE
 from midframe.models.midnet.types import (
     BLOCK,
     EVALUATED,
+    FLOWS,
     TILE,
     FlowField,
     FlowFields,
@@ -63,6 +64,8 @@ class NativeBackend:
 
     def __init__(self) -> None:
         self._workspace = _native.Workspace()
+        self._network: FusionNetwork | None = None
+        self._parameters: list[Tensor] = []  # of the network: listing them takes as long as a layer
         self._layers: tuple[tuple[Any, ...], _native.FusionNetwork] | None = None
 
     @property
@@ -175,6 +178,10 @@ class NativeBackend:
         a, b = (side.unbind(0) for side in sides)
         return WarpedFrames(a, b, torch.from_numpy(features)[None], torch.from_numpy(found.coverage)[None])
 
+    def hypothesis_flows(self, warped: NativeWarped) -> Tensor:
+        """See `Backend.hypothesis_flows`."""
+        return torch.from_numpy(np.ascontiguousarray(warped.warped.features[:, FLOWS]))[None]
+
     @torch.no_grad()
     def fuse(self, network: FusionNetwork, warped: NativeWarped, t: Tensor) -> Tensor:
         """See `Backend.fuse`."""
@@ -182,7 +189,9 @@ class NativeBackend:
 
     def _prepared(self, network: FusionNetwork) -> _native.FusionNetwork:
         """Layers of a network as the kernels take them; made again if its parameters have changed."""
-        state = (id(network), *((p.data_ptr(), p._version) for p in network.parameters()))
+        if self._network is not network:
+            self._network, self._parameters, self._layers = network, list(network.parameters()), None
+        state = tuple((p.data_ptr(), p._version) for p in self._parameters)
         if self._layers is None or self._layers[0] != state:
             self._layers = state, _layers(network)
         return self._layers[1]

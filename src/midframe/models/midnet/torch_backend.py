@@ -22,6 +22,7 @@ from midframe.models.midnet.types import (
     EVALUATED,
     FLOW_TO_A,
     FLOW_TO_B,
+    FLOWS,
     FlowFields,
     FrameFeatures,
     WarpedFrames,
@@ -186,6 +187,10 @@ class TorchBackend:
     def as_tensors(self, warped: WarpedFrames) -> WarpedFrames:
         """As they are."""
         return warped
+
+    def hypothesis_flows(self, warped: WarpedFrames) -> Tensor:
+        """See `Backend.hypothesis_flows`."""
+        return warped.features[:, :, FLOWS]
 
     def fuse(self, network: FusionNetwork, warped: WarpedFrames, t: Tensor) -> Tensor:
         """See `Backend.fuse`."""

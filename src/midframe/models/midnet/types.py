@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from midframe.models.flow.fast_objects import FastObjects
 from midframe.models.flow.frame import FlowFrame
 from midframe.models.flow.intermediate import CandidateFlow
 
@@ -135,14 +136,15 @@ class MotionField:
     primary: FlowFields
     filtered: FlowFields | None = None  # None for architectures without the hypothesis "filtered"
     learned: LearnedMotionInput | None = None  # None without the hypothesis "refined", or if classical flow suffices
+    fast: tuple[FastObjects | None, ...] = ()  # of every member of the batch; empty if no member has fast objects
 
     def select(self, members: slice) -> MotionField:
         """Some of the batch."""
-        return self._map(lambda part: part.select(members))
+        return self._map(lambda part: part.select(members), self.fast[members])
 
     def expand(self, count: int) -> MotionField:
         """A batch of one as one of `count`."""
-        return self._map(lambda part: part.expand(count))
+        return self._map(lambda part: part.expand(count), self.fast * count)
 
     def tensors(self) -> list[Tensor]:
         """All tensors of its flows, in a fixed order."""
@@ -154,12 +156,12 @@ class MotionField:
         pairs = [self.primary] if self.filtered is None else [self.primary, self.filtered]
         return [field for pair in pairs for field in (pair.ab, pair.ba)]
 
-    def _map(self, change: Any) -> MotionField:
+    def _map(self, change: Any, fast: tuple[FastObjects | None, ...]) -> MotionField:
         def both(fields: FlowFields | None) -> Any:
             return None if fields is None else FlowFields(change(fields.ab), change(fields.ba))
 
         learned = None if self.learned is None else change(self.learned)
-        return MotionField(both(self.primary), both(self.filtered), learned)
+        return MotionField(both(self.primary), both(self.filtered), learned, fast)
 
 
 @dataclass(frozen=True, slots=True)
