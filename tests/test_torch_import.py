@@ -46,7 +46,7 @@ print(waiting, gc.isenabled(), gc.get_freeze_count() > 100_000, int(torch.conv2d
     ("arguments", "error"),
     [
         (["-", "-o", "-", "--progress", "json"], "use --progress plain"),
-        (["a.png"], "1 images were given"),
+        (["a.png"], "one image was given"),
         (["none.mp4", "--device", "cpu"], "does not exist"),
         (["text.mp4", "--device", "cpu"], "is not a video"),
         (["clip.mp4", "-o", "text.mp4", "--device", "cpu"], "exists already"),
