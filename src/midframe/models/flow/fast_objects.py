@@ -38,6 +38,7 @@ MIN_AREA_RATIO, MAX_PAIR_COLOUR_DIFFERENCE, MIN_SHAPE_OVERLAP = (
     0.5,
 )  # of a pair; levels; intersection over union
 MIN_DISTANCE, MAX_DISTANCE = 1.5, 0.35  # pixels from background motion; of the width of the frame
+MAX_SIZES = 12.0  # times its own size: what is small and far away is found anywhere by chance
 MIN_PAIR_SCORE, SCORE_MARGIN = 0.5, 0.15  # fraction of the residual that a displacement explains; lead over rivals
 RIVAL_LENGTH = 2.0  # times as long: displacements from which on another pair of the same blob is no rival
 EXPLAINED_FRACTION = 0.4  # of a blob whose residual its flow halves
@@ -229,7 +230,8 @@ def _reachable(view: View, blob: Blob, displacement: NDArray[np.float64]) -> boo
     """Whether a displacement is short enough, and not that of the background."""
     x, y = blob.centre.astype(int)
     distance = np.hypot(*(displacement - view.background[y, x]))
-    return bool(distance >= MIN_DISTANCE and np.abs(displacement).max() <= MAX_DISTANCE * view.own.shape[1])
+    farthest = min(MAX_DISTANCE * view.own.shape[1], MAX_SIZES * np.sqrt(blob.area))
+    return bool(distance >= MIN_DISTANCE and np.hypot(*displacement) <= farthest)
 
 
 def _matched(first: View, second: View, one: Blob, two: Blob) -> Pair:
