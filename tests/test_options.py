@@ -91,6 +91,12 @@ def test_an_invalid_option_is_one_line(keywords: dict[str, object], words: list[
         assert word in text
 
 
+@pytest.mark.parametrize("name", ["fps", "in_fps", "ratio", "slowmo", "shutter", "start", "end"])
+def test_text_where_a_number_belongs_is_one_line(name: str) -> None:
+    with pytest.raises(InputError, match=rf"^Options\({name}='60'\): give a number; Options.parse reads text"):
+        Options(**{name: "60"})  # type: ignore[arg-type]
+
+
 def test_json_round_trip() -> None:
     options = Options.parse(
         fps="59.94",

@@ -15,12 +15,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
+from numbers import Real
 from typing import Any, Literal, TypedDict
 
 from midframe.errors import InputError
 from midframe.speed import Stretch, written
 from midframe.speed import parse as parse_speed
 
+NUMBER_OPTIONS = "fps", "in_fps", "ratio", "slowmo", "shutter", "start", "end"  # options that are numbers
 HIGHEST_RATE = Fraction(1000)  # frames per second; beyond any display, probably a typing error
 LOWEST_RATE = Fraction(1, 10)  # frames per second
 DEFAULT_MODEL = "midnet-m"  # better than dis by 0.7 dB and more on every set we have; dis is many times as fast
@@ -162,6 +164,10 @@ class Options:
                 raise InputError(
                     f"{_flag(name)} {given} is not known; allowed: {', '.join(allowed)}{_near(given, allowed)}"
                 )
+        for name in NUMBER_OPTIONS:
+            given = getattr(self, name)
+            if not isinstance(given, Real | None):
+                raise InputError(f"Options({name}={given!r}): give a number; Options.parse reads text such as '60'")
         if self.fps is not None and self.ratio is not None:
             raise InputError(
                 f"both --fps {self.fps} and --ratio {self.ratio} were given; one decides the rate: drop the other"
