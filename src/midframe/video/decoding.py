@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import av.error
-import av.packet
 
 MAX_REPLAY_BYTES = 256 << 20  # packets kept for replay; a GOP of 4K video takes 5 to 60 MB
 RECENT_FRAMES = 64  # more than decoders reorder or delay
@@ -92,10 +91,6 @@ class StreamDecoder:
         if not packet.size and self._outstanding():
             return found + self._replay()
         return found
-
-    def drain(self) -> list[Any]:
-        """Return the frames that the decoder still holds; for files whose packets end in an error."""
-        return self.decode(av.packet.Packet())
 
     def finish(self) -> None:
         """Count expected frames that were not decoded as missing; call at the end of the stream."""

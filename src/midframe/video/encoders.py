@@ -28,8 +28,8 @@ from midframe.video.encoder_settings import LOSSLESS, encoder_options
 from midframe.video.matroska_header import MUXERS
 from midframe.video.timestamps import DecodingTimes
 
-# Containers of animated images, and the note that the plan shows.
 PROFILE_ENCODERS = ("png", "mjpeg")  # of images that keep an ICC profile
+# Containers of animated images, and the note that the plan shows.
 ANIMATIONS = {"gif": "one palette of 256 colours", "apng": "", "webp": "quality 90"}
 _ANIMATION_ENCODERS = {"gif": "gif", "apng": "apng", "webp": "libwebp_anim"}
 GIF_FASTEST = 50  # frames per second; players take a delay of one hundredth for ten

@@ -21,6 +21,7 @@ import av.container
 import av.error
 import av.filter
 import av.logging
+import av.packet
 import av.stream
 
 from midframe.errors import MediaError, UnsupportedError
@@ -453,5 +454,5 @@ def _count(path: str | os.PathLike[str], index: int) -> int:
                 if packet.size or packet.pts is None:
                     decoder.decode(packet)
         except (av.error.FFmpegError, OSError):
-            decoder.drain()
+            decoder.decode(av.packet.Packet())  # the frames that it still holds
         return decoder.frames

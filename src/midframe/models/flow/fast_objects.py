@@ -32,17 +32,15 @@ MIN_BLOB_RESIDUAL = 18.0  # mean levels of a blob
 MIN_EDGE_RATIO = 1.8  # of gradients along its border, in its own frame over those of the other: the ground has no edge
 MIN_ISOLATION = 0.9  # fraction of the ring around it whose residual is below the level
 MAX_OPENING, CONTINUED_COLOUR = 0.12, 0.35  # fraction of its border that goes on in its colour; of its residual
-MIN_AREA_RATIO, MAX_PAIR_COLOUR_DIFFERENCE, MIN_SHAPE_OVERLAP = (
-    0.6,
-    30.0,
-    0.5,
-)  # of a pair; levels; intersection over union
+MIN_AREA_RATIO, MIN_SHAPE_OVERLAP = 0.6, 0.5  # of a pair; intersection over union
+MAX_PAIR_COLOUR_DIFFERENCE = 30.0  # levels
 MIN_DISTANCE, MAX_DISTANCE = 1.5, 0.35  # pixels from background motion; of the width of the frame
 MAX_SIZES = 12.0  # times its own size: what is small and far away is found anywhere by chance
 MIN_PAIR_SCORE, SCORE_MARGIN = 0.5, 0.15  # fraction of the residual that a displacement explains; lead over rivals
 RIVAL_LENGTH = 2.0  # times as long: displacements from which on another pair of the same blob is no rival
 EXPLAINED_FRACTION = 0.4  # of a blob whose residual its flow halves
 PATH_PLACES = 0.35, 0.5, 0.65  # places of the displacement at which the ground must show
+PATH_COLOUR = 0.4  # of the blob's residual: difference from its colour that shows ground there
 PAIR_SEARCH_RADIUS, PAIR_SEARCH_STEPS = 3, (0.5, 0.25)  # pixels around the distance of two centres; then these steps
 SQUARE_3, SQUARE_5 = np.ones((3, 3), np.uint8), np.ones((5, 5), np.uint8)
 SQUARE_9 = np.ones((9, 9), np.uint8)  # around objects and the ground they hide, where their motion decides
@@ -135,9 +133,8 @@ def _view(
 
 def _blobs(view: View) -> Iterator[Blob]:
     """Yield the blobs that may be objects of the frame."""
-    planes = cv2.split(cv2.absdiff(view.own, view.compensated))
-    most = np.asarray(cv2.max(cv2.max(planes[0], planes[1]), planes[2]), np.float32)
-    mean = np.asarray((planes[0] + planes[1] + planes[2]) / 3.0, np.float32)
+    residual = cv2.absdiff(view.own, view.compensated)
+    most, mean = _largest(residual), np.asarray(sum(cv2.split(residual)) / 3.0, np.float32)
     for level in RESIDUAL_LEVELS:
         for mask, box in _isolated(most, mean, level):
             if not _closed(view.own[box], mean[box], mask):
@@ -271,9 +268,9 @@ def _plausible(first: View, second: View, pair: Pair) -> bool:
     if cv2.countNonZero(cv2.min(moved, there)) < MIN_SHAPE_OVERLAP * cv2.countNonZero(cv2.max(moved, there)):
         return False
     for part in PATH_PLACES:  # an object that spans both places moves by less than its size
-        x, y = np.rint(one.centre + part * displacement).astype(int)
+        x, y = np.rint(one.centre + part * displacement).clip(0, (width - 1, height - 1)).astype(int)
         for view, blob in ((first, one), (second, two)):
-            if np.abs(view.own[y, x] - blob.colour).mean() < (CONTINUED_COLOUR + 0.05) * blob.residual:
+            if np.abs(view.own[y, x] - blob.colour).mean() < PATH_COLOUR * blob.residual:
                 return False
     return True
 
@@ -310,11 +307,11 @@ def _inserted(views: tuple[View, View], pairs: Sequence[Pair]) -> FastObjects:
     flows, objects = [], []
     for way, view in enumerate(views):
         flow, where = view.flow.copy(), np.zeros(shape, np.bool_)
+        residual = cv2.absdiff(view.own, view.compensated).mean(2)
         for pair in pairs:
             blob, sign = ((pair.first, 1.0), (pair.second, -1.0))[way]
             vector = np.asarray(sign * pair.displacement, np.float32)
             there = np.asarray(sample(view.other, pixel_grid(*shape) + vector), np.float32)
-            residual = cv2.absdiff(view.own, view.compensated).mean(2)
             better = (cv2.absdiff(view.own, there).mean(2) < residual).astype(np.uint8)
             mask = blob.mask(shape)
             around = cv2.dilate(mask, SQUARE_5)  # the level may cut off a part of the object
@@ -341,5 +338,10 @@ def _dilated(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _gradient(image: Colours) -> Plane:
     """Largest gradient of any colour."""
     across, down = (np.abs(cv2.Sobel(image, cv2.CV_32F, *way, ksize=3)) for way in ((1, 0), (0, 1)))
-    planes = cv2.split(across + down)
-    return np.asarray(cv2.max(cv2.max(planes[0], planes[1]), planes[2]), np.float32)
+    return _largest(across + down)
+
+
+def _largest(image: NDArray[Any]) -> Plane:
+    """Largest value of any colour."""
+    red, green, blue = cv2.split(image)
+    return np.asarray(cv2.max(cv2.max(red, green), blue), np.float32)

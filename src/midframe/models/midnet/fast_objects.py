@@ -22,10 +22,8 @@ from midframe.models.midnet.types import BLOCK, FLOW_TO_A, FLOW_TO_B, FlowField,
 
 FlowPair = tuple[Tensor, Tensor]
 
-TRAJECTORY_TOLERANCE, TRAJECTORY_FALLOFF = (
-    4.0,
-    12.0,
-)  # pixels by which fetched content may move otherwise; from there to no weight at all
+# Pixels by which fetched content may move otherwise than its hypothesis, and from there to the full penalty.
+TRAJECTORY_TOLERANCE, TRAJECTORY_FALLOFF = 4.0, 12.0
 TRAJECTORY_PENALTY = 6.0  # negative log of the factor of content that moves otherwise
 GROUND_IMPORTANCE = 0.0  # log splatting importance of ground that is hidden in the other frame
 
@@ -37,7 +35,7 @@ def find(a: FrameFeatures, b: FrameFeatures, flows: FlowPair, background: FlowPa
         a: B frames.
         b: like `a`.
         flows: a to b and b to a, (B, 2, h, w), pixels at 1/4.
-        background: background motion of each, likewise.
+        background: background motion of each, of the same shape.
     """
     found = []
     for n in range(len(a.block_means)):
